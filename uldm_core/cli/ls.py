@@ -1,0 +1,41 @@
+"""``uldm ls``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from uldm_core import registry
+from uldm_core.cli.common import plugin_option
+from uldm_core.component import Component
+
+
+@click.command(short_help="List the registered components.")
+@click.argument("kind", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@plugin_option
+def ls(kind: str | None, as_json: bool) -> None:
+    """List the registered components, of one KIND or of all, without importing any."""
+    rows = [_row(component) for component in registry.default().components(kind)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    columns = ("kind", "name", "distribution", "summary")
+    widths = [
+        max(len(row[column]) for row in rows or [dict.fromkeys(columns, "")]) for column in columns[:-1]
+    ]
+    for row in rows:
+        cells = [row[column].ljust(width) for column, width in zip(columns, widths)]
+        click.echo("  ".join([*cells, row["summary"]]).rstrip())
+
+
+def _row(component: Component) -> dict[str, str]:
+    return {
+        "kind": component.kind,
+        "name": component.name,
+        "summary": component.summary,
+        "distribution": component.distribution,
+        "version": component.version,
+        "plugin": component.plugin,
+    }

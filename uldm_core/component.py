@@ -1,0 +1,72 @@
+"""The record of a registered component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from attrs import field, frozen, validators
+
+from uldm_core.errors import MistakeError
+
+_WORD = validators.matches_re(r"[A-Za-z][A-Za-z0-9_\-]*")
+
+
+@frozen
+class Component:
+    """A component as a plugin announces it; nothing is imported until it is built or described.
+
+    Args:
+        kind: the kind's name, e.g. ``"quantizer"``.
+        name: how recipes call it; no slash.
+        target: ``"module:attribute"``, or the class or function itself.
+        summary: one line for listings.
+        requires: a module that must be installed for it to work, if it is an optional one.
+        xfail: contract checks it is known to fail, each with the reason.
+        plugin: the entry point that brought it (set on loading).
+        distribution: the installed distribution that brought it (set on loading).
+        version: that distribution's version (set on loading).
+    """
+
+    kind: str = field(validator=_WORD)
+    name: str = field(validator=_WORD)
+    target: str | Callable[..., Any] = field()
+    summary: str = field(default="", kw_only=True)
+    requires: str | None = field(default=None, kw_only=True)
+    xfail: Mapping[str, str] = field(factory=dict, kw_only=True)
+    plugin: str = field(default="", kw_only=True)
+    distribution: str = field(default="", kw_only=True)
+    version: str = field(default="", kw_only=True)
+
+    @target.validator
+    def _check_target(self, attribute: object, value: object) -> None:
+        if isinstance(value, str):
+            module, colon, name = value.partition(":")
+            if not (module and colon and name.isidentifier()):
+                raise ValueError(f"target must be 'module:attribute', got {value!r}")
+        elif not callable(value):
+            raise ValueError(f"target must be 'module:attribute' or a callable, got {value!r}")
+
+    @property
+    def path(self) -> str:
+        """``kind/name``, as the command line writes it."""
+        return f"{self.kind}/{self.name}"
+
+    def load(self) -> Callable[..., Any]:
+        """Import and return the class or function.
+
+        Raises:
+            MistakeError: a library it needs is not installed; the message says which.
+        """
+        if self.requires and find_spec(self.requires.partition(".")[0]) is None:
+            raise MistakeError(
+                f"{self.path} needs {self.requires}, which is not installed",
+                hint=f"pip install {self.requires}",
+            )
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        target: Callable[..., Any] = getattr(import_module(module), attribute)
+        return target

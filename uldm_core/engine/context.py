@@ -1,0 +1,81 @@
+"""What a stage is handed: its place, its machine, its randomness, and ears for its progress."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from uldm_core.engine import randomness
+from uldm_core.engine.folder import StageFolder
+from uldm_core.engine.machine import Machine
+from uldm_core.engine.progress import Reporter, Silent
+from uldm_core.engine.signals import Stop
+
+
+@define
+class Context:
+    """A stage's surroundings while it runs.
+
+    Args:
+        name: the stage's name in the recipe.
+        seed: the run's seed.
+        machine: device and precision.
+        folder: the stage's folder.
+        products: where earlier stages left the artifacts they make, by name.
+        reporter: told of progress.
+        stop: asked whether to stop.
+    """
+
+    name: str
+    seed: int
+    machine: Machine
+    folder: StageFolder
+    products: Mapping[str, Path] = field(factory=dict)
+    reporter: Reporter = field(factory=Silent)
+    stop: Stop = field(factory=Stop)
+    _started: float = field(factory=time.monotonic, init=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+        return self.machine.device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for forward passes."""
+        return self.machine.autocast()
+
+    def generator(self, *path: str | int) -> torch.Generator:
+        """Return a CPU generator for a place within this stage, a step say."""
+        return randomness.generator(self.seed, self.name, *path)
+
+    def batch(self, size: int, batch_size: int, step: int) -> torch.Tensor:
+        """Return the indices of a step's batch, int64 [batch_size]; see ``randomness.batch_indices``."""
+        return randomness.batch_indices(size, batch_size, self.seed, self.name, step)
+
+    def artifact(self, name: str) -> Path:
+        """Return where to write an artifact of this stage; its folder exists."""
+        path = self.folder.artifact(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self, name: str) -> None:
+        """Put a copy of an artifact where a person looks first: the run's own folder."""
+        shutil.copyfile(self.folder.artifact(name), self.folder.path.parent.parent / name)
+
+    def begin(self, total: int, done: int = 0) -> None:
+        """Tell that the work begins: ``total`` steps or items, of which ``done`` are done."""
+        self._started = time.monotonic()
+        self.reporter.started(self.name, total, done)
+
+    def advance(self, done: int) -> None:
+        """Tell how many items are done; raises ``Interrupted`` if the run is to stop."""
+        rate = done / max(time.monotonic() - self._started, 1e-9)
+        self.reporter.advanced(done, {}, rate)
+        self.stop.check()

@@ -1,0 +1,134 @@
+"""A run's folder: what is done, what can be gone on with, and what is set aside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from uldm_core.engine.files import read_json, read_state, write_json, write_state
+
+
+@frozen
+class StageKey:
+    """What a stage's result depends on: a hash of everything but its number of steps, and that number."""
+
+    content: str
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.content}-{self.steps}" if self.steps else self.content
+
+
+@frozen
+class StageRecord:
+    """What is known of a stage's folder."""
+
+    key: StageKey
+    done: bool = False
+    seconds: float = 0.0
+    summary: dict[str, float] = field(factory=dict)
+
+
+@frozen
+class StageFolder:
+    """One stage's folder: its record, metrics, checkpoints, weights and artifacts."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The log of metrics, a line of JSON each."""
+        return self.path / "metrics.jsonl"
+
+    def weights(self, noun: str) -> Path:
+        """Where a component trained here leaves its weights."""
+        return self.path / "weights" / f"{noun}.safetensors"
+
+    def artifact(self, name: str) -> Path:
+        """Where a product of this stage lies."""
+        return self.path / "artifacts" / name
+
+    def record(self) -> StageRecord | None:
+        """Read what is known, or None if nothing is."""
+        data = read_json(self.path / "stage.json")
+        return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
+
+    def write_record(self, record: StageRecord) -> None:
+        """Write what is known."""
+        write_json(self.path / "stage.json", asdict(record))
+
+    def checkpoint(self) -> int | None:
+        """Return the step of the last complete checkpoint."""
+        steps = [int(path.name) for path in (self.path / "checkpoints").glob("*") if path.name.isdigit()]
+        return max(steps, default=None)
+
+    def read_checkpoint(self, step: int) -> Any:
+        """Read the state of that step."""
+        return read_state(self.path / "checkpoints" / str(step))
+
+    def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state after ``step`` steps, then drop the older ones."""
+        write_state(self.path / "checkpoints" / str(step), state)
+        for other in (self.path / "checkpoints").iterdir():
+            if other.name != str(step):
+                shutil.rmtree(other)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop logged lines from ``step`` on: they are about to be written again."""
+        if self.metrics.is_file():
+            lines = self.metrics.read_text("utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) < step]
+            self.metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line).get("step", 0))
+    except ValueError:  # cut short by a crash
+        return float("inf")
+
+
+@frozen
+class RunFolder:
+    """``runs/<name>/``."""
+
+    path: Path
+
+    def stage(self, name: str) -> StageFolder:
+        """The current folder of a stage."""
+        return StageFolder(self.path / "stages" / name)
+
+    def claim(self, name: str, key: StageKey) -> StageRecord:
+        """Make a stage's folder fit for ``key``, and return what is known of it.
+
+        A result of other options is set aside under its key; one of these options that was set aside
+        before is taken back. More steps of the same go on in place.
+        """
+        folder = self.stage(name)
+        record = folder.record()
+        if record and not _serves(record.key, key):
+            self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._aside(name, record.key), ignore_errors=True)
+            folder.path.rename(self._aside(name, record.key))
+            record = None
+        if record is None and self._aside(name, key).is_dir():
+            shutil.rmtree(folder.path, ignore_errors=True)
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            self._aside(name, key).rename(folder.path)
+            record = folder.record()
+        if record is None or record.key != key:
+            record = StageRecord(key, seconds=record.seconds if record else 0.0)
+        return record
+
+    def _aside(self, name: str, key: StageKey) -> Path:
+        return self.path / "set_aside" / f"{name}-{key}"
+
+
+def _serves(have: StageKey, wanted: StageKey) -> bool:
+    """Whether a folder of ``have`` is, or can be gone on to, ``wanted``."""
+    return have.content == wanted.content and have.steps <= wanted.steps

@@ -1,0 +1,85 @@
+"""Content keys: what a stage's result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uldm_core.blueprint import Blueprint, Builder
+from uldm_core.component import Component
+from uldm_core.engine.folder import StageKey
+from uldm_core.recipe import Plan
+
+
+def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
+    """Return each stage's key.
+
+    It covers the seed, the stage's own options, those of the nouns it uses, the source of all their
+    modules, the dataset's content, and the keys of the earlier stages that trained or made what it uses.
+    """
+    keys: dict[str, StageKey] = {}
+    makers: dict[str, str] = {}
+    for name, stage in plan.stages.items():
+        nouns = _nouns_of(stage, plan.nouns)
+        verb: Any = stage.component.load()
+        used = [*nouns, *verb.needs]
+        options = stage.to_dict()
+        steps = options.pop("steps", 0) if hasattr(verb, "step") else 0
+        content = {
+            "seed": plan.seed,
+            "stage": options,
+            "nouns": {noun: plan.nouns[noun].to_dict() for noun in nouns},
+            "sources": _sources([stage, *(plan.nouns[noun] for noun in nouns)]),
+            "data": [_fingerprint(plan, builder, noun) for noun in nouns],
+            "from": {what: str(keys[makers[what]]) for what in used if what in makers},
+        }
+        keys[name] = StageKey(_digest(json.dumps(content, sort_keys=True).encode()), steps)
+        makers.update({product: name for product in products(stage)})
+    return keys
+
+
+def products(stage: Blueprint) -> list[str]:
+    """Return what a stage hands on: the nouns it trains and the artifacts it makes."""
+    verb: Any = stage.component.load()
+    references = stage.references()
+    return [*(references[option] for option in verb.trains if option in references), *verb.makes]
+
+
+def _nouns_of(blueprint: Blueprint, nouns: Mapping[str, Blueprint]) -> list[str]:
+    """Return the nouns a blueprint uses, those behind other nouns too."""
+    found: list[str] = []
+    waiting = list(blueprint.all_references())
+    while waiting:
+        noun = waiting.pop()
+        if noun not in found:
+            found.append(noun)
+            waiting += nouns[noun].all_references()
+    return sorted(found)
+
+
+def _sources(blueprints: Iterable[Blueprint]) -> dict[str, str]:
+    components = {c.path: c for blueprint in blueprints for c in blueprint.components()}
+    return {path: _source_digest(component) for path, component in components.items()}
+
+
+def _source_digest(component: Component) -> str:
+    target = component.load()
+    try:
+        file = inspect.getsourcefile(target)
+    except TypeError:  # a class made at run time or built in
+        file = None
+    return _digest(Path(file).read_bytes()) if file and Path(file).is_file() else target.__qualname__
+
+
+def _fingerprint(plan: Plan, builder: Builder, noun: str) -> str:
+    if plan.nouns[noun].kind.name != "dataset":
+        return ""
+    return str(getattr(builder.noun(noun), "fingerprint", ""))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

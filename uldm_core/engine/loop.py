@@ -1,0 +1,99 @@
+"""The training loop: one for every trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from uldm_core.engine.context import Context
+from uldm_core.engine.randomness import derive
+from uldm_core.errors import RunError
+from uldm_core.protocols import Trainer
+
+LOG_EVERY_STEPS = 10
+CHECKPOINT_EVERY_SECONDS = 120.0
+
+
+def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
+    """Run a trainer from its last checkpoint, or from the start, to its last step.
+
+    Nothing in a step waits for the device: metrics are read every ``LOG_EVERY_STEPS`` steps.
+
+    Raises:
+        Interrupted: the run was asked to stop; the state is saved.
+        RunError: a metric is not finite.
+    """
+    trainer.prepare(context)
+    step = _resume(trainer, context)
+    context.begin(trainer.steps, step)
+    log = _Log(context, trainer.batch_size, step)
+    saved_at = time.monotonic()
+    while step < trainer.steps:
+        torch.manual_seed(derive(context.seed, context.name, step))
+        metrics = trainer.step(step)
+        step += 1
+        if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
+            log.write(step, metrics)
+        due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
+        if due or step == trainer.steps or context.stop.signum:
+            _save(trainer, context, step)
+            saved_at = time.monotonic()
+            context.stop.check()
+    return trainer.finish()
+
+
+def _resume(trainer: Trainer, context: Context) -> int:
+    step = context.folder.checkpoint() or 0
+    context.folder.cut_metrics(step + 1)
+    if step:
+        state = context.folder.read_checkpoint(step)
+        for name, part in trainer.stateful().items():
+            part.load_state_dict(state[name])
+    return step
+
+
+def _save(trainer: Trainer, context: Context, step: int) -> None:
+    state = {name: part.state_dict() for name, part in trainer.stateful().items()}
+    context.folder.write_checkpoint(step, state)
+
+
+@define
+class _Log:
+    """Writes ``metrics.jsonl`` and tells the reporter; refuses to go on with numbers that are none."""
+
+    context: Context
+    batch_size: int
+    last_step: int
+    last_time: float = field(factory=time.monotonic)
+
+    def write(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        values = _read(metrics)
+        now = time.monotonic()
+        rate = (step - self.last_step) * self.batch_size / max(now - self.last_time, 1e-9)
+        self.last_step, self.last_time = step, now
+        line = {"step": step, **values, "images_per_second": round(rate, 1)}
+        self.context.folder.metrics.parent.mkdir(parents=True, exist_ok=True)
+        with self.context.folder.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"stages.{self.context.name}: {name} is {value} at step {step}",
+                    hint="a lower learning rate, or precision float32, usually helps; "
+                    "the last checkpoint is kept",
+                )
+        self.context.reporter.advanced(step, values, rate)
+
+
+def _read(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Fetch all scalars from the device at once."""
+    if not metrics:
+        return {}
+    stacked = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+    return dict(zip(metrics, stacked.tolist()))

@@ -1,0 +1,159 @@
+"""Running a recipe: every stage that is not done yet, in order, each from where it stopped."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, evolve, field
+from filelock import FileLock, Timeout
+
+from uldm_core.engine.context import Context
+from uldm_core.engine.files import write_json, write_text
+from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.keys import products, stage_keys
+from uldm_core.engine.loop import train
+from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.progress import Reporter, Silent, say_seconds
+from uldm_core.engine.signals import Stop
+from uldm_core.engine.workshop import Workshop
+from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.recipe import Plan, Recipe
+
+
+def run(
+    recipe: Recipe | Plan,
+    *,
+    out: str | Path | None = None,
+    until: str | None = None,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Path:
+    """Run a recipe and return its folder.
+
+    Stages whose results are there already are not done again; an unfinished one goes on from its last
+    checkpoint.
+
+    Args:
+        recipe: the recipe, or its plan.
+        out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
+        until: the last stage to do.
+        reporter: told of progress; silent by default.
+        stop: asked after every step whether to stop.
+
+    Raises:
+        MistakeError: the recipe is wrong, or the folder is in use.
+        Interrupted: the run was asked to stop; its state is saved.
+    """
+    plan = recipe if isinstance(recipe, Plan) else recipe.plan()
+    if until is not None and until not in plan.stages:
+        raise MistakeError(
+            f"there is no stage {until!r}{did_you_mean(until, plan.stages)}",
+            hint=f"the stages are: {listing(list(plan.stages))}",
+        )
+    folder = RunFolder(Path(out or plan.run.out or Path("runs") / plan.recipe.name))
+    with _lock(folder.path):
+        runner = _Runner(plan, folder, choose_machine(plan.run), reporter or Silent(), stop or Stop())
+        runner.run(until)
+    return folder.path
+
+
+def _lock(path: Path) -> FileLock:
+    """Keep a second run out of the folder."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise MistakeError(
+            f"{path}: another run is using this folder", hint="wait for it, or give --out"
+        ) from error
+    return lock
+
+
+@define
+class _Runner:
+    plan: Plan
+    folder: RunFolder
+    machine: Machine
+    reporter: Reporter
+    stop: Stop
+    workshop: Workshop = field(init=False)
+    products: dict[str, Path] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.workshop = Workshop(self.plan, self.machine)
+
+    def run(self, until: str | None) -> None:
+        try:
+            keys = stage_keys(self.plan, self.workshop.builder)
+        except MistakeError as error:
+            raise self.plan.blame(error) from error
+        write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
+        write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
+        started = time.monotonic()
+        worked = [self._stage(name, keys[name]) for name in _up_to(list(self.plan.stages), until)]
+        seconds = say_seconds(time.monotonic() - started)
+        done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
+        self.reporter.message(f"{self.folder.path}: {done}")
+
+    def _stage(self, name: str, key: StageKey) -> bool:
+        """Do a stage unless it is done; return whether there was anything to do."""
+        record = self.folder.claim(name, key)
+        if record.done:
+            self.reporter.message(f"[{name}] is done already, nothing to do")
+        else:
+            self._work(name, record)
+        self._hand_on(name)
+        return not record.done
+
+    def _work(self, name: str, record: StageRecord) -> None:
+        folder = self.folder.stage(name)
+        folder.write_record(record)
+        started = time.monotonic()
+
+        def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
+            seconds = record.seconds + time.monotonic() - started
+            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
+
+        context = Context(name, self.plan.seed, self.machine, folder, self.products, self.reporter, self.stop)
+        try:
+            stage = self.workshop.build_stage(name)
+            summary = train(stage, context) if hasattr(stage, "step") else stage.run(context)
+        except BaseException:
+            folder.write_record(finished(False, {}))
+            raise
+        for noun in self.workshop.trained(self.plan.stages[name]):
+            self.workshop.save(noun, folder.weights(noun))
+        folder.write_record(finished(True, summary))
+        self.reporter.finished(name, finished(True, summary).seconds, summary)
+
+    def _hand_on(self, name: str) -> None:
+        """Give later stages what this one trained and made."""
+        folder, stage = self.folder.stage(name), self.plan.stages[name]
+        verb: Any = stage.component.load()
+        for product in products(stage):
+            if product in verb.makes:
+                self.products[product] = folder.artifact(product)
+            else:
+                self.workshop.take(product, folder.weights(product))
+
+
+def _up_to(stages: list[str], until: str | None) -> list[str]:
+    return stages if until is None else stages[: stages.index(until) + 1]
+
+
+def _environment(plan: Plan, machine: Machine) -> dict[str, Any]:
+    components = [c for b in (*plan.nouns.values(), *plan.stages.values()) for c in b.components()]
+    plugins = {c.plugin: f"{c.distribution} {c.version}".strip() for c in components if c.plugin}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "machine": str(machine),
+        "plugins": plugins,
+    }

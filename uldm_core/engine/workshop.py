@@ -1,0 +1,62 @@
+"""The nouns of a run: each built once, on the run's device, with the weights that its stages gave it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uldm_core.blueprint import Blueprint, Builder
+from uldm_core.engine.files import read_tensors, write_tensors
+from uldm_core.engine.machine import Machine
+from uldm_core.engine.randomness import seeded
+from uldm_core.errors import MistakeError
+from uldm_core.recipe import Plan
+
+
+class Workshop:
+    """Builds a plan's nouns and stages, and keeps their trained weights."""
+
+    def __init__(self, plan: Plan, machine: Machine) -> None:
+        self.plan = plan
+        self.machine = machine
+        self.weights: dict[str, Path] = {}
+        self.builder = Builder(plan.nouns, place=self._place, seeded=self._seeded)
+
+    def build_stage(self, name: str) -> Any:
+        """Build a stage and the nouns it acts on; nested modules of its own go to the device too."""
+        try:
+            with self._seeded(f"stages.{name}"):
+                return self.builder.build(self.plan.stages[name])
+        except MistakeError as error:
+            raise self.plan.blame(error) from error
+
+    def trained(self, stage: Blueprint) -> dict[str, Any]:
+        """Return the nouns a stage trains."""
+        verb: Any = stage.component.load()
+        references = stage.references()
+        names = [references[option] for option in verb.trains if option in references]
+        return {name: self.builder.noun(name) for name in names}
+
+    def save(self, noun: str, path: Path) -> None:
+        """Write a noun's weights."""
+        write_tensors(path, self.builder.noun(noun).state_dict())
+
+    def take(self, noun: str, path: Path) -> None:
+        """Have a noun use these weights, now or when it is built."""
+        self.weights[noun] = path
+        if noun in self.builder.built:
+            self._load(self.builder.built[noun], path)
+
+    def _place(self, name: str, component: Any) -> Any:
+        if name in self.weights:
+            self._load(component, self.weights[name])
+        return self.machine.place(component)
+
+    def _load(self, component: torch.nn.Module, path: Path) -> None:
+        component.load_state_dict(read_tensors(path))
+
+    def _seeded(self, name: str) -> AbstractContextManager[None]:
+        return seeded(self.plan.seed, "nouns", name)

@@ -1,0 +1,82 @@
+"""What went wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from attrs import evolve, frozen
+
+Key = tuple[str | int, ...]
+
+
+def dotted(key: Key) -> str:
+    """Write a key as a person would: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+@frozen
+class Where:
+    """A place: a key of a recipe and, where it came from a file, the file and line."""
+
+    key: Key = ()
+    source: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = self.source or ""
+        if self.line is not None:
+            place += f":{self.line}"
+        return ": ".join(part for part in (place, dotted(self.key)) if part)
+
+
+@frozen
+class Problem:
+    """One thing that is wrong, the place of it, and the mend if there is one to name."""
+
+    where: Where
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if str(self.where) else self.what
+        return f"{text}\n    {self.hint}" if self.hint else text
+
+    def within(self, key: Key) -> Problem:
+        """Return the same problem, seen from a place ``key`` further out."""
+        return evolve(self, where=evolve(self.where, key=key + self.where.key))
+
+
+class UldmError(Exception):
+    """A mistake a person can mend. Carries one or more problems; never shown as a traceback."""
+
+    def __init__(self, *problems: Problem | str, hint: str = "") -> None:
+        self.problems: tuple[Problem, ...] = tuple(
+            Problem(Where(), problem, hint) if isinstance(problem, str) else problem for problem in problems
+        )
+        super().__init__(*self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class MistakeError(UldmError):
+    """A mistake in a recipe, a command or a call: exit code 2."""
+
+
+class RunError(UldmError):
+    """Something failed while running: exit code 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` with the nearest of ``known``, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names for a message, or say that there are none."""
+    return ", ".join(names) if names else "none"

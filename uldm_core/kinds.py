@@ -1,0 +1,86 @@
+"""The kinds of component, and which of their options follow from other nouns of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen
+class Surrounding:
+    """An option whose value follows from other nouns: ``derive(*nouns)`` gives it."""
+
+    nouns: tuple[str, ...]
+    derive: Callable[..., Any]
+    says: str
+
+
+@frozen(eq=False)
+class Kind:
+    """A kind of component: its name, the protocol it keeps, what it takes from its surroundings.
+
+    Args:
+        name: as written in recipes and on the command line.
+        protocol: ``"module:Class"``; an option annotated with this class takes a component of this kind.
+        summary: one line for listings.
+        takes: options that are filled in from the recipe's nouns.
+        verb: a stage; its component options are the recipe's nouns of the same name.
+    """
+
+    name: str
+    protocol: str
+    summary: str
+    takes: Mapping[str, Surrounding] = field(factory=dict)
+    verb: bool = False
+
+    def load_protocol(self) -> type:
+        """Import and return the protocol class."""
+        module, _, attribute = self.protocol.partition(":")
+        protocol: type = getattr(import_module(module), attribute)
+        return protocol
+
+
+def _channels_of_dataset() -> Mapping[str, Surrounding]:
+    return {"in_channels": Surrounding(("dataset",), lambda dataset: dataset.channels, "dataset.channels")}
+
+
+def _latent_shape() -> Mapping[str, Surrounding]:
+    return {
+        "channels": Surrounding(
+            ("autoencoder",),
+            lambda autoencoder: autoencoder.latent_channels,
+            "autoencoder.latent_channels",
+        ),
+        "size": Surrounding(
+            ("dataset", "autoencoder"),
+            lambda dataset, autoencoder: dataset.size // autoencoder.downscale,
+            "dataset.size // autoencoder.downscale",
+        ),
+    }
+
+
+def _kind(name: str, protocol: str, summary: str, **more: Any) -> Kind:
+    return Kind(name, f"uldm_core.protocols:{protocol}", summary, **more)
+
+
+BUILTIN_KINDS = (
+    _kind("dataset", "Dataset", "images by index"),
+    _kind("backbone", "Backbone", "a frozen feature network"),
+    _kind("autoencoder", "Autoencoder", "images to latents and back", takes=_channels_of_dataset()),
+    _kind("quantizer", "Quantizer", "latents to codes of a codebook"),
+    _kind("discriminator", "Discriminator", "real or fake, a logit a patch", takes=_channels_of_dataset()),
+    _kind("loss", "Loss", "prediction and target to a scalar"),
+    _kind("adversarial_loss", "AdversarialLoss", "the two sides of a GAN loss"),
+    _kind("noise_scheduler", "NoiseScheduler", "the forward process and what is predicted"),
+    _kind("latent_scaling", "LatentScaling", "latents to unit variance and back"),
+    _kind("timestep_weighting", "TimestepWeighting", "which times are trained, and how much each counts"),
+    _kind("denoiser", "Denoiser", "noisy latents and time to a prediction", takes=_latent_shape()),
+    _kind("sampler", "Sampler", "noise to latents"),
+    _kind("metric", "Metric", "images to numbers"),
+    _kind("optimizer", "Optimizer", "updates parameters"),
+    _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
+    _kind("stage", "Stage", "a verb of a recipe", verb=True),
+)

@@ -1,0 +1,314 @@
+"""Options of a component: read from its signature, checked strictly, never coerced.
+
+``options_of`` reads names, types, defaults and help from the target; ``structure`` turns a value of a recipe
+into what the annotation says, or explains why it cannot (no silent 3.7 -> 3, no "false" -> True).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+import annotated_types
+from attrs import field, frozen
+from cattrs import Converter
+
+from uldm_core.errors import Key
+
+T = TypeVar("T")
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
+
+
+class Factory(Generic[T]):
+    """A component that its owner finishes, because only the owner has what it is made from.
+
+    ``optimizer: Factory[Optimizer]`` lets a recipe name the optimizer and its options, and the trainer
+    call ``optimizer(parameters)``.
+    """
+
+    def __init__(self, target: Callable[..., T], /, **options: Any) -> None:
+        self.target = target
+        self.options = options
+
+    def __call__(self, *args: Any) -> T:
+        """Finish the component with what its owner has."""
+        return self.target(*args, **self.options)
+
+    def __repr__(self) -> str:
+        return f"Factory({self.target!r}, {self.options!r})"
+
+
+@frozen
+class Term(Generic[T]):
+    """A component in a trainer's sum: how much it counts, and from which step on."""
+
+    component: T
+    weight: float = 1.0
+    start: int = 0
+
+    FIELDS = {
+        "weight": Annotated[float, annotated_types.Ge(0)],
+        "start": Annotated[int, annotated_types.Ge(0)],
+    }
+
+
+def spec(use: str, /, **options: Any) -> Any:
+    """Name a component as the default of another's option: as ``Factory[Optimizer] = spec("adamw")``."""
+    return types.MappingProxyType({"use": use, **options})
+
+
+@frozen
+class Option:
+    """One option of a component."""
+
+    name: str
+    annotation: Any
+    default: Any = MISSING
+    help: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is MISSING
+
+    @property
+    def type(self) -> str:
+        """The annotation as a person would say it."""
+        return say_type(self.annotation)
+
+
+def options_of(target: Callable[..., Any]) -> dict[str, Option]:
+    """Read the options of a class or function from its own signature.
+
+    Options are the named parameters of the function, or of the class's own ``__init__``. Positional-only
+    ones are the owner's to pass; ``*args``, ``**kwargs`` and inherited parameters do not count.
+    """
+    function = vars(target).get("__init__") if inspect.isclass(target) else target
+    if function is None:
+        return {}
+    parameters = list(inspect.signature(function).parameters.values())
+    if inspect.isclass(target):
+        parameters = parameters[1:]
+    hints = typing.get_type_hints(function, include_extras=True)
+    helps = _argument_help(target)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        parameter.name: Option(
+            parameter.name,
+            hints.get(parameter.name, Any),
+            MISSING if parameter.default is parameter.empty else parameter.default,
+            helps.get(parameter.name, ""),
+        )
+        for parameter in parameters
+        if parameter.kind in named
+    }
+
+
+def summary_of(target: object) -> str:
+    """Return the docstring, cleaned, or an empty string."""
+    return inspect.getdoc(target) or ""
+
+
+def _argument_help(target: Callable[..., Any]) -> dict[str, str]:
+    """Read the ``Args:`` block of a Google-style docstring, the class's or its ``__init__``'s."""
+    documents = [target, vars(target).get("__init__")] if inspect.isclass(target) else [target]
+    found: dict[str, str] = {}
+    for document in documents:
+        block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", summary_of(document) + "\n", re.MULTILINE)
+        for entry in re.finditer(
+            r"^ {4}(\w+)(?: \([^)]*\))?:((?:.*\n?)(?: {5,}.*\n?)*)", block[1] if block else "", re.M
+        ):
+            found[entry[1]] = " ".join(entry[2].split())
+    return found
+
+
+@frozen
+class Mismatch(Exception):
+    """A value that is not what an annotation says; ``key`` leads to the part of it that is wrong."""
+
+    what: str
+    key: Key = field(default=())
+
+    def within(self, part: str | int) -> Mismatch:
+        """Return the same mismatch seen from one level further out."""
+        return Mismatch(self.what, (part, *self.key))
+
+
+def structure(value: Any, annotation: Any) -> Any:
+    """Return ``value`` as ``annotation`` says, or raise ``Mismatch``.
+
+    An int is taken where a float is wanted, a list where a tuple is wanted, a string where a path is;
+    nothing else is converted.
+    """
+    return _converter.structure(value, annotation)
+
+
+def say_type(annotation: Any) -> str:
+    """Write an annotation as a person would: ``an integer >= 1``, ``one of 'a', 'b'``."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([say_type(args[0]), *(_say_constraint(c) for c in args[1:])]).strip()
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in args)
+    if is_union(annotation):
+        return " or ".join("nothing" if arg is type(None) else say_type(arg) for arg in args)
+    if _is_sequence(origin or annotation):
+        inner = [arg for arg in args if arg is not Ellipsis]
+        return "a list" + (f" of ({say_type(inner[0])})" if len(set(map(repr, inner))) == 1 else "")
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
+    return words.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether the annotation is ``X | Y`` or ``Optional[X]``."""
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_sequence(origin: Any) -> bool:
+    return inspect.isclass(origin) and issubclass(origin, (list, tuple, Sequence)) and origin is not str
+
+
+def _say_constraint(constraint: object) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    said = []
+    for part in _constraints(constraint):
+        name = next((name for name in signs if hasattr(part, name)), None)
+        said.append(f"{signs[name]} {getattr(part, name)}" if name else str(part))
+    return " and ".join(said)
+
+
+def _constraints(constraint: object) -> Iterator[object]:
+    yield from constraint if isinstance(constraint, annotated_types.GroupedMetadata) else [constraint]
+
+
+def _holds(constraint: object, value: Any) -> bool:
+    if isinstance(constraint, annotated_types.Ge):
+        return bool(value >= constraint.ge)
+    if isinstance(constraint, annotated_types.Gt):
+        return bool(value > constraint.gt)
+    if isinstance(constraint, annotated_types.Le):
+        return bool(value <= constraint.le)
+    if isinstance(constraint, annotated_types.Lt):
+        return bool(value < constraint.lt)
+    if isinstance(constraint, annotated_types.MultipleOf):
+        return bool(value % constraint.multiple_of == 0)
+    if isinstance(constraint, annotated_types.MinLen):
+        return len(value) >= constraint.min_length
+    return True
+
+
+def _structure_scalar(value: Any, annotation: Any) -> Any:
+    if annotation is float and type(value) is int:
+        return float(value)
+    if type(value) is not annotation:
+        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    return value
+
+
+def _structure_path(value: Any, annotation: Any) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    return Path(value)
+
+
+def _structure_literal(value: Any, annotation: Any) -> Any:
+    if not any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
+        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    return value
+
+
+def _structure_annotated(value: Any, annotation: Any) -> Any:
+    inner, *constraints = get_args(annotation)
+    structured = structure(value, inner)
+    for constraint in (part for group in constraints for part in _constraints(group)):
+        if not _holds(constraint, structured):
+            raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    return structured
+
+
+def _structure_union(value: Any, annotation: Any) -> Any:
+    if value is None and type(None) in get_args(annotation):
+        return None
+    for choice in (arg for arg in get_args(annotation) if arg is not type(None)):
+        try:
+            return structure(value, choice)
+        except Mismatch as mismatch:
+            deepest = mismatch
+    raise (
+        deepest
+        if len(get_args(annotation)) == 2
+        else Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    )
+
+
+def _structure_sequence(value: Any, annotation: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    args = get_args(annotation)
+    fixed = get_origin(annotation) is tuple and args and args[-1] is not Ellipsis
+    if fixed and len(args) != len(value):
+        raise Mismatch(f"expected {len(args)} values, got {len(value)}")
+    inners = args if fixed else [args[0] if args else Any] * len(value)
+    items = []
+    for index, (item, inner) in enumerate(zip(value, inners)):
+        try:
+            items.append(structure(item, inner))
+        except Mismatch as mismatch:
+            raise mismatch.within(index) from None
+    return tuple(items) if (get_origin(annotation) or annotation) is tuple else items
+
+
+def _structure_mapping(value: Any, annotation: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise Mismatch(f"expected a table, got {value!r}")
+    inner = (get_args(annotation) or (str, Any))[1]
+    items = {}
+    for name, item in value.items():
+        try:
+            items[name] = structure(item, inner)
+        except Mismatch as mismatch:
+            raise mismatch.within(name) from None
+    return items
+
+
+def _structure_instance(value: Any, annotation: Any) -> Any:
+    if inspect.isclass(annotation) and not isinstance(value, annotation):
+        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    return value
+
+
+def _origin_is(*origins: Any) -> Callable[[Any], bool]:
+    return lambda annotation: (get_origin(annotation) or annotation) in origins
+
+
+def _make_converter() -> Converter:
+    """Make a converter that explains instead of coercing."""
+    converter = Converter(detailed_validation=False, forbid_extra_keys=True)
+    hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
+        (inspect.isclass, _structure_instance),
+        (lambda annotation: _is_sequence(get_origin(annotation) or annotation), _structure_sequence),
+        (_origin_is(dict, Mapping), _structure_mapping),
+        (is_union, _structure_union),
+        (_origin_is(Annotated), _structure_annotated),
+        (_origin_is(Literal), _structure_literal),
+        (_origin_is(Path), _structure_path),
+        (_origin_is(bool, int, float, str), _structure_scalar),
+    ]
+    for predicate, hook in hooks:  # cattrs asks the last one first
+        converter.register_structure_hook_func(predicate, hook)
+    return converter
+
+
+_converter = _make_converter()

@@ -1,0 +1,251 @@
+"""What each kind of component promises: one Protocol a kind.
+
+Images are float tensors [B, C, H, W] in [-1, 1] unless said. Time ``t`` is a float tensor [B] in
+[0, 1], where 0 is data and 1 is noise. ``losses`` are dicts of name to scalar tensor, already weighted.
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from uldm_core.engine.context import Context
+
+Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
+"""``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Images by index, uint8, any access order.
+
+    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content) are optional.
+    """
+
+    channels: int
+    size: int
+    splits: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return the images at ``indices`` (int64 [B]) as uint8 [B, C, H, W]."""
+        ...
+
+    def split(self, name: str) -> Dataset:
+        """Return the named split, one of ``splits``."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen feature network: images -> feature maps, finest first.
+
+    It scales its own input and takes grey images. No parameter requires grad; train mode changes nothing.
+    """
+
+    channels: Sequence[int]
+
+    def __call__(self, images: Tensor, /) -> tuple[Tensor, ...]: ...
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """Images to latents and back. ``latents`` are [B, latent_channels, H / downscale, W / downscale].
+
+    A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``.
+    """
+
+    latent_channels: int
+    downscale: int
+
+    def encode(self, x: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def decode(self, latents: Tensor, /) -> Tensor: ...
+
+    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, dict[str, Tensor]]: ...
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Latents [B, D, H, W] -> (quantized, losses, indices); indices [B, H, W] or [B, Q, H, W]."""
+
+    dim: int
+    codebook_size: int
+
+    def lookup(self, indices: Tensor, /) -> Tensor: ...
+
+    def __call__(self, latents: Tensor, /) -> tuple[Tensor, dict[str, Tensor], Tensor]: ...
+
+
+@runtime_checkable
+class Discriminator(Protocol):
+    """Images -> logits [B, 1, h, w], one a patch of ``receptive_field`` pixels."""
+
+    receptive_field: int
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """``(prediction, target) -> scalar``; a distance (zero at equality) unless ``distance`` is False."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class AdversarialLoss(Protocol):
+    """The two sides of a GAN loss, both scalar."""
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor, /) -> Tensor: ...
+
+    def generator(self, fake_logits: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class NoiseScheduler(Protocol):
+    """The forward process x_t = alpha(t) x0 + sigma(t) noise, and the meaning of the prediction.
+
+    ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``. ``timesteps`` is the number of
+    discrete steps, or None for continuous time.
+    """
+
+    prediction: str
+    timesteps: int | None
+
+    def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return ``(alpha, sigma)``, each [B]; finite, >= 0, alpha / sigma strictly falling in t."""
+        ...
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor, /) -> Tensor: ...
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor, /) -> Tensor: ...
+
+    def snr(self, t: Tensor, /) -> Tensor: ...
+
+    def split(self, prediction: Tensor, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return ``(x0, noise)`` as the prediction implies them."""
+        ...
+
+    def conditioning(self, t: Tensor, /) -> Tensor:
+        """Return what the denoiser is told of the time, [B]."""
+        ...
+
+
+@runtime_checkable
+class LatentScaling(Protocol):
+    """The affine map between an autoencoder's latents and what the denoiser sees (unit variance)."""
+
+    def fit(self, batches: Iterable[Tensor], /) -> None: ...
+
+    def normalize(self, latents: Tensor, /) -> Tensor: ...
+
+    def denormalize(self, latents: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class TimestepWeighting(Protocol):
+    """Which times are trained, and how much each counts."""
+
+    def sample(self, n: int, generator: Generator, /) -> Tensor: ...
+
+    def weight(self, t: Tensor, noise_scheduler: NoiseScheduler, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times."""
+
+    def __call__(
+        self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator, /
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape."""
+
+    def __call__(self, latents: Tensor, conditioning: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Accumulates batches of uint8 images and gives a dict of floats.
+
+    ``update(images, real=...)`` is called any number of times, then ``compute()``. How the images are
+    cut into batches does not change the result.
+    """
+
+    def reset(self) -> None: ...
+
+    def update(self, images: Tensor, /, *, real: bool) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """A torch optimizer: built by its owner from parameters, see ``Factory``."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
+@runtime_checkable
+class LRSchedule(Protocol):
+    """``step -> factor`` of the learning rate, >= 0. Built by its owner from the number of steps."""
+
+    def __call__(self, step: int, /) -> float: ...
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A verb of a recipe. ``run`` does it; a stage with ``step`` is a ``Trainer`` and has no ``run``.
+
+    ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
+    pass from an earlier stage to a later one.
+    """
+
+    trains: Sequence[str]
+    makes: Sequence[str]
+    needs: Sequence[str]
+
+
+@runtime_checkable
+class Verb(Stage, Protocol):
+    """A stage that is done in one go."""
+
+    def run(self, context: Context, /) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class Trainer(Stage, Protocol):
+    """A stage done step by step; the engine keeps the loop, the checkpoints and the logs.
+
+    ``step`` returns scalar tensors, which are read only when they are logged. ``stateful`` names every
+    object whose ``state_dict`` a resumed run needs. ``finish`` leaves in the trained components what
+    later stages shall get (the average of the weights, say).
+    """
+
+    steps: int
+    batch_size: int
+
+    def prepare(self, context: Context, /) -> None: ...
+
+    def step(self, step: int, /) -> Mapping[str, Tensor]: ...
+
+    def stateful(self) -> Mapping[str, Any]: ...
+
+    def finish(self) -> Mapping[str, float]: ...

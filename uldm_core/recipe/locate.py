@@ -1,0 +1,158 @@
+"""Where in a TOML text each key stands.
+
+TOML parsers give values without positions. This walks a text that has already been parsed (so it is known
+to be well-formed) and notes the line of every key and array item.
+"""
+
+from __future__ import annotations
+
+import re
+
+from uldm_core.errors import Key
+
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)+")
+_SPACE = re.compile(r"[ \t]*")
+_BARE = re.compile(r"[A-Za-z0-9_\-]+")
+_STRINGS = (
+    re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
+    re.compile(r"'''.*?'{3,5}", re.DOTALL),
+    re.compile(r'"(?:[^"\\\n]|\\.)*"'),
+    re.compile(r"'[^'\n]*'"),
+)
+_ATOM = re.compile(r"[^,\]}#\n]+")
+_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+
+
+def locate(text: str) -> dict[Key, int]:
+    """Return the line (from 1) of every table, key and array item of a well-formed TOML text."""
+    return _Walker(text.replace("\r\n", "\n")).walk()
+
+
+class _Walker:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.lines: dict[Key, int] = {}
+        self.counts: dict[Key, int] = {}
+
+    def walk(self) -> dict[Key, int]:
+        table: Key = ()
+        self._skip(_BLANK)
+        while self.at < len(self.text):
+            if self.text.startswith("[", self.at):
+                table = self._header()
+            else:
+                self._pair(table)
+            self._skip(_BLANK)
+        return self.lines
+
+    def _header(self) -> Key:
+        """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
+        line, array = self._line(), self.text.startswith("[[", self.at)
+        self.at += 2 if array else 1
+        *outer, last = self._key()
+        self.at += 2 if array else 1
+        key: Key = ()
+        for part in outer:
+            key = self._innermost((*key, part))
+        key = (*key, last)
+        self.lines.setdefault(key, line)
+        if not array:
+            return key
+        index = self.counts[key] = self.counts.get(key, -1) + 1
+        self.lines[(*key, index)] = line
+        return (*key, index)
+
+    def _innermost(self, key: Key) -> Key:
+        """A key that names an array of tables means its last table."""
+        return (*key, self.counts[key]) if key in self.counts else key
+
+    def _pair(self, table: Key) -> None:
+        line = self._line()
+        key = table
+        for part in self._key():
+            key = (*key, part)
+            self.lines.setdefault(key, line)
+        self._skip(_SPACE)
+        self.at += 1  # the equals sign
+        self._skip(_SPACE)
+        self._value(key)
+
+    def _key(self) -> list[str]:
+        parts = []
+        while True:
+            self._skip(_SPACE)
+            parts.append(self._key_part())
+            self._skip(_SPACE)
+            if not self.text.startswith(".", self.at):
+                return parts
+            self.at += 1
+
+    def _key_part(self) -> str:
+        if self.text[self.at] in "\"'":
+            quoted = self._string()
+            return _unescape(quoted[1:-1]) if quoted[0] == '"' else quoted[1:-1]
+        return self._take(_BARE)
+
+    def _value(self, key: Key) -> None:
+        opening = self.text[self.at]
+        if opening in "\"'":
+            self._string()
+        elif opening == "[":
+            self._array(key)
+        elif opening == "{":
+            self._inline_table(key)
+        else:
+            self._take(_ATOM)
+
+    def _array(self, key: Key) -> None:
+        self.at += 1
+        index = 0
+        while not self._closes("]"):
+            self.lines[(*key, index)] = self._line()
+            self._value((*key, index))
+            index += 1
+
+    def _inline_table(self, key: Key) -> None:
+        self.at += 1
+        while not self._closes("}"):
+            self._pair(key)
+
+    def _closes(self, bracket: str) -> bool:
+        """Pass blanks and commas; consume the bracket if it comes next."""
+        self._skip(_BLANK)
+        if self.text.startswith(",", self.at):
+            self.at += 1
+            self._skip(_BLANK)
+        closes = self.text.startswith(bracket, self.at)
+        self.at += len(bracket) if closes else 0
+        return closes
+
+    def _string(self) -> str:
+        for pattern in _STRINGS:
+            if found := pattern.match(self.text, self.at):
+                self.at = found.end()
+                return found[0]
+        raise ValueError(f"unclosed string on line {self._line()}")
+
+    def _take(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self.text, self.at)
+        if not found:
+            raise ValueError(f"not TOML on line {self._line()}")
+        self.at = found.end()
+        return found[0]
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        if found := pattern.match(self.text, self.at):
+            self.at = found.end()
+
+    def _line(self) -> int:
+        return self.text.count("\n", 0, self.at) + 1
+
+
+def _unescape(text: str) -> str:
+    def character(found: re.Match[str]) -> str:
+        code = found[1]
+        return chr(int(code[1:], 16)) if code[0] in "uU" else _ESCAPES[code]
+
+    return re.sub(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, text)

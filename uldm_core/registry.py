@@ -1,0 +1,215 @@
+"""The registry: which components there are, what their options are, and building them by name.
+
+The module's functions act on a default ``Registry``, loaded from the installed plugins on first use, as
+``random``'s functions act on a default ``Random``.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from attrs import frozen
+
+from uldm_core.blueprint import Blueprint, Builder, Planner
+from uldm_core.component import Component
+from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.kinds import BUILTIN_KINDS, Kind
+from uldm_core.options import Factory, Option, options_of, summary_of
+from uldm_core.plugins import Command, Plugin, PluginWarning, discover
+
+__all__ = [
+    "Component",
+    "Description",
+    "Registry",
+    "build",
+    "default",
+    "describe",
+    "factory",
+    "load_plugins",
+    "names",
+    "register",
+]
+
+OWN_PLUGIN = "uldm"
+
+
+@frozen
+class Description:
+    """What one component is and takes."""
+
+    component: Component
+    options: tuple[Option, ...]
+    doc: str
+
+
+class Registry:
+    """Components by kind and name, and the plugins they came from."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, Kind] = {kind.name: kind for kind in BUILTIN_KINDS}
+        self.plugins: dict[str, Plugin] = {}
+        self.commands: dict[str, Command] = {}
+        self._components: dict[tuple[str, str], list[Component]] = {}
+
+    def load_plugins(self, block: Iterable[str] = (), *, strict: bool = False) -> None:
+        """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning."""
+        for plugin in discover(block, strict=strict):
+            self.add_plugin(plugin)
+
+    def add_plugin(self, plugin: Plugin) -> None:
+        """Add a plugin's kinds, components and commands."""
+        self.plugins[plugin.name] = plugin
+        self.kinds.update({kind.name: kind for kind in plugin.kinds})
+        for component in plugin.components:
+            self.register(component)
+        for command in plugin.commands:
+            self.commands.setdefault(command.name, command)
+
+    def register(self, component: Component) -> None:
+        """Add one component; a later one of the same name, kind and plugin takes the earlier one's place."""
+        self.kind(component.kind)
+        found = self._components.setdefault((component.kind, component.name), [])
+        found[:] = [other for other in found if other.plugin != component.plugin] + [component]
+
+    def kind(self, name: str) -> Kind:
+        """Return the kind of that name."""
+        if name not in self.kinds:
+            raise MistakeError(
+                f"unknown kind {name!r}{did_you_mean(name, self.kinds)}",
+                hint=f"the kinds are: {listing(sorted(self.kinds))}",
+            )
+        return self.kinds[name]
+
+    def kind_of(self, annotation: object) -> Kind | None:
+        """Return the kind whose protocol the annotation is, or None."""
+        return _kinds_by_protocol(tuple(self.kinds.values())).get(annotation)
+
+    def components(self, kind: str | None = None) -> list[Component]:
+        """Return all components (of one kind), by kind in the order of the kinds, then by name."""
+        order = list(self.kinds)
+        wanted = order if kind is None else [self.kind(kind).name]
+        found = [component for records in self._components.values() for component in records]
+        found = [component for component in found if component.kind in wanted]
+        return sorted(found, key=lambda c: (order.index(c.kind), c.name, c.plugin))
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of a kind's components, sorted."""
+        return sorted({component.name for component in self.components(kind)})
+
+    def get(self, kind: str, name: str) -> Component:
+        """Return a component by its name, or by ``plugin/name``.
+
+        Raises:
+            MistakeError: there is none, or several plugins bring one of that bare name.
+        """
+        plugin, _, bare = name.rpartition("/")
+        found = self._components.get((self.kind(kind).name, bare), [])
+        if plugin:
+            found = [component for component in found if component.plugin == plugin]
+        if not found:
+            raise MistakeError(
+                f"unknown {kind} {name!r}{did_you_mean(bare, self.names(kind))}",
+                hint=f"registered: {listing(self.names(kind))}",
+            )
+        return found[0] if len(found) == 1 else _settle_tie(kind, bare, found)
+
+    def describe(self, kind: str, name: str) -> Description:
+        """Return a component's options, read from its signature (this imports it)."""
+        component = self.get(kind, name)
+        target = component.load()
+        return Description(component, tuple(options_of(target).values()), summary_of(target))
+
+    def plan(self, kind: str, spec: Any, options: Mapping[str, Any], *, factory: bool = False) -> Blueprint:
+        """Check a component's options without building it."""
+        table = {"use": spec} if isinstance(spec, str) else dict(spec)
+        planner = Planner(self)
+        blueprint: Blueprint = planner.component(
+            self.kind(kind), {**table, **options}, (kind,), factory=factory
+        )
+        if planner.problems:
+            raise MistakeError(*planner.problems)
+        return blueprint
+
+    def build(self, kind: str, spec: str | Mapping[str, Any], /, *args: Any, **options: Any) -> Any:
+        """Build a component from its name (or a table with ``use``) and options.
+
+        Args:
+            kind: the kind's name.
+            spec: a registered name, or a mapping with ``use`` and options, nested ones too.
+            args: what the component takes from its owner (parameters of an optimizer).
+            options: further options; they win over those in ``spec``.
+
+        Raises:
+            MistakeError: unknown name or option, missing option, wrong type or range; all at once.
+        """
+        return Builder().build(self.plan(kind, spec, options), *args)
+
+    def factory(self, kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Factory[Any]:
+        """Return a component its owner finishes: ``factory("optimizer", "adamw")(parameters)``."""
+        built: Factory[Any] = Builder().build(self.plan(kind, spec, options, factory=True))
+        return built
+
+
+@cache
+def _kinds_by_protocol(kinds: tuple[Kind, ...]) -> dict[object, Kind]:
+    return {kind.load_protocol(): kind for kind in kinds}
+
+
+def _settle_tie(kind: str, name: str, found: list[Component]) -> Component:
+    """Our own component wins over a stranger's of the same name; between strangers nobody wins."""
+    choices = listing([f"{component.plugin}/{name}" for component in found])
+    for component in found:
+        if component.plugin == OWN_PLUGIN:
+            warnings.warn(
+                f"{kind} {name!r} is brought by several plugins; taking uldm's own. Write one of: {choices}",
+                PluginWarning,
+                stacklevel=3,
+            )
+            return component
+    raise MistakeError(f"{kind} {name!r} is brought by several plugins", hint=f"write one of: {choices}")
+
+
+@cache
+def default() -> Registry:
+    """Return the default registry, loading the installed plugins the first time.
+
+    ``ULDM_BLOCK`` (names, comma-separated) leaves plugins out; ``ULDM_STRICT=1`` makes a broken one an error.
+    """
+    registry = Registry()
+    block = [name.strip() for name in os.environ.get("ULDM_BLOCK", "").split(",") if name.strip()]
+    registry.load_plugins(block, strict=os.environ.get("ULDM_STRICT", "") not in ("", "0"))
+    return registry
+
+
+def load_plugins(block: Iterable[str] = (), *, strict: bool = False) -> None:
+    """Load the installed plugins into the default registry anew."""
+    default().load_plugins(block, strict=strict)
+
+
+def register(component: Component) -> None:
+    """Add a component to the default registry."""
+    default().register(component)
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of a kind's components."""
+    return default().names(kind)
+
+
+def describe(kind: str, name: str) -> Description:
+    """Return a component's summary and options."""
+    return default().describe(kind, name)
+
+
+def build(kind: str, spec: str | Mapping[str, Any], /, *args: Any, **options: Any) -> Any:
+    """Build a component by name; see ``Registry.build``."""
+    return default().build(kind, spec, *args, **options)
+
+
+def factory(kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Factory[Any]:
+    """Return a component that its owner finishes; see ``Registry.factory``."""
+    return default().factory(kind, spec, **options)

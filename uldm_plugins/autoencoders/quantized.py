@@ -1,0 +1,55 @@
+"""What every vector-quantized autoencoder does, whatever its encoder and decoder look like."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from uldm_core.protocols import Quantizer
+
+
+class QuantizedAutoencoder(nn.Module):
+    """Encoder, quantizer, decoder. Latents are codes; whatever else is decoded is snapped to codes first.
+
+    Args:
+        encoder: images [B, C, H, W] to [B, dim, H / downscale, W / downscale].
+        quantizer: of ``dim`` channels.
+        decoder: the way back.
+        downscale: by which the latents are smaller than the images.
+    """
+
+    def __init__(self, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module, downscale: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+        self.downscale = downscale
+        self.latent_channels = quantizer.dim
+
+    def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the codes [B, dim, h, w], the quantizer's losses, and the indices of the codes.
+
+        Raises:
+            ValueError: height or width is no multiple of ``downscale``.
+        """
+        if any(side % self.downscale for side in x.shape[-2:]):
+            size = f"{x.shape[-2]}x{x.shape[-1]}"
+            raise ValueError(f"images of {size}: sides must be multiples of {self.downscale}")
+        return self.quantizer(self.encoder(x))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the codes [B, dim, h, w] and the quantizer's losses."""
+        latents, losses, _ = self.encode_with_indices(x)
+        return latents, losses
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [B, C, H, W] in [-1, 1].
+
+        In eval mode latents are snapped to the nearest codes first: a sampler's are never quite on one,
+        and codes are all the decoder has learned to read.
+        """
+        return self.decoder(latents if self.training else self.quantizer(latents)[0])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the reconstruction, the codes and the quantizer's losses."""
+        latents, losses = self.encode(x)
+        return self.decoder(latents), latents, losses

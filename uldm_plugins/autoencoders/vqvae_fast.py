@@ -1,0 +1,97 @@
+"""A VQ-VAE for processors without a GPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
+from torch import Tensor, nn
+
+from uldm_core import spec
+from uldm_core.protocols import Quantizer
+from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
+
+Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+
+
+class FastVQVAE(QuantizedAutoencoder):
+    """Strided convolutions with batch norm: every level halves the size, the first one at once.
+
+    The encoder ends in a batch norm without scale, so latents have unit variance when they are quantized.
+
+    Args:
+        in_channels: of the images.
+        quantizer: its ``dim`` is the number of latent channels.
+        encoder_channels: width of each level of the encoder, finest first.
+        decoder_channels: width of each level of the decoder, finest first; as many.
+        encoder_blocks: residual blocks at the latents' size.
+        decoder_blocks: residual blocks at the latents' size.
+
+    Raises:
+        ValueError: encoder and decoder differ in their number of levels.
+    """
+
+    def __init__(
+        self,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        quantizer: Quantizer = spec("vq_ema"),
+        encoder_channels: Widths = (32, 64),
+        decoder_channels: Widths = (48, 96),
+        encoder_blocks: Annotated[int, Ge(0)] = 1,
+        decoder_blocks: Annotated[int, Ge(0)] = 1,
+    ) -> None:
+        if len(encoder_channels) != len(decoder_channels):
+            raise ValueError(
+                f"encoder_channels has {len(encoder_channels)} levels, "
+                f"decoder_channels {len(decoder_channels)}: they must be as many"
+            )
+        encoder = _encoder(in_channels, encoder_channels, encoder_blocks, quantizer.dim)
+        decoder = _decoder(in_channels, decoder_channels, decoder_blocks, quantizer.dim)
+        super().__init__(encoder, quantizer, decoder, 2 ** len(encoder_channels))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, batch norm and SiLU in front of each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_norm(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            *_norm(width),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, width, H, W] to the same shape."""
+        return x + self.body(x)
+
+
+def _norm(width: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(width), nn.SiLU()]
+
+
+def _encoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((in_channels, *widths)):
+        layers += _norm(inputs) if layers else []
+        layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
+    layers += [Residual(widths[-1]) for _ in range(blocks)]
+    layers += [*_norm(widths[-1]), nn.Conv2d(widths[-1], dim, 1), nn.BatchNorm2d(dim, affine=False)]
+    return nn.Sequential(*layers)
+
+
+def _decoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequential:
+    top = widths[-1]
+    layers: list[nn.Module] = [nn.Conv2d(dim, top, 3, padding=1)]
+    layers += [Residual(top) for _ in range(blocks)]
+    for inputs, outputs in pairwise(widths[::-1]):
+        layers += [*_norm(inputs), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+    layers += [
+        *_norm(widths[0]),
+        nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False),
+        *_norm(widths[0]),
+    ]
+    layers += [nn.ConvTranspose2d(widths[0], in_channels, 4, stride=2, padding=1), nn.Tanh()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,92 @@
+"""MNIST, from the files that ship with uldm or from a folder of one's own."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+EMBEDDED = Path(__file__).parent / "mnist_data"
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+class Mnist:
+    """MNIST handwritten digits: 60,000 for training, 10,000 for testing, uint8 [1, 28, 28].
+
+    The images stay in memory as one uint8 tensor.
+
+    Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits (CC BY-SA 3.0).
+
+    Args:
+        root: a folder of IDX files (``train-images-idx3-ubyte``, with or without ``.gz``, also under
+            ``MNIST/raw``); by default the copy that ships with uldm. No network is used.
+        subset: which split this is.
+        limit: take only the first so many images.
+
+    Raises:
+        ValueError: a file is missing, or is no IDX file of images or labels.
+    """
+
+    channels = 1
+    size = 28
+    splits = ("train", "test")
+
+    def __init__(
+        self, root: Path | None = None, subset: Literal["train", "test"] = "train", limit: int | None = None
+    ) -> None:
+        self.root = Path(root) if root is not None else EMBEDDED
+        self.subset = subset
+        self.limit = limit
+        images = _file(self.root, f"{_PREFIX[subset]}-images-idx3-ubyte")
+        labels = _file(self.root, f"{_PREFIX[subset]}-labels-idx1-ubyte")
+        self.pixels = read_idx(images, dimensions=3)[:limit].unsqueeze(1)
+        self.labels = read_idx(labels, dimensions=1)[:limit].long()
+        digest = hashlib.blake2b(images.read_bytes() + labels.read_bytes(), digest_size=8).hexdigest()
+        self.fingerprint = f"{digest}:{subset}:{limit}"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return images, uint8 [B, 1, 28, 28]."""
+        return self.pixels[indices]
+
+    def split(self, name: str) -> Mnist:
+        """Return the ``train`` or ``test`` split, whole."""
+        if name not in self.splits:
+            raise ValueError(f"there is no split {name!r}; there are: {', '.join(self.splits)}")
+        return self if name == self.subset else Mnist(self.root, name)
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """Read an IDX file of uint8, gzip-compressed or not, as a tensor of so many dimensions.
+
+    Raises:
+        ValueError: the header or the length is wrong.
+    """
+    data = path.read_bytes()
+    try:
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        zeros, kind, count = struct.unpack_from(">HBB", data)
+        shape = struct.unpack_from(f">{count}I", data, 4)
+    except (OSError, EOFError, struct.error) as error:
+        raise ValueError(f"{path}: not an IDX file ({error})") from error
+    if (zeros, kind, count) != (0, 8, dimensions):
+        raise ValueError(f"{path}: expected an IDX file of uint8 with {dimensions} dimensions")
+    values = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=4 + 4 * count)
+    if values.numel() != torch.Size(shape).numel():
+        raise ValueError(f"{path}: cut short: {values.numel()} bytes where {tuple(shape)} are announced")
+    return values.view(shape)
+
+
+def _file(root: Path, name: str) -> Path:
+    for folder in (root, root / "MNIST" / "raw"):
+        for candidate in (folder / name, folder / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise ValueError(f"{root} has no {name} or {name}.gz")

@@ -1,0 +1,1 @@
+"""Noisy latents and time to a prediction."""

@@ -1,0 +1,30 @@
+"""How denoisers are told the time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of the time at geometric frequencies, then a small network.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), after Vaswani et al. 2017.
+
+    Args:
+        dim: of the embedding; even.
+        max_period: the longest period, on the scale of 1,000 timesteps.
+    """
+
+    def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2) / (dim // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.network = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, conditioning: Tensor) -> Tensor:
+        """Map times [B] to embeddings [B, dim]."""
+        angles = conditioning.float()[:, None] * self.frequencies
+        return self.network(torch.cat([angles.cos(), angles.sin()], 1))

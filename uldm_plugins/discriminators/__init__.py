@@ -1,0 +1,1 @@
+"""Real or fake, a logit a patch."""

@@ -1,0 +1,74 @@
+"""PatchGAN: a convolutional discriminator, one logit a patch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge
+from torch import Tensor, nn
+
+
+class PatchGAN(nn.Module):
+    """Convolutions with BatchNorm and LeakyReLU(0.2) between; bias on the first and last only.
+
+    Images [B, in_channels, H, W] to logits [B, 1, h, w]. With the defaults 64x64 gives 7x7, 28x28 gives
+    2x2, and each logit sees 46x46 pixels (not 70: that is another layout).
+
+    Source: Isola et al. 2017 (arXiv 1611.07004).
+
+    Args:
+        in_channels: channels of the images.
+        channels: of each hidden layer; one fewer than the lists below.
+        kernels: kernel sizes, first to last layer.
+        strides: strides, first to last layer.
+        paddings: paddings, first to last layer.
+
+    Raises:
+        ValueError: the lists do not match in length.
+    """
+
+    def __init__(
+        self,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        channels: tuple[Annotated[int, Ge(1)], ...] = (64, 128, 256),
+        kernels: tuple[Annotated[int, Ge(1)], ...] = (4, 4, 4, 4),
+        strides: tuple[Annotated[int, Ge(1)], ...] = (2, 2, 2, 1),
+        paddings: tuple[Annotated[int, Ge(0)], ...] = (1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        layers = len(channels) + 1
+        for name, values in (("kernels", kernels), ("strides", strides), ("paddings", paddings)):
+            if len(values) != layers:
+                raise ValueError(
+                    f"{name} has {len(values)} values; channels with {layers - 1} make {layers} layers"
+                )
+        self.receptive_field = receptive_field(kernels, strides)
+        widths = (in_channels, *channels, 1)
+        self.blocks = nn.Sequential(
+            *(
+                _block(*widths[i : i + 2], kernels[i], strides[i], paddings[i], inner=0 < i < layers - 1)
+                for i in range(layers)
+            )
+        )
+        self.blocks[-1] = self.blocks[-1][0]  # logits: no activation after the last convolution
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.blocks(images)
+
+
+def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Return how many pixels across one output of a stack of convolutions sees."""
+    field, jump = 1, 1
+    for kernel, stride in zip(kernels, strides):
+        field += (kernel - 1) * jump
+        jump *= stride
+    return field
+
+
+def _block(
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int, *, inner: bool
+) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not inner)
+    norm = [nn.BatchNorm2d(outputs)] if inner else []
+    return nn.Sequential(convolution, *norm, nn.LeakyReLU(0.2))

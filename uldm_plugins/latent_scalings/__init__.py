@@ -1,0 +1,1 @@
+"""Latents to unit variance and back."""

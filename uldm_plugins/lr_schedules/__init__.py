@@ -1,0 +1,1 @@
+"""The learning rate's factor at each step."""

@@ -1,0 +1,81 @@
+"""Every built-in component and command, as records. Imports no torch and no component."""
+
+from __future__ import annotations
+
+from uldm_core.component import Component
+from uldm_core.plugins import Command, hookimpl
+
+_COMPONENTS = (
+    ("dataset", "mnist", "datasets.mnist:Mnist", "MNIST digits, shipped with uldm or from IDX files"),
+    ("backbone", "mnist_classifier", "backbones.mnist:MnistClassifier", "small CNN on MNIST, for losses"),
+    ("backbone", "mnist_judge", "backbones.mnist:MnistJudge", "another CNN on MNIST, for metrics only"),
+    ("backbone", "vgg16", "backbones.vgg:Vgg16", "VGG16's five stages, as LPIPS uses them"),
+    ("autoencoder", "vqvae", "autoencoders.vqvae:VQVAE", "VQ-VAE, configured level by level"),
+    ("autoencoder", "vqvae_fast", "autoencoders.vqvae_fast:FastVQVAE", "strided VQ-VAE, quick on a CPU"),
+    ("quantizer", "vq_ema", "quantizers.vq_ema:VQEma", "codebook of running means, dead codes revived"),
+    ("discriminator", "patchgan", "discriminators.patchgan:PatchGAN", "one logit a patch of 46 pixels"),
+    ("loss", "l1", "losses.pixel:L1", "mean absolute difference"),
+    ("loss", "l2", "losses.pixel:L2", "mean squared difference"),
+    ("loss", "lpips", "losses.lpips:LPIPS", "perceptual distance in a backbone's features"),
+    ("adversarial_loss", "hinge", "losses.adversarial:Hinge", "hinge GAN loss"),
+    ("noise_scheduler", "linear", "noise_schedulers.discrete:Linear", "DDPM's betas, T steps"),
+    (
+        "noise_scheduler",
+        "scaled_linear",
+        "noise_schedulers.discrete:ScaledLinear",
+        "latent diffusion's betas",
+    ),
+    ("noise_scheduler", "cosine", "noise_schedulers.discrete:Cosine", "squared-cosine signal, T steps"),
+    ("noise_scheduler", "flow", "noise_schedulers.flow:Flow", "straight path from data to noise"),
+    (
+        "latent_scaling",
+        "unit_variance",
+        "latent_scalings.unit_variance:UnitVariance",
+        "measured over a full pass",
+    ),
+    ("timestep_weighting", "uniform", "timestep_weightings.weightings:Uniform", "every time alike"),
+    ("timestep_weighting", "logit_normal", "timestep_weightings.weightings:LogitNormal", "mostly the middle"),
+    ("timestep_weighting", "min_snr", "timestep_weightings.weightings:MinSNR", "SNR weight, clipped"),
+    ("denoiser", "unet", "denoisers.unet:UNet", "U-Net, configured level by level"),
+    ("sampler", "ddpm", "samplers.ddpm:DDPM", "ancestral sampling"),
+    ("sampler", "euler", "samplers.ode:Euler", "first-order ODE; DDIM with eta 0"),
+    ("sampler", "heun", "samplers.ode:Heun", "second-order ODE"),
+    ("metric", "frechet", "metrics.frechet:Frechet", "Fréchet distance in any backbone's features"),
+    ("metric", "frechet_mnist", "metrics.frechet:FrechetMnist", "Fréchet distance in mnist_judge's features"),
+    (
+        "metric",
+        "class_balance",
+        "metrics.frechet:ClassBalance",
+        "smallest and largest class share of samples",
+    ),
+    ("optimizer", "adamw", "optimizers.adam:adamw", "Adam with decoupled weight decay, fused"),
+    ("optimizer", "adam", "optimizers.adam:adam", "Adam, fused"),
+    ("lr_schedule", "constant", "lr_schedules.schedules:Constant", "after a warm-up"),
+    ("lr_schedule", "linear", "lr_schedules.schedules:Linear", "warm-up, hold, straight fall"),
+    ("lr_schedule", "cosine", "lr_schedules.schedules:Cosine", "warm-up, fall along half a cosine"),
+    ("stage", "train_autoencoder", "stages.train_autoencoder:TrainAutoencoder", "trains an autoencoder"),
+    ("stage", "train_diffusion", "stages.train_diffusion:TrainDiffusion", "trains a denoiser on latents"),
+    ("stage", "train_classifier", "stages.train_classifier:TrainClassifier", "trains a classifier backbone"),
+    ("stage", "sample", "stages.sample:Sample", "draws new images"),
+    ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
+)
+
+_COMMANDS = (
+    ("sample", "commands.sample:sample", "Draw images from a trained run."),
+    ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
+)
+
+
+@hookimpl
+def uldm_components() -> list[Component]:
+    """Return the built-in components."""
+    return [
+        Component(kind, name, f"uldm_plugins.{target}", summary=summary)
+        for kind, name, target, summary in _COMPONENTS
+    ]
+
+
+@hookimpl
+def uldm_commands() -> list[Command]:
+    """Return the built-in commands that know components."""
+    return [Command(name, f"uldm_plugins.{target}", summary) for name, target, summary in _COMMANDS]

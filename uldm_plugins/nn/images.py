@@ -1,0 +1,46 @@
+"""Images between bytes and the range that networks see, and on paper."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 to float32 in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map floats in [-1, 1] to uint8, rounding; what lies outside is clipped."""
+    return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
+    """Write uint8 images [N, C, H, W] (one or three channels) as one PNG.
+
+    Args:
+        images: what to show, row by row.
+        path: the PNG.
+        columns: images a row; about a square by default.
+        scale: how many pixels a pixel becomes.
+        gap: white pixels between images.
+    """
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = torch.full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8
+    )
+    for index, image in enumerate(images.cpu()):
+        top, left = (
+            place * size + gap for place, size in zip(divmod(index, columns), (height + gap, width + gap))
+        )
+        sheet[:, top : top + height, left : left + width] = image
+    pixels = sheet.permute(1, 2, 0).squeeze(-1).numpy()
+    picture = Image.fromarray(pixels)
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)

@@ -1,0 +1,1 @@
+"""Forward processes and what the denoiser predicts."""

@@ -1,0 +1,50 @@
+"""Passing images through an autoencoder, and latents back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from uldm_core.engine.context import Context
+from uldm_core.protocols import Autoencoder, Dataset, LatentScaling
+from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.stages.training import image_batch
+
+BATCH = 500
+
+
+def index_batches(size: int, batch_size: int = BATCH) -> Iterator[Tensor]:
+    """Yield 0 ... size - 1 in order, cut into batches."""
+    yield from torch.arange(size).split(batch_size)
+
+
+@torch.inference_mode()
+def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
+    """Return the latents of the whole dataset, float32 [N, C, h, w], on the stage's device."""
+    context.begin(len(dataset))
+    encoded = []
+    for indices in index_batches(len(dataset)):
+        with context.autocast():
+            latents, _ = autoencoder.encode(image_batch(dataset, indices, context))
+        encoded.append(latents.float())
+        context.advance(int(indices[-1]) + 1)
+    return torch.cat(encoded)
+
+
+@torch.inference_mode()
+def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, context: Context) -> Tensor:
+    """Return the images of what a sampler made, uint8 [B, C, H, W]."""
+    with context.autocast():
+        return to_uint8(autoencoder.decode(scaling.denormalize(latents)))
+
+
+@torch.inference_mode()
+def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
+    """Yield the dataset's images after a pass through the autoencoder, uint8 [B, C, H, W]."""
+    autoencoder.eval()
+    for indices in index_batches(len(dataset)):
+        with context.autocast():
+            latents, _ = autoencoder.encode(image_batch(dataset, indices, context))
+            yield to_uint8(autoencoder.decode(latents))

@@ -1,0 +1,108 @@
+"""Drawing new images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from uldm_core import spec
+from uldm_core.engine.context import Context
+from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler, Sampler
+from uldm_plugins.nn.images import save_grid
+from uldm_plugins.stages.latents import decode
+
+GRID = 100
+
+
+class Sample:
+    """Draws images: noise, through sampler and denoiser, to latents, and decodes them.
+
+    Makes ``samples``: an ``.npz`` with ``images``, uint8 [N, H, W, C]; and a grid as ``samples.png``.
+
+    Args:
+        dataset: says how large the images are.
+        autoencoder: decodes.
+        denoiser: trained.
+        noise_scheduler: the process it was trained on.
+        latent_scaling: as fitted in training.
+        sampler: turns noise into latents.
+        count: how many images.
+        batch_size: images at a time. It is part of what a seed means.
+    """
+
+    trains: Sequence[str] = ()
+    makes = ("samples.npz",)
+    needs: Sequence[str] = ()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        noise_scheduler: NoiseScheduler,
+        latent_scaling: LatentScaling = spec("unit_variance"),
+        sampler: Sampler = spec("heun"),
+        count: Annotated[int, Ge(1)] = 1000,
+        batch_size: Annotated[int, Ge(1)] = 500,
+    ) -> None:
+        self.dataset = dataset
+        self.autoencoder = autoencoder
+        self.denoiser = denoiser
+        self.noise_scheduler = noise_scheduler
+        self.latent_scaling = latent_scaling
+        self.sampler = sampler
+        self.count = count
+        self.batch_size = batch_size
+
+    def run(self, context: Context) -> Mapping[str, float]:
+        """Draw the images and write them."""
+        images = self.draw(context, self.count)
+        save_images(context.artifact("samples.npz"), images)
+        save_grid(images[:GRID], context.artifact("samples.png"))
+        context.publish("samples.png")
+        return {"count": float(len(images))}
+
+    def draw(self, context: Context, count: int) -> Tensor:
+        """Return so many images, uint8 [count, C, H, W]; the context's seed says which."""
+        self.autoencoder.eval()
+        self.denoiser.eval()
+        context.begin(count)
+        batches = []
+        for batch in self._batches(context, count):
+            batches.append(batch)
+            context.advance(sum(map(len, batches)))
+        return torch.cat(batches)
+
+    @torch.inference_mode()
+    def _batches(self, context: Context, count: int) -> Iterator[Tensor]:
+        side = self.dataset.size // self.autoencoder.downscale
+        for number, start in enumerate(range(0, count, self.batch_size)):
+            size = min(self.batch_size, count - start)
+            generator = context.generator("batch", number)
+            shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
+            noise = torch.randn(shape, generator=generator)[:size].to(context.device)
+            latents = self.sampler(self._denoise(context), self.noise_scheduler, noise, generator)
+            yield decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+
+    def _denoise(self, context: Context):
+        def denoise(latents: Tensor, t: Tensor) -> Tensor:
+            with context.autocast():
+                return self.denoiser(latents, self.noise_scheduler.conditioning(t)).float()
+
+        return denoise
+
+
+def save_images(path, images: Tensor) -> None:
+    """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
+    np.savez_compressed(path, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def load_images(path) -> Tensor:
+    """Read what ``save_images`` wrote, as uint8 [N, C, H, W]."""
+    with np.load(path) as file:
+        return torch.from_numpy(file["images"]).permute(0, 3, 1, 2).contiguous()

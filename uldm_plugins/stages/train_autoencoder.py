@@ -1,0 +1,140 @@
+"""Training an autoencoder: reconstruction, perceptual loss, its own losses, and a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from uldm_core import Factory, Term, spec
+from uldm_core.engine.context import Context
+from uldm_core.protocols import (
+    AdversarialLoss,
+    Autoencoder,
+    Dataset,
+    Discriminator,
+    Loss,
+    LRSchedule,
+    Optimizer,
+)
+from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.frozen import without_gradients
+from uldm_plugins.stages.training import Descent, detached, image_batch, weighted_sum
+
+
+class TrainAutoencoder:
+    """Trains an autoencoder on a dataset's images.
+
+    The loss is the sum of ``losses``, the autoencoder's own losses (codebook, commitment, KL), and, once
+    ``adversarial`` starts, the discriminator's verdict; the discriminator learns from then on as well.
+
+    Source: Esser et al. 2021 (arXiv 2012.09841); ``VQLPIPSWithDiscriminator`` of taming-transformers.
+
+    Args:
+        dataset: the images.
+        autoencoder: what is trained; later stages get its averaged weights.
+        discriminator: judges reconstructions, if there is one.
+        steps: optimizer steps.
+        batch_size: images a step.
+        losses: terms between reconstruction and image.
+        adversarial: the GAN loss; its ``start`` is the warm-up, in steps.
+        optimizer: of the autoencoder.
+        discriminator_optimizer: of the discriminator.
+        lr_schedule: of both learning rates.
+        ema_decay: of the average of the weights; 0 keeps the last ones.
+        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+    """
+
+    trains = ("autoencoder",)
+    makes: Sequence[str] = ()
+    needs: Sequence[str] = ()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        autoencoder: Autoencoder,
+        discriminator: Discriminator | None = None,
+        steps: Annotated[int, Ge(1)] = 1000,
+        batch_size: Annotated[int, Ge(1)] = 64,
+        losses: list[Term[Loss]] = [spec("l1")],  # noqa: B006 - read only
+        adversarial: Term[AdversarialLoss] | None = None,
+        optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
+        discriminator_optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3, betas=(0.5, 0.99)),
+        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=50, hold=0.5),
+        ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.99,
+        max_grad_norm: Annotated[float, Ge(0)] = 0.0,
+    ) -> None:
+        if adversarial is not None and discriminator is None:
+            raise ValueError("adversarial needs a discriminator, and the recipe has none")
+        self.dataset = dataset
+        self.autoencoder = autoencoder
+        self.discriminator = discriminator if adversarial else None
+        self.steps = steps
+        self.batch_size = batch_size
+        self.losses = losses
+        self.adversarial = adversarial
+        self.ema_decay = ema_decay
+        self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
+        self._discriminator_descent = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
+
+    def prepare(self, context: Context) -> None:
+        """Make the optimizers and the average."""
+        self.context = context
+        for term in self.losses:
+            context.machine.place(term.component)
+        self.descent = Descent(self.autoencoder.parameters(), *self._descent)
+        self.ema = EMA(self.autoencoder, self.ema_decay)
+        self.autoencoder.train()
+        if self.discriminator is not None:
+            self.judge_descent = Descent(self.discriminator.parameters(), *self._discriminator_descent)
+            self.discriminator.train()
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        """Update autoencoder and discriminator once."""
+        indices = self.context.batch(len(self.dataset), self.batch_size, step)
+        images = image_batch(self.dataset, indices, self.context)
+        with self.context.autocast():
+            reconstruction, _, own = self.autoencoder(images)
+            reconstruction = reconstruction.float()
+            distance = weighted_sum(self.losses, reconstruction, images, step)
+            loss = distance + sum(own.values())
+            logged = {"distance": distance, **own}
+            if self._judged(step):
+                logged["generator"] = self._verdict(reconstruction)
+                loss = loss + self.adversarial.weight * logged["generator"]
+        self.descent(loss, step)
+        self.ema.update()
+        if self._judged(step):
+            logged["discriminator"] = self._teach(images, reconstruction.detach(), step)
+        return detached(logged)
+
+    def stateful(self) -> Mapping[str, Any]:
+        """Return everything that a resumed run needs."""
+        state = {"autoencoder": self.autoencoder, "optimizer": self.descent, "ema": self.ema}
+        if self.discriminator is not None:
+            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.judge_descent}
+        return state
+
+    def finish(self) -> Mapping[str, float]:
+        """Leave the averaged weights in the autoencoder."""
+        self.ema.apply()
+        self.autoencoder.eval()
+        return {}
+
+    def _judged(self, step: int) -> bool:
+        return self.adversarial is not None and step >= self.adversarial.start
+
+    def _verdict(self, reconstruction: Tensor) -> Tensor:
+        """Return the generator's loss; no gradient is left in the discriminator."""
+        with without_gradients(self.discriminator):
+            return self.adversarial.component.generator(self.discriminator(reconstruction))
+
+    def _teach(self, images: Tensor, reconstruction: Tensor, step: int) -> Tensor:
+        with self.context.autocast():
+            loss = self.adversarial.component.discriminator(
+                self.discriminator(images), self.discriminator(reconstruction)
+            )
+        self.judge_descent(loss, step)
+        return loss

@@ -1,0 +1,123 @@
+"""Training a classifier whose features serve as a backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from uldm_core import Factory, spec
+from uldm_core.engine.context import Context
+from uldm_core.protocols import Backbone, Dataset, LRSchedule, Optimizer
+from uldm_plugins.nn.ema import EMA
+from uldm_plugins.stages.latents import index_batches
+from uldm_plugins.stages.training import Descent, image_batch
+
+
+class TrainClassifier:
+    """Trains a backbone that has ``logits(images)`` and ``thaw()`` to tell a dataset's labels.
+
+    Images are rotated, scaled and shifted a little, anew each time. The summary gives the accuracy on the
+    ``test`` split.
+
+    Args:
+        dataset: images with ``labels``.
+        backbone: what is trained.
+        steps: optimizer steps.
+        batch_size: images a step.
+        optimizer: of the classifier.
+        lr_schedule: of its learning rate.
+        label_smoothing: share of each target spread over all classes.
+        rotate: largest rotation, in degrees.
+        scale: largest relative change of size.
+        shift: largest shift, in pixels.
+        ema_decay: of the average of the weights.
+    """
+
+    trains = ("backbone",)
+    makes: Sequence[str] = ()
+    needs: Sequence[str] = ()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        steps: Annotated[int, Ge(1)] = 4000,
+        batch_size: Annotated[int, Ge(1)] = 128,
+        optimizer: Factory[Optimizer] = spec("adamw", lr=3e-3, weight_decay=0.02),
+        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=200),
+        label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        rotate: Annotated[float, Ge(0)] = 10.0,
+        scale: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
+        shift: Annotated[float, Ge(0)] = 2.0,
+        ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998,
+    ) -> None:
+        self.dataset = dataset
+        self.backbone = backbone
+        self.steps = steps
+        self.batch_size = batch_size
+        self.label_smoothing = label_smoothing
+        self.rotate, self.scale, self.shift = rotate, scale, shift
+        self.ema_decay = ema_decay
+        self._descent = (optimizer, lr_schedule, steps)
+
+    def prepare(self, context: Context) -> None:
+        """Thaw the backbone; make optimizer and average."""
+        self.context = context
+        self.backbone.thaw().train()
+        self.descent = Descent(self.backbone.parameters(), *self._descent)
+        self.ema = EMA(self.backbone, self.ema_decay)
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        """Update the classifier once."""
+        indices = self.context.batch(len(self.dataset), self.batch_size, step)
+        images = self._jitter(image_batch(self.dataset, indices, self.context), self.context.generator(step))
+        labels = self.dataset.labels[indices].to(images.device)
+        with self.context.autocast():
+            logits = self.backbone.logits(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        self.descent(loss, step)
+        self.ema.update()
+        return {"loss": loss.detach()}
+
+    def stateful(self) -> Mapping[str, Any]:
+        """Return everything that a resumed run needs."""
+        return {"backbone": self.backbone, "optimizer": self.descent, "ema": self.ema}
+
+    def finish(self) -> Mapping[str, float]:
+        """Leave the averaged weights in the backbone, frozen again, and measure its accuracy."""
+        self.ema.apply()
+        self.backbone.freeze()
+        return {"test_accuracy": self._accuracy(self.dataset.split("test"))}
+
+    @torch.inference_mode()
+    def _accuracy(self, test: Dataset) -> float:
+        right = 0
+        for indices in index_batches(len(test)):
+            classes = self.backbone.logits(image_batch(test, indices, self.context)).argmax(1).cpu()
+            right += int((classes == test.labels[indices]).sum())
+        return right / len(test)
+
+    def _jitter(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Rotate, scale and shift each image, as one affine map."""
+        count, side = len(images), images.shape[-1]
+        draw = torch.rand(4, count, generator=generator).mul_(2).sub_(1).to(images.device)
+        angle = draw[0] * self.rotate * math.pi / 180
+        zoom = 1 + draw[1] * self.scale
+        shift = draw[2:] * 2 * self.shift / side
+        rows = (
+            zoom * angle.cos(),
+            -zoom * angle.sin(),
+            shift[0],
+            zoom * angle.sin(),
+            zoom * angle.cos(),
+            shift[1],
+        )
+        grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
+        # zero padding is black only where black is zero
+        return F.grid_sample(images + 1, grid, align_corners=False) - 1

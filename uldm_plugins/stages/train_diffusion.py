@@ -1,0 +1,143 @@
+"""Training a denoiser on an autoencoder's latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from uldm_core import Factory, spec
+from uldm_core.engine.context import Context
+from uldm_core.protocols import (
+    Autoencoder,
+    Dataset,
+    Denoiser,
+    LatentScaling,
+    LRSchedule,
+    NoiseScheduler,
+    Optimizer,
+    TimestepWeighting,
+)
+from uldm_plugins.nn.ema import EMA
+from uldm_plugins.stages.latents import encode_all, index_batches
+from uldm_plugins.stages.training import Descent, image_batch
+
+
+class TrainDiffusion:
+    """Trains a denoiser to predict, at random times, what its noise scheduler asks for.
+
+    The loss is the mean of weight(t) (prediction - target)^2. Latents are brought to unit variance first,
+    measured over a full pass over the dataset.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239); Rombach et al. 2022 (arXiv 2112.10752).
+
+    Args:
+        dataset: the images.
+        autoencoder: frozen; gives the latents.
+        denoiser: what is trained; later stages get its averaged weights.
+        noise_scheduler: the forward process and what is predicted.
+        latent_scaling: fitted here, used again by whoever decodes.
+        timestep_weighting: which times are trained, and how much each counts.
+        steps: optimizer steps.
+        batch_size: latents a step.
+        cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
+        optimizer: of the denoiser.
+        lr_schedule: of its learning rate.
+        ema_decay: of the average of the weights; 0 keeps the last ones.
+        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+    """
+
+    trains = ("denoiser", "latent_scaling")
+    makes: Sequence[str] = ()
+    needs: Sequence[str] = ()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        noise_scheduler: NoiseScheduler,
+        latent_scaling: LatentScaling = spec("unit_variance"),
+        timestep_weighting: TimestepWeighting = spec("uniform"),
+        steps: Annotated[int, Ge(1)] = 1000,
+        batch_size: Annotated[int, Ge(1)] = 128,
+        cache_latents: bool = True,
+        optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
+        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=100),
+        ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
+        max_grad_norm: Annotated[float, Ge(0)] = 1.0,
+    ) -> None:
+        self.dataset = dataset
+        self.autoencoder = autoencoder
+        self.denoiser = denoiser
+        self.noise_scheduler = noise_scheduler
+        self.latent_scaling = latent_scaling
+        self.timestep_weighting = timestep_weighting
+        self.steps = steps
+        self.batch_size = batch_size
+        self.cache_latents = cache_latents
+        self.ema_decay = ema_decay
+        self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
+
+    def prepare(self, context: Context) -> None:
+        """Fit the scaling, encode the dataset, make optimizer and average."""
+        self.context = context
+        self.autoencoder.eval()
+        self.denoiser.train()
+        self.latents = encode_all(self.dataset, self.autoencoder, context) if self.cache_latents else None
+        self.latent_scaling.fit(self._raw_latents())
+        if self.latents is not None:
+            self.latents = self.latent_scaling.normalize(self.latents)
+        self.descent = Descent(self.denoiser.parameters(), *self._descent)
+        self.ema = EMA(self.denoiser, self.ema_decay)
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        """Update the denoiser once."""
+        indices = self.context.batch(len(self.dataset), self.batch_size, step)
+        latents = self._normalized(indices)
+        generator = self.context.generator(step)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        t = self.timestep_weighting.sample(len(latents), generator).to(latents)
+        noisy = self.noise_scheduler.add_noise(latents, noise, t)
+        with self.context.autocast():
+            prediction = self.denoiser(noisy, self.noise_scheduler.conditioning(t))
+        target = self.noise_scheduler.target(latents, noise, t)
+        errors = (prediction.float() - target).square().mean((1, 2, 3))
+        loss = (self.timestep_weighting.weight(t, self.noise_scheduler) * errors).mean()
+        self.descent(loss, step)
+        self.ema.update()
+        return {"loss": loss.detach()}
+
+    def stateful(self) -> Mapping[str, Any]:
+        """Return everything that a resumed run needs."""
+        return {
+            "denoiser": self.denoiser,
+            "latent_scaling": self.latent_scaling,
+            "optimizer": self.descent,
+            "ema": self.ema,
+        }
+
+    def finish(self) -> Mapping[str, float]:
+        """Leave the averaged weights in the denoiser."""
+        self.ema.apply()
+        self.denoiser.eval()
+        return {}
+
+    def _raw_latents(self) -> Iterable[Tensor]:
+        if self.latents is not None:
+            return self.latents.split(10_000)
+        return (self._encode(indices) for indices in index_batches(len(self.dataset)))
+
+    def _normalized(self, indices: Tensor) -> Tensor:
+        if self.latents is not None:
+            return self.latents[indices.to(self.latents.device)].clone()
+        return self.latent_scaling.normalize(self._encode(indices)).clone()
+
+    @torch.inference_mode()
+    def _encode(self, indices: Tensor) -> Tensor:
+        with self.context.autocast():
+            latents, _ = self.autoencoder.encode(image_batch(self.dataset, indices, self.context))
+        return latents.float()

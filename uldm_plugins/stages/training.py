@@ -1,0 +1,79 @@
+"""What trainers share: descending a loss, images of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from uldm_core import Factory, Term
+from uldm_core.engine.context import Context
+from uldm_core.protocols import Dataset, Loss, LRSchedule, Optimizer
+from uldm_plugins.nn.images import to_float
+
+
+class Descent:
+    """An optimizer with its schedule; the learning rate is derived from the step, not remembered.
+
+    Args:
+        parameters: what is trained.
+        optimizer: makes the optimizer.
+        schedule: makes the schedule.
+        steps: of the whole training.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        optimizer: Factory[Optimizer],
+        schedule: Factory[LRSchedule],
+        steps: int,
+        max_grad_norm: float = 0.0,
+    ) -> None:
+        self.parameters = list(parameters)
+        self.optimizer = optimizer(self.parameters)
+        self.schedule = schedule(steps)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.max_grad_norm = max_grad_norm
+
+    def __call__(self, loss: Tensor, step: int) -> None:
+        """Take one step down the loss."""
+        factor = self.schedule(step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back the optimizer's state."""
+        self.optimizer.load_state_dict(state)
+
+
+def image_batch(dataset: Dataset, indices: Tensor, context: Context) -> Tensor:
+    """Return images as floats in [-1, 1] on the stage's device."""
+    return to_float(dataset.images(indices).to(context.device, non_blocking=True))
+
+
+def weighted_sum(terms: Iterable[Term[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
+    """Add up the terms that have started."""
+    total = prediction.new_zeros(())
+    for term in terms:
+        if step >= term.start and term.weight:
+            total = total + term.weight * term.component(prediction, target)
+    return total
+
+
+def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the losses without their graphs, for the log."""
+    return {name: loss.detach() for name, loss in losses.items()}

@@ -1,0 +1,1 @@
+"""Which times are trained, and how much each counts."""

@@ -1,0 +1,92 @@
+"""Which times are trained, and how much each counts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from torch import Generator, Tensor
+
+from uldm_core.protocols import NoiseScheduler
+
+
+class Uniform:
+    """Every time alike: t uniform in [0, 1), weight 1. Times of a batch are stratified.
+
+    One time is drawn from each of n equal intervals, which lowers the variance of a batch's loss
+    (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+    """
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Return n times, float [n]."""
+        return stratified(n, generator)
+
+    def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
+        """Return ones, [B]."""
+        return torch.ones_like(t)
+
+
+class LogitNormal:
+    """t = sigmoid(mean + std z), z normal: the middle of the path is trained most; weight 1.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
+
+    Args:
+        mean: of the logit; below 0 leans to data, above to noise.
+        std: of the logit.
+    """
+
+    def __init__(self, mean: float = 0.0, std: Annotated[float, Gt(0)] = 1.0) -> None:
+        self.mean = mean
+        self.std = std
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Return n times, float [n]."""
+        quantiles = stratified(n, generator).clamp(1e-6, 1 - 1e-6)
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(quantiles))
+
+    def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
+        """Return ones, [B]."""
+        return torch.ones_like(t)
+
+
+class MinSNR:
+    """t uniform; the signal-to-noise ratio's weight on x0 is clipped at gamma.
+
+    In terms of the prediction: min(S, g) / S for epsilon, min(S, g) for sample, min(S, g) / (S + 1) for v.
+
+    Source: Hang et al. 2023 (arXiv 2303.09556).
+
+    Args:
+        gamma: where the ratio is clipped.
+    """
+
+    def __init__(self, gamma: Annotated[float, Gt(0)] = 5.0) -> None:
+        self.gamma = gamma
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Return n times, float [n]."""
+        return stratified(n, generator)
+
+    def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
+        """Return the weight of each time, [B].
+
+        Raises:
+            ValueError: the scheduler predicts ``flow``, for which the paper gives no weight.
+        """
+        snr = noise_scheduler.snr(t)
+        clipped = snr.clamp(max=self.gamma)
+        if noise_scheduler.prediction == "epsilon":
+            return clipped / snr
+        if noise_scheduler.prediction == "sample":
+            return clipped
+        if noise_scheduler.prediction == "v":
+            return clipped / (snr + 1)
+        raise ValueError("min_snr weighs epsilon, sample and v predictions, not flow")
+
+
+def stratified(n: int, generator: Generator) -> Tensor:
+    """Return n uniform times in [0, 1), one from each of n equal intervals, in random order."""
+    places = torch.randperm(n, generator=generator, device=generator.device)
+    return (places + torch.rand(n, generator=generator, device=generator.device)) / n
