@@ -47,13 +47,19 @@ def _channels_of_dataset() -> Mapping[str, Surrounding]:
     return {"in_channels": Surrounding(("dataset",), lambda dataset: dataset.channels, "dataset.channels")}
 
 
-def _latent_shape() -> Mapping[str, Surrounding]:
+def _latent_channels() -> Mapping[str, Surrounding]:
     return {
         "channels": Surrounding(
             ("autoencoder",),
             lambda autoencoder: autoencoder.latent_channels,
             "autoencoder.latent_channels",
         ),
+    }
+
+
+def _latent_shape() -> Mapping[str, Surrounding]:
+    return {
+        **_latent_channels(),
         "size": Surrounding(
             ("dataset", "autoencoder"),
             lambda dataset, autoencoder: dataset.size // autoencoder.downscale,
@@ -75,7 +81,7 @@ BUILTIN_KINDS = (
     _kind("loss", "Loss", "prediction and target to a scalar"),
     _kind("adversarial_loss", "AdversarialLoss", "the two sides of a GAN loss"),
     _kind("noise_scheduler", "NoiseScheduler", "the forward process and what is predicted"),
-    _kind("latent_scaling", "LatentScaling", "latents to unit variance and back"),
+    _kind("latent_scaling", "LatentScaling", "latents to unit variance and back", takes=_latent_channels()),
     _kind("timestep_weighting", "TimestepWeighting", "which times are trained, and how much each counts"),
     _kind("denoiser", "Denoiser", "noisy latents and time to a prediction", takes=_latent_shape()),
     _kind("sampler", "Sampler", "noise to latents"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,9 +74,7 @@ class Layers(nn.Module):
     ) -> None:
         super().__init__()
         widths = [inputs, *[outputs] * count]
-        self.residuals = nn.ModuleList(
-            ResBlock(a, b, groups, embedding) for a, b in itertools.pairwise(widths)
-        )
+        self.residuals = nn.ModuleList(ResBlock(a, b, groups, embedding) for a, b in pairwise(widths))
         self.attentions = nn.ModuleList(
             Attention(outputs, heads, groups) for _ in range(count if heads else 0)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -33,7 +33,7 @@ class DDPM:
         """Return latents of the noise's shape."""
         path = make_path(noise_scheduler, self.steps)
         latents = noise
-        for here, there in itertools.pairwise(path):
+        for here, there in pairwise(path):
             x0, _ = evaluate(denoise, noise_scheduler, latents, here)
             on_x0, on_x, std = posterior(here, there)
             latents = on_x0 * x0 + on_x * latents

@@ -5,7 +5,7 @@ In these terms a step needs no division by alpha or sigma, so the same lines ser
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -37,7 +37,7 @@ class Euler:
         """Return latents of the noise's shape."""
         path = make_path(noise_scheduler, self.steps, self.shift)
         latents = noise
-        for here, there in itertools.pairwise(path):
+        for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
             latents = latents + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * eps
         return latents
@@ -63,7 +63,7 @@ class Heun:
         """Return latents of the noise's shape."""
         path = make_path(noise_scheduler, self.steps, self.shift)
         latents = noise
-        for here, there in itertools.pairwise(path):
+        for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
             alpha, sigma = there.alpha - here.alpha, there.sigma - here.sigma
             ahead = latents + alpha * x0 + sigma * eps
