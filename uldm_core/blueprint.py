@@ -133,7 +133,7 @@ class Planner:
         """Find an option's value: as written, else from the recipe's nouns, else its default."""
         key = (*owner.key, option.name)
         if option.name in table:
-            return self.value(option.annotation, table[option.name], key)
+            return self.value(option.annotation, _completed(table[option.name], option.default), key)
         if owner.kind.verb and (kind := self.registry.kind_of(_without_none(option.annotation))):
             return self._noun_for(kind, owner, option)
         surrounding = owner.kind.takes.get(option.name)
@@ -240,6 +240,12 @@ class Planner:
     def _complain(self, key: Key, what: str, hint: str = "") -> Any:
         self.problems.append(Problem(Where(key), what, hint))
         return _LEFT_OUT
+
+
+def _completed(value: Any, default: Any) -> Any:
+    """A table without ``use`` changes options of the default component and keeps the rest of it."""
+    tables = isinstance(value, Mapping) and isinstance(default, Mapping)
+    return {**default, **value} if tables and not value.keys() & {"use", "ref"} else value
 
 
 class _LeftOut:

@@ -93,3 +93,7 @@ def _show_warning(
     """Show our own warnings as one line; leave the place on everybody else's."""
     place = "" if issubclass(category, PluginWarning) else f"{filename}:{lineno}: "
     click.echo(f"warning: {place}{message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -38,9 +38,11 @@ class _Terminal:
         self.progress = progress
         self.task: TaskID | None = None
 
-    def started(self, stage: str, total: int, done: int) -> None:
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
         self._drop()
-        self.task = self.progress.add_task(stage, total=total, completed=done, rate="", metrics="")
+        self.task = self.progress.add_task(
+            f"{stage}: {doing}", total=total, completed=done, rate="", metrics=""
+        )
 
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
         if self.task is not None:

@@ -69,13 +69,13 @@ class Context:
         """Put a copy of an artifact where a person looks first: the run's own folder."""
         shutil.copyfile(self.folder.artifact(name), self.folder.path.parent.parent / name)
 
-    def begin(self, total: int, done: int = 0) -> None:
-        """Tell that the work begins: ``total`` steps or items, of which ``done`` are done."""
+    def begin(self, doing: str, total: int, done: int = 0) -> None:
+        """Tell that the stage begins ``doing`` something, with ``done`` of ``total`` steps or images done."""
         self._started = time.monotonic()
-        self.reporter.started(self.name, total, done)
+        self.reporter.started(self.name, doing, total, done)
 
     def advance(self, done: int) -> None:
-        """Tell how many items are done; raises ``Interrupted`` if the run is to stop."""
+        """Tell how many images are done; raises ``Interrupted`` if the run is to stop."""
         rate = done / max(time.monotonic() - self._started, 1e-9)
         self.reporter.advanced(done, {}, rate)
         self.stop.check()

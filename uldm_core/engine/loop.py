@@ -31,7 +31,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     """
     trainer.prepare(context)
     step = _resume(trainer, context)
-    context.begin(trainer.steps, step)
+    context.begin("training steps", trainer.steps, step)
     log = _Log(context, trainer.batch_size, step)
     saved_at = time.monotonic()
     while step < trainer.steps:

@@ -12,8 +12,8 @@ from attrs import define, field
 class Reporter(Protocol):
     """Listens to a run. The engine calls it; what is shown, and where, is its own business."""
 
-    def started(self, stage: str, total: int, done: int) -> None:
-        """Tell that a stage begins at ``done`` of ``total`` steps (or items)."""
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
+        """Tell that a stage begins ``doing`` something, at ``done`` of ``total`` steps or images."""
 
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
         """Tell how far the stage is, its newest metrics, and images per second (0 if unknown)."""
@@ -28,7 +28,7 @@ class Reporter(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def started(self, stage: str, total: int, done: int) -> None:
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
         """Do nothing."""
 
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
@@ -52,11 +52,11 @@ class Lines:
     clock: Clock = field(factory=lambda: Clock(), init=False)
     last: float = field(default=0.0, init=False)
 
-    def started(self, stage: str, total: int, done: int) -> None:
-        """Write that the stage starts."""
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
+        """Write what the stage begins to do."""
         self.stage, self.total, self.clock = stage, total, Clock(done)
         self.last = time.monotonic()
-        self.write(f"[{stage}] starts" + (f" at step {done} of {total}" if done else f": {total} steps"))
+        self.write(f"[{stage}] {doing}: " + (f"going on at {done} of {total}" if done else str(total)))
 
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
         """Write a line if the last one is old enough."""

@@ -6,9 +6,10 @@ import gzip
 import hashlib
 import struct
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 EMBEDDED = Path(__file__).parent / "mnist_data"
@@ -26,7 +27,7 @@ class Mnist:
         root: a folder of IDX files (``train-images-idx3-ubyte``, with or without ``.gz``, also under
             ``MNIST/raw``); by default the copy that ships with uldm. No network is used.
         subset: which split this is.
-        limit: take only the first so many images.
+        limit: take only the first so many images of each split.
 
     Raises:
         ValueError: a file is missing, or is no IDX file of images or labels.
@@ -37,7 +38,10 @@ class Mnist:
     splits = ("train", "test")
 
     def __init__(
-        self, root: Path | None = None, subset: Literal["train", "test"] = "train", limit: int | None = None
+        self,
+        root: Path | None = None,
+        subset: Literal["train", "test"] = "train",
+        limit: Annotated[int, Ge(1)] | None = None,
     ) -> None:
         self.root = Path(root) if root is not None else EMBEDDED
         self.subset = subset
@@ -57,10 +61,10 @@ class Mnist:
         return self.pixels[indices]
 
     def split(self, name: str) -> Mnist:
-        """Return the ``train`` or ``test`` split, whole."""
+        """Return the ``train`` or ``test`` split."""
         if name not in self.splits:
             raise ValueError(f"there is no split {name!r}; there are: {', '.join(self.splits)}")
-        return self if name == self.subset else Mnist(self.root, name)
+        return self if name == self.subset else Mnist(self.root, name, self.limit)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

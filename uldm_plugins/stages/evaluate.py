@@ -56,10 +56,13 @@ class Evaluate:
         report = {"results": results, "counts": counts, "reference": len(test), "metrics": described}
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
-        return {f"{name}/{what}": value for what, values in results.items() for name, value in values.items()}
+        for metric in results["samples"]:
+            values = ", ".join(f"{name} {result[metric]:.4g}" for name, result in results.items())
+            context.reporter.message(f"[{context.name}] {metric}: {values}")
+        return results["samples"]
 
     def _reconstructions(self, test: Dataset, context: Context) -> Iterable[Tensor]:
-        context.begin(len(test))
+        context.begin("reconstructing images", len(test))
         done = 0
         for batch in reconstruct(test, self.autoencoder, context):
             yield batch.cpu()

@@ -23,7 +23,7 @@ def index_batches(size: int, batch_size: int = BATCH) -> Iterator[Tensor]:
 @torch.inference_mode()
 def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
     """Return the latents of the whole dataset, float32 [N, C, h, w], on the stage's device."""
-    context.begin(len(dataset))
+    context.begin("encoding images", len(dataset))
     encoded = []
     for indices in index_batches(len(dataset)):
         with context.autocast():

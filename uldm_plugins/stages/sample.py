@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler, Sampler
+from uldm_core.protocols import (
+    Autoencoder,
+    Dataset,
+    Denoise,
+    Denoiser,
+    LatentScaling,
+    NoiseScheduler,
+    Sampler,
+)
 from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.latents import decode
 
@@ -71,7 +80,7 @@ class Sample:
         """Return so many images, uint8 [count, C, H, W]; the context's seed says which."""
         self.autoencoder.eval()
         self.denoiser.eval()
-        context.begin(count)
+        context.begin("drawing images", count)
         batches = []
         for batch in self._batches(context, count):
             batches.append(batch)
@@ -89,7 +98,7 @@ class Sample:
             latents = self.sampler(self._denoise(context), self.noise_scheduler, noise, generator)
             yield decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
 
-    def _denoise(self, context: Context):
+    def _denoise(self, context: Context) -> Denoise:
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
             with context.autocast():
                 return self.denoiser(latents, self.noise_scheduler.conditioning(t)).float()
@@ -97,12 +106,12 @@ class Sample:
         return denoise
 
 
-def save_images(path, images: Tensor) -> None:
+def save_images(path: Path, images: Tensor) -> None:
     """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
     np.savez_compressed(path, images=images.permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def load_images(path) -> Tensor:
+def load_images(path: Path) -> Tensor:
     """Read what ``save_images`` wrote, as uint8 [N, C, H, W]."""
     with np.load(path) as file:
         return torch.from_numpy(file["images"]).permute(0, 3, 1, 2).contiguous()

@@ -129,12 +129,11 @@ class TrainAutoencoder:
     def _verdict(self, reconstruction: Tensor) -> Tensor:
         """Return the generator's loss; no gradient is left in the discriminator."""
         with without_gradients(self.discriminator):
-            return self.adversarial.component.generator(self.discriminator(reconstruction))
+            return self.adversarial.component.generator(self.discriminator(reconstruction).float())
 
     def _teach(self, images: Tensor, reconstruction: Tensor, step: int) -> Tensor:
         with self.context.autocast():
-            loss = self.adversarial.component.discriminator(
-                self.discriminator(images), self.discriminator(reconstruction)
-            )
+            real, fake = self.discriminator(images), self.discriminator(reconstruction)
+        loss = self.adversarial.component.discriminator(real.float(), fake.float())
         self.judge_descent(loss, step)
         return loss

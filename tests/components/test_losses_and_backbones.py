@@ -1,0 +1,124 @@
+"""Losses and the feature networks behind them."""
+
+import warnings
+
+import lpips
+import pytest
+import torch
+from torch import nn
+
+from uldm_core import MistakeError, registry
+from uldm_plugins.nn.frozen import without_gradients
+
+BACKBONES = [
+    ("mnist_classifier", {}),
+    ("mnist_judge", {}),
+    ("vgg16", {"weights": "random"}),
+]
+
+
+@pytest.fixture(scope="module", params=BACKBONES, ids=lambda case: case[0])
+def backbone(request):
+    name, options = request.param
+    return registry.build("backbone", name, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_feature_maps_are_as_declared_finest_first(backbone, channels):
+    maps = backbone(torch.rand(2, channels, 32, 32) * 2 - 1)
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    sides = [m.shape[-1] for m in maps]
+    assert sides == sorted(sides, reverse=True)
+
+
+def test_a_backbone_stays_frozen_and_still_passes_gradients(backbone):
+    images = (torch.rand(2, 1, 28, 28) * 2 - 1).requires_grad_()
+    before = [m.detach().clone() for m in backbone.eval()(images)]
+    state = {name: value.clone() for name, value in backbone.state_dict().items()}
+    maps = backbone.train()(images)
+    assert all(torch.equal(a, b) for a, b in zip(before, maps))
+    assert all(torch.equal(state[name], value) for name, value in backbone.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    sum(m.square().mean() for m in maps).backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_grey_images_equal_their_three_copies(backbone):
+    grey = torch.rand(2, 1, 28, 28) * 2 - 1
+    for one, three in zip(backbone(grey), backbone(grey.expand(-1, 3, -1, -1))):
+        assert torch.allclose(one, three, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "at_least"), [("mnist_classifier", 0.994), ("mnist_judge", 0.99)])
+def test_shipped_classifiers_know_the_digits(name, at_least):
+    test = registry.build("dataset", "mnist", subset="test")
+    classifier = registry.build("backbone", name)
+    with torch.inference_mode():
+        logits = torch.cat(
+            [classifier.logits(images.float() / 127.5 - 1) for images in test.pixels.split(1000)]
+        )
+    assert (logits.argmax(1) == test.labels).float().mean() >= at_least
+
+
+def test_a_thawed_classifier_trains_and_freezes_again():
+    classifier = registry.build("backbone", "mnist_judge", weights="random").thaw().train()
+    assert classifier.training and all(p.requires_grad for p in classifier.parameters())
+    assert not classifier.freeze().train().training
+
+
+def test_unknown_weights_are_refused_with_the_choices():
+    with pytest.raises(MistakeError, match="'mnist', 'random' or a safetensors file"):
+        registry.build("backbone", "mnist_judge", weights="nowhere.safetensors")
+
+
+def test_lpips_equals_the_reference_with_even_heads():
+    ours = registry.build("loss", "lpips", backbone={"use": "vgg16", "weights": "random"})
+    with warnings.catch_warnings():  # lpips calls torchvision in an old way
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False).eval()
+    for name, stage in zip(("slice1", "slice2", "slice3", "slice4", "slice5"), ours.backbone.stages):
+        for own, copy in zip(stage, getattr(theirs.net, name)):
+            copy.load_state_dict(own.state_dict())
+    for head in theirs.lins:
+        nn.init.constant_(head.model[-1].weight, 1 / head.model[-1].in_channels)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, 2, 3, 64, 64, generator=generator) * 2 - 1).unbind()
+    assert ours(first, second).item() == pytest.approx(theirs(first, second).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "lpips"])
+def test_a_distance_is_zero_at_equality_with_finite_gradients(name):
+    options = {"backbone": "mnist_classifier"} if name == "lpips" else {}
+    loss = registry.build("loss", name, **options)
+    images = torch.rand(2, 1, 28, 28) * 2 - 1
+    other = images.flip(0).clone().requires_grad_()
+    same = images.clone().requires_grad_()
+    assert loss(same, images).item() == pytest.approx(0, abs=1e-7)
+    assert loss(other, images).item() > 1e-4
+    for prediction in (same, other):
+        (gradient,) = torch.autograd.grad(loss(prediction, images), prediction)
+        assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+
+
+def test_lpips_has_finite_gradients_on_blank_images():
+    loss = registry.build("loss", "lpips", backbone={"use": "vgg16", "weights": "random"})
+    blank = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(blank, torch.zeros(1, 3, 32, 32)), blank)
+    assert torch.isfinite(gradient).all()
+
+
+def test_hinge_is_the_published_formula():
+    hinge = registry.build("adversarial_loss", "hinge")
+    real, fake = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([[-2.0, 0.0, 3.0]])
+    assert hinge.discriminator(real, fake).item() == pytest.approx(0.5 * (2.5 / 3 + 5 / 3))
+    assert hinge.generator(fake).item() == pytest.approx(-1 / 3)
+
+
+def test_no_gradient_is_left_in_a_network_that_only_passes_it_on():
+    network = nn.Linear(3, 1)
+    x = torch.ones(2, 3, requires_grad=True)
+    with without_gradients(network):
+        network(x).sum().backward()
+    assert x.grad is not None and network.weight.grad is None
+    assert network.weight.requires_grad
