@@ -231,7 +231,12 @@ def _structure_literal(value: Any, annotation: Any) -> Any:
 
 def _structure_annotated(value: Any, annotation: Any) -> Any:
     inner, *constraints = get_args(annotation)
-    structured = structure(value, inner)
+    try:
+        structured = structure(value, inner)
+    except Mismatch as mismatch:
+        raise (
+            mismatch if mismatch.key else Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        ) from None
     for constraint in (part for group in constraints for part in _constraints(group)):
         if not _holds(constraint, structured):
             raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
@@ -304,10 +309,11 @@ def _make_converter() -> Converter:
         (_origin_is(Annotated), _structure_annotated),
         (_origin_is(Literal), _structure_literal),
         (_origin_is(Path), _structure_path),
-        (_origin_is(bool, int, float, str), _structure_scalar),
     ]
     for predicate, hook in hooks:  # cattrs asks the last one first
         converter.register_structure_hook_func(predicate, hook)
+    for scalar in (bool, int, float, str):  # cattrs has hooks of its own for these, found by type
+        converter.register_structure_hook(scalar, _structure_scalar)
     return converter
 
 

@@ -36,6 +36,7 @@ _COMPONENTS = (
     ("timestep_weighting", "uniform", "timestep_weightings.weightings:Uniform", "every time alike"),
     ("timestep_weighting", "logit_normal", "timestep_weightings.weightings:LogitNormal", "mostly the middle"),
     ("timestep_weighting", "min_snr", "timestep_weightings.weightings:MinSNR", "SNR weight, clipped"),
+    ("denoiser", "mlp", "denoisers.mlp:MLP", "residual MLP over all positions, quick on a CPU"),
     ("denoiser", "unet", "denoisers.unet:UNet", "U-Net, configured level by level"),
     ("sampler", "ddpm", "samplers.ddpm:DDPM", "ancestral sampling"),
     ("sampler", "euler", "samplers.ode:Euler", "first-order ODE; DDIM with eta 0"),

@@ -54,6 +54,7 @@ class _Walker:
         self.at += 2 if array else 1
         key: Key = ()
         for part in outer:
+            self.lines.setdefault((*key, part), line)
             key = self._innermost((*key, part))
         key = (*key, last)
         self.lines.setdefault(key, line)

@@ -87,7 +87,11 @@ class Frechet:
 
 
 class FrechetMnist(Frechet):
-    """Fréchet distance in the 128 features of ``mnist_judge``, a classifier that no loss uses."""
+    """Fréchet distance in the 128 features of ``mnist_judge``, a classifier that no loss uses.
+
+    Args:
+        backbone: the judge.
+    """
 
     def __init__(self, backbone: Backbone = spec("mnist_judge")) -> None:
         super().__init__(backbone, "frechet_mnist")

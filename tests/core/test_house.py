@@ -1,0 +1,140 @@
+"""The shape of the house: who imports whom, what listing imports, and what the program says."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from uldm_core import MistakeError, RunError
+from uldm_core.cli import main as program
+
+ROOT = Path(__file__).parent.parent.parent
+CORE = sorted((ROOT / "uldm_core").rglob("*.py"))
+PLUGINS = sorted((ROOT / "uldm_plugins").rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_the_core_imports_no_plugin():
+    assert not [(path, name) for path in CORE for name in imported(path) if name.startswith("uldm_plugins")]
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("errors.py", ("uldm_core",)),
+        ("component.py", ("uldm_core.registry", "uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
+        ("registry.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
+        ("blueprint.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
+        ("recipe", ("uldm_core.engine", "uldm_core.cli")),
+        ("engine", ("uldm_core.cli",)),
+    ],
+)
+def test_imports_of_the_core_point_one_way(room, forbidden):
+    place = ROOT / "uldm_core" / room
+    for path in [place] if place.is_file() else place.rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith(forbidden)], path
+
+
+def test_a_room_of_plugins_imports_no_other_kinds_room():
+    shared = {"nn", "stages"}  # stages and commands act on images; both may use what stages share
+    for path in PLUGINS:
+        room = path.relative_to(ROOT / "uldm_plugins").parts[0]
+        others = {name.split(".")[1] for name in imported(path) if name.startswith("uldm_plugins.")}
+        allowed = {room, "nn"} | (shared if room in ("stages", "commands") else set())
+        if room == "commands":
+            allowed.add("commands")
+        assert others <= allowed, path
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["ls", "--json"], ["--help"], ["run", "--help"], ["sample", "--help"]]
+)
+def test_listing_and_help_import_neither_torch_nor_components(arguments):
+    code = (
+        "import sys, io, contextlib\n"
+        "from uldm_core.cli.main import _run\n"
+        f"with contextlib.redirect_stdout(io.StringIO()): code = _run({arguments!r})\n"
+        "heavy = [m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'PIL', 'rich')]\n"
+        "rooms = [m for m in sys.modules if m.startswith('uldm_plugins.') and m.count('.') > 1 "
+        "and not m.startswith('uldm_plugins.commands')]\n"
+        "print(code, heavy, rooms)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "0 [] []", done.stdout + done.stderr
+
+
+def test_ls_lists_one_kind_or_all():
+    runner = CliRunner()
+    rows = json.loads(runner.invoke(program.cli, ["ls", "--json"]).output)
+    assert {row["kind"] for row in rows} >= {"autoencoder", "quantizer", "stage"}
+    assert all(row["summary"] and row["distribution"] == "uldm" for row in rows if row["plugin"] == "uldm")
+    text = runner.invoke(program.cli, ["ls", "sampler"]).output
+    assert [line.split()[1] for line in text.splitlines()] == ["ddpm", "euler", "heun"]
+
+
+def test_doctor_shows_machine_and_plugins():
+    output = CliRunner().invoke(program.cli, ["doctor"]).output
+    assert "machine: " in output and "plugin uldm of uldm" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "nowhere.toml"], 2, "error: nowhere.toml: No such file or directory"),
+        (["ls", "quantiser"], 2, "did you mean 'quantizer'?"),
+        (["rnu"], 2, "No such command"),
+        (["run"], 2, "Missing argument"),
+        (["ls"], 0, ""),
+    ],
+)
+def test_exit_codes_and_messages(arguments, code, said, capsys):
+    assert program._run(arguments) == code
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (MistakeError("a"), 2),
+        (RunError("a"), 1),
+        (OSError(28, "No space left"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_goes_wrong_decides_the_exit_code(monkeypatch, raised, code, capsys):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(program.cli, "main", fail)
+    assert program._run([]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_every_manifest_entry_can_be_imported_and_described():
+    from uldm_core import registry
+
+    for component in registry.default().components():
+        description = registry.describe(component.kind, component.name)
+        if component.plugin == "uldm":
+            assert description.doc and component.summary, component.path
+            undocumented = [option.name for option in description.options if not option.help]
+            assert not undocumented, f"{component.path}: {undocumented}"
+
+
+def test_no_function_is_longer_than_a_screen():
+    for path in [*CORE, *PLUGINS]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno}"

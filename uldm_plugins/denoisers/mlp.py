@@ -1,0 +1,81 @@
+"""A denoiser without convolutions, for latents so small that all positions fit one vector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from uldm_plugins.denoisers.time import TimeEmbedding
+from uldm_plugins.nn.blocks import zeroed
+
+Count = Annotated[int, Ge(1)]
+
+
+class MLP(nn.Module):
+    """Residual MLP over the whole latent, [C size size] at once, modulated by the time (adaLN).
+
+    All its work is matrix products, which a CPU does several times faster than small convolutions; in
+    return it knows one size only, and its first and last layers grow with that size.
+
+    Source: modulation as in DiT (Peebles and Xie 2023, arXiv 2212.09748), blocks as in ResMLP without
+    tokens (Touvron et al. 2021, arXiv 2105.03404).
+
+    Args:
+        channels: of the latents.
+        size: height and width of the latents.
+        width: of the residual stream.
+        hidden: of each block's hidden layer.
+        depth: blocks.
+        time_emb_dim: of the time embedding; even.
+    """
+
+    def __init__(
+        self,
+        channels: Count,
+        size: Count,
+        width: Count = 640,
+        hidden: Count = 1280,
+        depth: Count = 4,
+        time_emb_dim: Annotated[int, Ge(2)] = 256,
+    ) -> None:
+        super().__init__()
+        values = channels * size * size
+        self.time = nn.Sequential(TimeEmbedding(time_emb_dim), nn.SiLU())
+        self.inward = nn.Linear(values, width)
+        self.blocks = nn.ModuleList(Block(width, hidden, time_emb_dim) for _ in range(depth))
+        self.modulation = zeroed(nn.Linear(time_emb_dim, 2 * width))
+        self.outward = zeroed(nn.Linear(width, values))
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Return the prediction for latents [B, C, size, size] at times [B], of the latents' shape."""
+        embedding = self.time(conditioning)
+        stream = self.inward(latents.flatten(1))
+        for block in self.blocks:
+            stream = block(stream, embedding)
+        shift, scale = self.modulation(embedding).chunk(2, -1)
+        return self.outward(modulated(stream, shift, scale)).view(latents.shape)
+
+
+class Block(nn.Module):
+    """Norm, modulation, two layers, a gate; starts near the identity."""
+
+    def __init__(self, width: int, hidden: int, embedding: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        nn.init.normal_(self.contract.weight, std=0.5 * hidden**-0.5)
+        self.modulation = zeroed(nn.Linear(embedding, 3 * width))
+
+    def forward(self, stream: Tensor, embedding: Tensor) -> Tensor:
+        """Map [B, width] to the same shape."""
+        shift, scale, gate = self.modulation(embedding).chunk(3, -1)
+        hidden = F.silu(self.expand(modulated(stream, shift, scale)))
+        return stream + self.contract(hidden) * (1 + gate)
+
+
+def modulated(stream: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalise each row, then scale and shift it."""
+    return F.layer_norm(stream, stream.shape[-1:]) * (1 + scale) + shift
