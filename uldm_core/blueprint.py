@@ -38,11 +38,12 @@ class Blueprint:
     key: Key
     options: dict[str, Any]
     factory: bool = False
+    use: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table that gives this blueprint, defaults filled in."""
+        """Return the table that gives this blueprint, defaults filled in, its component named as written."""
         options = {name: _plain(value) for name, value in self.options.items() if value is not None}
-        return {"use": self.component.name, **options}
+        return {"use": self.use or self.component.name, **options}
 
     def components(self) -> list[Component]:
         """Return its component and those of everything nested in it."""
@@ -81,6 +82,8 @@ def _plain(value: Any) -> Any:
         return {**_plain(value.component), "weight": value.weight, "start": value.start}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
@@ -111,18 +114,19 @@ class Planner:
 
     def _table(self, kind: Kind, table: dict[str, Any], key: Key, factory: bool) -> Any:
         try:
-            component = self.registry.get(kind.name, table.pop("use"))
+            use = table.pop("use")
+            component = self.registry.get(kind.name, use)
             options = options_of(component.load())
         except MistakeError as error:
             self.problems += [problem.within((*key, "use")) for problem in error.problems]
             return _LEFT_OUT
-        for name in table.keys() - options.keys():
+        for name in [name for name in table if name not in options]:
             self._complain(
                 (*key, name),
                 f"unknown option {name!r}{did_you_mean(name, options)}",
                 f"{component.path} takes: {listing(list(options))}",
             )
-        blueprint = Blueprint(kind, component, key, {}, factory)
+        blueprint = Blueprint(kind, component, key, {}, factory, use)
         for name, option in options.items():
             value = self._option(blueprint, option, table)
             if value is not _LEFT_OUT:
@@ -210,10 +214,12 @@ class Planner:
         return Term(self.value(annotation, value, key), **checked)
 
     def _reference(self, kind: Kind, value: Mapping[str, Any], key: Key) -> Any:
-        noun = value["ref"]
+        noun = str(value["ref"])
+        for name in [name for name in value if name != "ref"]:
+            self._complain((*key, name), f"unknown option {name!r}: with ref, a table holds nothing else")
         if noun not in self.nouns:
             known = listing([name for name, other in self.nouns.items() if other is kind])
-            what = f"there is no [{noun}] in the recipe{did_you_mean(str(noun), self.nouns)}"
+            what = f"there is no [{noun}] in the recipe{did_you_mean(noun, self.nouns)}"
             return self._complain((*key, "ref"), what, f"its {kind.name}s are: {known}")
         if self.nouns[noun] is not kind:
             return self._complain(

@@ -43,29 +43,21 @@ class Kind:
         return protocol
 
 
-def _channels_of_dataset() -> Mapping[str, Surrounding]:
-    return {"in_channels": Surrounding(("dataset",), lambda dataset: dataset.channels, "dataset.channels")}
+_IN_CHANNELS = Surrounding(("dataset",), lambda dataset: dataset.channels, "dataset.channels")
+_IMAGE_SIZE = Surrounding(("dataset",), lambda dataset: dataset.size, "dataset.size")
+_LATENT_CHANNELS = Surrounding(
+    ("autoencoder",), lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
+)
+_LATENT_SIZE = Surrounding(
+    ("dataset", "autoencoder"),
+    lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
+    "dataset.size / autoencoder.downscale",
+)
 
 
-def _latent_channels() -> Mapping[str, Surrounding]:
-    return {
-        "channels": Surrounding(
-            ("autoencoder",),
-            lambda autoencoder: autoencoder.latent_channels,
-            "autoencoder.latent_channels",
-        ),
-    }
-
-
-def _latent_shape() -> Mapping[str, Surrounding]:
-    return {
-        **_latent_channels(),
-        "size": Surrounding(
-            ("dataset", "autoencoder"),
-            lambda dataset, autoencoder: dataset.size // autoencoder.downscale,
-            "dataset.size // autoencoder.downscale",
-        ),
-    }
+def latent_size(size: int, downscale: int) -> int:
+    """Return the side of the latents of images of a side: the quotient, rounded up."""
+    return -(-size // downscale)
 
 
 def _kind(name: str, protocol: str, summary: str, **more: Any) -> Kind:
@@ -75,15 +67,32 @@ def _kind(name: str, protocol: str, summary: str, **more: Any) -> Kind:
 BUILTIN_KINDS = (
     _kind("dataset", "Dataset", "images by index"),
     _kind("backbone", "Backbone", "a frozen feature network"),
-    _kind("autoencoder", "Autoencoder", "images to latents and back", takes=_channels_of_dataset()),
+    _kind(
+        "autoencoder",
+        "Autoencoder",
+        "images to latents and back",
+        takes={"in_channels": _IN_CHANNELS, "size": _IMAGE_SIZE},
+    ),
     _kind("quantizer", "Quantizer", "latents to codes of a codebook"),
-    _kind("discriminator", "Discriminator", "real or fake, a logit a patch", takes=_channels_of_dataset()),
+    _kind(
+        "discriminator", "Discriminator", "real or fake, a logit a patch", takes={"in_channels": _IN_CHANNELS}
+    ),
     _kind("loss", "Loss", "prediction and target to a scalar"),
     _kind("adversarial_loss", "AdversarialLoss", "the two sides of a GAN loss"),
     _kind("noise_scheduler", "NoiseScheduler", "the forward process and what is predicted"),
-    _kind("latent_scaling", "LatentScaling", "latents to unit variance and back", takes=_latent_channels()),
+    _kind(
+        "latent_scaling",
+        "LatentScaling",
+        "latents to unit variance and back",
+        takes={"channels": _LATENT_CHANNELS},
+    ),
     _kind("timestep_weighting", "TimestepWeighting", "which times are trained, and how much each counts"),
-    _kind("denoiser", "Denoiser", "noisy latents and time to a prediction", takes=_latent_shape()),
+    _kind(
+        "denoiser",
+        "Denoiser",
+        "noisy latents and time to a prediction",
+        takes={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
+    ),
     _kind("sampler", "Sampler", "noise to latents"),
     _kind("metric", "Metric", "images to numbers"),
     _kind("optimizer", "Optimizer", "updates parameters"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
-from attrs import field, frozen
+from attrs import NOTHING, field, fields, frozen
 from cattrs import Converter
 
 from uldm_core.errors import Key
@@ -108,12 +108,20 @@ def options_of(target: Callable[..., Any]) -> dict[str, Option]:
         parameter.name: Option(
             parameter.name,
             hints.get(parameter.name, Any),
-            MISSING if parameter.default is parameter.empty else parameter.default,
+            _default_of(target, parameter),
             helps.get(parameter.name, ""),
         )
         for parameter in parameters
         if parameter.kind in named
     }
+
+
+def _default_of(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return a parameter's default; of one that attrs makes by a factory, what the factory gives."""
+    if parameter.default is NOTHING:
+        made: Any = next(field.default for field in fields(target) if field.alias == parameter.name)
+        return made.factory()
+    return MISSING if parameter.default is parameter.empty else parameter.default
 
 
 def summary_of(target: object) -> str:
@@ -182,6 +190,7 @@ def _is_sequence(origin: Any) -> bool:
 
 def _say_constraint(constraint: object) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    signs |= {"min_length": "of length >=", "max_length": "of length <="}
     said = []
     for part in _constraints(constraint):
         name = next((name for name in signs if hasattr(part, name)), None)
@@ -206,6 +215,8 @@ def _holds(constraint: object, value: Any) -> bool:
         return bool(value % constraint.multiple_of == 0)
     if isinstance(constraint, annotated_types.MinLen):
         return len(value) >= constraint.min_length
+    if isinstance(constraint, annotated_types.MaxLen):
+        return len(value) <= constraint.max_length
     return True
 
 
@@ -238,7 +249,7 @@ def _structure_annotated(value: Any, annotation: Any) -> Any:
             mismatch if mismatch.key else Mismatch(f"expected {say_type(annotation)}, got {value!r}")
         ) from None
     for constraint in (part for group in constraints for part in _constraints(group)):
-        if not _holds(constraint, structured):
+        if structured is not None and not _holds(constraint, structured):
             raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
     return structured
 
@@ -246,16 +257,15 @@ def _structure_annotated(value: Any, annotation: Any) -> Any:
 def _structure_union(value: Any, annotation: Any) -> Any:
     if value is None and type(None) in get_args(annotation):
         return None
-    for choice in (arg for arg in get_args(annotation) if arg is not type(None)):
+    choices = [arg for arg in get_args(annotation) if arg is not type(None)]
+    if len(choices) == 1:
+        return structure(value, choices[0])
+    for choice in choices:
         try:
             return structure(value, choice)
-        except Mismatch as mismatch:
-            deepest = mismatch
-    raise (
-        deepest
-        if len(get_args(annotation)) == 2
-        else Mismatch(f"expected {say_type(annotation)}, got {value!r}")
-    )
+        except Mismatch:
+            continue
+    raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
 
 
 def _structure_sequence(value: Any, annotation: Any) -> Any:

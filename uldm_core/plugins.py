@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,7 +16,7 @@ import pluggy
 from attrs import evolve, field, frozen
 
 from uldm_core.component import Component
-from uldm_core.errors import MistakeError, UldmError
+from uldm_core.errors import MistakeError, UldmError, did_you_mean
 from uldm_core.kinds import Kind
 
 GROUP = "uldm.plugins"
@@ -87,7 +88,7 @@ def load_file(path: Path) -> Plugin:
     spec = spec_from_file_location(f"uldm_file_plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise MistakeError(f"--plugin {path}: no such Python file")
-    module = module_from_spec(spec)
+    module = sys.modules[spec.name] = module_from_spec(spec)  # so that its classes' source is found
     spec.loader.exec_module(module)
     plugin = collect(module, path.stem, distribution=str(path))
     if not (plugin.components or plugin.kinds or plugin.commands):
@@ -127,11 +128,25 @@ def _load_entry(entry: EntryPoint, strict: bool) -> Plugin:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
         cause = str(error) if isinstance(error, UldmError) else f"{type(error).__name__}: {error}"
-        message = f"plugin {entry.name!r} of {distribution} {version} was skipped: {cause}"
-        if strict:
-            raise MistakeError(message) from error
-        warnings.warn(message, PluginWarning, stacklevel=2)
-        return Plugin(entry.name, distribution, version, error=traceback.format_exc())
+        skipped = Plugin(entry.name, distribution, version, error=traceback.format_exc())
+        return _skip(skipped, cause, strict)
+
+
+def check_kinds(plugin: Plugin, known: Collection[str], *, strict: bool = False) -> Plugin:
+    """Return the plugin, or, skipped with a warning, one whose components are of kinds that nobody brings."""
+    for component in plugin.components:
+        if component.kind not in known:
+            cause = f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
+            return _skip(Plugin(plugin.name, plugin.distribution, plugin.version, error=cause), cause, strict)
+    return plugin
+
+
+def _skip(plugin: Plugin, cause: str, strict: bool) -> Plugin:
+    message = f"plugin {plugin.name!r} of {plugin.distribution} {plugin.version} was skipped: {cause}"
+    if strict:
+        raise MistakeError(message)
+    warnings.warn(message, PluginWarning, stacklevel=2)
+    return plugin
 
 
 def _records(manager: pluggy.PluginManager, hook: str, record: Callable[..., Any]) -> Iterator[Any]:

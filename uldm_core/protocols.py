@@ -55,8 +55,9 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Images to latents and back. ``latents`` are [B, latent_channels, H / downscale, W / downscale].
+    """Images to latents and back. ``latents`` are [B, latent_channels, h, w], h = H / downscale rounded up.
 
+    A size that it cannot bring back is refused with a ``ValueError``.
     A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``.
     """
 
@@ -178,10 +179,15 @@ class Metric(Protocol):
     """Accumulates batches of uint8 images and gives a dict of floats.
 
     ``update(images, real=...)`` is called any number of times, then ``compute()``. How the images are
-    cut into batches does not change the result.
+    cut into batches does not change the result. One that ``compares`` needs real images as well.
     """
 
-    def reset(self) -> None: ...
+    compares: bool
+    description: Mapping[str, str]
+
+    def reset(self, *, keep_real: bool = False) -> None:
+        """Forget all images, or all but the real ones."""
+        ...
 
     def update(self, images: Tensor, /, *, real: bool) -> None: ...
 

@@ -19,7 +19,7 @@ from uldm_core.component import Component
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.kinds import BUILTIN_KINDS, Kind
 from uldm_core.options import Factory, Option, options_of, summary_of
-from uldm_core.plugins import Command, Plugin, PluginWarning, discover
+from uldm_core.plugins import Command, Plugin, PluginWarning, check_kinds, discover
 
 __all__ = [
     "Component",
@@ -57,17 +57,28 @@ class Registry:
 
     def load_plugins(self, block: Iterable[str] = (), *, strict: bool = False) -> None:
         """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning."""
-        for plugin in discover(block, strict=strict):
+        plugins = list(discover(block, strict=strict))
+        known = {*self.kinds, *(kind.name for plugin in plugins for kind in plugin.kinds)}
+        plugins = [check_kinds(plugin, known, strict=strict) for plugin in plugins]
+        for plugin in plugins:  # all kinds first: a component may be of a kind that a later plugin brings
+            self._add_kinds(plugin)
+        for plugin in plugins:
             self.add_plugin(plugin)
 
     def add_plugin(self, plugin: Plugin) -> None:
-        """Add a plugin's kinds, components and commands."""
+        """Add a plugin's kinds, components and commands; all or, if a component's kind is unknown, nothing."""
+        for component in plugin.components:
+            if component.kind not in (kind.name for kind in plugin.kinds):
+                self.kind(component.kind)
         self.plugins[plugin.name] = plugin
-        self.kinds.update({kind.name: kind for kind in plugin.kinds})
+        self._add_kinds(plugin)
         for component in plugin.components:
             self.register(component)
         for command in plugin.commands:
             self.commands.setdefault(command.name, command)
+
+    def _add_kinds(self, plugin: Plugin) -> None:
+        self.kinds.update({kind.name: kind for kind in plugin.kinds})
 
     def register(self, component: Component) -> None:
         """Add one component; a later one of the same name, kind and plugin takes the earlier one's place."""

@@ -75,7 +75,7 @@ class StageFolder:
         """Write the state after ``step`` steps, then drop the older ones."""
         write_state(self.path / "checkpoints" / str(step), state)
         for other in (self.path / "checkpoints").iterdir():
-            if other.name != str(step):
+            if other.name != str(step) and other.is_dir():
                 shutil.rmtree(other)
 
     def cut_metrics(self, step: int) -> None:

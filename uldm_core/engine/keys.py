@@ -70,7 +70,7 @@ def _source_digest(component: Component) -> str:
     target = component.load()
     try:
         file = inspect.getsourcefile(target)
-    except TypeError:  # a class made at run time or built in
+    except (TypeError, OSError):  # a class made at run time, typed into a session, or built in
         file = None
     return _digest(Path(file).read_bytes()) if file and Path(file).is_file() else target.__qualname__
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from attrs import define, evolve, field
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json, write_text
@@ -62,17 +62,15 @@ def run(
     return folder.path
 
 
-def _lock(path: Path) -> FileLock:
-    """Keep a second run out of the folder."""
+def _lock(path: Path) -> AcquireReturnProxy:
+    """Keep a second run out of the folder, until the context ends."""
     path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock", timeout=0)
     try:
-        lock.acquire()
+        return FileLock(path / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise MistakeError(
             f"{path}: another run is using this folder", hint="wait for it, or give --out"
         ) from error
-    return lock
 
 
 @define

@@ -56,6 +56,12 @@ class Document:
                 return Where(key, self.source, self.lines[key[:end]])
         return Where(key, self.source)
 
+    def override(self, key: Key, text: str) -> None:
+        """Note that an override set this key, so that what stood in and below it has its place no more."""
+        self.lines = {k: line for k, line in self.lines.items() if k[: len(key)] != key}
+        self.overridden = {k: said for k, said in self.overridden.items() if k[: len(key)] != key}
+        self.overridden[key] = text
+
     def placed(self, problem: Problem) -> Problem:
         """Return the problem with the place of its key."""
         return Problem(self.where(problem.where.key), problem.what, problem.hint)

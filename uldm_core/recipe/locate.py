@@ -20,7 +20,7 @@ _STRINGS = (
     re.compile(r"'[^'\n]*'"),
 )
 _ATOM = re.compile(r"[^,\]}#\n]+")
-_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b", '"': '"', "\\": "\\"}
 
 
 def locate(text: str) -> dict[Key, int]:
@@ -154,6 +154,6 @@ class _Walker:
 def _unescape(text: str) -> str:
     def character(found: re.Match[str]) -> str:
         code = found[1]
-        return chr(int(code[1:], 16)) if code[0] in "uU" else _ESCAPES[code]
+        return chr(int(code[1:], 16)) if code[0] in "xuU" else _ESCAPES[code]
 
-    return re.sub(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, text)
+    return re.sub(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, text)

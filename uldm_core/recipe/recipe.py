@@ -10,7 +10,7 @@ import tomli_w
 from annotated_types import Ge
 from attrs import Attribute, asdict, define, field, fields, frozen
 
-from uldm_core.blueprint import Blueprint, Planner
+from uldm_core.blueprint import Blueprint, Planner, Reference
 from uldm_core.errors import Key, MistakeError, Problem, Where, did_you_mean, listing
 from uldm_core.kinds import Kind
 from uldm_core.options import Mismatch, structure
@@ -123,6 +123,7 @@ class _Reader:
             name: planner.component(self._stage_kind(), table, ("stages", name))
             for name, table in self._stages()
         }
+        self._check_nouns(nouns)
         nouns = {**planner.implied, **nouns}
         plan = Plan(recipe, self._seed(), self._run_options(), _planned(nouns), _planned(stages))
         self.problems += _misplaced_stages(plan)
@@ -143,7 +144,7 @@ class _Reader:
             self._complain(("run",), "expected a table")
             return RunOptions()
         known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
-        for name in table.keys() - known.keys():
+        for name in [name for name in table if name not in known]:
             what = f"unknown option {name!r}{did_you_mean(name, known)}"
             self._complain(("run", name), what, f"[run] takes: {listing(list(known))}")
         hints = get_type_hints(RunOptions, include_extras=True)
@@ -156,34 +157,41 @@ class _Reader:
         )
 
     def _noun_kinds(self) -> dict[str, Kind]:
-        kinds = {}
-        for name in self.data.keys() - set(_RESERVED):
-            kind = self._kind_of_noun(name)
-            if kind is not None:
-                kinds[name] = kind
-        return {name: kinds[name] for name in self.data if name in kinds}
+        kinds = {name: self._kind_of_noun(name) for name in self.data if name not in _RESERVED}
+        return {name: kind for name, kind in kinds.items() if kind is not None}
 
     def _kind_of_noun(self, name: str) -> Kind | None:
         """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
         table = self.data[name]
-        said = table.get("kind") if isinstance(table, dict) else None
-        if said is None:
-            endings = [kind for kind in self.registry.kinds if name == kind or name.endswith(f"_{kind}")]
-            said = max(endings, key=len, default=None)
-        kind = self.registry.kinds.get(said) if isinstance(said, str) else None
-        if kind is None or kind.verb:
-            known = [*_RESERVED, "vars", *(k.name for k in self.registry.kinds.values() if not k.verb)]
+        kinds = {kind.name: kind for kind in self.registry.kinds.values() if not kind.verb}
+        if isinstance(table, dict) and "kind" in table:
+            said = str(table["kind"])
+            if said not in kinds:
+                what = f"unknown kind {said!r}{did_you_mean(said, kinds)}"
+                self._complain((name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
+            return kinds.get(said)
+        endings = [kind for kind in kinds if name == kind or name.endswith(f"_{kind}")]
+        if not endings:
             self._complain(
                 (name,),
-                f"unknown table {name!r}{did_you_mean(name, known)}",
-                f'name it as its kind, or write kind = "..."; the kinds are: {listing(known[5:])}',
+                f"unknown table {name!r}{did_you_mean(name, [*_RESERVED, 'vars', *kinds])}",
+                f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}',
             )
             return None
-        return kind
+        return kinds[max(endings, key=len)]
 
     def _noun(self, name: str) -> Any:
         table = self.data[name]
         return {k: v for k, v in table.items() if k != "kind"} if isinstance(table, dict) else table
+
+    def _check_nouns(self, nouns: Mapping[str, Any]) -> None:
+        """A noun is a component of its own, and none is made from itself."""
+        for name, noun in nouns.items():
+            if isinstance(noun, Reference):
+                what = "a table at the top is a component of its own, it cannot be another one"
+                self._complain((name, "ref"), what, 'write use = "..."')
+            elif isinstance(noun, Blueprint) and name in _behind(noun, nouns):
+                self._complain((name,), "is made from itself, by way of its references")
 
     def _stages(self) -> list[tuple[str, Any]]:
         stages = self.data.get("stages", {})
@@ -204,6 +212,18 @@ class _Reader:
 
     def _complain(self, key: Key, what: str, hint: str = "") -> None:
         self.problems.append(Problem(Where(key), what, hint))
+
+
+def _behind(blueprint: Blueprint, nouns: Mapping[str, Any]) -> set[str]:
+    """Return the nouns that a blueprint refers to, and those behind them."""
+    found: set[str] = set()
+    waiting = blueprint.all_references()
+    while waiting:
+        noun = waiting.pop()
+        found.add(noun)
+        if isinstance(nouns.get(noun), Blueprint):
+            waiting |= nouns[noun].all_references() - found
+    return found
 
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:

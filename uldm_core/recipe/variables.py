@@ -16,9 +16,10 @@ def substitute(data: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     A string that is one reference takes the variable's value with its type; inside a longer string its text.
     """
     variables = data.get("vars", {})
-    if not isinstance(variables, dict):
-        return data, [Problem(Where(("vars",)), "expected a table")]
     problems: list[Problem] = []
+    if not isinstance(variables, dict):
+        problems.append(Problem(Where(("vars",)), "expected a table"))
+        variables = {}
 
     def fill(value: Any, key: Key) -> Any:
         if isinstance(value, dict):

@@ -8,7 +8,7 @@ from uldm_core.protocols import Quantizer
 
 
 class QuantizedAutoencoder(nn.Module):
-    """Encoder, quantizer, decoder. Latents are codes; whatever else is decoded is snapped to codes first.
+    """Encoder, quantizer, decoder. Latents are codes.
 
     Args:
         encoder: images [B, C, H, W] to [B, dim, H / downscale, W / downscale].
@@ -25,15 +25,18 @@ class QuantizedAutoencoder(nn.Module):
         self.downscale = downscale
         self.latent_channels = quantizer.dim
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ``ValueError`` unless images of this size come back as they were."""
+        if height % self.downscale or width % self.downscale:
+            raise ValueError(f"images of {height}x{width}: sides must be multiples of {self.downscale}")
+
     def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the codes [B, dim, h, w], the quantizer's losses, and the indices of the codes.
 
         Raises:
-            ValueError: height or width is no multiple of ``downscale``.
+            ValueError: images of this size would not come back as they were.
         """
-        if any(side % self.downscale for side in x.shape[-2:]):
-            size = f"{x.shape[-2]}x{x.shape[-1]}"
-            raise ValueError(f"images of {size}: sides must be multiples of {self.downscale}")
+        self.check_size(*x.shape[-2:])
         return self.quantizer(self.encoder(x))
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,10 +47,9 @@ class QuantizedAutoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, C, H, W] in [-1, 1].
 
-        In eval mode latents are snapped to the nearest codes first: a sampler's are never quite on one,
-        and codes are all the decoder has learned to read.
+        Latents are decoded as they are: snapping a sampler's to the nearest codes first made digits worse.
         """
-        return self.decoder(latents if self.training else self.quantizer(latents)[0])
+        return self.decoder(latents)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the reconstruction, the codes and the quantizer's losses."""

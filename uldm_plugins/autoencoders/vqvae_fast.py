@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated
 
+import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
@@ -19,9 +20,11 @@ class FastVQVAE(QuantizedAutoencoder):
     """Strided convolutions with batch norm: every level halves the size, the first one at once.
 
     The encoder ends in a batch norm without scale, so latents have unit variance when they are quantized.
+    With ``size`` given, odd sides on the way are rounded up and cut off again (28, 14, 7, 4).
 
     Args:
         in_channels: of the images.
+        size: height and width of the images; without it, sides must be multiples of ``downscale``.
         quantizer: its ``dim`` is the number of latent channels.
         encoder_channels: width of each level of the encoder, finest first.
         decoder_channels: width of each level of the decoder, finest first; as many.
@@ -35,20 +38,55 @@ class FastVQVAE(QuantizedAutoencoder):
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
+        size: Annotated[int, Ge(1)] | None = None,
         quantizer: Quantizer = spec("vq_ema"),
         encoder_channels: Widths = (32, 64),
         decoder_channels: Widths = (48, 96),
         encoder_blocks: Annotated[int, Ge(0)] = 1,
         decoder_blocks: Annotated[int, Ge(0)] = 1,
     ) -> None:
-        if len(encoder_channels) != len(decoder_channels):
+        levels = len(encoder_channels)
+        if levels != len(decoder_channels):
             raise ValueError(
-                f"encoder_channels has {len(encoder_channels)} levels, "
-                f"decoder_channels {len(decoder_channels)}: they must be as many"
+                f"encoder_channels has {levels} levels, decoder_channels {len(decoder_channels)}: "
+                f"they must be as many"
             )
+        sizes = [-(-size // 2**level) if size else None for level in range(levels)]
         encoder = _encoder(in_channels, encoder_channels, encoder_blocks, quantizer.dim)
-        decoder = _decoder(in_channels, decoder_channels, decoder_blocks, quantizer.dim)
-        super().__init__(encoder, quantizer, decoder, 2 ** len(encoder_channels))
+        decoder = _decoder(in_channels, decoder_channels, decoder_blocks, quantizer.dim, sizes)
+        super().__init__(encoder, quantizer, decoder, 2**levels)
+        self.size = size
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ``ValueError`` unless images of this size come back as they were."""
+        if self.size is None:
+            super().check_size(height, width)
+        elif (height, width) != (self.size, self.size):
+            raise ValueError(f"images of {height}x{width}: this autoencoder is for {self.size}x{self.size}")
+
+
+class Halve(nn.Conv2d):
+    """Convolution that halves the size; odd sides are rounded up."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, ceil(H / 2), ceil(W / 2)]."""
+        height, width = x.shape[-2:]
+        return super().forward(F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x)
+
+
+class Double(nn.ConvTranspose2d):
+    """Transposed convolution that doubles the size, cut off at ``size`` if that is given."""
+
+    def __init__(self, inputs: int, outputs: int, size: int | None) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, 2 H, 2 W], or ``size`` at most."""
+        return super().forward(x)[..., : self.size, : self.size]
 
 
 class Residual(nn.Module):
@@ -76,22 +114,24 @@ def _encoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequ
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((in_channels, *widths)):
         layers += _norm(inputs) if layers else []
-        layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
+        layers.append(Halve(inputs, outputs))
     layers += [Residual(widths[-1]) for _ in range(blocks)]
     layers += [*_norm(widths[-1]), nn.Conv2d(widths[-1], dim, 1), nn.BatchNorm2d(dim, affine=False)]
     return nn.Sequential(*layers)
 
 
-def _decoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequential:
+def _decoder(
+    in_channels: int, widths: Widths, blocks: int, dim: int, sizes: list[int | None]
+) -> nn.Sequential:
     top = widths[-1]
     layers: list[nn.Module] = [nn.Conv2d(dim, top, 3, padding=1)]
     layers += [Residual(top) for _ in range(blocks)]
-    for inputs, outputs in pairwise(widths[::-1]):
-        layers += [*_norm(inputs), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+    for (inputs, outputs), size in zip(pairwise(widths[::-1]), sizes[:0:-1]):
+        layers += [*_norm(inputs), Double(inputs, outputs, size)]
     layers += [
         *_norm(widths[0]),
         nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False),
         *_norm(widths[0]),
     ]
-    layers += [nn.ConvTranspose2d(widths[0], in_channels, 4, stride=2, padding=1), nn.Tanh()]
+    layers += [Double(widths[0], in_channels, sizes[0]), nn.Tanh()]
     return nn.Sequential(*layers)

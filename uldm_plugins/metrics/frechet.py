@@ -51,6 +51,8 @@ class Frechet:
         name: what the number is called.
     """
 
+    compares = True
+
     def __init__(self, backbone: Backbone = spec("vgg16"), name: str = "frechet") -> None:
         self.backbone = backbone
         self.name = name
@@ -64,9 +66,11 @@ class Frechet:
             "preprocessing": "uint8 to [-1, 1]",
         }
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.real, self.fake = Moments(), Moments()
+    def reset(self, *, keep_real: bool = False) -> None:
+        """Forget all images, or all but the real ones."""
+        self.fake = Moments()
+        if not keep_real:
+            self.real = Moments()
 
     @torch.inference_mode()
     def update(self, images: Tensor, *, real: bool) -> None:
@@ -104,6 +108,8 @@ class ClassBalance:
         backbone: a backbone with ``logits``.
     """
 
+    compares = False
+
     def __init__(self, backbone: Backbone = spec("mnist_judge")) -> None:
         self.backbone = backbone
         self.reset()
@@ -113,8 +119,8 @@ class ClassBalance:
         """What the shares were measured with."""
         return {"features": f"{type(self.backbone).__name__} {weights_hash(self.backbone)}"}
 
-    def reset(self) -> None:
-        """Forget everything."""
+    def reset(self, *, keep_real: bool = False) -> None:
+        """Forget all images; real ones do not count anyway."""
         self.counts = torch.zeros(10, dtype=torch.int64)
 
     @torch.inference_mode()

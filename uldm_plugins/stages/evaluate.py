@@ -12,7 +12,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Dataset, Metric
 from uldm_plugins.nn.images import save_grid
-from uldm_plugins.stages.latents import index_batches, reconstruct
+from uldm_plugins.stages.latents import BATCH, index_batches, reconstruct
 from uldm_plugins.stages.sample import load_images
 
 PAIRS = 40
@@ -49,15 +49,15 @@ class Evaluate:
         samples = load_images(context.products["samples.npz"])
         sets = {"samples": samples, "reconstructions": torch.cat(list(self._reconstructions(test, context)))}
         self._save_pairs(test, sets["reconstructions"], context)
-        results = {name: self._measure(images.split(500), test) for name, images in sets.items()}
-        results["floor"] = self._measure(batches_of(self.dataset), test)
+        results = self._results(sets, test)
         counts = {"samples": len(samples), "reconstructions": len(test), "floor": len(self.dataset)}
         described = {type(metric).__name__: dict(metric.description) for metric in self.metrics}
         report = {"results": results, "counts": counts, "reference": len(test), "metrics": described}
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for metric in results["samples"]:
-            values = ", ".join(f"{name} {result[metric]:.4g}" for name, result in results.items())
+            known = {name: result[metric] for name, result in results.items() if metric in result}
+            values = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
             context.reporter.message(f"[{context.name}] {metric}: {values}")
         return results["samples"]
 
@@ -69,22 +69,31 @@ class Evaluate:
             done += len(batch)
             context.advance(done)
 
-    def _measure(self, images: Iterable[Tensor], test: Dataset) -> dict[str, float]:
+    def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
+        """Measure each set, and the training set as the floor of what compares with real images."""
         for metric in self.metrics:
             metric.reset()
-        for batch in batches_of(test):
-            for metric in self.metrics:
+            for batch in batches_of(test) if metric.compares else ():
                 metric.update(batch, real=True)
-        for batch in images:
-            for metric in self.metrics:
-                metric.update(batch, real=False)
-        return {name: value for metric in self.metrics for name, value in metric.compute().items()}
+        results = {name: measure(self.metrics, images.split(BATCH)) for name, images in sets.items()}
+        comparing = [metric for metric in self.metrics if metric.compares]
+        return {**results, "floor": measure(comparing, batches_of(self.dataset))}
 
     def _save_pairs(self, test: Dataset, reconstructions: Tensor, context: Context) -> None:
         originals = test.images(torch.arange(min(PAIRS, len(test))))
         pairs = torch.stack([originals, reconstructions[: len(originals)]], 1).flatten(0, 1)
         save_grid(pairs, context.artifact("reconstructions.png"), columns=10)
         context.publish("reconstructions.png")
+
+
+def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:
+    """Return what the metrics say of uint8 batches; real images that they have seen stay."""
+    for metric in metrics:
+        metric.reset(keep_real=True)
+    for batch in batches:
+        for metric in metrics:
+            metric.update(batch, real=False)
+    return {name: value for metric in metrics for name, value in metric.compute().items()}
 
 
 def batches_of(dataset: Dataset) -> Iterable[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.engine.context import Context
+from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
     Dataset,
@@ -89,7 +90,7 @@ class Sample:
 
     @torch.inference_mode()
     def _batches(self, context: Context, count: int) -> Iterator[Tensor]:
-        side = self.dataset.size // self.autoencoder.downscale
+        side = latent_size(self.dataset.size, self.autoencoder.downscale)
         for number, start in enumerate(range(0, count, self.batch_size)):
             size = min(self.batch_size, count - start)
             generator = context.generator("batch", number)

@@ -1,0 +1,83 @@
+"""What trainers promise beyond running: schedules, averages, images that match their time."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from uldm_core import Factory, MistakeError, registry
+from uldm_plugins.nn.ema import EMA
+from uldm_plugins.stages.sample import load_images, save_images
+from uldm_plugins.stages.training import Descent
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+@given(steps=st.integers(1, 200), warmup=st.integers(0, 50))
+def test_schedules_stay_between_nothing_and_full(name, steps, warmup):
+    schedule = registry.factory("lr_schedule", name, warmup=warmup)(steps)
+    factors = [schedule(step) for step in range(steps)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    if warmup:
+        assert factors[0] <= 1 / warmup
+    else:
+        assert factors[0] == 1
+    if name != "constant" and steps > 20 and warmup < steps // 2:
+        assert factors[-1] < 0.2 and factors[warmup:] == sorted(factors[warmup:], reverse=True)
+
+
+def test_the_linear_schedule_holds_then_falls():
+    schedule = registry.factory("lr_schedule", "linear", hold=0.5, end=0.1)(100)
+    assert [schedule(step) for step in (0, 50, 75, 100)] == pytest.approx([1, 1, 0.55, 0.1])
+
+
+def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
+    weight = nn.Parameter(torch.tensor([3.0]))
+    schedule = registry.factory("lr_schedule", "linear")
+    descent = Descent([weight], Factory(torch.optim.SGD, lr=1.0), schedule, 10, max_grad_norm=0.5)
+    descent(100 * weight.sum(), 5)
+    assert descent.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+    assert weight.item() == pytest.approx(3 - 0.5 * 0.5, rel=1e-4)
+
+
+def test_the_average_follows_its_formula_and_survives_saving():
+    network = nn.Linear(2, 1, bias=False)
+    ema = EMA(network, 0.9)
+    expected = network.weight.detach().clone()
+    for update in range(30):
+        with torch.no_grad():
+            network.weight.add_(torch.randn(1, 2))
+        ema.update()
+        decay = min(0.9, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * network.weight.detach()
+    again = EMA(network, 0.9)
+    again.load_state_dict(ema.state_dict())
+    again.apply()
+    assert again.updates == 30 and torch.allclose(network.weight, expected, atol=1e-5)
+
+
+def test_an_average_without_decay_is_the_network_itself():
+    network = nn.Linear(2, 1)
+    ema = EMA(network, 0.0)
+    with torch.no_grad():
+        network.weight.add_(1)
+    ema.update()
+    before = network.weight.clone()
+    ema.apply()
+    assert torch.equal(network.weight, before)
+
+
+def test_adversarial_training_needs_a_discriminator():
+    dataset = registry.build("dataset", "mnist", subset="test", limit=4)
+    autoencoder = registry.build("autoencoder", "vqvae_fast", in_channels=1)
+    with pytest.raises(MistakeError, match="adversarial needs a discriminator"):
+        registry.build(
+            "stage", "train_autoencoder", dataset=dataset, autoencoder=autoencoder, adversarial="hinge"
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_survive_their_file(tmp_path, channels):
+    images = torch.randint(0, 256, (5, channels, 6, 7), dtype=torch.uint8)
+    save_images(tmp_path / "x.npz", images)
+    assert torch.equal(load_images(tmp_path / "x.npz"), images)
