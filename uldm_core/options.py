@@ -11,14 +11,17 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 from attrs import NOTHING, field, fields, frozen
-from cattrs import Converter
 
 from uldm_core.errors import Key
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 T = TypeVar("T")
 
@@ -119,8 +122,8 @@ def options_of(target: Callable[..., Any]) -> dict[str, Option]:
 def _default_of(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """Return a parameter's default; of one that attrs makes by a factory, what the factory gives."""
     if parameter.default is NOTHING:
-        made: Any = next(field.default for field in fields(target) if field.alias == parameter.name)
-        return made.factory()
+        attrs_class: Any = target
+        return next(field.default.factory() for field in fields(attrs_class) if field.alias == parameter.name)
     return MISSING if parameter.default is parameter.empty else parameter.default
 
 
@@ -160,7 +163,7 @@ def structure(value: Any, annotation: Any) -> Any:
     An int is taken where a float is wanted, a list where a tuple is wanted, a string where a path is;
     nothing else is converted.
     """
-    return _converter.structure(value, annotation)
+    return _converter().structure(value, annotation)
 
 
 def say_type(annotation: Any) -> str:
@@ -299,7 +302,7 @@ def _structure_mapping(value: Any, annotation: Any) -> Any:
 
 
 def _structure_instance(value: Any, annotation: Any) -> Any:
-    if inspect.isclass(annotation) and not isinstance(value, annotation):
+    if annotation is not Any and inspect.isclass(annotation) and not isinstance(value, annotation):
         raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
     return value
 
@@ -308,8 +311,11 @@ def _origin_is(*origins: Any) -> Callable[[Any], bool]:
     return lambda annotation: (get_origin(annotation) or annotation) in origins
 
 
-def _make_converter() -> Converter:
-    """Make a converter that explains instead of coercing."""
+@cache
+def _converter() -> Converter:
+    """Make a converter that explains instead of coercing; listing needs none, so it is imported here."""
+    from cattrs import Converter
+
     converter = Converter(detailed_validation=False, forbid_extra_keys=True)
     hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
         (inspect.isclass, _structure_instance),
@@ -318,13 +324,10 @@ def _make_converter() -> Converter:
         (is_union, _structure_union),
         (_origin_is(Annotated), _structure_annotated),
         (_origin_is(Literal), _structure_literal),
-        (_origin_is(Path), _structure_path),
     ]
     for predicate, hook in hooks:  # cattrs asks the last one first
         converter.register_structure_hook_func(predicate, hook)
-    for scalar in (bool, int, float, str):  # cattrs has hooks of its own for these, found by type
+    for scalar in (bool, int, float, str):  # cattrs has hooks of its own for these and Path, found by type
         converter.register_structure_hook(scalar, _structure_scalar)
+    converter.register_structure_hook(Path, _structure_path)
     return converter
-
-
-_converter = _make_converter()

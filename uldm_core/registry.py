@@ -66,7 +66,7 @@ class Registry:
             self.add_plugin(plugin)
 
     def add_plugin(self, plugin: Plugin) -> None:
-        """Add a plugin's kinds, components and commands; all or, if a component's kind is unknown, nothing."""
+        """Add a plugin's kinds, components and commands; none of them if a component's kind is unknown."""
         for component in plugin.components:
             if component.kind not in (kind.name for kind in plugin.kinds):
                 self.kind(component.kind)

@@ -111,7 +111,7 @@ class RunFolder:
         """
         folder = self.stage(name)
         record = folder.record()
-        if record and not _serves(record.key, key):
+        if record and not self._serves(name, record.key, key):
             self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._aside(name, record.key), ignore_errors=True)
             folder.path.rename(self._aside(name, record.key))
@@ -128,7 +128,7 @@ class RunFolder:
     def _aside(self, name: str, key: StageKey) -> Path:
         return self.path / "set_aside" / f"{name}-{key}"
 
-
-def _serves(have: StageKey, wanted: StageKey) -> bool:
-    """Whether a folder of ``have`` is, or can be gone on to, ``wanted``."""
-    return have.content == wanted.content and have.steps <= wanted.steps
+    def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
+        """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
+        fewer = have.content == wanted.content and have.steps < wanted.steps
+        return have == wanted or (fewer and not self._aside(name, wanted).is_dir())

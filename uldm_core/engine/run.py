@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import define, evolve, field
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json, write_text
@@ -62,7 +63,7 @@ def run(
     return folder.path
 
 
-def _lock(path: Path) -> AcquireReturnProxy:
+def _lock(path: Path) -> AbstractContextManager[Any]:
     """Keep a second run out of the folder, until the context ends."""
     path.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,0 +1,325 @@
+"""The program from outside: exit codes, what it says on which stream, and the layers of the house."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from uldm_core import MistakeError, RunError, registry
+from uldm_core.cli import main as program
+from uldm_core.cli.common import run_overrides
+from uldm_core.engine.signals import Interrupted
+from uldm_core.plugins import Command, Plugin, PluginWarning
+
+ROOT = Path(__file__).parent.parent.parent
+
+PLUGIN = '''
+import signal
+
+from uldm_core import Component, RunError, hookimpl
+
+
+class Wait:
+    """Does as it is told.
+
+    Args:
+        what: what to do.
+    """
+
+    trains, makes, needs = (), (), ()
+
+    def __init__(self, what: str = "work", times: int = 1) -> None:
+        if what == "object":
+            raise ValueError("I object")
+        self.what = what
+        self.times = times
+
+    def run(self, context):
+        context.begin("waiting", 2)
+        if self.what == "fail":
+            raise RunError("it does not work", hint="try again")
+        if self.what == "full":
+            raise OSError(28, "No space left")
+        for _ in range(self.times):
+            if self.what.startswith("SIG"):
+                signal.raise_signal(signal.Signals[self.what])
+        context.advance(2)
+        return {"value": 0.5}
+
+
+@hookimpl
+def uldm_components():
+    return [Component("stage", "wait", Wait)]
+'''
+
+
+@pytest.fixture
+def uldm(tmp_path, monkeypatch, capsys):
+    """Run the program in this process, in an empty folder, and tell exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    Path("wait.py").write_text(PLUGIN)
+    Path("r.toml").write_text('[stages.only]\nuse = "wait"\n')
+    registry.default.cache_clear()
+    monkeypatch.setattr("warnings.showwarning", None)  # main() sets it: have it put back
+
+    def uldm(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            program.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return caught.value.code, captured.out, captured.err
+
+    yield uldm
+    registry.default.cache_clear()
+
+
+def run_it(uldm, *overrides):
+    return uldm("run", "r.toml", "--plugin", "wait.py", "--device", "cpu", *overrides)
+
+
+def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
+    code, out, err = run_it(uldm)
+    assert (code, out) == (0, "")
+    assert "[only] waiting: 2" in err and "[only] done in 0 s value 0.5" in err and "runs/r: done in" in err
+    assert json.loads(Path("runs/r/stages/only/stage.json").read_text())["done"]
+    code, _, err = run_it(uldm)
+    assert code == 0 and err.splitlines()[-1] == "runs/r: nothing to do: every stage is done"
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "said"),
+    [
+        ("stages.only.what=fail", 1, "error: it does not work\n    try again"),
+        ("stages.only.what=full", 1, "error: [Errno 28] No space left"),
+        ("stages.only.what=object", 2, "error: r.toml:1: stages.only: I object"),
+        ("stages.only.what=SIGINT", 130, "stopped by SIGINT: the state is saved; the same command goes on"),
+        ("stages.only.what=SIGTERM", 143, "stopped by SIGTERM: the state is saved"),
+    ],
+)
+def test_what_happens_in_a_run_decides_its_exit_code(uldm, override, code, said):
+    found, out, err = run_it(uldm, override)
+    assert (found, out) == (code, "") and said in err
+
+
+def test_a_second_ctrl_c_exits_at_once_with_130(uldm):
+    code, _, err = run_it(uldm, "stages.only.what=SIGINT", "stages.only.times=2")
+    assert code == 130 and "saved" not in err
+
+
+def test_mistakes_of_a_recipe_exit_with_2_all_of_them_each_with_its_line(uldm):
+    Path("r.toml").write_text('seed = -1\n[stages.only]\nuse = "wiat"\n[denoizer]\n')
+    code, out, err = run_it(uldm)
+    assert (code, out) == (2, "") and not Path("runs").exists()
+    lines = [line for line in err.splitlines() if line.startswith("r.toml:")]
+    assert [line.split(": ")[0:2] for line in lines] == [
+        ["r.toml:1", "seed"],
+        ["r.toml:3", "stages.only.use"],
+        ["r.toml:4", "denoizer"],
+    ]
+    assert "(did you mean 'wait'?)" in lines[1] and "(did you mean 'denoiser'?)" in lines[2]
+
+
+def test_a_single_mistake_begins_with_error(uldm):
+    Path("r.toml").write_text("x = [")
+    assert run_it(uldm)[2].startswith("error: r.toml:1: not TOML")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "r.toml", "--plugin", "none.py"], "--plugin none.py: no such Python file"),
+        (["run", "r.toml", "--until"], "Option '--until' requires an argument"),
+        (["run", "r.toml", "--threads", "0"], "Invalid value for '--threads'"),
+        (["run", "r.toml", "--precision", "half"], "Invalid value for '--precision'"),
+        (["run", "r.toml", "--plugin", "wait.py", "nonsense"], "override 'nonsense': expected KEY=VALUE"),
+        (
+            ["run", "r.toml", "--plugin", "wait.py", "--until", "onyl"],
+            "there is no stage 'onyl' (did you mean",
+        ),
+        (["ls", "los"], "unknown kind 'los' (did you mean 'loss'?)"),
+        (["lss"], "No such command 'lss'"),
+        (["ls", "--jsn"], "No such option"),
+    ],
+)
+def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, arguments, said):
+    code, out, err = uldm(*arguments)
+    assert (code, out) == (2, "") and said in err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(Interrupted(2), 130), (Interrupted(15), 143), (click.Abort(), 130), (click.UsageError("x"), 2)],
+)
+def test_what_is_raised_decides_the_exit_code(uldm, monkeypatch, raised, code):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(program.cli, "main", fail)
+    assert uldm()[0] == code
+
+
+def test_a_fault_of_ours_is_not_dressed_up(monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(program.cli, "main", fail)
+    with pytest.raises(ZeroDivisionError):
+        program._run([])
+
+
+def test_several_problems_and_hints_are_said_line_by_line(capsys, monkeypatch):
+    for error, code in ((MistakeError("a", "b", hint="c"), 2), (RunError("a", "b", hint="c"), 1)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(program.cli, "main", fail)
+        assert program._run([]) == code
+        assert capsys.readouterr().err == "a\n    c\nb\n    c\n"
+
+
+def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys):
+    program._show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
+    program._show_warning("odd", UserWarning, "f.py", 3)
+    assert capsys.readouterr().err == "warning: plugin 'x' was skipped\nwarning: f.py:3: odd\n"
+
+
+def test_help_lists_every_command_with_its_summary(uldm):
+    code, out, _ = uldm("--help")
+    assert code == 0
+    for name, record in program.LazyGroup().records().items():
+        assert f"  {name} " in out and record.summary in " ".join(out.split())
+    assert uldm("-h")[1] == out
+    assert uldm("--version")[1].startswith("uldm, version ")
+
+
+def test_every_command_can_be_imported_and_has_help():
+    group = program.cli
+    for name in group.list_commands(click.Context(group)):
+        result = CliRunner().invoke(group, [name, "--help"])
+        assert result.exit_code == 0 and result.output.startswith("Usage:"), name
+
+
+def test_no_plugin_takes_the_name_of_a_command_of_the_core():
+    own = registry.default()
+    before = dict(own.commands)
+    try:
+        own.add_plugin(
+            Plugin("zz", commands=(Command("run", "elsewhere:run"), Command("fly", "elsewhere:fly")))
+        )
+        records = program.LazyGroup().records()
+        assert records["run"].target == "uldm_core.cli.run:run" and records["fly"].target == "elsewhere:fly"
+    finally:
+        own.commands = before
+        del own.plugins["zz"]
+
+
+def test_flags_become_overrides_of_the_run_table():
+    overrides = run_overrides(device="cpu", precision=None, threads=2, compile=False)
+    assert overrides == ("run.device='cpu'", "run.threads=2", "run.compile=false")
+
+
+def outside(code, **environment):
+    """Run Python apart from this process, warnings being errors."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LISTING = """
+import sys
+from uldm_core.cli.main import _run
+assert _run({arguments!r}) == 0
+print("\\n" + " ".join(sorted({{name.split(".")[0] for name in sys.modules}} - {{*sys.stdlib_module_names}})))
+print(" ".join(name for name in sys.modules if name.startswith("uldm_plugins.")))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "loss", "--json"], ["--help"]])
+def test_listing_and_help_import_no_library_that_costs(arguments):
+    *_, libraries, plugins = outside(LISTING.format(arguments=arguments)).splitlines()
+    heavy = {"torch", "torchvision", "numpy", "cattrs", "safetensors", "rich", "PIL"}
+    assert not heavy & {*libraries.split()}
+    assert plugins.split() == ["uldm_plugins.manifest"]
+
+
+def test_listed_json_has_every_component_with_its_origin():
+    code = "from uldm_core.cli.main import main; main(['ls', '--json'])"
+    rows = json.loads(outside(code))
+    assert len(rows) == len(registry.default().components()) and rows == sorted(
+        rows, key=lambda row: list(registry.default().kinds).index(row["kind"])
+    )
+    assert {tuple(row) for row in rows} == {("kind", "name", "summary", "distribution", "version", "plugin")}
+
+
+def test_importing_the_core_and_its_protocols_imports_no_torch():
+    code = "import sys, uldm_core, uldm_core.protocols, uldm_core.recipe; print('torch' in sys.modules)"
+    assert outside(code) == "False\n"
+
+
+LAYERS = (
+    {"errors"},
+    {"kinds", "component", "options", "protocols"},
+    {"plugins", "blueprint", "registry"},
+    {"recipe"},
+    {"engine"},
+    {"cli", "testing"},
+)
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path):
+    """Yield the modules a file imports; not those for annotations alone."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body.clear()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def layer(name):
+    return next(number for number, rooms in enumerate(LAYERS) if name in rooms)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "uldm_core").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_file_of_the_core_imports_from_a_layer_above_its_own(path):
+    own = path.relative_to(ROOT / "uldm_core").parts[0].removesuffix(".py")
+    modules = list(imports(path))
+    assert not [module for module in modules if module.startswith("uldm_plugins")]
+    if own == "__init__":
+        return
+    rooms = {room(module) for module in modules if module.startswith("uldm_core.")}
+    assert not {name for name in rooms if layer(name) > layer(own)}
+
+
+SHARED = {"commands": {"stages"}, "stages": {"commands"}, "adapters": set(), "report": set()}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "uldm_plugins").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_room_of_the_plugins_imports_another_kinds_room(path):
+    own = path.relative_to(ROOT / "uldm_plugins").parts[0]
+    modules = [module for module in imports(path) if module.startswith("uldm_plugins")]
+    assert {room(module) for module in modules} <= {own, "nn"} | SHARED.get(own, set())
+    if own == "manifest.py":
+        assert "torch" not in set(imports(path))

@@ -1,0 +1,378 @@
+"""Recipes at their edges: overrides in any order, references, kinds, terms, variables, resolved forms."""
+
+import pytest
+import torch
+from torch import nn
+
+from uldm_core import Component, spec
+from uldm_core.blueprint import Builder, Reference
+from uldm_core.engine.machine import choose_machine
+from uldm_core.engine.run import run
+from uldm_core.engine.workshop import Workshop
+from uldm_core.errors import MistakeError
+from uldm_core.plugins import PluginWarning
+from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
+from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.recipe.document import parse_toml
+from uldm_core.recipe.variables import substitute
+
+
+def check(registry, path, *overrides):
+    """Return the problems, without the file's name."""
+    return [str(p).replace(f"{path}:", "", 1) for p in Recipe.load(path, overrides).check(registry)]
+
+
+def plan(registry, path, *overrides):
+    return Recipe.load(path, overrides).plan(registry)
+
+
+def resolved_again(made, registry):
+    return Recipe.from_dict(parse_toml(made.to_toml())).plan(registry)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("7", 7),
+        ("7.5", 7.5),
+        ("true", True),
+        ('"7"', "7"),
+        ("[1, 2]", [1, 2]),
+        ('{ use = "x", n = 1 }', {"use": "x", "n": 1}),
+        ("plain words", "plain words"),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("C:\\runs", "C:\\runs"),
+        ("[unclosed", "[unclosed"),
+    ],
+)
+def test_an_overrides_value_is_toml_or_else_a_bare_string(write, written, value):
+    data = Recipe.load(write(), [f"stages.second.text={written}"]).document.data
+    found = data["stages"]["second"]["text"]
+    assert found == value and type(found) is type(value)
+
+
+def test_overrides_reach_into_tables_that_are_not_there_yet(write):
+    data = Recipe.load(write(), ["vars.a.b=1", "run.threads=2"]).document.data
+    assert data["vars"] == {"a": {"b": 1}} and data["run"] == {"threads": 2}
+
+
+def test_digits_name_a_table_and_number_a_list(registry, write):
+    path = write(("[stages.third]", "[stages.3]"))
+    assert plan(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
+    for digits in ("3", "²", "0"):
+        (problem,) = check(registry, path, f"denoiser.{digits}=1")
+        assert f"denoiser.{digits}: unknown option {digits!r}" in problem
+
+
+@pytest.mark.parametrize("where", ["losses[1]", "losses.²", "losses.x", "losses.-1"])
+def test_no_item_is_added_to_a_list(write, where):
+    with pytest.raises(MistakeError, match="the list has 1 items"):
+        Recipe.load(write(), [f"stages.first.{where}.weight=1"])
+
+
+def test_the_order_of_overrides_does_not_matter_between_a_table_and_what_is_in_it(write):
+    overrides = ["autoencoder.quantizer.dim=2", "autoencoder.quantizer.use=q", "autoencoder.use=c"]
+    for order in (overrides, overrides[::-1]):
+        assert Recipe.load(write(), order).document.data["autoencoder"] == {
+            "use": "c",
+            "quantizer": {"use": "q", "dim": 2},
+        }
+    data = Recipe.load(write(), ["denoiser.width=3", "denoiser=net"]).document.data
+    assert data["denoiser"] == {"use": "net", "width": 3}
+
+
+def test_the_last_of_two_overrides_of_one_key_counts(registry, write):
+    assert plan(registry, write(), "seed=5", "seed=6").seed == 6
+
+
+def test_the_same_use_again_keeps_the_options(write):
+    data = Recipe.load(write(), ["stages.first.use=train"]).document.data
+    assert data["stages"]["first"]["steps"] == 6
+
+
+def test_a_new_use_keeps_the_kind(registry, write):
+    path = write(("[stages.first]", '[tiny]\nkind = "denoiser"\nuse = "other"\nx = 1\n[stages.first]'))
+    assert plan(registry, path, "tiny.use=net").nouns["tiny"].kind.name == "denoiser"
+
+
+def test_what_an_override_put_in_place_of_a_table_has_no_line_of_the_file(registry, write):
+    override = 'stages.first.losses=[{ use = "nope" }]'
+    (problem,) = check(registry, write(), override)
+    assert problem.startswith(f"override {override!r}: stages.first.losses[0].use: unknown loss 'nope'")
+    outer, inner = 'autoencoder={ use = "coder", quantizer = 3 }', "autoencoder.quantizer=4"
+    (problem,) = check(registry, write(), inner, outer)
+    assert problem.startswith(f"override {inner!r}: autoencoder.quantizer: expected a quantizer")
+
+
+MISTAKES = {
+    "a reference that is no name": (
+        ("steps = 6", "steps = 6\nautoencoder = { ref = ['x'] }"),
+        "17: stages.first.autoencoder.ref: there is no [['x']] in the recipe",
+    ),
+    "something beside a reference": (
+        ("steps = 6", 'steps = 6\nautoencoder = { ref = "autoencoder", width = 3 }'),
+        "17: stages.first.autoencoder.width: unknown option 'width': with ref, a table holds nothing else",
+    ),
+    "a reference at the top": (
+        ("[stages.first]", '[old_denoiser]\nref = "denoiser"\n[stages.first]'),
+        "15: old_denoiser.ref: a table at the top is a component of its own",
+    ),
+    "unknown kind": (
+        ("[stages.first]", '[tiny]\nkind = "denoisr"\nuse = "net"\n[stages.first]'),
+        "15: tiny.kind: unknown kind 'denoisr' (did you mean 'denoiser'?)",
+    ),
+    "a verb as a noun": (
+        ("[stages.first]", '[stage]\nuse = "draw"\n[stages.first]'),
+        "14: stage: unknown table 'stage' (did you mean 'stages'?)",
+    ),
+    "a number for a noun": (
+        ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),
+        "11: denoiser: expected a denoiser (a name or a table), got [{'x': 1}]",
+    ),
+    "run is no table": (("seed = 3", "seed = 3\nrun = 3"), "3: run: expected a table"),
+    "vars is no table": (("seed = 3", "seed = 3\nvars = 3"), "3: vars: expected a table"),
+    "a fraction of a step": (
+        ("weight = 0.5", "start = 0.5"),
+        "17: stages.first.losses[0].start: expected an integer >= 0, got 0.5",
+    ),
+    "a variable in a list": (
+        ("weight = 0.5", 'weight = "${vars.wieght}" }] # '),
+        "17: stages.first.losses[0].weight: there is no variable 'wieght'",
+    ),
+    "text for the format": (("uldm = 1", 'uldm = "1"'), "1: uldm: recipe format '1' is not known"),
+    "a stage that is a number": (
+        ("[stages.first]", "[stages]\nzero = 1\n[stages.first]"),
+        "15: stages.zero: expected a stage (a name or a table), got 1",
+    ),
+    "run threads": (
+        ("seed = 3", "seed = 3\n[run]\nthreads = true"),
+        "4: run.threads: expected an integer >= 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_reported_once_and_at_its_place(registry, write, name):
+    change, said = MISTAKES[name]
+    found = [text for text in check(registry, write(change)) if said in text]
+    assert len(found) == 1
+
+
+def test_stages_are_tables(registry):
+    (problem,) = Recipe.from_dict({"stages": [{"use": "draw"}]}).check(registry)
+    assert str(problem) == "stages: expected tables [stages.NAME]"
+
+
+def test_a_variable_that_is_unknown_is_reported_with_the_nearest(registry, write):
+    path = write(("[dataset]", "[vars]\nwidth = 3\n[dataset]"), ('"net"', '"net"\nwidth = "${vars.widht}"'))
+    said = "15: denoiser.width: there is no variable 'widht' (did you mean 'width'?)\n    [vars] has: width"
+    assert said in check(registry, path)
+
+
+@pytest.mark.parametrize("value", [3, 2.5, True, "text", [1, 2], {"a": 1}])
+def test_a_variable_keeps_its_type(value):
+    data = {"vars": {"x": value}, "seed": "${vars.x}", "run": ["${ vars.x }", "<${vars.x}>"]}
+    rest, problems = substitute(data)
+    assert rest == {"seed": value, "run": [value, f"<{value}>"]} and problems == []
+    assert type(rest["seed"]) is type(value)
+
+
+def test_mistakes_of_one_table_come_in_the_order_written(registry):
+    names = [f"wrong{letter}" for letter in "fbdaec"]
+    table = {"use": "net", **dict.fromkeys(names, 1)}
+    recipe = Recipe.from_dict({"denoiser": {**table, "channels": 1}, "run": dict.fromkeys(names, 1)})
+    found = [problem.where.key[-1] for problem in recipe.check(registry)]
+    assert found == names + names
+    tables = Recipe.from_dict({f"{name}s": {} for name in names}).check(registry)
+    assert [problem.where.key[0] for problem in tables] == [f"{name}s" for name in names]
+
+
+def test_an_integer_is_a_number_but_a_number_no_integer(registry, write):
+    path = write(("codebook_size = 16", "codebook_size = 16, decay = 1"))
+    decay = plan(registry, path).nouns["autoencoder"].options["quantizer"].options["decay"]
+    assert decay == 1.0 and type(decay) is float
+
+
+def test_weight_and_start_are_the_terms_not_the_losses(registry, write):
+    term = '[{ use = "distance", weight = 2, start = 30, power = 3 }, "distance"]'
+    made = plan(registry, write(('[{ use = "distance", weight = 0.5 }]', term)))
+    first, second = made.stages["first"].options["losses"]
+    assert (first.weight, first.start, first.component.options) == (2.0, 30, {"power": 3.0})
+    assert (second.weight, second.start) == (1.0, 0)
+    written = made.to_dict()["stages"]["first"]["losses"]
+    assert written[0] == {"use": "distance", "power": 3.0, "weight": 2.0, "start": 30}
+
+
+def test_a_table_without_use_changes_options_of_the_default(registry, write):
+    path = write(("steps = 6", "steps = 6\nlr_schedule = { height = 0.5 }"))
+    schedule = plan(registry, path).stages["first"].options["lr_schedule"]
+    assert (schedule.component.name, schedule.options) == ("flat", {"height": 0.5})
+
+
+class Scaled:
+    """A stage that makes its denoiser from a default."""
+
+    trains, makes, needs = ("denoiser",), (), ()
+
+    def __init__(self, dataset: Dataset, denoiser: Denoiser = spec("net", width=5)) -> None:
+        self.denoiser = denoiser
+
+    def run(self, context):
+        with torch.no_grad():
+            self.denoiser.weight.fill_(7)
+        return {}
+
+
+class Wider(Scaled):
+    """Another default for the same noun."""
+
+    def __init__(self, dataset: Dataset, denoiser: Denoiser = spec("net", width=6)) -> None:
+        self.denoiser = denoiser
+
+
+SHARED = {
+    "dataset": "points",
+    "autoencoder": "coder",
+    "stages": {"a": {"use": "scaled"}, "b": {"use": "scaled"}, "c": {"use": "wider"}},
+}
+
+
+@pytest.fixture
+def shared(registry):
+    registry.register(Component("stage", "scaled", Scaled))
+    registry.register(Component("stage", "wider", Wider))
+    return registry
+
+
+def test_a_noun_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_path):
+    made = Recipe.from_dict(SHARED).plan(shared)
+    assert made.nouns["denoiser"].options["width"] == 5
+    assert made.stages["b"].options["denoiser"] == Reference("denoiser")
+    assert made.stages["c"].to_dict()["denoiser"] == {"use": "net", "width": 6, "mode": "fast"}
+    folder = run(made, out=tmp_path / "run")
+    assert (folder / "stages/b/weights/denoiser.safetensors").is_file()
+    assert not (folder / "stages/c/weights").exists()
+
+
+def test_an_implied_noun_resolves_to_a_written_one(shared):
+    made = Recipe.from_dict(SHARED).plan(shared)
+    again = resolved_again(made, shared)
+    assert again.to_toml() == made.to_toml() and "denoiser" in again.nouns
+
+
+def test_a_stage_may_act_on_another_noun_of_the_kind(registry, write):
+    small = '[small_denoiser]\nuse = "net"\nwidth = 1\n[stages.first]'
+    path = write(("[stages.first]", small), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
+    made = plan(registry, path)
+    workshop = Workshop(made, choose_machine(RunOptions(device="cpu")))
+    workshop.build_stage("second")
+    built = workshop.builder.built.keys()
+    assert "small_denoiser" in built and "denoiser" not in built
+    assert workshop.builder.noun("small_denoiser").channels == 4  # from the autoencoder, as any denoiser's
+
+
+class Wrapped(nn.Module):
+    """A loss that holds another, by reference maybe."""
+
+    def __init__(self, inner: Loss | None = None, table: dict[str, int] = {}) -> None:  # noqa: B006
+        super().__init__()
+        self.inner, self.table = inner, table
+
+    def forward(self, prediction, target):
+        return prediction
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_nouns_that_are_made_from_themselves_are_refused(registry, length):
+    registry.register(Component("loss", "wrapped", Wrapped))
+    ring = {
+        f"l{n}_loss": {"use": "wrapped", "inner": {"ref": f"l{(n + 1) % length}_loss"}} for n in range(length)
+    }
+    problems = Recipe.from_dict(ring).check(registry)
+    assert [problem.where.key for problem in problems] == [(name,) for name in ring]
+    assert "is made from itself" in problems[0].what
+    ring["l0_loss"] = "wrapped"
+    assert Recipe.from_dict(ring).check(registry) == []
+
+
+def test_a_table_of_values_survives_the_resolved_form(registry):
+    registry.register(Component("loss", "wrapped", Wrapped))
+    data = {"loss": {"use": "wrapped", "table": {"a": 1, "b": 2}}}
+    made = Recipe.from_dict(data).plan(registry)
+    again = resolved_again(made, registry)
+    assert again.nouns["loss"].options["table"] == {"a": 1, "b": 2}
+    (problem,) = Recipe.from_dict({"loss": {"use": "wrapped", "table": {"a": "1"}}}).check(registry)
+    assert str(problem).startswith("loss.table.a: expected an integer, got '1'")
+
+
+class Other(nn.Module):
+    """A stranger's quantizer of a name that is taken."""
+
+    def __init__(self, codebook_size: int, dim: int = 4) -> None:
+        super().__init__()
+        self.codebook_size, self.dim = codebook_size, dim
+
+    def forward(self, latents):
+        return latents, {}, latents
+
+    lookup = forward
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
+    for plugin in ("acme", "uldm" if own else "others"):
+        registry.register(Component("quantizer", "twice", Other, plugin=plugin))
+    quantizer = {"use": "acme/twice", "codebook_size": 4}
+    data = {"dataset": "points", "autoencoder": {"use": "coder", "quantizer": quantizer}}
+    again = resolved_again(Recipe.from_dict(data).plan(registry), registry)
+    assert again.nouns["autoencoder"].options["quantizer"].component.plugin == "acme"
+    quantizer["use"] = "twice"
+    if own:
+        with pytest.warns(PluginWarning):
+            assert Recipe.from_dict(data).check(registry) == []
+    else:
+        (problem,) = Recipe.from_dict(data).check(registry)
+        assert "is brought by several plugins" in problem.what and "acme/twice" in problem.hint
+
+
+def test_every_option_of_the_run_table_is_taken(registry, write):
+    table = '[run]\ndevice = "cpu"\nprecision = "float32"\nthreads = 1\ncompile = false\nout = "x"\n[dataset]'
+    assert plan(registry, write(("[dataset]", table))).run == RunOptions("cpu", "float32", 1, False, "x")
+
+
+def test_problems_carry_place_key_and_hint_apart(registry, write):
+    path = write(("steps = 6", "stepps = 6"))
+    (problem,) = Recipe.load(path).check(registry)
+    assert (problem.where.source, problem.where.line) == (str(path), 16)
+    assert problem.where.key == ("stages", "first", "stepps")
+    assert problem.hint.startswith("stage/train takes: dataset, autoencoder, steps")
+    with pytest.raises(MistakeError) as caught:
+        Recipe.load(path).plan(registry)
+    assert caught.value.problems == (problem,)
+
+
+class Pair(nn.Module):
+    """Two quantizers, and a list of them."""
+
+    latent_channels, downscale = 4, 1
+
+    def __init__(self, quantizer: Quantizer, more: list[Quantizer] = []) -> None:  # noqa: B006
+        super().__init__()
+        self.quantizer, self.more = quantizer, more
+
+    encode = decode = forward = lambda self, x: x
+
+
+def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
+    registry.register(Component("autoencoder", "pair", Pair))
+    reference = {"ref": "quantizer"}
+    data = {
+        "quantizer": {"use": "codes", "codebook_size": 4},
+        "autoencoder": {"use": "pair", "quantizer": reference, "more": [reference, reference]},
+    }
+    made = Recipe.from_dict(data).plan(registry)
+    builder = Builder(made.nouns)
+    pair = builder.noun("autoencoder")
+    assert isinstance(pair, Autoencoder)
+    assert pair.quantizer is builder.noun("quantizer") and all(one is pair.quantizer for one in pair.more)
