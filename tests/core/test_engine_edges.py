@@ -156,6 +156,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
+def test_a_file_is_replaced_not_written_over(tmp_path):
+    write_bytes(tmp_path / "x", b"old")
+    (tmp_path / "before").hardlink_to(tmp_path / "x")
+    write_bytes(tmp_path / "x", b"new")
+    assert (tmp_path / "before").read_bytes() == b"old" and (tmp_path / "x").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "x"]
+
+
 def test_leftovers_beside_checkpoints_are_neither_read_nor_in_the_way(tmp_path):
     folder = StageFolder(tmp_path)
     assert folder.checkpoint() is None
@@ -529,6 +537,34 @@ def test_a_stage_that_failed_is_not_done_and_is_done_anew(registry, tmp_path, mo
         for folder in (tmp_path / "run", run(plan, out=tmp_path / "other"))
     ]
     assert torch.equal(*weights), "nothing of the failed attempt is left"
+
+
+def test_weights_of_a_stage_that_is_being_gone_on_with_are_not_taken(registry, tmp_path):
+    registry.register(Component("stage", "tune", Tune))
+    out = run(Recipe.from_dict(TUNED).plan(registry), out=tmp_path / "run")
+    folder = RunFolder(out).stage("b")
+    folder.write_record(evolve(folder.record(), done=False))
+    first = read_tensors(out / "stages/a/weights/denoiser.safetensors")["weight"]
+    assert torch.equal(TrainedRun.open(out, registry=registry).noun("denoiser").weight, first)
+
+
+class Nested:
+    """A stage with a network of its own."""
+
+    trains, makes, needs = (), (), ()
+
+    def __init__(self, denoisers: list[Denoiser]) -> None:
+        self.denoisers = denoisers
+
+
+def test_a_stages_own_networks_are_drawn_from_the_seed(registry):
+    registry.register(Component("stage", "nested", Nested))
+    stage = {"use": "nested", "denoisers": [{"use": "net", "channels": 1}]}
+    weights = []
+    for seed in (1, 1, 2):
+        plan = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).plan(registry)
+        weights.append(Workshop(plan, CPU).build_stage("s").denoisers[0].weight)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
 def test_what_is_no_run_is_refused(registry, write, tmp_path):

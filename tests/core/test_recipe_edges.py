@@ -103,6 +103,9 @@ def test_what_an_override_put_in_place_of_a_table_has_no_line_of_the_file(regist
     outer, inner = 'autoencoder={ use = "coder", quantizer = 3 }', "autoencoder.quantizer=4"
     (problem,) = check(registry, write(), inner, outer)
     assert problem.startswith(f"override {inner!r}: autoencoder.quantizer: expected a quantizer")
+    table = 'denoiser={ use = "nope" }'
+    (problem,) = check(registry, write(), "denoiser.use=other", table)
+    assert problem.startswith(f"override {table!r}: denoiser.use: unknown denoiser 'nope'")
 
 
 MISTAKES = {
@@ -136,10 +139,6 @@ MISTAKES = {
         ("weight = 0.5", "start = 0.5"),
         "17: stages.first.losses[0].start: expected an integer >= 0, got 0.5",
     ),
-    "a variable in a list": (
-        ("weight = 0.5", 'weight = "${vars.wieght}" }] # '),
-        "17: stages.first.losses[0].weight: there is no variable 'wieght'",
-    ),
     "text for the format": (("uldm = 1", 'uldm = "1"'), "1: uldm: recipe format '1' is not known"),
     "a stage that is a number": (
         ("[stages.first]", "[stages]\nzero = 1\n[stages.first]"),
@@ -155,8 +154,8 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_reported_once_and_at_its_place(registry, write, name):
     change, said = MISTAKES[name]
-    found = [text for text in check(registry, write(change)) if said in text]
-    assert len(found) == 1
+    (found,) = check(registry, write(change))
+    assert found.startswith(said)
 
 
 def test_stages_are_tables(registry):
@@ -168,6 +167,10 @@ def test_a_variable_that_is_unknown_is_reported_with_the_nearest(registry, write
     path = write(("[dataset]", "[vars]\nwidth = 3\n[dataset]"), ('"net"', '"net"\nwidth = "${vars.widht}"'))
     said = "15: denoiser.width: there is no variable 'widht' (did you mean 'width'?)\n    [vars] has: width"
     assert said in check(registry, path)
+    inside = write(("weight = 0.5", 'weight = "${vars.n}"'))
+    assert check(registry, inside)[0].startswith(
+        "17: stages.first.losses[0].weight: there is no variable 'n'"
+    )
 
 
 @pytest.mark.parametrize("value", [3, 2.5, True, "text", [1, 2], {"a": 1}])
