@@ -45,10 +45,7 @@ class QuantizedAutoencoder(nn.Module):
         return latents, losses
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images [B, C, H, W] in [-1, 1].
-
-        Latents are decoded as they are: snapping a sampler's to the nearest codes first made digits worse.
-        """
+        """Return images [B, C, H, W] in [-1, 1]; latents are decoded as they are, on a code or not."""
         return self.decoder(latents)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
