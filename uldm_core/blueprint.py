@@ -64,6 +64,18 @@ class Blueprint:
         return {item.noun for item in nested if isinstance(item, Reference)}.union(*inner)
 
 
+def nouns_behind(blueprint: Blueprint, nouns: Mapping[str, Any]) -> set[str]:
+    """Return the nouns that a blueprint refers to, and those behind them."""
+    found: set[str] = set()
+    waiting = blueprint.all_references()
+    while waiting:
+        noun = waiting.pop()
+        found.add(noun)
+        if isinstance(nouns.get(noun), Blueprint):
+            waiting |= nouns[noun].all_references() - found
+    return found
+
+
 def _leaves(value: Any) -> list[Any]:
     """Return the values inside lists and terms."""
     if isinstance(value, Term):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from uldm_core.blueprint import Blueprint, Builder
+from uldm_core.blueprint import Blueprint, Builder, nouns_behind
 from uldm_core.component import Component
 from uldm_core.engine.folder import StageKey
 from uldm_core.recipe import Plan
@@ -24,7 +24,7 @@ def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
     keys: dict[str, StageKey] = {}
     makers: dict[str, str] = {}
     for name, stage in plan.stages.items():
-        nouns = _nouns_of(stage, plan.nouns)
+        nouns = sorted(nouns_behind(stage, plan.nouns))
         verb: Any = stage.component.load()
         used = [*nouns, *verb.needs]
         options = stage.to_dict()
@@ -47,18 +47,6 @@ def products(stage: Blueprint) -> list[str]:
     verb: Any = stage.component.load()
     references = stage.references()
     return [*(references[option] for option in verb.trains if option in references), *verb.makes]
-
-
-def _nouns_of(blueprint: Blueprint, nouns: Mapping[str, Blueprint]) -> list[str]:
-    """Return the nouns a blueprint uses, those behind other nouns too."""
-    found: list[str] = []
-    waiting = list(blueprint.all_references())
-    while waiting:
-        noun = waiting.pop()
-        if noun not in found:
-            found.append(noun)
-            waiting += nouns[noun].all_references()
-    return sorted(found)
 
 
 def _sources(blueprints: Iterable[Blueprint]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import tomli_w
 from annotated_types import Ge
 from attrs import Attribute, asdict, define, field, fields, frozen
 
-from uldm_core.blueprint import Blueprint, Planner, Reference
+from uldm_core.blueprint import Blueprint, Planner, Reference, nouns_behind
 from uldm_core.errors import Key, MistakeError, Problem, Where, did_you_mean, listing
 from uldm_core.kinds import Kind
 from uldm_core.options import Mismatch, structure
@@ -190,7 +190,7 @@ class _Reader:
             if isinstance(noun, Reference):
                 what = "a table at the top is a component of its own, it cannot be another one"
                 self._complain((name, "ref"), what, 'write use = "..."')
-            elif isinstance(noun, Blueprint) and name in _behind(noun, nouns):
+            elif isinstance(noun, Blueprint) and name in nouns_behind(noun, nouns):
                 self._complain((name,), "is made from itself, by way of its references")
 
     def _stages(self) -> list[tuple[str, Any]]:
@@ -212,18 +212,6 @@ class _Reader:
 
     def _complain(self, key: Key, what: str, hint: str = "") -> None:
         self.problems.append(Problem(Where(key), what, hint))
-
-
-def _behind(blueprint: Blueprint, nouns: Mapping[str, Any]) -> set[str]:
-    """Return the nouns that a blueprint refers to, and those behind them."""
-    found: set[str] = set()
-    waiting = blueprint.all_references()
-    while waiting:
-        noun = waiting.pop()
-        found.add(noun)
-        if isinstance(nouns.get(noun), Blueprint):
-            waiting |= nouns[noun].all_references() - found
-    return found
 
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:
