@@ -104,11 +104,13 @@ class Planner:
     """Checks tables against the signatures of the components they name; collects all problems.
 
     ``nouns`` are the components that references may name, with the kind of each. A stage's component
-    option that the recipe leaves out takes the noun of that name, and makes one from its default if need be.
+    option that the recipe leaves out takes the noun of that name, and makes one from its default if need be;
+    where there is no recipe (``implies`` is false), it takes its default for itself.
     """
 
     registry: Registry
     nouns: dict[str, Kind] = Fresh(dict)
+    implies: bool = True
     implied: dict[str, Blueprint] = Fresh(dict)
     problems: list[Problem] = Fresh(list)
 
@@ -175,7 +177,7 @@ class Planner:
                 f"add a table [{option.name}]; {self._known(kind)}",
             )
         planned = self._default(option, key)
-        if not isinstance(planned, Blueprint):
+        if not isinstance(planned, Blueprint) or not self.implies:
             return planned
         noun = self.implied.setdefault(option.name, evolve(planned, key=(option.name,)))
         return Reference(option.name) if noun.to_dict() == planned.to_dict() else planned

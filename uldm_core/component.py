@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, must_match
 
-_WORD = validators.matches_re(r"[A-Za-z][A-Za-z0-9_\-]*")
+_WORD = must_match(r"[A-Za-z][A-Za-z0-9_\-]*", "vq_ema")
 
 
 @frozen
@@ -24,6 +25,7 @@ class Component:
         target: ``"module:attribute"``, or the class or function itself.
         summary: one line for listings.
         requires: a module that must be installed for it to work, if it is an optional one.
+        example: options that make a small instance without a download, for contract checks.
         xfail: contract checks it is known to fail, each with the reason.
         plugin: the entry point that brought it (set on loading).
         distribution: the installed distribution that brought it (set on loading).
@@ -35,6 +37,7 @@ class Component:
     target: str | Callable[..., Any] = field()
     summary: str = field(default="", kw_only=True)
     requires: str | None = field(default=None, kw_only=True)
+    example: Mapping[str, Any] = field(factory=dict, kw_only=True)
     xfail: Mapping[str, str] = field(factory=dict, kw_only=True)
     plugin: str = field(default="", kw_only=True)
     distribution: str = field(default="", kw_only=True)
@@ -58,7 +61,7 @@ class Component:
         """Import and return the class or function.
 
         Raises:
-            MistakeError: a library it needs is not installed; the message says which.
+            MistakeError: a library it needs is not installed, or its module fails to import.
         """
         if self.requires and find_spec(self.requires.partition(".")[0]) is None:
             raise MistakeError(
@@ -68,5 +71,22 @@ class Component:
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
-        target: Callable[..., Any] = getattr(import_module(module), attribute)
+        try:
+            target: Callable[..., Any] = getattr(import_module(module), attribute)
+        except Exception as error:
+            raise MistakeError(
+                f"{self.path} cannot be imported: {_say(error)}", hint=self._mend(error)
+            ) from error
         return target
+
+    def _mend(self, error: Exception) -> str:
+        """Say whose fault it is, and what to install if that is all."""
+        origin = f"it comes with {self.distribution} {self.version}".rstrip() if self.distribution else ""
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        return f"pip install {missing}" if missing and f"{missing}." not in f"{self.target}." else origin
+
+
+def _say(error: Exception) -> str:
+    """Say what went wrong and on which line of the component's own code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

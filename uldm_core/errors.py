@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -69,6 +71,16 @@ class MistakeError(UldmError):
 
 class RunError(UldmError):
     """Something failed while running: exit code 1."""
+
+
+def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
+    """Return a validator of an attrs field: a string that the pattern matches whole, such as ``like``."""
+
+    def validate(instance: object, attribute: Any, value: Any) -> None:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{attribute.name} must be such as {like!r}, got {value!r}")
+
+    return validate
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from uldm_core.errors import must_match
+
 
 @frozen
 class Surrounding:
@@ -28,13 +30,15 @@ class Kind:
         summary: one line for listings.
         takes: options that are filled in from the recipe's nouns.
         verb: a stage; its component options are the recipe's nouns of the same name.
+        checks: ``"module:attribute"`` of the ``Contract`` its components are held to.
     """
 
-    name: str
-    protocol: str
+    name: str = field(validator=must_match(r"[a-z][a-z0-9_]*", "noise_scheduler"))
+    protocol: str = field(validator=must_match(r"[\w.]+:\w+", "module:Class"))
     summary: str
     takes: Mapping[str, Surrounding] = field(factory=dict)
     verb: bool = False
+    checks: str = ""
 
     def load_protocol(self) -> type:
         """Import and return the protocol class."""
@@ -61,7 +65,8 @@ def latent_size(size: int, downscale: int) -> int:
 
 
 def _kind(name: str, protocol: str, summary: str, **more: Any) -> Kind:
-    return Kind(name, f"uldm_core.protocols:{protocol}", summary, **more)
+    checks = f"uldm_core.testing.checks.{name}:contract"
+    return Kind(name, f"uldm_core.protocols:{protocol}", summary, checks=checks, **more)
 
 
 BUILTIN_KINDS = (

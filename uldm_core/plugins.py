@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import pluggy
 from attrs import evolve, field, frozen
 
 from uldm_core.component import Component
-from uldm_core.errors import MistakeError, UldmError, did_you_mean
+from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
 from uldm_core.kinds import Kind
 
 GROUP = "uldm.plugins"
+OWN_PLUGIN = "uldm"
+T = TypeVar("T")
 
 hookspec = pluggy.HookspecMarker("uldm")
 hookimpl = pluggy.HookimplMarker("uldm")
@@ -33,8 +38,8 @@ class PluginWarning(UserWarning):
 class Command:
     """A command a plugin brings to ``uldm``; ``target`` is a click command, imported when it is called."""
 
-    name: str
-    target: str
+    name: str = field(validator=must_match(r"[a-z][a-z0-9\-]*", "reconstruct"))
+    target: str = field(validator=must_match(r"[\w.]+:\w+", "module:command"))
     summary: str = ""
 
 
@@ -59,7 +64,20 @@ class HookSpecs:
 
 @frozen
 class Plugin:
-    """One plugin as it was found: what it brought, or why it was skipped."""
+    """One plugin as it was found: what it brought, or why it was skipped.
+
+    Args:
+        name: its entry point's.
+        distribution: that brought it.
+        version: of the distribution.
+        kinds: that it adds.
+        components: that it adds.
+        commands: that it adds.
+        error: what is wrong with it, with the traceback if there is one; empty if nothing is.
+        mend: what to do about that.
+        skipped: whether nothing of it was registered.
+        seconds: that its import took.
+    """
 
     name: str
     distribution: str = ""
@@ -68,29 +86,69 @@ class Plugin:
     components: tuple[Component, ...] = ()
     commands: tuple[Command, ...] = ()
     error: str = field(default="", repr=False)
+    mend: str = field(default="", repr=False)
+    skipped: bool = False
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        origin = f" of {self.distribution} {self.version}".rstrip() if self.distribution else ""
+        return f"plugin {self.name!r}{origin}"
+
+    def without(self, cause: str, mend: str = "", error: str = "") -> Plugin:
+        """Return it with nothing to register, and warn; ``cause`` says why in a line."""
+        leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
+        warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
+        return Plugin(
+            self.name,
+            self.distribution,
+            self.version,
+            error=error or cause,
+            mend=mend or leave_out,
+            skipped=True,
+            seconds=self.seconds,
+        )
+
+    def with_fault(self, cause: str, mend: str, error: str = "") -> Plugin:
+        """Return it as one that works but should be mended, and warn."""
+        warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
+        return evolve(self, error=error or cause, mend=mend)
 
 
-def discover(block: Iterable[str] = (), *, strict: bool = False) -> Iterator[Plugin]:
-    """Yield every installed plugin, in the order of their names, broken ones with their traceback.
+def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
+    """Yield every installed plugin, in the order of their names; a broken one is skipped with a warning.
 
     Args:
         block: names of entry points to leave out.
-        strict: raise ``MistakeError`` for a plugin that fails, instead of warning and going on.
     """
-    blocked = set(block)
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name not in blocked:
-            yield _load_entry(entry, strict)
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry)[0]))
+    first: dict[str, str] = {}
+    for entry in entries:
+        if entry.name in set(block):
+            continue
+        distribution, version = _distribution(entry)
+        if entry.name in first:
+            taken = f"{first[entry.name]} has an entry point of that name"
+            yield Plugin(entry.name, distribution, version).without(taken)
+            continue
+        first[entry.name] = distribution
+        yield _load_entry(entry)
 
 
 def load_file(path: Path) -> Plugin:
-    """Load a plugin from a Python file, without packaging. Errors are the caller's to see."""
+    """Load a plugin from a Python file, without packaging.
+
+    Raises:
+        MistakeError: there is no such file, it fails, or it announces nothing.
+    """
     spec = spec_from_file_location(f"uldm_file_plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise MistakeError(f"--plugin {path}: no such Python file")
     module = sys.modules[spec.name] = module_from_spec(spec)  # so that its classes' source is found
-    spec.loader.exec_module(module)
-    plugin = collect(module, path.stem, distribution=str(path))
+    try:
+        spec.loader.exec_module(module)
+        plugin = collect(module, path.stem, distribution=str(path))
+    except Exception as error:
+        raise MistakeError(f"--plugin {path}: {_say(error)}", hint=_own_traceback(error).strip()) from error
     if not (plugin.components or plugin.kinds or plugin.commands):
         raise MistakeError(
             f"--plugin {path}: it announces nothing",
@@ -101,14 +159,15 @@ def load_file(path: Path) -> Plugin:
 
 def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
     """Call the plugin's hooks and return its records; raises if any of them is malformed."""
+    _check_hooks(module)
     manager = pluggy.PluginManager("uldm")
     manager.add_hookspecs(HookSpecs)
     manager.register(module, name)
-    manager.check_pending()
     components = [
         evolve(component, plugin=name, distribution=distribution, version=version)
         for component in _records(manager, "uldm_components", Component)
     ]
+    _refuse_duplicates(components)
     return Plugin(
         name,
         distribution,
@@ -119,39 +178,128 @@ def collect(module: ModuleType | object, name: str, *, distribution: str = "", v
     )
 
 
-def _load_entry(entry: EntryPoint, strict: bool) -> Plugin:
-    distribution = entry.dist.name if entry.dist else ""
-    version = entry.dist.version if entry.dist else ""
+def warn_of_unknown(block: Iterable[str]) -> None:
+    """Warn of names to be left out that no installed plugin has."""
+    names = {entry.name for entry in entry_points(group=GROUP)}
+    for name in sorted(set(block) - names):
+        message = f"no plugin {name!r} to block{did_you_mean(name, names)}"
+        warnings.warn(message, PluginWarning, stacklevel=2)
+
+
+def _distribution(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+
+
+def _load_entry(entry: EntryPoint) -> Plugin:
+    distribution, version = _distribution(entry)
+    plugin = Plugin(entry.name, distribution, version)
+    started = time.monotonic()
     try:
-        return collect(entry.load(), entry.name, distribution=distribution, version=version)
+        with _watch("torch") as seen:
+            plugin = collect(entry.load(), entry.name, distribution=distribution, version=version)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
-        cause = str(error) if isinstance(error, UldmError) else f"{type(error).__name__}: {error}"
-        skipped = Plugin(entry.name, distribution, version, error=traceback.format_exc())
-        return _skip(skipped, cause, strict)
+        plugin = evolve(plugin, seconds=time.monotonic() - started)
+        return plugin.without(_say(error), _mend(error, entry), _own_traceback(error))
+    plugin = evolve(plugin, seconds=time.monotonic() - started)
+    if not seen or plugin.name == OWN_PLUGIN:
+        return plugin
+    return plugin.with_fault(
+        "imports torch to say what it brings, which slows every command",
+        'its authors should name targets as "module:attribute", in a module that imports no torch',
+        f"torch is imported here:\n{seen[0]}",
+    )
 
 
-def check_kinds(plugin: Plugin, known: Collection[str], *, strict: bool = False) -> Plugin:
-    """Return the plugin, or, skipped with a warning, one whose components are of kinds that nobody brings."""
+def _say(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _mend(error: BaseException, entry: EntryPoint) -> str:
+    """Say what to do about an error; an empty string where only its authors can."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    own = entry.module.partition(".")[0]
+    return f"pip install {missing}" if missing and missing.partition(".")[0] != own else ""
+
+
+def _own_traceback(error: BaseException) -> str:
+    """Return the traceback, without the frames of the import system and of this file if others are left."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    lines = [*traceback.format_list(own or frames), *traceback.format_exception_only(error)]
+    return "".join(["Traceback (most recent call last):\n", *lines])
+
+
+class _Watcher(MetaPathFinder):
+    """Finds nothing; notes from where a module is first asked for."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.seen: list[str] = []
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        """Note the line that imports the module."""
+        if fullname == self.module and not self.seen:
+            frames = traceback.extract_stack()
+            outside = [frame for frame in frames[:-1] if "importlib" not in frame.filename]
+            self.seen.append("".join(traceback.format_list(outside[-1:])))
+
+
+@contextmanager
+def _watch(module: str) -> Iterator[list[str]]:
+    """Yield a list of the places that import a module which nothing has imported yet: one at most."""
+    watcher = _Watcher(module)
+    sys.meta_path.insert(0, watcher)
+    try:
+        yield watcher.seen
+    finally:
+        sys.meta_path.remove(watcher)
+
+
+def check_kinds(plugin: Plugin, known: Collection[str], own: Collection[str]) -> Plugin:
+    """Return the plugin, or, skipped with a warning, one of unknown kinds or that would replace our own.
+
+    Args:
+        plugin: as it was found.
+        known: the names of all kinds, those that plugins bring included.
+        own: the names of the built-in kinds.
+    """
     for component in plugin.components:
         if component.kind not in known:
-            cause = f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
-            return _skip(Plugin(plugin.name, plugin.distribution, plugin.version, error=cause), cause, strict)
+            return plugin.without(
+                f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
+            )
+    for kind in plugin.kinds:
+        if kind.name in own:
+            return plugin.without(f"it brings a kind {kind.name!r}, which uldm has")
     return plugin
 
 
-def _skip(plugin: Plugin, cause: str, strict: bool) -> Plugin:
-    message = f"plugin {plugin.name!r} of {plugin.distribution} {plugin.version} was skipped: {cause}"
-    if strict:
-        raise MistakeError(message)
-    warnings.warn(message, PluginWarning, stacklevel=2)
-    return plugin
-
-
-def _records(manager: pluggy.PluginManager, hook: str, record: Callable[..., Any]) -> Iterator[Any]:
+def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
+    """Yield what a plugin's hook returns; raises ``TypeError`` for anything but a list of records."""
     for implementation in getattr(manager.hook, hook).get_hookimpls():
-        for item in implementation.function():
-            if not isinstance(item, record):  # type: ignore[arg-type]
+        returned = implementation.function()
+        if not isinstance(returned, Iterable) or isinstance(returned, (str, Mapping)):
+            raise TypeError(f"{hook}() must return a list of {record.__name__} records, got {returned!r}")
+        for item in returned:
+            if not isinstance(item, record):
                 raise TypeError(f"{hook}() must return {record.__name__} records, got {item!r}")
             yield item
+
+
+def _check_hooks(module: object) -> None:
+    """Raise ``ValueError`` for a hook implementation that no hook has the name of."""
+    known = [name for name in vars(HookSpecs) if name.startswith("uldm_")]
+    for name in dir(module):
+        if getattr(getattr(module, name, None), "uldm_impl", None) and name not in known:
+            raise ValueError(f"there is no hook {name!r}{did_you_mean(name, known)}")
+
+
+def _refuse_duplicates(components: Iterable[Component]) -> None:
+    seen = set()
+    for component in components:
+        if component.path in seen:
+            raise ValueError(f"it brings {component.path} twice")
+        seen.add(component.path)

@@ -19,7 +19,15 @@ from uldm_core.component import Component
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.kinds import BUILTIN_KINDS, Kind
 from uldm_core.options import Factory, Option, options_of, summary_of
-from uldm_core.plugins import Command, Plugin, PluginWarning, check_kinds, discover
+from uldm_core.plugins import (
+    OWN_PLUGIN,
+    Command,
+    Plugin,
+    PluginWarning,
+    check_kinds,
+    discover,
+    warn_of_unknown,
+)
 
 __all__ = [
     "Component",
@@ -33,8 +41,6 @@ __all__ = [
     "names",
     "register",
 ]
-
-OWN_PLUGIN = "uldm"
 
 
 @frozen
@@ -56,13 +62,35 @@ class Registry:
         self._components: dict[tuple[str, str], list[Component]] = {}
 
     def load_plugins(self, block: Iterable[str] = (), *, strict: bool = False) -> None:
-        """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning."""
-        plugins = list(discover(block, strict=strict))
+        """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning.
+
+        Raises:
+            MistakeError: ``strict``, and there is anything to warn of.
+        """
+        block = list(block)
+        warn_of_unknown(block)
+        with warnings.catch_warnings():
+            if strict:
+                warnings.simplefilter("error", PluginWarning)
+            try:
+                self._load_plugins(block)
+            except PluginWarning as warning:
+                if not strict:
+                    raise
+                raise MistakeError(
+                    str(warning), hint="uldm doctor shows more; without --strict it goes on"
+                ) from None
+
+    def _load_plugins(self, block: Iterable[str]) -> None:
+        own = [kind.name for kind in BUILTIN_KINDS]
+        plugins = list(discover(block))
         known = {*self.kinds, *(kind.name for plugin in plugins for kind in plugin.kinds)}
-        plugins = [check_kinds(plugin, known, strict=strict) for plugin in plugins]
+        plugins = [check_kinds(plugin, known, own) for plugin in plugins]
         for plugin in plugins:  # all kinds first: a component may be of a kind that a later plugin brings
             self._add_kinds(plugin)
-        for plugin in plugins:
+        for plugin in sorted(
+            plugins, key=lambda plugin: plugin.name != OWN_PLUGIN
+        ):  # to see who takes its names
             self.add_plugin(plugin)
 
     def add_plugin(self, plugin: Plugin) -> None:
@@ -70,12 +98,26 @@ class Registry:
         for component in plugin.components:
             if component.kind not in (kind.name for kind in plugin.kinds):
                 self.kind(component.kind)
-        self.plugins[plugin.name] = plugin
+        plugin = self._told_of_taken_names(plugin)
+        self.plugins[plugin.name if plugin.name not in self.plugins else str(plugin)] = plugin
         self._add_kinds(plugin)
         for component in plugin.components:
             self.register(component)
         for command in plugin.commands:
             self.commands.setdefault(command.name, command)
+
+    def _told_of_taken_names(self, plugin: Plugin) -> Plugin:
+        """Warn of a stranger that brings names of our own, which keep them."""
+        records = (record for found in self._components.values() for record in found)
+        ours = {record.path for record in records if record.plugin == OWN_PLUGIN}
+        taken = [c for c in plugin.components if c.path in ours and plugin.name != OWN_PLUGIN]
+        if not taken:
+            return plugin
+        choices = listing([f"{plugin.name}/{component.name}" for component in taken])
+        return plugin.with_fault(
+            f"brings {listing([c.path for c in taken])}, which uldm has: uldm's own keeps the bare name",
+            f"write {choices} in recipes, or ask its authors for another name",
+        )
 
     def _add_kinds(self, plugin: Plugin) -> None:
         self.kinds.update({kind.name: kind for kind in plugin.kinds})
@@ -137,7 +179,7 @@ class Registry:
     def plan(self, kind: str, spec: Any, options: Mapping[str, Any], *, factory: bool = False) -> Blueprint:
         """Check a component's options without building it."""
         table = {"use": spec} if isinstance(spec, str) else dict(spec)
-        planner = Planner(self)
+        planner = Planner(self, implies=False)
         blueprint: Blueprint = planner.component(
             self.kind(kind), {**table, **options}, (kind,), factory=factory
         )
@@ -172,15 +214,10 @@ def _kinds_by_protocol(kinds: tuple[Kind, ...]) -> dict[object, Kind]:
 
 def _settle_tie(kind: str, name: str, found: list[Component]) -> Component:
     """Our own component wins over a stranger's of the same name; between strangers nobody wins."""
-    choices = listing([f"{component.plugin}/{name}" for component in found])
     for component in found:
         if component.plugin == OWN_PLUGIN:
-            warnings.warn(
-                f"{kind} {name!r} is brought by several plugins; taking uldm's own. Write one of: {choices}",
-                PluginWarning,
-                stacklevel=3,
-            )
             return component
+    choices = listing([f"{component.plugin}/{name}" for component in found])
     raise MistakeError(f"{kind} {name!r} is brought by several plugins", hint=f"write one of: {choices}")
 
 

@@ -61,8 +61,17 @@ _COMPONENTS = (
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
 )
 
+_EXAMPLES = {  # where the defaults need a download, or would be checked without the half of it
+    "backbone/vgg16": {"weights": "random"},
+    "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
+    "metric/frechet": {"backbone": "mnist_judge"},
+    "stage/train_autoencoder": {"adversarial": "hinge"},
+    "stage/train_classifier": {"backbone": {"use": "mnist_classifier", "weights": "random"}},
+}
+
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
+    ("new", "commands.new:new", "Write a starting point for a package of your own."),
     ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
 )
 
@@ -71,7 +80,13 @@ _COMMANDS = (
 def uldm_components() -> list[Component]:
     """Return the built-in components."""
     return [
-        Component(kind, name, f"uldm_plugins.{target}", summary=summary)
+        Component(
+            kind,
+            name,
+            f"uldm_plugins.{target}",
+            summary=summary,
+            example=_EXAMPLES.get(f"{kind}/{name}", {}),
+        )
         for kind, name, target, summary in _COMPONENTS
     ]
 

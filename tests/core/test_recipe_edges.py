@@ -10,7 +10,6 @@ from uldm_core.engine.machine import choose_machine
 from uldm_core.engine.run import run
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import MistakeError
-from uldm_core.plugins import PluginWarning
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
@@ -332,8 +331,7 @@ def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
     assert again.nouns["autoencoder"].options["quantizer"].component.plugin == "acme"
     quantizer["use"] = "twice"
     if own:
-        with pytest.warns(PluginWarning):
-            assert Recipe.from_dict(data).check(registry) == []
+        assert Recipe.from_dict(data).check(registry) == []
     else:
         (problem,) = Recipe.from_dict(data).check(registry)
         assert "is brought by several plugins" in problem.what and "acme/twice" in problem.hint

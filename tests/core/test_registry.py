@@ -146,7 +146,7 @@ def test_a_missing_library_is_named_not_hidden(registry):
     [("quantizer", "a/b", "m:C"), ("", "a", "m:C"), ("quantizer", "a", "no colon"), ("quantizer", "a", 3)],
 )
 def test_malformed_records_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"target|regex|must match"):
+    with pytest.raises(ValueError, match=r"target|must be such as"):
         Component(*arguments)
 
 
@@ -157,8 +157,7 @@ def test_of_two_with_one_name_ours_wins_and_strangers_tie(registry):
         registry.get("loss", "twice")
     assert registry.get("loss", "acme/twice").plugin == "acme"
     registry.register(Component("loss", "twice", list, plugin="uldm"))
-    with pytest.warns(PluginWarning, match="taking uldm's own"):
-        assert registry.get("loss", "twice").plugin == "uldm"
+    assert registry.get("loss", "twice").plugin == "uldm"
 
 
 def install(folder, name, code, monkeypatch):

@@ -16,13 +16,16 @@ LIBRARIES = ("uldm", "torch", "torchvision", "safetensors", "numpy")
 @click.command(short_help="Show versions, devices and plugins.")
 def doctor() -> None:
     """Show versions, devices and the state of every plugin, with the traceback of a broken one."""
+    plugins = registry.default().plugins  # before torch is imported, so that one who imports it is found out
     click.echo(f"python {platform.python_version()} on {platform.platform()}")
     for library in LIBRARIES:
         click.echo(f"{library} {version(library)}")
     _show_machine()
-    for plugin in registry.default().plugins.values():
+    for plugin in plugins.values():
         click.echo(_say(plugin))
-        click.echo("".join(f"    {line}\n" for line in plugin.error.splitlines()), nl=False)
+        if plugin.error:
+            click.echo("".join(f"    {line}\n" for line in plugin.error.splitlines()), nl=False)
+            click.echo(f"    mend: {plugin.mend}")
 
 
 def _show_machine() -> None:
@@ -34,5 +37,5 @@ def _show_machine() -> None:
 
 def _say(plugin: Plugin) -> str:
     brings = f"{len(plugin.components)} components, {len(plugin.commands)} commands"
-    state = "skipped, it fails to load:" if plugin.error else brings
-    return f"plugin {plugin.name} of {plugin.distribution} {plugin.version}: {state}"
+    state = "skipped" if plugin.skipped else brings
+    return f"{plugin}: {state}, imported in {plugin.seconds:.2f} s"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TextIO
 
@@ -15,26 +18,33 @@ from uldm_core.plugins import Command, PluginWarning
 
 CORE_COMMANDS = (
     Command("run", "uldm_core.cli.run:run", "Run a recipe: every stage that is not done yet."),
+    Command("check", "uldm_core.cli.check:check", "Hold a component to the contract of its kind."),
     Command("ls", "uldm_core.cli.ls:ls", "List the registered components."),
     Command("doctor", "uldm_core.cli.doctor:doctor", "Show versions, devices and the state of every plugin."),
 )
 
 
+CORE = {command.name: command for command in CORE_COMMANDS}
+
+
 class LazyGroup(click.Group):
     """Imports a command only when it is called, and lists them without importing any."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options that decide which plugins there are first, wherever they stand."""
+        return super().parse_args(ctx, _plugin_options_first(args))
+
     def records(self) -> dict[str, Command]:
         """Return the core's commands and those of plugins; the core's names cannot be taken."""
-        core = {command.name: command for command in CORE_COMMANDS}
-        return {**core, **{n: c for n, c in registry.default().commands.items() if n not in core}}
+        return {**registry.default().commands, **CORE}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return list(self.records())
+        """Return the names of all commands, the core's first."""
+        return [*CORE, *(name for name in self.records() if name not in CORE)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import a command."""
-        record = self.records().get(name)
+        record = CORE.get(name) or self.records().get(name)
         if record is None:
             return None
         module, _, attribute = record.target.partition(":")
@@ -43,14 +53,51 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their summaries."""
+        records = self.records()
         with formatter.section("Commands"):
-            formatter.write_dl([(name, record.summary) for name, record in self.records().items()])
+            formatter.write_dl([(name, records[name].summary) for name in self.list_commands(ctx)])
+
+
+def _plugin_options_first(args: Sequence[str]) -> list[str]:
+    """Move ``--strict`` and ``--block NAME`` to the front: plugins are loaded to find the command."""
+    first, rest, waiting = [], [], list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        if arg == "--":
+            rest += [arg, *waiting]
+            break
+        if arg == "--block":
+            first += [arg, *waiting[:1]]
+            del waiting[:1]
+        else:
+            (first if arg == "--strict" or arg.startswith("--block=") else rest).append(arg)
+    return first + rest
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--strict", is_flag=True, help="Fail where a plugin is faulty (ULDM_STRICT=1).")
+@click.option("--block", multiple=True, metavar="NAME", help="Leave a plugin out (ULDM_BLOCK). Repeatable.")
 @click.version_option(package_name="uldm", prog_name="uldm")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
     """Unconditional latent diffusion from registered components."""
+    if strict or block:
+        context.with_resource(_plugins_loaded_anew(strict, block))
+
+
+@contextmanager
+def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
+    """Say by the environment which plugins there are, so that processes started from here agree."""
+    before = dict(os.environ)
+    os.environ["ULDM_BLOCK"] = ",".join(filter(None, [os.environ.get("ULDM_BLOCK", ""), *block]))
+    os.environ["ULDM_STRICT"] = "1" if strict else os.environ.get("ULDM_STRICT", "")
+    registry.default.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        registry.default.cache_clear()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -112,7 +112,8 @@ def _grey_28(images: Tensor) -> Tensor:
     grey = images.mean(1, keepdim=True) if images.shape[1] > 1 else images
     if grey.shape[-2:] == (SIZE, SIZE):
         return grey
-    return F.interpolate(grey, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(grey.float(), (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return resized.to(grey.dtype)  # torch's antialiasing knows no bfloat16 on the CPU
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

@@ -20,11 +20,14 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
         super().__init__()
-        frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2) / (dim // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.max_period = max_period
+        self.count = dim // 2
         self.network = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, conditioning: Tensor) -> Tensor:
         """Map times [B] to embeddings [B, dim]."""
-        angles = conditioning.float()[:, None] * self.frequencies
-        return self.network(torch.cat([angles.cos(), angles.sin()], 1))
+        # no buffer: cast to bfloat16 with the module, frequencies would be off by whole turns
+        places = torch.arange(self.count, device=conditioning.device) / self.count
+        angles = conditioning.float()[:, None] * torch.exp(-math.log(self.max_period) * places)
+        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        return self.network(waves.to(self.network[0].weight.dtype))

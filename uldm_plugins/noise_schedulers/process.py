@@ -88,8 +88,8 @@ class Discrete(Process):
         self.register_buffer("alphas_cumprod", (1 - betas.double()).cumprod(0).float(), persistent=False)
 
     def step(self, t: Tensor) -> Tensor:
-        """Return the step that a time means, int64 [B]."""
-        return torch.round(t * (len(self.alphas_cumprod) - 1)).long()
+        """Return the step that a time means, int64, of t's shape."""
+        return torch.round(t.float() * (len(self.alphas_cumprod) - 1)).long()  # bfloat16 cannot count to T
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(alpha, sigma)``, each [B]."""

@@ -22,6 +22,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
     argmin |z - e|^2 = argmax (z.e - |e|^2 / 2): one matrix product, no distance is formed.
     """
+    codebook = codebook.float()
     half_norms = codebook.square().sum(1).div_(2)
     with torch.autocast(vectors.device.type, enabled=False):
         return torch.addmm(-half_norms, vectors, codebook.t()).argmax(1)

@@ -68,7 +68,7 @@ class VQEma(nn.Module):
         if self.training:
             self._start(vectors.detach())
         indices = nearest(vectors.detach(), self.codebook)
-        codes = self.codebook[indices]
+        codes = self.codebook[indices].float()
         loss = self.commitment * F.mse_loss(vectors, codes)
         quantized = straight_through(latents, unflatten(codes, latents.shape))
         if self.training:
@@ -110,7 +110,7 @@ class VQEma(nn.Module):
         self.codebook.copy_(torch.where(alive.unsqueeze(1), means, _pick(vectors, self.codebook_size)))
 
     def _assigned(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.bincount(indices, minlength=self.codebook_size).to(vectors.dtype)
+        counts = torch.bincount(indices, minlength=self.codebook_size).to(self.counts.dtype)
         return counts, torch.zeros_like(self.sums).index_add_(0, indices, vectors.to(self.sums.dtype))
 
 

@@ -6,7 +6,7 @@ In these terms a step needs no division by alpha or sigma, so the same lines ser
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 from attrs import frozen
@@ -53,6 +53,8 @@ class Heun:
         steps: steps; the denoiser is called 2 steps - 1 times.
         shift: above 1 spends more steps near noise.
     """
+
+    order: ClassVar[int] = 2
 
     steps: Annotated[int, Ge(1)] = 10
     shift: Annotated[float, Gt(0)] = 1.0

@@ -30,8 +30,10 @@ def make_path(noise_scheduler: NoiseScheduler, steps: int, shift: float = 1.0) -
         shift: above 1 spends more steps near noise: t -> s t / (1 + (s - 1) t) (Esser et al. 2024).
 
     Raises:
-        ValueError: more steps than a discrete process has.
+        ValueError: no step, or more steps than a discrete process has.
     """
+    if steps < 1:
+        raise ValueError(f"{steps} sampling steps: one is the least")
     if noise_scheduler.timesteps is None:
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
     else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Interval
-from torch import Tensor
+from torch import Tensor, nn
 
 from uldm_core import Factory, spec
 from uldm_core.engine.context import Context
@@ -124,6 +124,8 @@ class TrainDiffusion:
         """Leave the averaged weights in the denoiser."""
         self.ema.apply()
         self.denoiser.eval()
+        if isinstance(self.latent_scaling, nn.Module):
+            self.latent_scaling.eval()
         return {}
 
     def _raw_latents(self) -> Iterable[Tensor]:

@@ -1,0 +1,366 @@
+"""The contract suite itself: what it reports, when it fails, and its doors."""
+
+import subprocess
+import sys
+import textwrap
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from uldm_core import Component, MistakeError, hookimpl
+from uldm_core import registry as default_registry
+from uldm_core.cli.main import _run as uldm
+from uldm_core.kinds import BUILTIN_KINDS, Kind
+from uldm_core.testing import (
+    Contract,
+    Profile,
+    Skip,
+    check_component,
+    check_plugin,
+    expect,
+    expect_close,
+    strategies,
+)
+from uldm_core.testing.contract import contract_of
+from uldm_core.testing.runner import Report, Result, run_check
+from uldm_core.testing.subject import subject_of
+
+
+class Mean:
+    """A sound loss."""
+
+    def __call__(self, prediction, target):
+        return (prediction - target).square().mean()
+
+
+class Total:
+    """A loss that is summed."""
+
+    def __call__(self, prediction, target):
+        return (prediction - target).square().sum()
+
+
+class Unbuildable:
+    def __init__(self) -> None:
+        raise ValueError("out of luck")
+
+
+def one_check(function):
+    contract = Contract()
+    contract.check(function)
+    return run_check(contract.checks[0], contract, subject_of("loss", Mean))
+
+
+def test_a_sound_component_passes_everything():
+    report = check_component("loss", Mean)
+    assert report.ok
+    assert report.failed == ()
+    assert "0 failed" in report.summary()
+    report.raise_for_failures()
+
+
+def test_a_broken_component_fails_by_the_check_that_names_the_fault():
+    report = check_component("loss", Total)
+    assert set(report.failed) == {"averaged_over_batch", "averaged_over_places"}
+    assert not report.ok
+    with pytest.raises(AssertionError, match="three copies of an image cost something else"):
+        report.raise_for_failures()
+
+
+def test_only_the_checks_asked_for_run():
+    report = check_component("loss", Total, only=["scalar"])
+    assert [result.check for result in report] == ["scalar"]
+
+
+def test_an_expected_failure_must_fail():
+    known = {"averaged_over_batch": "by design", "averaged_over_places": "by design"}
+    report = check_component("loss", Total, known)
+    assert report.ok
+    assert report.count("expected failure") == 2
+    report = check_component("loss", Mean, known)
+    assert set(report.failed) == set(known)
+    assert "take it out of xfail" in str(report)
+
+
+def test_a_skipped_check_is_no_expected_failure():
+    assert check_component("loss", Mean, {"symmetric": "not so"}).failed == ("symmetric",)
+
+
+@pytest.mark.parametrize("arguments", [{"only": ["scalr"]}, {"xfail": {"scalr": "?"}}])
+def test_a_check_that_does_not_exist_is_a_mistake(arguments):
+    with pytest.raises(MistakeError, match="did you mean 'scalar'"):
+        check_component("loss", Mean, **arguments)
+
+
+def test_an_unknown_kind_is_a_mistake():
+    with pytest.raises(MistakeError, match="unknown kind"):
+        check_component("lose", Mean)
+
+
+def test_what_cannot_be_built_fails_once():
+    report = check_component("loss", Unbuildable)
+    assert report.failed == ("builds",)
+    assert "out of luck" in str(report)
+
+
+def test_a_report_in_which_nothing_ran_is_not_ok():
+    assert not Report("nothing", ()).ok
+    assert not Report("skips", (Result("one", "skipped", "why"),)).ok
+
+
+def test_the_example_shown_is_the_smallest_that_fails():
+    def small(case):
+        number = case.draw(st.integers(0, 1000), "number")
+        expect(number < 17, f"{number} is too much")
+
+    result = one_check(lambda case: small(case))
+    assert result.outcome == "failed"
+    assert result.example == {"number": 17}
+    assert "17 is too much" in str(result)
+    assert "smallest example: number=17" in str(result)
+
+
+def test_an_error_of_the_component_is_shown_with_its_place():
+    def breaks(case):
+        raise KeyError("weights")
+
+    result = one_check(breaks)
+    assert result.message.startswith("KeyError: 'weights' (")
+    assert "test_contract_suite.py" in result.message
+
+
+def test_a_check_that_skips_every_example_is_skipped_with_its_reason():
+    def skips(case):
+        raise Skip("it claims nothing")
+
+    result = one_check(skips)
+    assert (result.outcome, result.message) == ("skipped", "it claims nothing")
+
+
+def test_a_check_leaves_torchs_random_state_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    one_check(lambda case: torch.manual_seed(9))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_time_is_bounded_and_the_failure_kept():
+    import time
+
+    def slow(case):
+        number = case.draw(st.integers(0, 10**9), "number")
+        time.sleep(0.02)
+        expect(number < 1, "no")
+
+    contract = Contract()
+    contract.check(slow)
+    started = time.monotonic()
+    hurried = Profile(examples=1000, seconds=0.2)
+    result = run_check(contract.checks[0], contract, subject_of("loss", Mean), hurried)
+    assert result.outcome == "failed"
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("kind", BUILTIN_KINDS, ids=lambda kind: kind.name)
+def test_every_kind_has_checks_that_say_why(kind):
+    checks = contract_of(kind).checks
+    assert len(checks) >= 4
+    assert len({check.name for check in checks}) == len(checks)
+    for check in checks:
+        assert len(check.summary) > 25, check.name
+
+
+def test_closeness_is_of_shape_and_value():
+    one = torch.ones(2, 3)
+    expect_close(one, one.clone(), "same")
+    with pytest.raises(AssertionError, match="shapes"):
+        expect_close(one, torch.ones(3), "other")
+    with pytest.raises(AssertionError, match=r"differ by up to 0\.5"):
+        expect_close(one, one * 1.5, "other")
+    with pytest.raises(AssertionError):
+        expect_close(one * float("nan"), one, "nan")
+
+
+def example_of(strategy):
+    from hypothesis import find
+
+    return find(strategy, lambda value: True)
+
+
+def test_strategies_give_what_they_say():
+    assert example_of(strategies.images()).abs().max() <= 1
+    assert example_of(strategies.latents(3)).shape[1] == 3
+    assert example_of(strategies.timesteps(4)).shape == (4,)
+    assert example_of(strategies.sides(16, 32, 8)) % 8 == 0
+    for pattern in strategies.PATTERNS:
+        assert strategies.fill((2, 1, 5, 6), pattern, 0).shape == (2, 1, 5, 6)
+    assert strategies.fill((1, 1, 4, 4), "spike", 0).count_nonzero() == 1
+    assert strategies.fill((1, 1, 4, 4), "checkerboard", 0).sum() == 0
+
+
+# A kind of its own, with checks of its own, through the hook.
+
+
+class Doubler:
+    def double(self, x):
+        return 2 * x
+
+
+class Tripler(nn.Module):
+    def double(self, x):
+        return 3 * x
+
+
+doubling = Contract()
+
+
+@doubling.check
+def doubles(case):
+    """It doubles numbers, or nobody would call it so."""
+    expect(case.build().double(2) == 4, "two is not doubled to four")
+
+
+class _Stranger:
+    """A plugin with a kind."""
+
+    @hookimpl
+    def uldm_kinds(self):
+        return [Kind("doubler", f"{__name__}:Doubler", "twice", checks=f"{__name__}:doubling")]
+
+
+@pytest.fixture
+def doubler(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or ModuleType(__name__))
+    monkeypatch.setattr(sys.modules[__name__], "Doubler", Doubler, raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "doubling", doubling, raising=False)
+    (kind,) = _Stranger().uldm_kinds()
+    monkeypatch.setitem(default_registry.default().kinds, "doubler", kind)
+
+
+def test_a_new_kind_brings_its_own_checks(doubler):
+    assert check_component("doubler", Doubler).ok
+    assert check_component("doubler", Tripler).failed == ("doubles",)
+
+
+# pytest
+
+
+def test_each_check_is_a_test_of_its_own(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent(
+            """
+            from uldm_core.testing import parametrize_with_checks
+
+            class Total:
+                def __call__(self, prediction, target):
+                    return (prediction - target).square().sum()
+
+            @parametrize_with_checks("loss", [Total, "l1"], xfail={})
+            def test_contract(check):
+                check()
+            """
+        )
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "PASSED test_it.py::test_contract[loss/l1-averaged_over_batch]" in done.stdout
+    assert "FAILED test_it.py::test_contract[Total-averaged_over_batch]" in done.stdout
+    assert "three copies" in done.stdout
+    assert "2 failed" in done.stdout
+
+
+# whole plugins
+
+
+def plugin_of(*components):
+    module = ModuleType("some_plugin")
+    module.uldm_components = hookimpl(lambda: list(components))
+    return module
+
+
+def test_a_sound_plugin_passes():
+    report = check_plugin(plugin_of(Component("loss", "mean", Mean)))
+    assert report.ok, report
+    assert "records_well_formed" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("components", "said"),
+    [
+        ([Component("loss", "total", Total)], "three copies"),
+        ([Component("loss", "gone", "no_such_module:Loss")], "no_such_module"),
+        ([Component("lose", "mean", Mean)], "unknown kind"),
+        (["loss"], "TypeError"),
+        ([], "announces nothing"),
+        ([Component("loss", "mean", Mean, example={"weight": 3})], "unknown option 'weight'"),
+        ([Component("loss", "total", Total, xfail={"scalr": "?"})], "there is no check 'scalr'"),
+    ],
+)
+def test_a_plugin_with_a_fault_is_told_it(components, said):
+    report = check_plugin(plugin_of(*components))
+    assert not report.ok
+    assert said in str(report)
+    with pytest.raises(AssertionError):
+        report.raise_for_failures()
+
+
+def test_a_plugin_module_that_imports_torch_is_told_so(tmp_path, monkeypatch):
+    (tmp_path / "eager_plugin.py").write_text(
+        "import torch\nfrom uldm_core import Component, hookimpl\n\n\n"
+        "@hookimpl\ndef uldm_components():\n"
+        "    return [Component('loss', 'eager', 'uldm_plugins.losses.pixel:L1')]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    report = check_plugin("eager_plugin")
+    assert "eager_plugin imports torch" in str(report)
+
+
+def test_our_own_distribution_is_a_plugin_like_any_other():
+    from uldm_core.testing.plugin import _importable, _is_lazy, _modules, _records
+
+    ((name, module),) = _modules("uldm")
+    plugin, result = _records(name, module)
+    assert _is_lazy(name).outcome == result.outcome == "passed"
+    assert {_importable(component).outcome for component in plugin.components} == {"passed"}
+
+
+def test_what_is_no_plugin_is_a_mistake():
+    with pytest.raises(MistakeError, match="no entry point"):
+        check_plugin("torch")
+    assert "No module named" in str(check_plugin("no_such_module"))
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["loss/l1"], 0, "0 failed"),
+        (["timestep_weighting/logit_normal", "mean=-1.0"], 0, "passed           times_in_range"),
+        (["loss/lpisp"], 2, "did you mean 'lpips'"),
+        (["l1"], 2, "is no KIND/NAME"),
+        (["loss/l1", "weight=2"], 2, "unknown option 'weight'"),
+        ([], 2, "or --all"),
+        (["--all", "loss/l1"], 2, "or --all"),
+        (["timestep_weighting/logit_normal", "std=-1.0"], 1, "failed           builds"),
+    ],
+)
+def test_the_command_says_what_became_of_each_check(arguments, code, said, capsys):
+    with pytest.raises(SystemExit) if code in (0, 1) else _nothing() as exit_:
+        assert uldm(["check", *arguments]) == code
+    if code in (0, 1):
+        assert exit_.value.code == code
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+
+
+def _nothing():
+    from contextlib import nullcontext
+
+    return nullcontext()

@@ -1,0 +1,48 @@
+"""The contract checks kill every mutant by the check that names its fault, and accuse no sound component."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mutants.catalogue import MUTANTS, SOUND
+from uldm_core.testing import Profile, check_component
+
+QUICK = Profile(examples=2, seconds=0.05)
+
+for path in sorted(Path(__file__).parent.glob("*.py")):
+    if not path.stem.startswith(("test_", "__")):
+        import_module(f"mutants.{path.stem}")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}-{mutant.name}")
+def test_the_check_that_names_the_fault_kills_the_mutant(mutant):
+    report = check_component(mutant.kind, mutant.factory, only=[mutant.killed_by])
+    assert report.failed == (mutant.killed_by,), f"{mutant.mistake}\n{report}"
+
+
+@pytest.mark.parametrize("sound", SOUND, ids=lambda sound: f"{sound.kind}-{sound.factory.__name__}")
+def test_a_sound_component_is_not_accused(sound):
+    check_component(sound.kind, sound.factory, sound.xfail, profile=QUICK).raise_for_failures()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}-{mutant.name}")
+def test_a_mutant_held_to_everything_is_killed_by_few_checks(mutant):
+    report = check_component(mutant.kind, mutant.factory)
+    assert mutant.killed_by in report.failed
+    assert report.count("passed") > 0, f"the mutant is broken beyond its mistake:\n{report}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sound", SOUND, ids=lambda sound: f"{sound.kind}-{sound.factory.__name__}")
+def test_a_sound_component_is_not_accused_when_looked_at_harder(sound):
+    harder = Profile(examples=20, seconds=2.0, repeatable=False)
+    check_component(sound.kind, sound.factory, sound.xfail, profile=harder).raise_for_failures()
+
+
+def test_there_are_mutants_of_every_kind():
+    assert len(MUTANTS) >= 60
+    assert len({(mutant.kind, mutant.name) for mutant in MUTANTS}) == len(MUTANTS)

@@ -1,0 +1,76 @@
+"""``uldm check``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from uldm_core import registry
+from uldm_core.cli.common import plugin_option
+from uldm_core.component import Component
+from uldm_core.errors import MistakeError, UldmError
+
+
+@click.command(short_help="Hold a component to the contract of its kind.")
+@click.argument("component", required=False, metavar="[KIND/NAME]")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--all", "everything", is_flag=True, help="Check every registered component.")
+@click.option("--deep", is_flag=True, help="Look at many random examples, as long as it takes.")
+@plugin_option
+def check(component: str | None, options: tuple[str, ...], everything: bool, deep: bool) -> None:
+    """Run every check of a component's kind against it, built from its registry entry.
+
+    KEY=VALUE are options of the component, as a recipe has them, e.g. codebook_size=64 or
+    backbone=mnist_classifier. Exits with 1 if a check fails, or if none ran.
+    """
+    if everything == bool(component) or (everything and options):
+        raise click.UsageError("give one KIND/NAME with its options, or --all")
+    chosen = registry.default().components() if component is None else [_get(component)]
+    values = _parse(options)
+    states = [_check(one, values, deep) for one in chosen]
+    if len(states) > 1:
+        click.echo(f"{sum(states)} of {len(states)} components keep their contract")
+    sys.exit(0 if states and all(states) else 1)
+
+
+def _get(path: str) -> Component:
+    kind, slash, name = path.partition("/")
+    if not slash:
+        raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
+    return registry.default().get(kind, name)
+
+
+def _parse(options: Iterable[str]) -> dict[str, Any]:
+    from uldm_core.recipe.document import Document
+    from uldm_core.recipe.overrides import apply_overrides
+
+    document = Document({})
+    apply_overrides(document, options)
+    return document.data
+
+
+def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
+    """Check one component, print a line a check, and return whether it keeps its contract."""
+    from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
+    from uldm_core.testing.subject import registered
+
+    name = f"{component.plugin}/{component.name}" if component.plugin else component.name
+    click.echo(f"{component.path} ({component.distribution} {component.version})".replace(" ( )", ""))
+    try:
+        subject = registered(component.kind, name, options, called=component.path)
+        report = check_subject(
+            subject,
+            component.xfail,
+            profile=DEEP if deep else EVERYDAY,
+            tell=lambda result: click.echo(f"  {result}".replace("\n", "\n  ")),
+        )
+    except UldmError as error:
+        if options:
+            raise
+        click.echo(f"  failed           it cannot be built: {error}")
+        return False
+    click.echo(f"  {report.summary().rpartition(': ')[2]}")
+    return report.ok

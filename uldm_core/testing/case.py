@@ -1,0 +1,122 @@
+"""One example of a check: what was drawn for it, and the component built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from attrs import define, field
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from uldm_core.testing import strategies
+from uldm_core.testing.contract import Contract, Skip
+from uldm_core.testing.strategies import Pattern, Shape
+from uldm_core.testing.subject import Subject
+
+T = TypeVar("T")
+BUILD_SEED = 1
+
+
+@define
+class Case:
+    """What a check function is handed: it draws from it, builds the component by it, and calls it.
+
+    Args:
+        subject: the component under check.
+        contract: of its kind.
+        drawn: every value drawn so far, by its label: the example that a report shows.
+    """
+
+    subject: Subject
+    contract: Contract
+    _draw: Callable[[st.SearchStrategy[Any]], Any]
+    drawn: dict[str, Any] = field(factory=dict)
+
+    def draw(self, strategy: st.SearchStrategy[T], label: str) -> T:
+        """Draw a value; a label is drawn for once, asked again it gives the same value."""
+        if label not in self.drawn:
+            self.drawn[label] = self._draw(strategy)
+        value: T = self.drawn[label]
+        return value
+
+    def option(self, name: str, strategy: st.SearchStrategy[Any]) -> Any:
+        """Draw a value for an option of the component, if a check may set it; else return None."""
+        if name in self.subject.optional:
+            strategy = st.none() | strategy
+        return self.draw(strategy, name) if self.subject.takes(name) else None
+
+    def build(self, *args: Any, seed: int = BUILD_SEED, **options: Any) -> Any:
+        """Build the component anew, its weights drawn from the seed, with the options drawn so far."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.subject.factory(*args, **{**self.given(), **options})
+
+    def given(self) -> dict[str, Any]:
+        """Return what a recipe would fill in from its other nouns, as drawn for this example."""
+        drawn = {name: self.option(name, strategy) for name, strategy in self.contract.options.items()}
+        return {name: value for name, value in drawn.items() if value is not None}
+
+    def inputs(self, component: Any) -> tuple[Tensor, ...]:
+        """Draw what the component takes."""
+        if self.contract.inputs is None:
+            raise Skip(f"kind {self.subject.kind} says nothing of its inputs")
+        return self.contract.inputs(self, component)
+
+    def call(self, component: Any, *inputs: Tensor) -> Any:
+        """Exercise the component; what it draws at random is the same each time."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.contract.call(component, *inputs)
+
+    def batch(self, low: int = 1, high: int = 3) -> int:
+        """Draw a batch size."""
+        return self.draw(strategies.batch_sizes(low, high), "batch")
+
+    def seed(self) -> int:
+        """Draw a seed."""
+        return self.draw(strategies.seeds(), "seed")
+
+    def normal(self, *shape: int, salt: int = 0) -> Tensor:
+        """Return standard normal values that the drawn seed decides."""
+        return strategies.normal(shape, 1000 * salt + self.seed())
+
+    def images(self, shape: Shape, pattern: Pattern = "noise") -> Tensor:
+        """Return images in [-1, 1]."""
+        return strategies.fill_images(shape, pattern, self.seed() if pattern == "noise" else 0)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors inside nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def floats_in(value: Any) -> list[Tensor]:
+    """Return the floating-point tensors inside nested tuples, lists and dicts."""
+    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
+
+
+def sum_of(value: Any) -> Tensor:
+    """Return one scalar that every float inside depends on, each element by its own amount."""
+    total = torch.zeros(())
+    for index, tensor in enumerate(floats_in(value)):
+        weights = strategies.normal(tuple(tensor.shape), index).to(tensor)
+        total = total + (tensor * weights).sum().float()
+    return total
+
+
+@torch.no_grad()
+def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
+    """Move every trained parameter a little, so that branches that start as nothing show what they do."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in component.parameters():
+        if parameter.requires_grad:
+            parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return component

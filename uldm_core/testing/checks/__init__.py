@@ -1,0 +1,1 @@
+"""The contracts: one module a kind, one function a check; ``module`` holds those of every ``nn.Module``."""

@@ -1,0 +1,103 @@
+"""The contract of latent scalings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from uldm_core.testing import strategies
+from uldm_core.testing.case import Case
+from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close
+
+LIKELY_CHANNELS = (4, 3, 2, 1, 8)
+
+
+def _channels(case: Case, scaling: Any) -> int:
+    told = case.given().get("channels") or getattr(scaling, "channels", None)
+
+    def works(channels: int) -> None:
+        case.build().fit([torch.arange(16.0).view(2, 1, 2, 4).expand(2, channels, 2, 4)])
+
+    return int(told or case.subject.found("channels", LIKELY_CHANNELS, works))
+
+
+def _latents(case: Case, scaling: Any) -> tuple[Tensor]:
+    return (case.normal(*case.draw(strategies.latent_shapes(_channels(case, scaling)), "shape")),)
+
+
+contract = Contract(
+    options={"channels": st.sampled_from((2, 4))},
+    inputs=_latents,
+    call=lambda scaling, latents: scaling.normalize(latents),
+    same_dtype=False,
+)
+
+
+def _fitted(case: Case) -> tuple[Any, Tensor]:
+    """Build a scaling fitted to latents of odd mean and deviation, and return both."""
+    scaling = case.build()
+    channels = _channels(case, scaling)
+    spread = torch.arange(1, channels + 1).view(-1, 1, 1).float()
+    latents = 3 * spread * case.normal(24, channels, 4, 4) + 5
+    scaling.fit(latents.split(8))
+    return scaling, latents
+
+
+@contract.check
+def unit_variance(case: Case) -> None:
+    """What it was fitted to comes out with mean 0 and variance 1: noise schedules are made for that."""
+    scaling, latents = _fitted(case)
+    scaled = scaling.normalize(latents).double()
+    expect(abs(scaled.mean().item()) < 0.01, f"the mean is {scaled.mean().item():.3g}")
+    expect(abs(scaled.std().item() - 1) < 0.02, f"the deviation is {scaled.std().item():.3g}")
+
+
+@contract.check
+def inverse(case: Case) -> None:
+    """``denormalize`` undoes ``normalize``: else what is drawn decodes wrongly."""
+    scaling, latents = _fitted(case)
+    expect_close(
+        scaling.denormalize(scaling.normalize(latents)),
+        latents,
+        "denormalize does not undo normalize",
+        rtol=1e-3,
+    )
+
+
+@contract.check
+def cut_independent(case: Case) -> None:
+    """How the latents are cut into batches, and their order, does not matter."""
+    scaling, latents = _fitted(case)
+    other = case.build()
+    other.fit(iter([latents[20:], latents[:3], latents[3:20]]))
+    expect_close(
+        other.normalize(latents),
+        scaling.normalize(latents),
+        "other batches give another scale",
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+@contract.check
+def refits(case: Case) -> None:
+    """Fitting again forgets what it was fitted to before."""
+    scaling, latents = _fitted(case)
+    scaling.fit(iter([latents * 10 + 100]))
+    expect(
+        abs(scaling.normalize(latents * 10 + 100).mean().item()) < 0.01, "a second fit remembers the first"
+    )
+
+
+@contract.check
+def fit_saved(case: Case) -> None:
+    """The fit travels with the state: a run's samples are scaled as its training was."""
+    scaling, latents = _fitted(case)
+    if not isinstance(scaling, nn.Module):
+        raise Skip(NOT_A_MODULE)
+    fresh = case.build(seed=2)
+    fresh.load_state_dict({name: tensor.clone() for name, tensor in scaling.state_dict().items()})
+    expect_close(fresh.normalize(latents), scaling.normalize(latents), "a loaded scaling scales otherwise")

@@ -1,0 +1,279 @@
+"""What every component that is an ``nn.Module`` owes its users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from uldm_core.testing.case import Case, floats_in, perturb, sum_of, tensors_in
+from uldm_core.testing.contract import (
+    NOT_A_MODULE,
+    Broken,
+    Contract,
+    Skip,
+    expect,
+    expect_close,
+    expect_finite,
+)
+
+contract = Contract()
+LOW_PRECISION = 0.1
+CODES_MAY_FLIP = 0.7
+
+
+def _module(case: Case, **options: Any) -> nn.Module:
+    """Build the component, its weights moved off their start; skip it if it is no module."""
+    component = case.build(**options)
+    if not isinstance(component, nn.Module):
+        raise Skip(NOT_A_MODULE)
+    return perturb(component)
+
+
+def _lived(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Build the component, have it see a batch in training mode, and return it in eval mode, with inputs."""
+    component = _module(case)
+    inputs = case.inputs(component)
+    component.train()
+    case.call(component, *_doubled(inputs))
+    return component.eval(), inputs
+
+
+def _doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Two samples at least, which batch norm needs in training mode."""
+    return tuple(torch.cat([tensor, tensor.flip(0) * 0.9]) for tensor in inputs)
+
+
+def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
+    """Compare the tensors of two outputs one by one; tolerances are relative to each one's largest value."""
+    pairs = list(zip(tensors_in(actual), tensors_in(wanted), strict=True))
+    for left, right in pairs:
+        reach = right.detach().abs().max().item() if right.numel() else 0.0
+        expect_close(left, right, otherwise, rtol=rtol, atol=atol * max(1.0, reach))
+
+
+def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
+    """Compare the floats of two outputs in norm, as loosely as low precision needs."""
+    allowed = CODES_MAY_FLIP if case.contract.discrete else LOW_PRECISION
+    for left, right in zip(floats_in(actual), floats_in(wanted), strict=True):
+        expect_finite(left, otherwise)
+        error = (left.detach().float() - right.detach().float()).norm().item()
+        scale = right.detach().float().norm().item() + 0.05 * max(1, right.numel()) ** 0.5
+        expect(error <= allowed * scale, f"{otherwise}: it is off by {error / scale:.0%}")
+
+
+@contract.check
+def state_round_trip(case: Case) -> None:
+    """Saved as safetensors and loaded into a new instance, it gives equal outputs; else a run cannot be kept."""
+    component, inputs = _lived(case)
+    state = {name: tensor.clone().contiguous() for name, tensor in component.state_dict().items()}
+    fresh = case.build(seed=2)
+    fresh.load_state_dict(load(save(state)))
+    wanted = case.call(component, *inputs)
+    _agree(case.call(fresh.eval(), *inputs), wanted, "the loaded instance answers otherwise", atol=1e-5)
+
+
+@contract.check
+def eval_deterministic(case: Case) -> None:
+    """In eval mode the same input gives the same output whatever the random state: no dropout, no noise."""
+    component, inputs = _lived(case)
+    torch.manual_seed(1)
+    first = case.contract.call(component, *inputs)
+    torch.manual_seed(2)
+    _agree(case.contract.call(component, *inputs), first, "two calls in eval mode differ", rtol=0, atol=1e-6)
+
+
+@contract.check
+def batch_independent(case: Case) -> None:
+    """In eval mode a sample's output does not depend on its batch mates, nor on how many there are."""
+    if not case.contract.per_sample:
+        raise Skip("its output is not one a sample")
+    component, inputs = _lived(case)
+    mates = tuple(torch.cat([x[:1], 1 - 0.7 * x[:1], x[:1] * 0.3]) for x in inputs)
+    alone = tensors_in(case.call(component, *(x[:1] for x in inputs)))
+    together = tensors_in(case.call(component, *mates))
+    for one, many in zip(alone, together, strict=True):
+        if one.ndim:
+            _agree(many[:1], one, "a sample's output changes with its batch mates")
+
+
+@contract.check
+def mode_restored(case: Case) -> None:
+    """``train()`` after ``eval()`` puts every submodule's mode back, and a call changes none."""
+    component, inputs = _lived(case)
+    expect(not any(m.training for m in component.modules()), "eval() leaves a submodule in training mode")
+    case.call(component, *inputs)
+    expect(not any(m.training for m in component.modules()), "a call in eval mode sets training mode")
+    trained = [module.training for module in component.train().modules()]
+    case.call(component, *_doubled(inputs))
+    expect([m.training for m in component.modules()] == trained, "a call in training mode changes the mode")
+    component.eval()
+    again = [module.training for module in component.train().modules()]
+    expect(again == trained, "train() after eval() does not put the modes back")
+
+
+@contract.check
+def bfloat16(case: Case) -> None:
+    """Cast to bfloat16 together with its input (not with times), it works and stays close to float32."""
+    component, inputs = _lived(case)
+    wanted = case.call(component, *inputs)
+    low = deepcopy(component).to(torch.bfloat16)
+    actual = case.call(low, *(x.to(torch.bfloat16) if x.ndim == 4 else x for x in inputs))
+    if case.contract.same_dtype:
+        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in floats_in(actual) if tensor.ndim}
+        expect(dtypes <= {"bfloat16"}, f"bfloat16 in, {', '.join(sorted(dtypes))} out")
+    _nearly(case, actual, wanted, "its output in bfloat16")
+
+
+@contract.check
+def memory_formats_agree(case: Case) -> None:
+    """channels_last and contiguous inputs give the same output: no ``view`` that trusts the strides."""
+    component, inputs = _lived(case)
+    formatted = tuple(
+        x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.clone() for x in inputs
+    )
+    _agree(
+        case.call(component, *formatted), case.call(component, *inputs), "channels_last changes the output"
+    )
+    strided = tuple(x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.ndim == 4 else x for x in inputs)
+    _agree(case.call(component, *strided), case.call(component, *inputs), "strides change the output")
+
+
+@contract.check
+def inputs_unchanged(case: Case) -> None:
+    """It writes into none of its inputs, forwards or backwards: they belong to the caller."""
+    component, inputs = _lived(case)
+    for mode in (True, False):
+        component.train(mode)
+        given = tuple(x.clone() for x in (_doubled(inputs) if mode else inputs))
+        kept = tuple(x.clone() for x in given)
+        total = sum_of(case.call(component, *given))
+        if total.requires_grad:
+            total.backward()
+        for now, before in zip(given, kept, strict=True):
+            expect(torch.equal(now, before), "it writes into its input")
+
+
+@contract.check
+def parameters_get_gradients(case: Case) -> None:
+    """Every parameter that requires grad gets a finite one: else it is dead weight, or the graph is cut."""
+    component = _module(case).train()
+    inputs = case.inputs(component)
+    waiting = {name for name, parameter in component.named_parameters() if parameter.requires_grad}
+    if not waiting:
+        raise Skip("no parameter requires grad")
+    sum_of(case.call(component, *_doubled(inputs))).backward()
+    for name, parameter in component.named_parameters():
+        if parameter.requires_grad:
+            expect(parameter.grad is not None, f"{name} gets no gradient")
+            expect_finite(_gradient(parameter), f"the gradient of {name}")
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros(()) if parameter.grad is None else parameter.grad
+
+
+@contract.check
+def deepcopy_independent(case: Case) -> None:
+    """A deep copy gives equal outputs and shares nothing: averages of weights and teachers are such copies."""
+    component, inputs = _lived(case)
+    wanted = case.call(component, *inputs)
+    copy = deepcopy(component)
+    _agree(case.call(copy, *inputs), wanted, "a deep copy answers otherwise", rtol=0, atol=1e-6)
+    with torch.no_grad():
+        for tensor in (*copy.parameters(), *copy.buffers()):
+            tensor.zero_()
+    _agree(case.call(component, *inputs), wanted, "changing a deep copy changes the original", rtol=0)
+
+
+@contract.check
+def autocast(case: Case) -> None:
+    """Under ``torch.autocast`` it runs forwards and backwards, finite and close to float32."""
+    component, inputs = _lived(case)
+    wanted = case.call(component, *inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        _nearly(case, case.call(component, *inputs), wanted, "its output under autocast")
+        total = sum_of(case.call(component.train(), *_doubled(inputs)))
+    if total.requires_grad:
+        total.backward()
+        for name, parameter in component.named_parameters():
+            expect_finite(_gradient(parameter), f"under autocast the gradient of {name}")
+
+
+@contract.check
+def moves_whole(case: Case) -> None:
+    """``.to(device)`` moves all of it: tensors are buffers or parameters, modules are submodules, none stray."""
+    component, inputs = _lived(case)
+    for name, module in component.named_modules():
+        for attribute in vars(module).keys() - _REGISTERED:
+            place = ".".join(filter(None, (name, attribute)))
+            for what in _strays(vars(module)[attribute]):
+                raise Broken(f"{place} holds {what} that is not registered: it stays behind")
+    _call_on_meta(case, deepcopy(component), inputs)
+
+
+_REGISTERED = frozenset(vars(nn.Module()))
+
+
+def _strays(value: Any, depth: int = 3) -> Iterator[str]:
+    """Yield what ``.to()`` and ``state_dict()`` would not find inside an attribute."""
+    if isinstance(value, Tensor):
+        yield "a tensor"
+    elif isinstance(value, nn.Module):
+        yield "a module"
+    elif isinstance(value, dict):
+        yield from (stray for item in value.values() for stray in _strays(item, depth))
+    elif isinstance(value, (list, tuple, set)):
+        yield from (stray for item in value for stray in _strays(item, depth))
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        yield from (stray for item in vars(value).values() for stray in _strays(item, depth - 1))
+
+
+def _call_on_meta(case: Case, component: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Call it on the meta device: what it makes on the CPU while it runs meets tensors that are elsewhere."""
+    try:
+        case.contract.call(component.to("meta"), *(x.to("meta") for x in inputs))
+    except Exception as error:  # meta tensors have no values: many calls cannot be made, and prove nothing
+        expect("same device" not in str(error), f"on another device it fails: {error}")
+
+
+@contract.check
+def extremes_finite(case: Case) -> None:
+    """Extreme but legal inputs (blank, saturated, a single spike) give finite outputs and gradients."""
+    component, inputs = _lived(case)
+    for reach in (0.0, -1.0, 1.0):
+        given = [_extreme(x, reach) for x in inputs]
+        output = case.call(component, *given)
+        for tensor in floats_in(output):
+            expect_finite(tensor, f"the output for inputs of {reach:g}")
+        if sum_of(output).requires_grad:
+            sum_of(output).backward()
+            for tensor in given:
+                expect_finite(_gradient(tensor), f"the gradient for inputs of {reach:g}")
+
+
+def _extreme(x: Tensor, reach: float) -> Tensor:
+    """Return an input whose 4-D part is constant; times and the like stay as they are."""
+    filled = torch.full_like(x, reach) if x.ndim == 4 else x.clone()
+    return filled.requires_grad_(filled.is_floating_point())
+
+
+@contract.check
+def same_seed_same_weights(case: Case) -> None:
+    """The same seed gives the same initial weights, and building or calling does not reseed anyone else."""
+    first, second = case.build(seed=3), case.build(seed=3)
+    if not isinstance(first, nn.Module):
+        raise Skip(NOT_A_MODULE)
+    for name, tensor in first.state_dict().items():
+        expect(torch.equal(tensor, second.state_dict()[name]), f"{name} differs between two builds of a seed")
+    after = []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        component = case.subject.factory(**case.given())
+        case.contract.call(component.eval(), *case.inputs(component))
+        after.append(torch.rand(1))
+    expect(not torch.equal(*after), "building or calling it sets torch's global seed")

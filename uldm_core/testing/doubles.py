@@ -1,0 +1,233 @@
+"""Small, exact stand-ins for the other components that a check needs; no plugin's component is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uldm_core.protocols import Denoise, NoiseScheduler
+
+
+class Path:
+    """x_t = alpha x0 + sigma noise in continuous time: data at 0, nothing but noise at 1.
+
+    It is ``straight`` (flow) or ``circular`` (variance-preserving).
+    """
+
+    timesteps: int | None = None
+
+    def __init__(self, shape: str = "straight", prediction: str = "flow") -> None:
+        self.shape = shape
+        self.prediction = prediction
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(alpha, sigma)``, each of t's shape."""
+        if self.shape == "straight":
+            return 1 - t, t
+        angle = t * math.pi / 2
+        return angle.cos().clamp(min=0), angle.sin()
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return x_t."""
+        alpha, sigma = self._like(x0, t)
+        return alpha * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what is to be predicted."""
+        alpha, sigma = self._like(x0, t)
+        return target_of(self.prediction, x0, noise, alpha, sigma)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Return alpha^2 / sigma^2."""
+        alpha, sigma = self.coefficients(t)
+        return (alpha / sigma).square()
+
+    def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x0, noise)`` as the prediction implies them."""
+        alpha, sigma = self._like(x_t, t)
+        if self.prediction == "flow":
+            return x_t - sigma * prediction, x_t + alpha * prediction
+        return alpha * x_t - sigma * prediction, sigma * x_t + alpha * prediction
+
+    def conditioning(self, t: Tensor) -> Tensor:
+        """Return the time on the scale of 1,000 timesteps."""
+        return t * 1000
+
+    def _like(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.coefficients(t)
+        shape = (-1, *(1,) * (x.ndim - 1))
+        return alpha.view(shape), sigma.view(shape)
+
+
+def straight() -> Path:
+    """Return the flow path, predicting the velocity."""
+    return Path("straight", "flow")
+
+
+def circular() -> Path:
+    """Return the variance-preserving path, predicting v."""
+    return Path("circular", "v")
+
+
+def target_of(prediction: str, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return what a prediction of a name means: ``epsilon``, ``sample``, ``v`` or ``flow``."""
+    meanings = {
+        "epsilon": noise,
+        "sample": x0,
+        "v": alpha * noise - sigma * x0,
+        "flow": noise - x0,
+    }
+    return meanings[prediction]
+
+
+def gaussian_denoiser(noise_scheduler: NoiseScheduler, mean: float, std: float) -> Denoise:
+    """Return the exact denoiser of normal data: the posterior mean, as the scheduler's prediction."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (c.view(-1, *(1,) * (x_t.ndim - 1)) for c in noise_scheduler.coefficients(t))
+        gain = std**2 / (alpha.square() * std**2 + sigma.square())
+        residual = x_t - alpha * mean
+        x0 = mean + alpha * gain * residual
+        noise = sigma / (alpha.square() * std**2 + sigma.square()) * residual
+        return noise_scheduler.target(x0, noise, t)
+
+    return denoise
+
+
+class TinyDataset:
+    """Thirty-two grey images of 8x8, each a shade and a stripe, in two classes; ``test`` has others."""
+
+    channels = 1
+    size = 8
+    splits = ("train", "test")
+
+    def __init__(self, subset: str = "train", count: int = 32) -> None:
+        self.subset = subset
+        numbers = torch.arange(count) * 2 + (subset == "test")
+        self.labels = numbers // 2 % 2
+        self.pixels = (numbers.view(-1, 1, 1, 1) * 3).expand(-1, 1, 8, 8).to(torch.uint8).clone()
+        self.pixels[self.labels == 1, :, 2:5] = 240
+        self.fingerprint = f"tiny:{subset}:{count}"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return uint8 [B, 1, 8, 8]."""
+        return self.pixels[indices]
+
+    def split(self, name: str) -> TinyDataset:
+        """Return ``train`` or ``test``."""
+        return TinyDataset(name, len(self.pixels))
+
+
+class TinyAutoencoder(nn.Module):
+    """One convolution each way: latents [B, 2, H / 2, W / 2], no losses."""
+
+    latent_channels = 2
+    downscale = 2
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(in_channels, 2, 2, stride=2)
+        self.decoder = nn.ConvTranspose2d(2, in_channels, 2, stride=2)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return latents and no losses."""
+        return self.encoder(x), {}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images."""
+        images: Tensor = self.decoder(latents)
+        return images
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return reconstruction, latents, no losses."""
+        latents, losses = self.encode(x)
+        return self.decode(latents), latents, losses
+
+
+class TinyDenoiser(nn.Module):
+    """One convolution and a shift by the time."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.time = nn.Linear(1, channels)
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Return a prediction of the latents' shape."""
+        shift = self.time(conditioning.view(-1, 1) / 1000)
+        prediction: Tensor = self.convolution(latents) + shift[..., None, None]
+        return prediction
+
+
+class TinyDiscriminator(nn.Module):
+    """One convolution: a logit a patch of 2x2."""
+
+    receptive_field = 2
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, 1, 2, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.convolution(images)
+        return logits
+
+
+class TinyScaling(nn.Module):
+    """Shifts and scales by one number each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Measure mean and deviation of all latents."""
+        values = torch.cat(list(batches))
+        self.mean, self.std = values.mean(), values.std()
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring latents to unit variance."""
+        return (latents - self.mean) / self.std
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Bring them back."""
+        return latents * self.std + self.mean
+
+
+class TinyBackbone(nn.Module):
+    """Two frozen convolutions, for images of any size, grey or RGB."""
+
+    channels = (3, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return two maps."""
+        first = self.first(images.mean(1, keepdim=True)).tanh()
+        return first, self.second(first).tanh()
+
+
+def nouns() -> dict[str, Any]:
+    """Return one of each, by the name that a stage's option has."""
+    return {
+        "dataset": TinyDataset(),
+        "autoencoder": TinyAutoencoder(),
+        "denoiser": TinyDenoiser(),
+        "discriminator": TinyDiscriminator(),
+        "latent_scaling": TinyScaling(),
+        "backbone": TinyBackbone(),
+        "noise_scheduler": straight(),
+    }

@@ -1,0 +1,288 @@
+"""Running checks: Hypothesis looks for the smallest example that breaks one, a report says what it found."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from attrs import define, evolve, field, frozen
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.reporting import with_reporter
+
+from uldm_core import registry
+from uldm_core.errors import MistakeError, UldmError, did_you_mean, listing
+from uldm_core.testing.case import Case
+from uldm_core.testing.contract import NOT_A_MODULE, Broken, Check, Contract, Skip, contract_of
+from uldm_core.testing.subject import Subject, subject_of
+
+Outcome = Literal["passed", "failed", "expected failure", "skipped"]
+
+
+@frozen
+class Profile:
+    """How hard to look.
+
+    Args:
+        examples: of each check, at most.
+        seconds: after which a check takes no further example, and a failing one is not shrunk further.
+        repeatable: look at the same examples each time.
+    """
+
+    examples: int = 5
+    seconds: float = 0.4
+    repeatable: bool = True
+
+
+EVERYDAY = Profile()
+DEEP = Profile(examples=100, seconds=60.0, repeatable=False)
+
+
+@frozen
+class Result:
+    """What became of one check.
+
+    Args:
+        check: its name.
+        outcome: ``passed``, ``failed``, ``expected failure`` or ``skipped``.
+        message: what is broken, or why it was skipped.
+        example: the smallest example that broke it, by the labels of what was drawn.
+        examples: how many were tried.
+        seconds: how long that took.
+    """
+
+    check: str
+    outcome: Outcome
+    message: str = ""
+    example: Mapping[str, Any] = field(factory=dict)
+    examples: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        text = f"{self.outcome:<17}{self.check}"
+        if self.message:
+            text += f": {self.message}"
+        if self.outcome == "failed" and self.example:
+            text += "\n    smallest example: " + ", ".join(f"{k}={v!r}" for k, v in self.example.items())
+        return text
+
+
+@frozen
+class Report:
+    """What became of every check of one component."""
+
+    name: str
+    results: tuple[Result, ...]
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def count(self, outcome: Outcome) -> int:
+        """Return how many checks had this outcome."""
+        return sum(result.outcome == outcome for result in self.results)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that failed."""
+        return tuple(result.check for result in self.results if result.outcome == "failed")
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed, and something ran: a report that only skipped proves nothing."""
+        return not self.failed and self.count("passed") + self.count("expected failure") > 0
+
+    def summary(self) -> str:
+        """Return the counts."""
+        outcomes: tuple[Outcome, ...] = ("passed", "failed", "expected failure", "skipped")
+        counts = ", ".join(f"{self.count(outcome)} {outcome}" for outcome in outcomes)
+        return f"{self.name}: {counts}"
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.results), self.summary()])
+
+    def raise_for_failures(self) -> None:
+        """Raise ``AssertionError`` with the whole report unless it is ok."""
+        if not self.ok:
+            raise AssertionError(f"\n{self}")
+
+
+def check_component(
+    kind: str,
+    factory: Callable[..., Any],
+    xfail: Mapping[str, str] | None = None,
+    *,
+    only: Collection[str] = (),
+    profile: Profile = EVERYDAY,
+) -> Report:
+    """Hold a component to the contract of its kind.
+
+    Args:
+        kind: the kind's name, ``"quantizer"``.
+        factory: a class, or a callable that returns a new component each time. Options that a recipe fills
+            in (``in_channels``, ``channels``, ``size``) and those that a check varies (``steps``,
+            ``prediction``, ``commitment``) are passed if its signature names them. An optimizer's is called
+            with parameters, a learning-rate schedule's with the number of steps.
+        xfail: checks that are known to fail, each with the reason; one that does not fail is a failure.
+        only: names of the checks to run; all by default.
+        profile: how hard to look; ``DEEP`` takes as long as it needs.
+
+    Raises:
+        MistakeError: an unknown kind, or ``only`` or ``xfail`` names no check of it.
+    """
+    return check_subject(subject_of(kind, factory), xfail or {}, only, profile)
+
+
+def check_subject(
+    subject: Subject,
+    xfail: Mapping[str, str],
+    only: Collection[str] = (),
+    profile: Profile = EVERYDAY,
+    tell: Callable[[Result], None] = lambda result: None,
+) -> Report:
+    """Hold a subject to its contract; ``tell`` is called with each result as it comes."""
+    checks = checks_for(subject)
+    _refuse_unknown({*only, *xfail}, checks)
+    built = run_check(*checks[BUILDS], subject, profile)
+    if built.outcome == "failed":
+        tell(built)
+        return Report(subject.name, (built,))
+    results = []
+    for check, contract in checks.values():
+        if not only or check.name in only:
+            result = _expected(run_check(check, contract, subject, profile), xfail)
+            if result.message == NOT_A_MODULE and not only:
+                continue  # the checks of modules are not its
+            tell(result)
+            results.append(result)
+    return Report(subject.name, tuple(results))
+
+
+def builds(case: Case) -> None:
+    """It can be built from its options: where it cannot, nothing else can be said of it."""
+    case.contract.build(case)
+
+
+BUILDS = builds.__name__
+
+
+def checks_for(subject: Subject) -> dict[str, tuple[Check, Contract]]:
+    """Return the checks a subject is held to, by name: its kind's, and those of every module."""
+    from uldm_core.testing.checks import module
+
+    own = contract_of(registry.default().kind(subject.kind))
+    shared = module.contract.checks if own.inputs and subject.may_be_module else []
+    checks = [Check(BUILDS, builds), *own.checks, *shared]
+    return {check.name: (check, own) for check in checks}
+
+
+def run_check(check: Check, contract: Contract, subject: Subject, profile: Profile = EVERYDAY) -> Result:
+    """Run one check over examples, and return its result with the smallest that fails."""
+    attempt = _Attempt(check, contract, subject, profile)
+    search = settings(
+        max_examples=profile.examples,
+        derandomize=profile.repeatable,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )(given(st.data())(lambda data: attempt(data)))
+    started = time.monotonic()
+    with with_reporter(lambda text: None), _quiet():
+        try:
+            search()
+        except (_TimeIsUp, Exception) as error:
+            if not isinstance(error, _TimeIsUp) and attempt.failure is None:
+                raise  # not the component's fault
+    return evolve(attempt.result(), seconds=round(time.monotonic() - started, 3))
+
+
+class _TimeIsUp(BaseException):
+    """Leaves Hypothesis: it lets only what is no ``Exception`` pass."""
+
+
+@define
+class _Attempt:
+    """One check on one subject: a test function for Hypothesis that remembers what it saw."""
+
+    check: Check
+    contract: Contract
+    subject: Subject
+    profile: Profile
+    started: float = field(factory=time.monotonic)
+    examples: int = 0
+    failure: Exception | None = None
+    example: dict[str, Any] = field(factory=dict)
+    skipped: str = ""
+
+    def __call__(self, data: st.DataObject) -> None:
+        try:
+            self._try(Case(self.subject, self.contract, data.draw))
+        finally:
+            if time.monotonic() - self.started > self.profile.seconds:
+                raise _TimeIsUp
+
+    def _try(self, case: Case) -> None:
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.check.function(case)
+        except Skip as skip:
+            self.skipped = str(skip)
+        except Exception as error:
+            self.failure, self.example = error, dict(case.drawn)
+            raise
+        else:
+            self.examples += 1
+
+    def result(self) -> Result:
+        """Return what the examples have shown."""
+        name = self.check.name
+        if self.failure is not None:
+            return Result(name, "failed", _say(self.failure), self.example, self.examples)
+        if not self.examples:
+            return Result(name, "skipped", self.skipped)
+        return Result(name, "passed", examples=self.examples)
+
+
+def _say(error: Exception) -> str:
+    """Say what a check ran into: a broken promise in its own words, anything else with its place."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (Broken, UldmError)):
+        return text
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno}, in {frame.name})"
+
+
+def _expected(result: Result, xfail: Mapping[str, str]) -> Result:
+    """Turn a failure that was foretold into an expected one, and anything else foretold into a failure."""
+    if result.check not in xfail:
+        return result
+    reason = xfail[result.check]
+    if result.outcome == "failed":
+        return evolve(result, outcome="expected failure", message=reason)
+    message = f"expected to fail ({reason}), but it {result.outcome}: take it out of xfail"
+    return evolve(result, outcome="failed", message=message)
+
+
+def _refuse_unknown(names: Collection[str], checks: Mapping[str, object]) -> None:
+    for name in sorted(names):
+        if name not in checks:
+            raise MistakeError(
+                f"there is no check {name!r}{did_you_mean(name, checks)}",
+                hint=f"the checks are: {listing(list(checks))}",
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep a component's warnings out of the report, and out of strict test suites."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

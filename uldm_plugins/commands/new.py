@@ -1,0 +1,117 @@
+"""``uldm new``: starting points to write one's own from."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+import click
+
+from uldm_core import registry
+from uldm_core.errors import MistakeError, did_you_mean, listing
+
+SCAFFOLD = Path(__file__).parents[1] / "scaffold"
+DEFAULTS = {
+    "dataset": 'use = "mnist"\nlimit = 2000',
+    "autoencoder": 'use = "vqvae_fast"\nquantizer = "vq_ema"',
+    "denoiser": 'use = "mlp"\nwidth = 128\nhidden = 256',
+    "discriminator": "patchgan",
+    "noise_scheduler": "flow",
+    "latent_scaling": "unit_variance",
+    "loss": "l1",
+    "backbone": "mnist_classifier",
+    "adversarial_loss": "hinge",
+    "optimizer": "adamw",
+    "lr_schedule": "cosine",
+    "timestep_weighting": "uniform",
+    "sampler": "euler",
+    "metric": "frechet_mnist",
+    "stage": "",
+}
+"""What the recipe of a new plugin uses for everything but the plugin's own component."""
+
+
+@click.group(short_help="Write a starting point for a package of your own.")
+def new() -> None:
+    """Write a starting point for a package of your own."""
+
+
+@new.command()
+@click.argument("name")
+@click.option("--kind", required=True, help="The kind of component, such as quantizer or loss.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write it; default ./NAME.")
+def plugin(name: str, kind: str, out: Path | None) -> None:
+    """Write an installable package NAME with a working component, its contract test and a recipe."""
+    folder = out or Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MistakeError(f"{folder} exists already", hint="choose another NAME or --out")
+    for path, text in package(name, kind).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, "utf-8")
+    click.echo(f"wrote {folder}: {kind} {name!r}. Next:")
+    click.echo(f"  cd {folder} && pip install -e '.[test]' && pytest")
+    click.echo(f"  uldm check {kind}/{name}")
+    click.echo("  uldm run recipe.toml")
+
+
+def package(name: str, kind: str) -> dict[str, str]:
+    """Return the files of a new package, by their paths.
+
+    Raises:
+        MistakeError: the name cannot be a package's, or there is no starting point for the kind.
+    """
+    _check_name(name)
+    kinds = sorted(path.name.partition(".")[0] for path in (SCAFFOLD / "kinds").iterdir())
+    if kind not in kinds:
+        raise MistakeError(
+            f"there is no starting point for kind {kind!r}{did_you_mean(kind, kinds)}",
+            hint=f"there is one for: {listing(kinds)}",
+        )
+    class_name = name if kind == "optimizer" else "".join(part.capitalize() for part in name.split("_"))
+    words = {
+        "name": name,
+        "kind": kind,
+        "cls": class_name,
+        "distribution": name.replace("_", "-"),
+        "summary": "a first try",
+        **_components(name, kind),
+    }
+    layout = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        "recipe.toml": "recipe.toml",
+        "tests/test_contract.py": "test_contract.py",
+        f"{name}/plugin.py": "plugin.py",
+        f"{name}/{kind}.py": f"kinds/{kind}.py",
+    }
+    files = {path: Template((SCAFFOLD / f"{file}.tmpl").read_text("utf-8")) for path, file in layout.items()}
+    title = f'"""A {kind} for uldm."""\n'
+    return {f"{name}/__init__.py": title, **{path: text.substitute(words) for path, text in files.items()}}
+
+
+def _components(name: str, kind: str) -> dict[str, str]:
+    """Return what the recipe uses for each kind: the new component, and built-ins for the rest."""
+    chosen = dict(DEFAULTS)
+    if kind == "stage":
+        chosen["stage"] = f'\n[stages.{name}]\nuse = "{name}"'
+    elif kind in ("dataset", "autoencoder", "denoiser"):
+        chosen[kind] = f'use = "{name}"'
+    elif kind == "quantizer":
+        chosen["autoencoder"] = f'use = "vqvae_fast"\nquantizer = "{name}"'
+    else:
+        chosen[kind] = name
+    return chosen
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+        raise MistakeError(
+            f"{name!r} cannot be a package's name",
+            hint="lower-case letters, digits and underscores, such as my_quantizer",
+        )
+    if find_spec(name) is not None:
+        raise MistakeError(f"a module {name!r} is installed already", hint="choose another name")
+    for component in registry.default().components():
+        if component.name == name:
+            raise MistakeError(f"{component.path} is registered already", hint="choose another name")
