@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from mutants.catalogue import mutant
 
+from mutants.catalogue import mutant
 from uldm_plugins.quantizers.vq_ema import VQEma
 
 
@@ -22,7 +22,7 @@ class FarthestCode(VQEma):
     """argmax of the distance, for argmin."""
 
     def forward(self, latents):
-        quantized, losses, indices = super().forward(latents)
+        _, losses, indices = super().forward(latents)
         vectors = latents.movedim(1, -1).flatten(0, -2)
         indices = torch.cdist(vectors, self.codebook).argmax(1).view(indices.shape)
         return latents + (self.lookup(indices) - latents).detach(), losses, indices

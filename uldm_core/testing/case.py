@@ -70,6 +70,10 @@ class Case:
             torch.manual_seed(0)
             return self.contract.call(component, *inputs)
 
+    def call_in_full(self, component: Any, *inputs: Tensor) -> Any:
+        """Exercise the component for everything that its parameters have a say in."""
+        return (self.contract.in_full or self.contract.call)(component, *inputs)
+
     def batch(self, low: int = 1, high: int = 3) -> int:
         """Draw a batch size."""
         return self.draw(strategies.batch_sizes(low, high), "batch")
@@ -120,3 +124,13 @@ def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
         if parameter.requires_grad:
             parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter))
     return component
+
+
+def is_module(component: object) -> bool:
+    """Whether it is an ``nn.Module``."""
+    return isinstance(component, nn.Module)
+
+
+def copy_of_state(component: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of its parameters and buffers, by name."""
+    return {name: tensor.detach().clone() for name, tensor in component.state_dict().items()}

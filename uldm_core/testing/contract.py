@@ -79,6 +79,7 @@ class Contract:
         options: what a recipe would fill in from its other nouns, and checks draw.
         inputs: draws what a component of the kind takes; ``(case, component) -> tensors``.
         call: exercises it with these inputs; by default it is called with them.
+        in_full: exercises it so that all it returns is there, losses too; by default as ``call`` does.
         build: builds it once, with what its owner would pass; by default nothing.
         per_sample: the output's first dimension is the batch's.
         discrete: it picks codes, so that rounding may change its output by more than a little.
@@ -88,6 +89,7 @@ class Contract:
     options: Mapping[str, SearchStrategy[Any]] = field(factory=dict)
     inputs: Callable[[Case, Any], tuple[Tensor, ...]] | None = None
     call: Callable[..., Any] = lambda component, *inputs: component(*inputs)
+    in_full: Callable[..., Any] | None = None
     build: Callable[[Case], Any] = lambda case: case.build()
     per_sample: bool = True
     discrete: bool = False

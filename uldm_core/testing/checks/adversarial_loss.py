@@ -68,7 +68,7 @@ def generator_direction(case: Case) -> None:
 
 @contract.check
 def averaged(case: Case) -> None:
-    """Both sides are means over batch and patches: copies change nothing, or the weight would follow the size."""
+    """Both sides are means over batch and patches: else their weight follows the size."""
     real, fake = _logits(case)
     for name, side in _sides(case.build()).items():
         more = side(real.repeat(3, 1, 2, 1), fake.repeat(3, 1, 2, 1))

@@ -30,7 +30,7 @@ def _channels(case: Case, autoencoder: Any) -> int:
 
 
 def _legal(autoencoder: Any) -> int:
-    """Return one side of images that it must take: its ``size``, or the first multiple of ``downscale`` from 32."""
+    """Return a side that it must take: its ``size``, or the first multiple of ``downscale`` from 32."""
     size = getattr(autoencoder, "size", None)
     return int(size) if size else -(-32 // autoencoder.downscale) * autoencoder.downscale
 
@@ -73,7 +73,7 @@ def image_shape(case: Case) -> None:
 
 @contract.check
 def latent_shape(case: Case) -> None:
-    """Latents are [B, latent_channels, H / downscale, W / downscale], rounded up: denoisers are built by it."""
+    """Latents are [B, latent_channels, H / downscale, W / downscale], rounded up, as it declares."""
     autoencoder, images = _built(case)
     latents, _ = autoencoder.encode(images)
     height, width = (latent_size(side, autoencoder.downscale) for side in images.shape[2:])
@@ -83,7 +83,7 @@ def latent_shape(case: Case) -> None:
 
 @contract.check
 def odd_sizes(case: Case) -> None:
-    """A size that is not legal is refused with ``ValueError``, or comes back as it was: never another size."""
+    """A size that is not legal is refused with ``ValueError``, or comes back as it was."""
     autoencoder = _set_mode(case.build(), training=False)
     images = case.images((1, _channels(case, autoencoder), ODD, case.draw(strategies.sides(25, 31), "width")))
     try:
@@ -141,7 +141,7 @@ def decodes_any_latents(case: Case) -> None:
 
 @contract.check
 def reconstruction_reaches_encoder(case: Case) -> None:
-    """The gradient of the reconstruction alone reaches the image: a cut between the halves leaves it at nothing."""
+    """The gradient of the reconstruction alone reaches the image: no cut lies between the halves."""
     autoencoder, images = _built(case)
     given = images.clone().requires_grad_()
     reconstruction = _set_mode(autoencoder, training=True)(torch.cat([given, given.flip(-1)]))[0]

@@ -46,7 +46,7 @@ def feature_maps(case: Case) -> None:
 
 @contract.check
 def frozen(case: Case) -> None:
-    """No parameter requires grad, and train mode changes neither outputs nor buffers, in whatever it is nested."""
+    """No parameter requires grad, and train mode, its owner's too, changes neither outputs nor buffers."""
     backbone, images = _built(case)
     if not isinstance(backbone, nn.Module):
         raise Skip(NOT_A_MODULE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def tells_times_apart(case: Case) -> None:
         answers = [
             denoiser(latents, torch.full((len(latents),), t)) for t in (0.0, 20.0, 500.0, 980.0, 1000.0)
         ]
-    for early, late in zip(answers, answers[1:]):
+    for early, late in pairwise(answers):
         gaps = (early - late).abs().amax((1, 2, 3))
         expect(bool((gaps > 1e-6).all()), "two different times give the same prediction")
 

@@ -77,7 +77,7 @@ def _reach(discriminator: Any, channels: int, side: int, seed: int) -> int:
 
 @contract.check
 def judges_images(case: Case) -> None:
-    """The verdict's gradient reaches the images and leaves nothing in frozen parameters: the generator's step."""
+    """The generator's step: the verdict's gradient reaches the images, and no frozen parameter."""
     discriminator, images = _built(case)
     _set_mode(discriminator, training=True)
     parameters = list(discriminator.parameters()) if isinstance(discriminator, nn.Module) else []

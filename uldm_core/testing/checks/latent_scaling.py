@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
+from uldm_core.testing.case import Case, copy_of_state, is_module
 from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close
 
 LIKELY_CHANNELS = (4, 3, 2, 1, 8)
@@ -96,8 +96,8 @@ def refits(case: Case) -> None:
 def fit_saved(case: Case) -> None:
     """The fit travels with the state: a run's samples are scaled as its training was."""
     scaling, latents = _fitted(case)
-    if not isinstance(scaling, nn.Module):
+    if not is_module(scaling):
         raise Skip(NOT_A_MODULE)
     fresh = case.build(seed=2)
-    fresh.load_state_dict({name: tensor.clone() for name, tensor in scaling.state_dict().items()})
+    fresh.load_state_dict(copy_of_state(scaling))
     expect_close(fresh.normalize(latents), scaling.normalize(latents), "a loaded scaling scales otherwise")

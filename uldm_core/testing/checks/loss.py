@@ -78,7 +78,7 @@ def gradient_descends(case: Case) -> None:
 
 @contract.check
 def finite_gradient_at_equality(case: Case) -> None:
-    """Its gradient is finite where prediction and target are equal, and where images are blank: no sqrt(0)."""
+    """Its gradient is finite where prediction and target are equal, blank images too: no sqrt(0)."""
     loss, prediction, _ = _built(case)
     blank = torch.zeros_like(prediction)
     for images in (prediction, blank, blank - 1):
@@ -122,7 +122,7 @@ def averaged_over_batch(case: Case) -> None:
 
 @contract.check
 def averaged_over_places(case: Case) -> None:
-    """An image tiled twice each way costs about what the image costs: else its weight follows the image size."""
+    """An image tiled twice each way costs about what it costs: else its weight follows the size."""
     loss, prediction, target = _built(case)
     one = loss(prediction, target).item()
     four = loss(prediction.repeat(1, 1, 2, 2), target.repeat(1, 1, 2, 2)).item()

@@ -42,7 +42,7 @@ def _same(one: Mapping[str, float], other: Mapping[str, float], otherwise: str) 
 
 @contract.check
 def named_floats(case: Case) -> None:
-    """``compute`` gives finite floats by name, the same ones when asked twice, and says what it measured with."""
+    """``compute`` gives finite floats by name, the same when asked twice; ``description`` says of what."""
     metric = case.build()
     values = _measure(metric, _images(case), _images(case, 1))
     expect(values, "it gives no number")

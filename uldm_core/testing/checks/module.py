@@ -68,7 +68,7 @@ def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
 
 @contract.check
 def state_round_trip(case: Case) -> None:
-    """Saved as safetensors and loaded into a new instance, it gives equal outputs; else a run cannot be kept."""
+    """Saved as safetensors and loaded into a new instance, it gives equal outputs: runs are kept so."""
     component, inputs = _lived(case)
     state = {name: tensor.clone().contiguous() for name, tensor in component.state_dict().items()}
     fresh = case.build(seed=2)
@@ -166,7 +166,7 @@ def parameters_get_gradients(case: Case) -> None:
     waiting = {name for name, parameter in component.named_parameters() if parameter.requires_grad}
     if not waiting:
         raise Skip("no parameter requires grad")
-    sum_of(case.call(component, *_doubled(inputs))).backward()
+    sum_of(case.call_in_full(component, *_doubled(inputs))).backward()
     for name, parameter in component.named_parameters():
         if parameter.requires_grad:
             expect(parameter.grad is not None, f"{name} gets no gradient")
@@ -179,7 +179,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 @contract.check
 def deepcopy_independent(case: Case) -> None:
-    """A deep copy gives equal outputs and shares nothing: averages of weights and teachers are such copies."""
+    """A deep copy gives equal outputs and shares nothing: averages of weights are such copies."""
     component, inputs = _lived(case)
     wanted = case.call(component, *inputs)
     copy = deepcopy(component)
@@ -197,7 +197,7 @@ def autocast(case: Case) -> None:
     wanted = case.call(component, *inputs)
     with torch.autocast("cpu", torch.bfloat16):
         _nearly(case, case.call(component, *inputs), wanted, "its output under autocast")
-        total = sum_of(case.call(component.train(), *_doubled(inputs)))
+        total = sum_of(case.call_in_full(component.train(), *_doubled(inputs)))
     if total.requires_grad:
         total.backward()
         for name, parameter in component.named_parameters():
@@ -206,7 +206,7 @@ def autocast(case: Case) -> None:
 
 @contract.check
 def moves_whole(case: Case) -> None:
-    """``.to(device)`` moves all of it: tensors are buffers or parameters, modules are submodules, none stray."""
+    """``.to(device)`` moves all of it: every tensor and module is registered, none stays behind."""
     component, inputs = _lived(case)
     for name, module in component.named_modules():
         for attribute in vars(module).keys() - _REGISTERED:

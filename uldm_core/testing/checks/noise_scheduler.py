@@ -32,7 +32,7 @@ contract = Contract(
 
 
 def _grid(scheduler: Any, count: int = 400) -> Tensor:
-    """Return times from 0 to 1: each timestep of a discrete process, evenly spaced ones of a continuous one."""
+    """Return times from 0 to 1: each timestep of a discrete process, else evenly spaced ones."""
     steps = scheduler.timesteps or count
     return torch.arange(steps) / (steps - 1)
 
@@ -130,7 +130,7 @@ def target_means_its_name(case: Case) -> None:
 
 @contract.check
 def target_splits_back(case: Case) -> None:
-    """Every prediction converts to data and noise and so to every other, where both coefficients exceed 1e-3."""
+    """Every prediction converts to data and noise, and so to every other, away from the two ends."""
     for scheduler in _predictors(case):
         x0, noise, t = _noised(case, scheduler)
         t = t.clamp(0.02, 0.98)

@@ -42,7 +42,7 @@ def descends(case: Case) -> None:
 
 @contract.check
 def rate_obeyed(case: Case) -> None:
-    """``param_groups`` hold a rate ``lr`` that is above zero and obeyed: at 0 nothing moves, decay included."""
+    """``param_groups`` hold a rate ``lr`` above zero that is obeyed: at 0 nothing moves."""
     network, data = _network(case), case.normal(16, 3)
     optimizer = case.build(network.parameters())
     for group in optimizer.param_groups:

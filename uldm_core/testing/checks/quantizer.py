@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
+from uldm_core.testing.case import Case, copy_of_state, is_module
 from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.losses import check_losses, total
 
@@ -22,7 +22,12 @@ def _latents(case: Case, quantizer: Any) -> tuple[Tensor]:
     return (case.normal(*shape) * case.draw(st.sampled_from((1.0, 0.3, 3.0)), "scale"),)
 
 
-contract = Contract(inputs=_latents, call=lambda quantizer, latents: quantizer(latents)[0], discrete=True)
+contract = Contract(
+    inputs=_latents,
+    call=lambda quantizer, latents: quantizer(latents)[0],
+    in_full=lambda quantizer, latents: quantizer(latents),
+    discrete=True,
+)
 
 
 def _built(case: Case, **options: Any) -> tuple[Any, Tensor]:
@@ -37,7 +42,7 @@ def _built(case: Case, **options: Any) -> tuple[Any, Tensor]:
 
 
 def _set_mode(quantizer: Any, *, training: bool) -> Any:
-    return quantizer.train(training) if isinstance(quantizer, nn.Module) else quantizer
+    return quantizer.train(training) if is_module(quantizer) else quantizer
 
 
 def _codes(quantizer: Any) -> Tensor:
@@ -51,9 +56,9 @@ def _codes(quantizer: Any) -> Tensor:
 
 
 def _codebook(quantizer: Any) -> Tensor:
-    """Return the codebook of a quantizer that claims one: ``codebook``, or a tensor of its state that is it."""
+    """Return the codebook of one that claims it: by ``codebook``, or by a tensor of its state."""
     codes = _codes(quantizer)
-    state = quantizer.state_dict().values() if isinstance(quantizer, nn.Module) else ()
+    state = quantizer.state_dict().values() if is_module(quantizer) else ()
     stored = (tensor.reshape(-1, quantizer.dim) for tensor in state if tensor.numel() == codes.numel())
     held = any(tensor.shape == codes.shape and torch.equal(tensor.float(), codes) for tensor in stored)
     if not held and not hasattr(quantizer, "codebook"):
@@ -74,7 +79,7 @@ def _random_codes(case: Case, quantizer: Any) -> Tensor:
 def shapes(case: Case) -> None:
     """Quantized latents [B, D, H, W] keep shape and dtype; indices are [B, H, W] or [B, Q, H, W]."""
     quantizer, latents = _built(case)
-    quantized, losses, indices = quantizer(latents)
+    quantized, _, indices = quantizer(latents)
     expect(quantized.shape == latents.shape, f"{list(latents.shape)} becomes {list(quantized.shape)}")
     expect(quantized.dtype == latents.dtype, f"{latents.dtype} becomes {quantized.dtype}")
     batch, _, height, width = latents.shape
@@ -163,7 +168,7 @@ def position_wise(case: Case) -> None:
 
 @contract.check
 def straight_through(case: Case) -> None:
-    """The gradient of the quantized output reaches every latent, finite and not zero: else no encoder learns."""
+    """The gradient of the quantized output reaches the latents, finite, not zero: encoders learn by it."""
     quantizer, latents = _built(case)
     for training in (False, True):
         _set_mode(quantizer, training=training)
@@ -196,7 +201,7 @@ def losses_zero_on_codes(case: Case) -> None:
 
 @contract.check
 def losses_averaged(case: Case) -> None:
-    """Losses are means: a batch of copies costs what one costs, or their weight would follow the batch size."""
+    """Losses are means: a batch of copies costs what one costs, or they would follow the batch size."""
     quantizer, latents = _built(case)
     once, thrice = (_losses(quantizer, x) for x in (latents, latents.repeat(3, 1, 1, 2)))
     for name, loss in once.items():
@@ -205,7 +210,7 @@ def losses_averaged(case: Case) -> None:
 
 @contract.check
 def losses_pull_together(case: Case) -> None:
-    """Following the losses' gradient brings latents nearer to their codes, and ``commitment`` pulls latents only."""
+    """The losses bring latents and codes together; ``commitment`` moves latents, ``codebook`` codes."""
     quantizer, latents = _built(case)
     given = latents.clone().requires_grad_()
     quantized, losses, _ = quantizer(given)
@@ -252,9 +257,9 @@ def commitment_weighs_latents(case: Case) -> None:
 def still_in_eval(case: Case) -> None:
     """In eval mode nothing it remembers changes: else validation trains the codebook."""
     quantizer, latents = _built(case)
-    if not isinstance(quantizer, nn.Module):
+    if not is_module(quantizer):
         raise Skip(NOT_A_MODULE)
-    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    before = copy_of_state(quantizer)
     indices = quantizer(latents + 2)[2]
     quantizer.lookup(indices)
     for name, tensor in quantizer.state_dict().items():
@@ -283,10 +288,11 @@ def _learns(quantizer: Any, data: Tensor) -> bool:
     """Whether training would change anything; a codebook that is claimed must learn."""
     if _parameters(quantizer) or hasattr(quantizer, "codebook"):
         return True
-    if not isinstance(quantizer, nn.Module):
+    if not is_module(quantizer):
         return False
-    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-    quantizer.train()(data)
+    before = copy_of_state(quantizer)
+    quantizer.train()
+    quantizer(data)
     return any(not torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
 
 
@@ -307,7 +313,7 @@ def _error(quantizer: Any, data: Tensor) -> float:
 
 
 def _parameters(quantizer: Any) -> list[Any]:
-    parameters = quantizer.parameters() if isinstance(quantizer, nn.Module) else ()
+    parameters = quantizer.parameters() if is_module(quantizer) else ()
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
@@ -315,10 +321,10 @@ def _parameters(quantizer: Any) -> list[Any]:
 def statistics_saved(case: Case) -> None:
     """All that training goes on from is in the state: a resumed run continues as if never stopped."""
     quantizer, _ = _built(case)
-    if not isinstance(quantizer, nn.Module):
+    if not is_module(quantizer):
         raise Skip(NOT_A_MODULE)
     fresh = case.build(seed=2)
-    fresh.load_state_dict({name: tensor.clone() for name, tensor in quantizer.state_dict().items()})
+    fresh.load_state_dict(copy_of_state(quantizer))
     data = case.normal(4, quantizer.dim, 4, 4, salt=3)
     outputs = []
     for one in (quantizer, fresh):

@@ -32,7 +32,7 @@ def _with_steps(case: Case, steps: int) -> Any:
 
 
 def _noise(case: Case) -> Tensor:
-    """Return noise whose mean is exactly 0 and variance exactly 1, so that no luck of the draw is measured."""
+    """Return noise of mean 0 and variance 1 exactly, so that no luck of the draw is measured."""
     noise = case.normal(32, 2, 8, 8)
     return (noise - noise.mean()) / noise.std(correction=0)
 
@@ -84,7 +84,7 @@ def latents_of_noise(case: Case) -> None:
 
 @contract.check
 def gaussian_recovered(case: Case) -> None:
-    """With the exact denoiser of a Gaussian it returns that Gaussian: mean and deviation within a few percent."""
+    """With the exact denoiser of a Gaussian it returns that Gaussian, within a few percent."""
     noise = _noise(case)
     for path in _paths(case):
         allowed = RANDOM_ERROR if _random(case, path) else DETERMINISTIC_ERROR

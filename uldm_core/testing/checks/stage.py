@@ -101,7 +101,7 @@ def declares_its_work(case: Case) -> None:
 
 @contract.check
 def training_lowers_loss(case: Case) -> None:
-    """Steps on the same batch with the same noise lower the loss that it logs first; every metric is finite."""
+    """Steps on one batch with the same noise lower the loss that it logs first; metrics are finite."""
     trainer, _ = _trainer(case)
     with _context() as context:
         trainer.prepare(context)
@@ -138,7 +138,7 @@ def trains_what_it_says(case: Case) -> None:
 
 @contract.check
 def resumes_exactly(case: Case) -> None:
-    """Stopped after some steps and gone on with from ``stateful()`` in a new instance, it ends up the same."""
+    """Stopped, and gone on with from ``stateful()`` in a new instance, it ends up the same."""
     whole, halves = _trainer(case), _trainer(case)
     with _context() as context:
         whole[0].prepare(context)
@@ -182,7 +182,8 @@ def finishes_in_eval(case: Case) -> None:
 READ = """
 import sys
 from safetensors.numpy import load_file
-print(*sorted(f"{name} {list(values.shape)} {values.sum():.4f}" for name, values in load_file(sys.argv[1]).items()))
+for name, values in load_file(sys.argv[1]).items():
+    print(f"{name} {list(values.shape)} {values.sum():.4f}")
 """
 
 

@@ -57,7 +57,7 @@ def times_spread(case: Case) -> None:
 
 @contract.check
 def weights_legal(case: Case) -> None:
-    """Weights are finite, not below zero, one a time; a prediction it cannot weigh is refused with ``ValueError``."""
+    """Weights are finite, not below zero, one a time; a prediction that has none is refused."""
     weighting = case.build()
     t = _sample(weighting, 32, case.seed())
     weighed = 0
