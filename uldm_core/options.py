@@ -95,10 +95,11 @@ class Option:
 def options_of(target: Callable[..., Any]) -> dict[str, Option]:
     """Read the options of a class or function from its own signature.
 
-    Options are the named parameters of the function, or of the class's own ``__init__``. Positional-only
-    ones are the owner's to pass; ``*args``, ``**kwargs`` and inherited parameters do not count.
+    Options are the named parameters of the function, or of the class's own ``__init__`` (of its nearest
+    base's, if it has none). Positional-only ones are the owner's to pass; ``*args``, ``**kwargs`` and what
+    they hand on to a base do not count.
     """
-    function = vars(target).get("__init__") if inspect.isclass(target) else target
+    function = _init_of(target) if inspect.isclass(target) else target
     if function is None:
         return {}
     parameters = list(inspect.signature(function).parameters.values())
@@ -119,6 +120,12 @@ def options_of(target: Callable[..., Any]) -> dict[str, Option]:
     }
 
 
+def _init_of(target: type) -> Any:
+    """Return the ``__init__`` written nearest to a class, or None if there is none."""
+    written = (vars(base).get("__init__") for base in inspect.getmro(target) if base is not object)
+    return next(filter(None, written), None)
+
+
 def _default_of(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """Return a parameter's default; of one that attrs makes by a factory, what the factory gives."""
     if parameter.default is NOTHING:
@@ -134,7 +141,10 @@ def summary_of(target: object) -> str:
 
 def _argument_help(target: Callable[..., Any]) -> dict[str, str]:
     """Read the ``Args:`` block of a Google-style docstring, the class's or its ``__init__``'s."""
-    documents = [target, vars(target).get("__init__")] if inspect.isclass(target) else [target]
+    documents = [target]
+    if inspect.isclass(target):
+        owner = next((base for base in inspect.getmro(target) if "__init__" in vars(base)), target)
+        documents = [owner, vars(owner).get("__init__"), target]
     found: dict[str, str] = {}
     for document in documents:
         block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", summary_of(document) + "\n", re.MULTILINE)

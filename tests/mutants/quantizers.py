@@ -3,9 +3,144 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from mutants.catalogue import mutant
+from mutants.catalogue import mutant, sound
 from uldm_plugins.quantizers.vq_ema import VQEma
+
+
+@sound("quantizer")
+class Plain(nn.Module):
+    """A codebook trained by gradient, as in the first VQ-VAE."""
+
+    def __init__(self, codebook_size: int = 32, dim: int = 4, commitment: float = 0.25):
+        super().__init__()
+        self.codebook_size, self.dim, self.commitment = codebook_size, dim, commitment
+        self.embedding = nn.Embedding(codebook_size, dim)
+
+    def codes(self):
+        return self.embedding.weight
+
+    def distances(self, vectors):
+        return torch.cdist(vectors, self.codes().float())
+
+    def choose(self, latents):
+        vectors = latents.movedim(1, -1)
+        return self.distances(vectors.flatten(0, -2).float()).argmin(1).view(vectors.shape[:-1])
+
+    def losses(self, latents, codes):
+        return {
+            "codebook": F.mse_loss(codes, latents.detach()),
+            "commitment": self.commitment * F.mse_loss(latents, codes.detach()),
+        }
+
+    def forward(self, latents):
+        indices = self.choose(latents)
+        codes = self.lookup(indices)
+        return self.pass_through(latents, codes), self.losses(latents, codes), indices
+
+    def pass_through(self, latents, codes):
+        return latents + (codes - latents).detach()
+
+    def lookup(self, indices):
+        return F.embedding(indices, self.codes()).movedim(-1, 1)
+
+
+@sound("quantizer")
+class Rotated(Plain):
+    """The rotation trick: the gradient turns with the vector."""
+
+    def pass_through(self, latents, codes):
+        z, e = latents.detach(), codes.detach()
+        length = e.norm(dim=1, keepdim=True) / z.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        unit_z, unit_e = F.normalize(z, dim=1, eps=1e-6), F.normalize(e, dim=1, eps=1e-6)
+        w = F.normalize(unit_z + unit_e, dim=1, eps=1e-6)
+        along = (latents * w).sum(1, keepdim=True)
+        beside = (latents * unit_z).sum(1, keepdim=True)
+        turned = length * (latents - 2 * along * w + 2 * beside * unit_e)
+        return turned + (codes - turned).detach()
+
+
+@sound("quantizer")
+class Bounded(nn.Module):
+    """Finite scalar quantization: tanh, then rounding to a grid."""
+
+    def __init__(self, levels: tuple[int, ...] = (5, 5, 3)):
+        super().__init__()
+        self.levels, self.dim = levels, len(levels)
+        self.codebook_size = int(torch.tensor(levels).prod())
+        self.register_buffer("halves", torch.tensor([(n - 1) / 2 for n in levels]).view(1, -1, 1, 1))
+        places = torch.tensor([1, *levels[:-1]]).cumprod(0)
+        self.register_buffer("places", places.view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, latents):
+        bounded = latents.tanh() * self.halves
+        steps = bounded.round()
+        indices = ((steps + self.halves).round().long() * self.places).sum(1)
+        return (bounded + (steps - bounded).detach()) / self.halves, {}, indices
+
+    def lookup(self, indices):
+        sizes = torch.tensor(self.levels, device=indices.device).view(1, -1, 1, 1)
+        steps = indices.unsqueeze(1) // self.places % sizes
+        return steps / self.halves - 1
+
+
+@sound("quantizer")
+class Signs(nn.Module):
+    """Lookup-free: each channel's sign is a bit; nothing is learned."""
+
+    dim, codebook_size = 6, 64
+
+    def forward(self, latents):
+        signs = torch.where(latents > 0, 1.0, -1.0).to(latents)
+        indices = ((latents > 0).long() * self._places(latents)).sum(1)
+        losses = {"commitment": 0.1 * F.mse_loss(latents, signs)}
+        return latents + (signs - latents).detach(), losses, indices
+
+    def lookup(self, indices):
+        return (indices.unsqueeze(1) // self._places(indices) % 2 * 2 - 1).float()
+
+    def _places(self, like):
+        return 2 ** torch.arange(self.dim, device=like.device).view(1, -1, 1, 1)
+
+
+@sound("quantizer", idempotent="a sum is quantized to another sum", losses_zero_on_codes="a sum is no code")
+class Residual(nn.Module):
+    """Two codes a position: the second quantizes what the first leaves."""
+
+    dim, codebook_size = 4, 16
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Plain(16, 4) for _ in range(2))
+
+    def forward(self, latents):
+        rest, chosen, losses = latents, [], {}
+        for number, layer in enumerate(self.layers):
+            codes, own, indices = layer(rest)
+            rest = rest - codes.detach()
+            chosen.append(indices)
+            losses |= {f"{name}_{number}": loss for name, loss in own.items()}
+        indices = torch.stack(chosen, 1)
+        return latents + (self.lookup(indices) - latents).detach(), losses, indices
+
+    def lookup(self, indices):
+        return sum(layer.lookup(indices[:, number]) for number, layer in enumerate(self.layers))
+
+
+@sound("quantizer")
+class Simple(Plain):
+    """SimVQ: a frozen random codebook under a learned linear map."""
+
+    def __init__(self):
+        super().__init__()
+        del self.embedding
+        self.register_buffer("frozen", torch.randn(32, 4))
+        self.map = nn.Linear(4, 4, bias=False)
+
+    def codes(self):
+        return self.map(self.frozen)
 
 
 @mutant("quantizer", killed_by="straight_through")
@@ -17,12 +152,275 @@ class DetachedStraightThrough(VQEma):
         return quantized.detach(), losses, indices
 
 
+@mutant("quantizer", killed_by="straight_through")
+class ReturnsCodes(Plain):
+    """It returns the codes themselves: the gradient goes to the codebook only."""
+
+    def pass_through(self, latents, codes):
+        return codes
+
+
 @mutant("quantizer", killed_by="nearest_code")
-class FarthestCode(VQEma):
+class FarthestCode(Plain):
     """argmax of the distance, for argmin."""
 
+    def distances(self, vectors):
+        return -super().distances(vectors)
+
+
+@mutant("quantizer", killed_by="nearest_code")
+class ForgottenNorms(Plain):
+    """The codes' squared norms are left out of the distance."""
+
+    def distances(self, vectors):
+        return -vectors @ self.codes().T
+
+
+@mutant("quantizer", killed_by="nearest_code")
+class HalfTheCrossTerm(Plain):
+    """|z|^2 + |e|^2 - z.e, for - 2 z.e."""
+
+    def distances(self, vectors):
+        return self.codes().square().sum(1) - vectors @ self.codes().T
+
+
+@mutant("quantizer", killed_by="losses_pull_together")
+class CommitmentOnTheWrongSide(Plain):
+    """The commitment loss moves the codes, not the latents."""
+
+    def losses(self, latents, codes):
+        return {"commitment": 0.25 * F.mse_loss(latents.detach(), codes)}
+
+
+@mutant("quantizer", killed_by="losses_pull_together")
+class SwappedLosses(Plain):
+    """The names of codebook and commitment loss are swapped, and so what each is detached from."""
+
+    def losses(self, latents, codes):
+        return {
+            "commitment": F.mse_loss(codes, latents.detach()),
+            "codebook": 0.25 * F.mse_loss(latents, codes.detach()),
+        }
+
+
+@mutant("quantizer", killed_by="commitment_weighs_latents")
+class SwappedBeta(Plain):
+    """beta weighs the codebook's side, for the latents'."""
+
+    def losses(self, latents, codes):
+        return {
+            "codebook": self.commitment * F.mse_loss(codes, latents.detach()),
+            "commitment": F.mse_loss(latents, codes.detach()),
+        }
+
+
+@mutant("quantizer", killed_by="losses_averaged")
+class SummedLosses(Plain):
+    """Losses are summed over the batch."""
+
+    def losses(self, latents, codes):
+        return {"commitment": F.mse_loss(latents, codes.detach(), reduction="sum")}
+
+
+@mutant("quantizer", killed_by="losses_zero_on_codes")
+class LossOfTheNorm(Plain):
+    """The commitment loss holds the latents near zero, not near their codes."""
+
+    def losses(self, latents, codes):
+        return {"commitment": 0.25 * latents.square().mean()}
+
+
+@mutant("quantizer", killed_by="losses_are_weighted_scalars")
+class LossAMap(Plain):
+    """The loss is returned without its mean."""
+
+    def losses(self, latents, codes):
+        return {"commitment": (latents - codes.detach()).square()}
+
+
+@mutant("quantizer", killed_by="still_in_eval")
+class TrainsInEval(VQEma):
+    """The moving averages are updated in eval mode as well."""
+
     def forward(self, latents):
-        _, losses, indices = super().forward(latents)
+        result = super().forward(latents)
+        vectors = latents.detach().movedim(1, -1).flatten(0, -2).float()
+        self._follow(vectors, result[2].flatten())
+        return result
+
+
+@mutant("quantizer", killed_by="training_fits_the_data")
+class NeverFollows(VQEma):
+    """The codebook is never updated after it is placed."""
+
+    def __init__(self):
+        super().__init__(64, 4, kmeans_iterations=0)
+
+    def _follow(self, vectors, indices):
+        """Forgotten."""
+
+
+@mutant("quantizer", killed_by="training_fits_the_data")
+class ZeroCounts(nn.Module):
+    """Counts start at zero, so that codes without a latent are divided by next to nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.codebook_size, self.dim = 64, 4
+        self.register_buffer("codebook", torch.randn(64, 4))
+        self.register_buffer("counts", torch.zeros(64))
+        self.register_buffer("sums", self.codebook.clone())
+
+    def forward(self, latents):
         vectors = latents.movedim(1, -1).flatten(0, -2)
-        indices = torch.cdist(vectors, self.codebook).argmax(1).view(indices.shape)
-        return latents + (self.lookup(indices) - latents).detach(), losses, indices
+        indices = torch.cdist(vectors.float(), self.codebook.float()).argmin(1)
+        if self.training:
+            with torch.no_grad():
+                one_hot = F.one_hot(indices, 64).to(self.sums.dtype)
+                self.counts.lerp_(one_hot.sum(0).to(self.counts.dtype), 0.05)
+                self.sums.lerp_(one_hot.T @ vectors.to(self.sums.dtype), 0.05)
+                self.codebook.copy_(self.sums / (self.counts.unsqueeze(1) + 1e-5))
+        indices = indices.view(len(latents), *latents.shape[2:])
+        codes = self.lookup(indices)
+        losses = {"commitment": F.mse_loss(latents, codes.to(latents.dtype))}
+        return latents + (codes - latents).detach().to(latents), losses, indices
+
+    def lookup(self, indices):
+        return self.codebook[indices].movedim(-1, 1)
+
+
+@mutant("quantizer", killed_by="statistics_saved")
+class CountsNotSaved(VQEma):
+    """The counts are no part of the state."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+        counts = self.counts
+        del self.counts
+        self.register_buffer("counts", counts, persistent=False)
+
+
+@mutant("quantizer", killed_by="index_range")
+class CountsFromOne(Plain):
+    """Indices run from 1 to K."""
+
+    def choose(self, latents):
+        return super().choose(latents) + 1
+
+    def lookup(self, indices):
+        return super().lookup((indices - 1).clamp(min=0))
+
+
+@mutant("quantizer", killed_by="index_range")
+class FloatIndices(Plain):
+    """Indices are floats."""
+
+    def choose(self, latents):
+        return super().choose(latents).float()
+
+    def lookup(self, indices):
+        return super().lookup(indices.long())
+
+
+@mutant("quantizer", killed_by="shapes")
+class FlatIndices(Plain):
+    """Indices are left flat, one row for the whole batch."""
+
+    def forward(self, latents):
+        quantized, losses, indices = super().forward(latents)
+        return quantized, losses, indices.flatten()
+
+
+@mutant("quantizer", killed_by="lookup_agrees")
+class LooksUpTransposed(Plain):
+    """``lookup`` has height and width the wrong way round."""
+
+    def lookup(self, indices):
+        return super().lookup(indices.transpose(-1, -2))
+
+    def forward(self, latents):
+        indices = self.choose(latents)
+        codes = super().lookup(indices)
+        return self.pass_through(latents, codes), self.losses(latents, codes), indices
+
+
+@mutant("quantizer", killed_by="position_wise")
+class ReshapedNotPermuted(Plain):
+    """[B, D, H, W] is viewed as [B H W, D] without moving the channels last."""
+
+    def choose(self, latents):
+        vectors = latents.reshape(-1, self.dim).float()
+        batch, _, height, width = latents.shape
+        return self.distances(vectors).argmin(1).view(batch, height, width)
+
+    def lookup(self, indices):
+        return F.embedding(indices, self.codes()).view(len(indices), self.dim, *indices.shape[1:])
+
+
+@mutant("quantizer", killed_by="position_wise")
+class NormalisedOverPositions(Plain):
+    """Latents are centred over all positions before they are quantized."""
+
+    def choose(self, latents):
+        return super().choose(latents - latents.mean((2, 3), keepdim=True))
+
+
+@mutant("quantizer", killed_by="batch_independent")
+class NormalisedOverTheBatch(Plain):
+    """Latents are centred over the batch before they are quantized."""
+
+    def choose(self, latents):
+        return super().choose(latents - latents.mean(0, keepdim=True))
+
+
+@mutant("quantizer", killed_by="codebook_size_true")
+class ForgetsTheUnused(Plain):
+    """``codebook_size`` counts one code more than there is."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+        self.codebook_size = 33
+
+
+@mutant("quantizer", killed_by="idempotent")
+class AddsHalfAStep(nn.Module):
+    """A grid whose output is shifted by half a step."""
+
+    dim, codebook_size = 3, 125
+
+    def forward(self, latents):
+        steps = (latents * 2).round().clamp(-2, 2)
+        places = 5 ** torch.arange(3, device=latents.device).view(1, -1, 1, 1)
+        values = (steps + 0.5) / 2
+        return latents + (values - latents).detach(), {}, ((steps + 2).long() * places).sum(1)
+
+    def lookup(self, indices):
+        places = 5 ** torch.arange(3, device=indices.device).view(1, -1, 1, 1)
+        return (indices.unsqueeze(1) // places % 5 - 1.5) / 2
+
+
+@mutant("quantizer", killed_by="bfloat16")
+class HardFloat(Plain):
+    """The codes are asked for in float32 whatever the module is cast to."""
+
+    def forward(self, latents):
+        quantized, losses, indices = super().forward(latents.float())
+        return quantized.float(), losses, indices
+
+
+@mutant("quantizer", killed_by="moves_whole")
+class PlainAttribute(nn.Module):
+    """The codebook is a plain attribute: it is neither saved nor moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.codebook_size, self.dim = 16, 4
+        self.table = torch.randn(16, 4)
+
+    def forward(self, latents):
+        vectors = latents.movedim(1, -1)
+        indices = torch.cdist(vectors.flatten(0, -2).float(), self.table).argmin(1).view(vectors.shape[:-1])
+        return latents + (self.lookup(indices) - latents).detach(), {}, indices
+
+    def lookup(self, indices):
+        return self.table[indices].movedim(-1, 1)

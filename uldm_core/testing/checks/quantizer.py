@@ -154,7 +154,7 @@ def _vectors(latents: Tensor) -> Tensor:
 
 @contract.check
 def position_wise(case: Case) -> None:
-    """Each position is quantized by itself: moving positions about commutes with quantizing."""
+    """Each position is quantized by itself: what is around it, and where it lies, does not matter."""
     quantizer, latents = _built(case)
     order = torch.randperm(latents[0, 0].numel(), generator=torch.Generator().manual_seed(case.seed()))
 
@@ -164,6 +164,8 @@ def position_wise(case: Case) -> None:
     first, second = quantizer(moved(latents)), quantizer(latents)
     expect_close(first[0], moved(second[0]), "a position's code changes with its place")
     expect(torch.equal(first[2], moved(second[2])), "a position's index changes with its place")
+    alone = quantizer(latents[..., :1, :1])[0]
+    expect_close(alone, second[0][..., :1, :1], "a position's code changes with what is around it")
 
 
 @contract.check
@@ -276,7 +278,7 @@ def training_fits_the_data(case: Case) -> None:
     before = _error(_set_mode(quantizer, training=False), data)
     _train(quantizer, data, 60)
     after = _error(_set_mode(quantizer, training=False), data)
-    expect(after <= before, f"the error rises from {before:.3g} to {after:.3g}")
+    expect(after < 0.9 * before, f"60 steps take the error from {before:.3g} to {after:.3g}")
     reach = max(10.0, 10 * data.abs().max().item())
     farthest = quantizer.lookup(quantizer(data)[2]).abs().max().item()
     expect(farthest < reach, f"a code lies at {farthest:.3g}, the data within {data.abs().max().item():.3g}")
