@@ -1,0 +1,344 @@
+"""Broken and sound noise schedulers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mutants.catalogue import mutant, sound
+
+
+def like(values, x):
+    return values.view(-1, *(1,) * (x.ndim - 1))
+
+
+@sound("noise_scheduler")
+class Cosine:
+    """Continuous time on a quarter circle, every prediction."""
+
+    timesteps = None
+
+    def __init__(self, prediction: str = "epsilon"):
+        if prediction not in ("epsilon", "sample", "v", "flow"):
+            raise ValueError(f"unknown prediction {prediction!r}")
+        self.prediction = prediction
+
+    def coefficients(self, t):
+        angle = t * math.pi / 2
+        return angle.cos().clamp(min=0), angle.sin()
+
+    def pair(self, t, x):
+        alpha, sigma = self.coefficients(t)
+        return like(alpha, x), like(sigma, x)
+
+    def add_noise(self, x0, noise, t):
+        alpha, sigma = self.pair(t, x0)
+        return alpha * x0 + sigma * noise
+
+    def target(self, x0, noise, t):
+        alpha, sigma = self.pair(t, x0)
+        return {
+            "epsilon": lambda: noise,
+            "sample": lambda: x0,
+            "v": lambda: alpha * noise - sigma * x0,
+            "flow": lambda: noise - x0,
+        }[self.prediction]()
+
+    def snr(self, t):
+        alpha, sigma = self.coefficients(t)
+        return (alpha / sigma) ** 2
+
+    def split(self, prediction, x_t, t):
+        alpha, sigma = self.pair(t, x_t)
+        if self.prediction == "epsilon":
+            return (x_t - sigma * prediction) / alpha, prediction
+        if self.prediction == "sample":
+            return prediction, (x_t - alpha * prediction) / sigma
+        norm = alpha**2 + sigma**2 if self.prediction == "v" else alpha + sigma
+        if self.prediction == "v":
+            return (alpha * x_t - sigma * prediction) / norm, (sigma * x_t + alpha * prediction) / norm
+        return (x_t - sigma * prediction) / norm, (x_t + alpha * prediction) / norm
+
+    def conditioning(self, t):
+        return t * 1000
+
+
+@sound("noise_scheduler")
+class VarianceExploding(Cosine):
+    """Noise is added to data that keep their size (Karras's sigmas)."""
+
+    def coefficients(self, t):
+        low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+        return torch.ones_like(t), (low + t * (high - low)) ** 7
+
+    def conditioning(self, t):
+        return self.coefficients(t)[1].log() / 4
+
+
+@sound("noise_scheduler")
+class FlowOnly(Cosine):
+    """Rectified flow: one prediction, given by no option."""
+
+    def __init__(self):
+        super().__init__("flow")
+
+    def coefficients(self, t):
+        return 1 - t, t
+
+
+@sound("noise_scheduler")
+class Discrete(Cosine):
+    """A table of a hundred steps, linear in beta."""
+
+    timesteps = 100
+
+    def __init__(self, prediction: str = "epsilon"):
+        super().__init__(prediction)
+        self.alpha_bar = self.table()
+
+    def betas(self):
+        return torch.linspace(1e-3, 0.2, self.timesteps, dtype=torch.float64)
+
+    def table(self):
+        return (1 - self.betas()).cumprod(0)
+
+    def index(self, t):
+        return (t * (self.timesteps - 1)).round().long()
+
+    def coefficients(self, t):
+        alpha_bar = self.alpha_bar[self.index(t)]
+        return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+
+    def conditioning(self, t):
+        return self.index(t).float()
+
+
+@sound("noise_scheduler")
+class ZeroTerminal(Discrete):
+    """The last step is noise and nothing else; epsilon says nothing there and is refused."""
+
+    def __init__(self, prediction: str = "v"):
+        if prediction == "epsilon":
+            raise ValueError("at zero SNR the noise says nothing of the data: take v")
+        super().__init__(prediction)
+
+    def table(self):
+        root = super().table().sqrt()
+        return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+@mutant("noise_scheduler", killed_by="snr_matches")
+class SnrNotSquared(Cosine):
+    """The signal-to-noise ratio is alpha / sigma."""
+
+    def snr(self, t):
+        alpha, sigma = self.coefficients(t)
+        return alpha / sigma
+
+
+@mutant("noise_scheduler", killed_by="snr_matches")
+class SnrUpsideDown(Cosine):
+    """The signal-to-noise ratio is the noise-to-signal ratio."""
+
+    def snr(self, t):
+        return 1 / super().snr(t)
+
+
+@mutant("noise_scheduler", killed_by="starts_clean_ends_noisy")
+class AlphaForAlphaBar(Discrete):
+    """Each step's own alpha is taken for the product of all up to it."""
+
+    def table(self):
+        return 1 - self.betas()
+
+
+@mutant("noise_scheduler", killed_by="starts_clean_ends_noisy")
+class TooFewBetas(Discrete):
+    """The betas of a thousand steps are used for a hundred: the last step is half data."""
+
+    def betas(self):
+        return torch.linspace(1e-4, 0.02, self.timesteps, dtype=torch.float64)
+
+
+@mutant("noise_scheduler", killed_by="starts_clean_ends_noisy")
+class OneLogarithmShort(VarianceExploding):
+    """The largest sigma is 8, not 80, of data that keep their size."""
+
+    def coefficients(self, t):
+        low, high = 0.002 ** (1 / 7), 8 ** (1 / 7)
+        return torch.ones_like(t), (low + t * (high - low)) ** 7
+
+
+@mutant("noise_scheduler", killed_by="snr_falls")
+class TimeRunsBackwards(Cosine):
+    """Time 0 is noise and time 1 is data."""
+
+    def coefficients(self, t):
+        return super().coefficients(1 - t)
+
+
+@mutant("noise_scheduler", killed_by="snr_falls")
+class LastStepTwice(Discrete):
+    """t * T is cut off at the last step: the one before it is never reached, or reached twice."""
+
+    def index(self, t):
+        return (t * self.timesteps).round().long().clamp(max=self.timesteps - 1)
+
+
+@mutant("noise_scheduler", killed_by="snr_falls")
+class TableOfOneFewer(Discrete):
+    """The table is made of T - 1 steps, its last value repeated."""
+
+    def table(self):
+        return torch.cat([super().table()[:-1], super().table()[-2:-1]])
+
+
+@mutant("noise_scheduler", killed_by="snr_falls")
+class RoundedTable(Discrete):
+    """The product is written down with two digits: the steps near data are one."""
+
+    def table(self):
+        return super().table().round(decimals=2)
+
+
+@mutant("noise_scheduler", killed_by="timesteps_known")
+class FloorsTheTime(Discrete):
+    """The time is floored, not rounded, to a step: rounding errors lead to the step below."""
+
+    def index(self, t):
+        return (t * (self.timesteps - 1)).long()
+
+
+@mutant("noise_scheduler", killed_by="noise_added_as_declared")
+class SigmaWithoutRoot(Cosine):
+    """The noise is scaled by the variance, not its root."""
+
+    def add_noise(self, x0, noise, t):
+        alpha, sigma = self.pair(t, x0)
+        return alpha * x0 + sigma**2 * noise
+
+
+@mutant("noise_scheduler", killed_by="noise_added_as_declared")
+class OneStepLate(Discrete):
+    """Noise is added for the step after the one that is asked for."""
+
+    def add_noise(self, x0, noise, t):
+        return super().add_noise(x0, noise, (t + 1 / (self.timesteps - 1)).clamp(max=1))
+
+
+@mutant("noise_scheduler", killed_by="noise_linear")
+class ClampsNoised(Cosine):
+    """What is noised is clamped to the range of images."""
+
+    def add_noise(self, x0, noise, t):
+        return super().add_noise(x0, noise, t).clamp(-1, 1)
+
+
+@mutant("noise_scheduler", killed_by="times_per_sample")
+class FirstTimeForAll(Cosine):
+    """The first sample's time is used for the whole batch."""
+
+    def pair(self, t, x):
+        return super().pair(t.reshape(-1)[:1], x)
+
+
+@mutant("noise_scheduler", killed_by="times_per_sample")
+class TimesAlongTheWidth(Cosine):
+    """Coefficients are broadcast along the last side, not over samples."""
+
+    def pair(self, t, x):
+        alpha, sigma = self.coefficients(t)
+        if t.ndim and x.shape[-1] == len(t):
+            return alpha, sigma
+        return like(alpha, x), like(sigma, x)
+
+
+@mutant("noise_scheduler", killed_by="target_means_its_name")
+class VelocityUpsideDown(Cosine):
+    """v has the other sign."""
+
+    def target(self, x0, noise, t):
+        target = super().target(x0, noise, t)
+        return -target if self.prediction == "v" else target
+
+
+@mutant("noise_scheduler", killed_by="target_means_its_name")
+class FlowUpsideDown(FlowOnly):
+    """The flow runs from noise to data, and so says its own inverse: consistent, and the other sign."""
+
+    def target(self, x0, noise, t):
+        return x0 - noise
+
+    def split(self, prediction, x_t, t):
+        return super().split(-prediction, x_t, t)
+
+
+@mutant("noise_scheduler", killed_by="target_means_its_name")
+class SampleAndEpsilonSwapped(Cosine):
+    """The two simplest targets are swapped."""
+
+    def target(self, x0, noise, t):
+        swapped = {"epsilon": x0, "sample": noise}
+        return swapped.get(self.prediction, super().target(x0, noise, t))
+
+
+@mutant("noise_scheduler", killed_by="target_splits_back")
+class SplitSwapsCoefficients(Cosine):
+    """Turning v back into data and noise mixes up alpha and sigma."""
+
+    def split(self, prediction, x_t, t):
+        x0, noise = super().split(prediction, x_t, t)
+        return (noise, x0) if self.prediction == "v" else (x0, noise)
+
+
+@mutant("noise_scheduler", killed_by="target_splits_back")
+class ClipsSample(Cosine):
+    """The data that a prediction implies are clipped to [-1, 1]: latents are not images."""
+
+    def split(self, prediction, x_t, t):
+        x0, noise = super().split(prediction, x_t, t)
+        return x0.clamp(-1, 1), noise
+
+
+@mutant("noise_scheduler", killed_by="target_splits_back")
+class SplitForgetsRoot(Cosine):
+    """Epsilon is turned into data by alpha squared."""
+
+    def split(self, prediction, x_t, t):
+        x0, noise = super().split(prediction, x_t, t)
+        return (x0 / self.pair(t, x_t)[0], noise) if self.prediction == "epsilon" else (x0, noise)
+
+
+@mutant("noise_scheduler", killed_by="conditioning_rises")
+class TimeAsInteger(Cosine):
+    """The denoiser is told the time in [0, 1], truncated to an integer."""
+
+    def conditioning(self, t):
+        return t.long().float()
+
+
+@mutant("noise_scheduler", killed_by="conditioning_rises")
+class TellsLogOfZero(Cosine):
+    """The denoiser is told the logarithm of the noise level, infinite at 0."""
+
+    def conditioning(self, t):
+        return self.coefficients(t)[1].log()
+
+
+@mutant("noise_scheduler", killed_by="coefficients_legal")
+class AngleBeyondTheQuarter(Cosine):
+    """The cosine's offset takes the angle beyond the quarter circle: alpha falls below zero."""
+
+    def coefficients(self, t):
+        angle = (t + 0.008) * math.pi / 2
+        return angle.cos(), angle.sin()
+
+
+@mutant("noise_scheduler", killed_by="coefficients_legal")
+class RootOfNegative(Cosine):
+    """alpha^2 is taken from a polynomial that falls below zero: its root is NaN."""
+
+    def coefficients(self, t):
+        square = 1 - 1.02 * t
+        return square.sqrt(), (1 - square).sqrt()
