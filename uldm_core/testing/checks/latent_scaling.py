@@ -48,11 +48,15 @@ def _fitted(case: Case) -> tuple[Any, Tensor]:
 
 @contract.check
 def unit_variance(case: Case) -> None:
-    """What it was fitted to comes out with mean 0 and variance 1: noise schedules are made for that."""
+    """What it was fitted to comes out with variance 1, its mean at 0 or, where it only scales, no farther off.
+
+    Noise schedules are made for that. Stable Diffusion's single factor leaves the mean, others take it off.
+    """
     scaling, latents = _fitted(case)
     scaled = scaling.normalize(latents).double()
-    expect(abs(scaled.mean().item()) < 0.01, f"the mean is {scaled.mean().item():.3g}")
     expect(abs(scaled.std().item() - 1) < 0.02, f"the deviation is {scaled.std().item():.3g}")
+    allowed = (latents.mean() / latents.std()).abs().item() + 0.01
+    expect(abs(scaled.mean().item()) < allowed, f"the mean is {scaled.mean().item():.3g}")
 
 
 @contract.check
@@ -86,10 +90,11 @@ def cut_independent(case: Case) -> None:
 def refits(case: Case) -> None:
     """Fitting again forgets what it was fitted to before."""
     scaling, latents = _fitted(case)
-    scaling.fit(iter([latents * 10 + 100]))
-    expect(
-        abs(scaling.normalize(latents * 10 + 100).mean().item()) < 0.01, "a second fit remembers the first"
-    )
+    fresh, others = case.build(), latents * 10 + 100
+    for each in (scaling, fresh):
+        each.fit(iter([others]))
+    wanted = fresh.normalize(others)
+    expect_close(scaling.normalize(others), wanted, "a second fit remembers the first", rtol=1e-3, atol=1e-3)
 
 
 @contract.check
