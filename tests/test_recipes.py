@@ -223,6 +223,12 @@ def test_an_installed_plugin_is_listed_with_its_distribution(acme):
     assert (row["distribution"], row["plugin"], row["version"]) == ("acme-uldm", "acme", "1.0")
 
 
+def test_an_installed_plugins_component_is_checked_by_its_registration_alone(acme):
+    lines = uldm("check", "quantizer/acme_grid", "levels=5", env=acme).stdout.splitlines()
+    assert lines[0] == "quantizer/acme_grid (acme-uldm 1.0)"
+    assert "0 failed" in lines[-1] and sum(line.startswith("  passed") for line in lines) > 15
+
+
 @pytest.mark.parametrize("name", ["acme_grid", "acme/acme_grid"])
 def test_a_recipe_that_differs_in_one_word_trains_with_it(acme, tmp_path, name):
     recipe = tmp_path / "acme.toml"

@@ -20,7 +20,14 @@ class Parent:
 
 
 class Child(Parent):
-    """Has no options of its own."""
+    """Has no ``__init__`` of its own."""
+
+
+class Grown(Parent):
+    """Has one, and hands the rest on."""
+
+    def __init__(self, own: int = 1, **rest):
+        super().__init__(**rest)
 
 
 @attrs.frozen
@@ -44,7 +51,8 @@ def function(owner, /, a: int, *rest, b: float = 1.0, **more):
 def test_options_are_the_named_parameters_of_the_targets_own_signature():
     assert list(options_of(function)) == ["a", "b"]
     assert options_of(function)["a"].required and options_of(function)["b"].default == 1.0
-    assert options_of(Child) == {}
+    assert list(options_of(Child)) == ["inherited"]
+    assert list(options_of(Grown)) == ["own"]
     assert list(options_of(WithAttrs)) == ["size", "name"]
     assert options_of(WithAttrs)["size"].help == "how large, in pixels."
     assert options_of(WithAttrs)["size"].type == "an integer >= 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ class Walk:
     def __call__(self, denoise, noise_scheduler, noise, generator):
         x = noise.clone()
         times = self.times()
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in itertools.pairwise(times):
             ask = SimpleNamespace(
                 denoise=denoise, process=noise_scheduler, now=now, then=then, generator=generator
             )
@@ -161,7 +162,7 @@ class NoiseTwice(Ancestral):
     """Fresh noise is added, and the old is kept whole: too much of it at every level."""
 
     def step(self, x, ask):
-        alpha, sigma = self.level(ask, ask.then, x)
+        _, sigma = self.level(ask, ask.then, x)
         fresh = torch.randn(x.shape, generator=ask.generator)
         return super().step(x, ask) + 0.5 * sigma * fresh
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mutants.catalogue import MUTANTS, SOUND
+from uldm_core.kinds import BUILTIN_KINDS
 from uldm_core.testing import Profile, check_component
 
 QUICK = Profile(examples=2, seconds=0.05)
@@ -43,6 +44,8 @@ def test_a_sound_component_is_not_accused_when_looked_at_harder(sound):
     check_component(sound.kind, sound.factory, sound.xfail, profile=harder).raise_for_failures()
 
 
-def test_there_are_mutants_of_every_kind():
-    assert len(MUTANTS) >= 60
-    assert len({(mutant.kind, mutant.name) for mutant in MUTANTS}) == len(MUTANTS)
+def test_there_are_mutants_and_sound_components_of_every_kind():
+    kinds = {kind.name for kind in BUILTIN_KINDS}
+    assert {mutant.kind for mutant in MUTANTS} == kinds == {sound.kind for sound in SOUND}
+    assert len({(mutant.kind, mutant.name) for mutant in MUTANTS}) == len(MUTANTS) > 200
+    assert len(SOUND) >= 60

@@ -48,7 +48,7 @@ def _fitted(case: Case) -> tuple[Any, Tensor]:
 
 @contract.check
 def unit_variance(case: Case) -> None:
-    """What it was fitted to comes out with variance 1, its mean at 0 or, where it only scales, no farther off.
+    """What it was fitted to comes out with variance 1, its mean at 0 or at least no farther off than before.
 
     Noise schedules are made for that. Stable Diffusion's single factor leaves the mean, others take it off.
     """
