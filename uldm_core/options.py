@@ -141,7 +141,7 @@ def summary_of(target: object) -> str:
 
 def _argument_help(target: Callable[..., Any]) -> dict[str, str]:
     """Read the ``Args:`` block of a Google-style docstring, the class's or its ``__init__``'s."""
-    documents = [target]
+    documents: list[Any] = [target]
     if inspect.isclass(target):
         owner = next((base for base in inspect.getmro(target) if "__init__" in vars(base)), target)
         documents = [owner, vars(owner).get("__init__"), target]

@@ -237,7 +237,7 @@ def _strays(value: Any, depth: int = 3) -> Iterator[str]:
 def _call_on_meta(case: Case, component: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Call it on the meta device: what it makes on the CPU while it runs meets tensors that are elsewhere."""
     try:
-        with _OneDevice():
+        with _OneDevice():  # type: ignore[no-untyped-call]
             case.contract.call(component.to("meta"), *(x.to("meta") for x in inputs))
     except Broken:
         raise
