@@ -59,7 +59,7 @@ def test_codebook_is_still_in_eval_and_moves_in_training():
 
 
 def test_updates_equal_the_moving_averages_of_the_paper():
-    """N <- g N + (1 - g) n, m <- g m + (1 - g) sum z, e = m / N, over 20 batches (counts in any unit)."""
+    """N <- g N + (1 - g) n, m <- g m + (1 - g) sum z, e = m / N, over 20 batches."""
     generator = torch.Generator().manual_seed(0)
     quantizer = make(kmeans_iterations=0, revive_below=0.0, decay=0.9).train()
     codebook, counts, sums = quantizer.codebook.clone(), torch.ones(16), quantizer.codebook.clone()
@@ -67,9 +67,8 @@ def test_updates_equal_the_moving_averages_of_the_paper():
         latents = torch.randn(4, 3, 4, 4, generator=generator)
         vectors = flatten(latents)
         one_hot = torch.nn.functional.one_hot(torch.cdist(vectors, codebook).argmin(1), 16).float()
-        unit = len(vectors) / 16
-        counts = 0.9 * counts + 0.1 * one_hot.sum(0) / unit
-        sums = 0.9 * sums + 0.1 * (one_hot.T @ vectors) / unit
+        counts = 0.9 * counts + 0.1 * one_hot.sum(0)
+        sums = 0.9 * sums + 0.1 * (one_hot.T @ vectors)
         codebook = sums / counts[:, None]
         quantizer(latents)
         assert torch.allclose(quantizer.codebook, codebook, atol=1e-4)

@@ -256,7 +256,7 @@ class NeverFollows(VQEma):
     def __init__(self):
         super().__init__(64, 4, kmeans_iterations=0)
 
-    def _follow(self, vectors, indices):
+    def follow(self, vectors, indices):
         """Forgotten."""
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Interval, Lt
-from torch import Tensor, nn
+from torch import Tensor
 
-from uldm_plugins.quantizers.codes import flatten, nearest, straight_through, unflatten
+from uldm_plugins.quantizers.codebook import CodebookQuantizer, Decay, Iterations, Share, Size, Weight
+from uldm_plugins.quantizers.codes import REVIVED, assigned, kmeans, pick
+
+EPS = 1e-5
 
 
-class VQEma(nn.Module):
+class VQEma(CodebookQuantizer):
     """Nearest-code quantizer; the codebook is the running mean of the latents assigned to each code.
 
-    In training mode: N <- g N + (1 - g) n and m <- g m + (1 - g) sum z for each code, with
-    e = m / N; counts start at one. A code whose count falls below ``revive_below`` of the mean count is
-    put on a latent of the batch. The first training batch places the codebook by k-means.
+    In training mode N <- g N + (1 - g) n and m <- g m + (1 - g) sum z for each code, N^ = (N + eps) /
+    (sum N + K eps) sum N, and e = m / N^; N starts at one. A code whose count falls below ``revive_below``
+    of the mean is put on a latent of the batch. The first training batch places the codebook by k-means.
 
-    Source: van den Oord et al. 2017 (arXiv 1711.00937), appendix A.1; revival as in Dhariwal et al. 2020
-    (arXiv 2005.00341).
+    Source: van den Oord et al. 2017 (arXiv 1711.00937), appendix A.1; ``VectorQuantize`` of
+    vector-quantize-pytorch; revival as in Dhariwal et al. 2020 (arXiv 2005.00341).
 
     Args:
         codebook_size: number of codes, K.
@@ -29,6 +29,8 @@ class VQEma(nn.Module):
         commitment: beta, the weight of mean (z - sg[e])^2.
         revive_below: share of the mean count under which a code is dead; 0 revives none.
         kmeans_iterations: of the start on the first batch; 0 leaves the codebook random.
+        l2_norm: latents and codes are brought to length 1 (Yu et al. 2022, arXiv 2110.04627).
+        rotation: gradients pass by the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
     """
 
     codebook: Tensor
@@ -38,82 +40,60 @@ class VQEma(nn.Module):
 
     def __init__(
         self,
-        codebook_size: Annotated[int, Ge(1)] = 512,
-        dim: Annotated[int, Ge(1)] = 4,
-        decay: Annotated[float, Interval(gt=0, lt=1)] = 0.97,
-        commitment: Annotated[float, Ge(0)] = 0.25,
-        revive_below: Annotated[float, Ge(0), Lt(1)] = 0.03,
-        kmeans_iterations: Annotated[int, Ge(0)] = 8,
+        codebook_size: Size = 512,
+        dim: Size = 4,
+        decay: Decay = 0.97,
+        commitment: Weight = 0.25,
+        revive_below: Share = 0.03,
+        kmeans_iterations: Iterations = 8,
+        l2_norm: bool = False,
+        rotation: bool = False,
     ) -> None:
-        super().__init__()
-        self.codebook_size = codebook_size
-        self.dim = dim
+        super().__init__(codebook_size, dim, l2_norm, rotation)
         self.decay = decay
         self.commitment = commitment
         self.revive_below = revive_below
         self.kmeans_iterations = kmeans_iterations
         codebook = torch.randn(codebook_size, dim)
-        self.register_buffer("codebook", codebook)
+        self.register_buffer("codebook", F.normalize(codebook, dim=1) if l2_norm else codebook)
         self.register_buffer("counts", torch.ones(codebook_size))
-        self.register_buffer("sums", codebook.clone())
+        self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("started", torch.tensor(False))
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Quantize latents [B, D, H, W].
+    def codes(self) -> Tensor:
+        """Return the codebook [K, D]."""
+        return self.codebook
 
-        Returns:
-            The codes with a straight-through gradient, ``{"commitment": scalar}``, indices [B, H, W].
-        """
-        vectors = flatten(latents)
-        if self.training:
-            self._start(vectors.detach())
-        indices = nearest(vectors.detach(), self.codebook)
-        codes = self.codebook[indices].float()
-        loss = self.commitment * F.mse_loss(vectors, codes)
-        quantized = straight_through(latents, unflatten(codes, latents.shape))
-        if self.training:
-            self._follow(vectors.detach(), indices)
-        return quantized, {"commitment": loss}, indices.view(len(latents), *latents.shape[2:])
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes [B, D, H, W] of indices [B, H, W]."""
-        return self.codebook[indices].movedim(-1, 1)
+    def losses(self, vectors: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """Return ``commitment``."""
+        return {"commitment": self.commitment * F.mse_loss(vectors, codes)}
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor) -> None:
-        """Place the codebook on the first batch (k-means, empty clusters to random latents)."""
-        if self.started or not self.kmeans_iterations:
-            return
-        self.codebook.copy_(_pick(vectors, self.codebook_size))
-        for _ in range(self.kmeans_iterations):
-            counts, sums = self._assigned(vectors, nearest(vectors, self.codebook))
-            self._place(sums / counts.clamp(min=1).unsqueeze(1), counts > 0, vectors)
-        self.counts.fill_(1.0)
-        self.sums.copy_(self.codebook)
-        self.started.fill_(True)
+    def start(self, vectors: Tensor) -> None:
+        """Place the codebook on the first batch, as if every code had the mean count for long."""
+        if self.kmeans_iterations and not self.started:
+            self.codebook.copy_(kmeans(vectors, self.codebook_size, self.kmeans_iterations, self.l2_norm))
+            self.counts.fill_(len(vectors) / self.codebook_size)
+            self.sums.copy_(self.codebook * self.counts.unsqueeze(1))
+            self.started.fill_(True)
 
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, indices: Tensor) -> None:
-        """Update the averages, in units of the mean count a code, and move dead codes."""
-        counts, sums = self._assigned(vectors, indices)
-        mean = len(vectors) / self.codebook_size
-        self.counts.lerp_(counts / mean, 1 - self.decay)
-        self.sums.lerp_(sums / mean, 1 - self.decay)
-        alive = self.counts >= self.revive_below
-        self._place(self.sums / self.counts.clamp(min=1e-5).unsqueeze(1), alive, vectors)
-        # a revived code starts with a modest count, or the next update would overrule its place
-        self.counts.copy_(torch.where(alive, self.counts, 0.3))
-        self.sums.copy_(torch.where(alive.unsqueeze(1), self.sums, 0.3 * self.codebook))
+    def follow(self, vectors: Tensor, indices: Tensor) -> None:
+        """Update the averages, and move dead codes."""
+        counts, sums = assigned(vectors, indices, self.codebook_size)
+        self.counts.lerp_(counts.to(self.counts), 1 - self.decay)
+        self.sums.lerp_(sums.to(self.sums), 1 - self.decay)
+        total = self.counts.sum()
+        smoothed = (self.counts + EPS) / (total + self.codebook_size * EPS) * total
+        means = self.sums / smoothed.unsqueeze(1)
+        self.codebook.copy_(F.normalize(means, dim=1) if self.l2_norm else means)
+        if self.revive_below:
+            self._revive(vectors)
 
-    def _place(self, means: Tensor, alive: Tensor, vectors: Tensor) -> None:
-        """Set the codebook to the means, and codes that are not alive to random latents."""
-        self.codebook.copy_(torch.where(alive.unsqueeze(1), means, _pick(vectors, self.codebook_size)))
-
-    def _assigned(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.bincount(indices, minlength=self.codebook_size).to(self.counts.dtype)
-        return counts, torch.zeros_like(self.sums).index_add_(0, indices, vectors.to(self.sums.dtype))
-
-
-def _pick(vectors: Tensor, count: int) -> Tensor:
-    """Draw so many of the vectors, with replacement."""
-    return vectors[torch.randint(len(vectors), (count,), device=vectors.device)].to(torch.float32)
+    def _revive(self, vectors: Tensor) -> None:
+        """Put codes that are hardly used on random latents."""
+        mean = self.counts.mean()
+        dead = (self.counts < self.revive_below * mean).unsqueeze(1)
+        self.codebook.copy_(torch.where(dead, pick(vectors, self.codebook_size), self.codebook))
+        self.counts.copy_(torch.where(dead[:, 0], REVIVED * mean, self.counts))
+        self.sums.copy_(torch.where(dead, REVIVED * mean * self.codebook, self.sums))
