@@ -112,8 +112,9 @@ class AdversarialLoss(Protocol):
 class NoiseScheduler(Protocol):
     """The forward process x_t = alpha(t) x0 + sigma(t) noise, and the meaning of the prediction.
 
-    ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``. ``timesteps`` is the number of
-    discrete steps, or None for continuous time.
+    ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``, ``edm``. ``timesteps`` is the number
+    of discrete steps, or None for continuous time. ``scale_input(x_t, t)``, what the denoiser is given of
+    x_t, is optional.
     """
 
     prediction: str

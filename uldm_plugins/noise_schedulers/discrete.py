@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 
 from uldm_plugins.noise_schedulers.process import Discrete, Prediction
 
@@ -22,6 +22,7 @@ class Linear(Discrete):
         beta_start: the first beta.
         beta_end: the last beta.
         prediction: what the denoiser predicts.
+        zero_terminal_snr: the last step is noise and nothing else.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class Linear(Discrete):
         beta_start: Beta = 1e-4,
         beta_end: Beta = 0.02,
         prediction: Prediction = "epsilon",
+        zero_terminal_snr: bool = False,
     ) -> None:
-        super().__init__(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64), prediction)
+        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        super().__init__(betas, prediction, zero_terminal_snr)
 
 
 class ScaledLinear(Discrete):
@@ -42,6 +45,7 @@ class ScaledLinear(Discrete):
         beta_start: the first beta.
         beta_end: the last beta.
         prediction: what the denoiser predicts.
+        zero_terminal_snr: the last step is noise and nothing else.
     """
 
     def __init__(
@@ -50,9 +54,10 @@ class ScaledLinear(Discrete):
         beta_start: Beta = 0.0015,
         beta_end: Beta = 0.0195,
         prediction: Prediction = "epsilon",
+        zero_terminal_snr: bool = False,
     ) -> None:
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
-        super().__init__(roots.square(), prediction)
+        super().__init__(roots.square(), prediction, zero_terminal_snr)
 
 
 class Cosine(Discrete):
@@ -63,6 +68,7 @@ class Cosine(Discrete):
         s: offset that keeps the first betas from vanishing.
         max_beta: upper bound of each beta.
         prediction: what the denoiser predicts.
+        zero_terminal_snr: the last step is noise and nothing else.
     """
 
     def __init__(
@@ -71,7 +77,45 @@ class Cosine(Discrete):
         s: Annotated[float, Ge(0)] = 0.008,
         max_beta: Beta = 0.999,
         prediction: Prediction = "v",
+        zero_terminal_snr: bool = False,
     ) -> None:
         t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
         square = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
-        super().__init__((1 - square[1:] / square[:-1]).clamp(max=max_beta), prediction)
+        super().__init__(betas_of(square, max_beta), prediction, zero_terminal_snr)
+
+
+class Sigmoid(Discrete):
+    """alpha^2 falls as a sigmoid (Jabri et al. 2022, arXiv 2212.11972).
+
+    denoising-diffusion-pytorch's ``sigmoid_beta_schedule``.
+
+    Args:
+        timesteps: T.
+        start: where on the sigmoid time 0 lies.
+        end: where on the sigmoid time 1 lies; above ``start``.
+        tau: temperature of the sigmoid.
+        max_beta: upper bound of each beta.
+        prediction: what the denoiser predicts.
+        zero_terminal_snr: the last step is noise and nothing else.
+    """
+
+    def __init__(
+        self,
+        timesteps: Steps = 1000,
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: Annotated[float, Gt(0)] = 1.0,
+        max_beta: Beta = 0.999,
+        prediction: Prediction = "v",
+        zero_terminal_snr: bool = False,
+    ) -> None:
+        if start >= end:
+            raise ValueError(f"start is {start} and end {end}: end must be above start")
+        t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+        rise = torch.sigmoid((t * (end - start) + start) / tau)
+        super().__init__(betas_of(rise[-1] - rise, max_beta), prediction, zero_terminal_snr)
+
+
+def betas_of(square: torch.Tensor, max_beta: float) -> torch.Tensor:
+    """Return the betas [T] whose alpha^2 falls as the values [T + 1], in any unit."""
+    return (1 - square[1:] / square[:-1]).clamp(0, max_beta)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Prediction = Literal["epsilon", "sample", "v", "flow"]
+Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
 TIME_SCALE = 1000.0
 """Denoisers are told the time on the scale of 1,000 timesteps, whatever the process."""
 
@@ -16,11 +16,14 @@ class Process(nn.Module):
     """A forward process and the meaning of the denoiser's prediction.
 
     A subclass gives ``coefficients``. The prediction is the noise (``epsilon``), the data (``sample``),
-    v = alpha noise - sigma x0 (Salimans and Ho 2022, arXiv 2202.00512), or the velocity noise - x0
-    (``flow``; Lipman et al. 2023, arXiv 2210.02747).
+    v = alpha noise - sigma x0 (Salimans and Ho 2022, arXiv 2202.00512), the velocity noise - x0
+    (``flow``; Lipman et al. 2023, arXiv 2210.02747), or F of x0 = c_skip x_t + c_out F, with the factors
+    that give F unit variance (``edm``; Karras et al. 2022, arXiv 2206.00364, for any alpha). For data of
+    deviation ``sigma_data`` = 1 on a variance-preserving process F is -v.
     """
 
     timesteps: int | None = None
+    sigma_data: float = 1.0
 
     def __init__(self, prediction: Prediction) -> None:
         super().__init__()
@@ -44,7 +47,10 @@ class Process(nn.Module):
             return x0
         if self.prediction == "v":
             return alpha * noise - sigma * x0
-        return noise - x0
+        if self.prediction == "flow":
+            return noise - x0
+        spread = self._spread(alpha, sigma)
+        return (sigma * x0 - alpha * self.sigma_data**2 * noise) / (self.sigma_data * spread)
 
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x0, noise)`` as the prediction at x_t implies them."""
@@ -56,8 +62,12 @@ class Process(nn.Module):
         if self.prediction == "v":
             square = alpha.square() + sigma.square()
             return (alpha * x_t - sigma * prediction) / square, (sigma * x_t + alpha * prediction) / square
-        both = alpha + sigma
-        return (x_t - sigma * prediction) / both, (x_t + alpha * prediction) / both
+        if self.prediction == "flow":
+            both = alpha + sigma
+            return (x_t - sigma * prediction) / both, (x_t + alpha * prediction) / both
+        spread, data = self._spread(alpha, sigma), self.sigma_data
+        x0 = alpha * data**2 / spread.square() * x_t + sigma * data / spread * prediction
+        return x0, sigma / spread.square() * x_t - alpha * data / spread * prediction
 
     def snr(self, t: Tensor) -> Tensor:
         """Return the signal-to-noise ratio alpha^2 / sigma^2, [B]."""
@@ -68,6 +78,14 @@ class Process(nn.Module):
         """Return the time as denoisers are told it: float [B], on the scale of 1,000 timesteps."""
         return t * TIME_SCALE
 
+    def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return x_t as the denoiser is given it."""
+        return x_t
+
+    def _spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the deviation of x_t, for data of deviation ``sigma_data``."""
+        return (alpha.square() * self.sigma_data**2 + sigma.square()).sqrt()
+
     def _broadcast(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.coefficients(t)
         shape = (-1, *(1,) * (x.ndim - 1))
@@ -77,15 +95,22 @@ class Process(nn.Module):
 class Discrete(Process):
     """A process of T steps with variances beta: alpha^2 is the cumulative product of 1 - beta.
 
-    Time t in [0, 1] means step round(t (T - 1)) (Ho et al. 2020, arXiv 2006.11239).
+    Time t in [0, 1] means step round(t (T - 1)) (Ho et al. 2020, arXiv 2006.11239). With
+    ``zero_terminal_snr`` alpha is shifted and scaled so that the last step is noise and nothing else (Lin et
+    al. 2024, arXiv 2305.08891, algorithm 1; diffusers' ``rescale_zero_terminal_snr``).
     """
 
     alphas_cumprod: Tensor
 
-    def __init__(self, betas: Tensor, prediction: Prediction) -> None:
+    def __init__(self, betas: Tensor, prediction: Prediction, zero_terminal_snr: bool = False) -> None:
         super().__init__(prediction)
+        if zero_terminal_snr and prediction == "epsilon":
+            raise ValueError("zero_terminal_snr: pure noise says nothing of the data by epsilon; predict v")
         self.timesteps = len(betas)
-        self.register_buffer("alphas_cumprod", (1 - betas.double()).cumprod(0).float(), persistent=False)
+        alpha = (1 - betas.double()).cumprod(0).sqrt()
+        if zero_terminal_snr:
+            alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+        self.register_buffer("alphas_cumprod", alpha.square().float(), persistent=False)
 
     def step(self, t: Tensor) -> Tensor:
         """Return the step that a time means, int64, of t's shape."""

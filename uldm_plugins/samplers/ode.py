@@ -5,6 +5,7 @@ In these terms a step needs no division by alpha or sigma, so the same lines ser
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Annotated, ClassVar
 
@@ -13,7 +14,9 @@ from attrs import frozen
 from torch import Generator, Tensor
 
 from uldm_core.protocols import Denoise, NoiseScheduler
-from uldm_plugins.samplers.path import evaluate, make_path
+from uldm_plugins.samplers.path import Point, Spacing, evaluate, make_path, start
+
+STRAIGHT = 1e-6
 
 
 @frozen
@@ -26,17 +29,19 @@ class Euler:
     Args:
         steps: calls of the denoiser.
         shift: above 1 spends more steps near noise.
+        spacing: of discrete timesteps, as in diffusers.
     """
 
     steps: Annotated[int, Ge(1)] = 25
     shift: Annotated[float, Gt(0)] = 1.0
+    spacing: Spacing = "linspace"
 
     def __call__(
         self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator
     ) -> Tensor:
         """Return latents of the noise's shape."""
-        path = make_path(noise_scheduler, self.steps, self.shift)
-        latents = noise
+        path = make_path(noise_scheduler, self.steps, self.shift, self.spacing)
+        latents = start(noise, path)
         for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
             latents = latents + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * eps
@@ -47,30 +52,91 @@ class Euler:
 class Heun:
     """Second order: each step averages the slopes at both ends; the last step, to clean data, is Euler's.
 
-    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1, in the terms of this module.
+    On the flow process the slopes are velocities in time; on others they are the noise, d(x / alpha) /
+    d(sigma / alpha), as in diffusers' ``HeunDiscreteScheduler``.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
 
     Args:
         steps: steps; the denoiser is called 2 steps - 1 times.
         shift: above 1 spends more steps near noise.
+        spacing: of discrete timesteps, as in diffusers.
     """
 
     order: ClassVar[int] = 2
 
     steps: Annotated[int, Ge(1)] = 10
     shift: Annotated[float, Gt(0)] = 1.0
+    spacing: Spacing = "linspace"
 
     def __call__(
         self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator
     ) -> Tensor:
         """Return latents of the noise's shape."""
-        path = make_path(noise_scheduler, self.steps, self.shift)
-        latents = noise
+        path = make_path(noise_scheduler, self.steps, self.shift, self.spacing)
+        latents = start(noise, path)
         for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
-            alpha, sigma = there.alpha - here.alpha, there.sigma - here.sigma
-            ahead = latents + alpha * x0 + sigma * eps
+            ahead = there.alpha * x0 + there.sigma * eps
             if there.sigma > 0:
-                x0_ahead, eps_ahead = evaluate(denoise, noise_scheduler, ahead, there)
-                ahead = latents + alpha * (x0 + x0_ahead) / 2 + sigma * (eps + eps_ahead) / 2
+                slopes = (x0, eps), evaluate(denoise, noise_scheduler, ahead, there)
+                ahead = _averaged(latents, here, there, slopes)
             latents = ahead
         return latents
+
+
+def _averaged(
+    latents: Tensor, here: Point, there: Point, slopes: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Step from here to there along the mean of the slopes at both."""
+    (x0, eps), (x0_ahead, eps_ahead) = slopes
+    noise = (eps + eps_ahead) / 2
+    if here.alpha == 0 or abs(here.alpha + here.sigma - 1) < STRAIGHT:
+        change = (there.alpha - here.alpha) / 2 * (x0 + x0_ahead)
+        return latents + change + (there.sigma - here.sigma) * noise
+    step = there.sigma / there.alpha - here.sigma / here.alpha
+    return there.alpha * (latents / here.alpha + step * noise)
+
+
+@frozen
+class DPMpp2M:
+    """One call a step: data are extrapolated from this step's prediction and the last's.
+
+    With l = log(alpha / sigma), h = l' - l, r = h_last / h and D = (1 + 1 / 2r) x0 - (1 / 2r) x0_last:
+    x' = (sigma' / sigma) x - alpha' (exp(-h) - 1) D; first order on the first step and on the last, to
+    clean data. It is of second order in l; in equal steps of time the ends are coarse, and it lies between.
+
+    Source: Lu et al. 2022 (arXiv 2211.01095), algorithm 2; diffusers' ``DPMSolverMultistepScheduler``.
+
+    Args:
+        steps: calls of the denoiser.
+        shift: above 1 spends more steps near noise.
+        spacing: of discrete timesteps, as in diffusers.
+    """
+
+    steps: Annotated[int, Ge(1)] = 20
+    shift: Annotated[float, Gt(0)] = 1.0
+    spacing: Spacing = "linspace"
+
+    def __call__(
+        self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator
+    ) -> Tensor:
+        """Return latents of the noise's shape."""
+        path = make_path(noise_scheduler, self.steps, self.shift, self.spacing)
+        latents, last, h_last = start(noise, path), noise, math.inf
+        for here, there in pairwise(path):
+            x0, _ = evaluate(denoise, noise_scheduler, latents, here)
+            h = log_snr(there) - log_snr(here)
+            more = 0.0 if math.isinf(h) else h / h_last / 2
+            ratio = there.sigma / here.sigma
+            # alpha' exp(-h) = alpha sigma' / sigma, which is finite where h is not
+            latents = ratio * latents + (there.alpha - here.alpha * ratio) * (x0 + more * (x0 - last))
+            last, h_last = x0, h
+        return latents
+
+
+def log_snr(point: Point) -> float:
+    """Return log(alpha / sigma), infinite at the two ends."""
+    if point.sigma == 0:
+        return math.inf
+    return math.log(point.alpha / point.sigma) if point.alpha else -math.inf

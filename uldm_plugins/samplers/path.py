@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from uldm_core.protocols import Denoise, NoiseScheduler
+
+Spacing = Literal["linspace", "trailing", "leading"]
 
 
 @frozen
@@ -18,34 +22,55 @@ class Point:
     sigma: float
 
 
-def make_path(noise_scheduler: NoiseScheduler, steps: int, shift: float = 1.0) -> list[Point]:
+def make_path(
+    noise_scheduler: NoiseScheduler, steps: int, shift: float = 1.0, spacing: Spacing = "linspace"
+) -> list[Point]:
     """Return ``steps`` + 1 points from noise to clean data.
 
-    Continuous times are evenly spaced from 1 to 0; discrete ones are evenly spaced steps from T - 1 to 0,
-    after which comes clean data (diffusers' ``linspace`` spacing with ``set_alpha_to_one``).
+    Continuous times are evenly spaced from 1 to 0; those of a process that is not clean at 0 end there,
+    before the clean data. Discrete times are spaced as diffusers' ``timestep_spacing`` has them:
+    ``linspace`` (both ends), ``trailing`` (from the last step down in equal strides; Lin et al. 2024,
+    arXiv 2305.08891), ``leading`` (from the first step up; it never asks at the last).
 
     Args:
         noise_scheduler: the forward process.
         steps: how many times the path is evaluated at.
         shift: above 1 spends more steps near noise: t -> s t / (1 + (s - 1) t) (Esser et al. 2024).
+        spacing: of discrete times.
 
     Raises:
         ValueError: no step, or more steps than a discrete process has.
     """
     if steps < 1:
         raise ValueError(f"{steps} sampling steps: one is the least")
-    if noise_scheduler.timesteps is None:
-        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
-    else:
-        last = noise_scheduler.timesteps - 1
-        if steps > noise_scheduler.timesteps:
-            raise ValueError(f"{steps} sampling steps, but the noise scheduler has {last + 1} timesteps")
-        times = torch.linspace(last, 0, steps, dtype=torch.float64).round() / last
+    times = _times(noise_scheduler, steps, spacing)
     times = shift * times / (1 + (shift - 1) * times)
     device = next(iter(getattr(noise_scheduler, "buffers", lambda: ())()), torch.empty(0)).device
     alphas, sigmas = noise_scheduler.coefficients(times.float().to(device))
     points = zip(times.tolist(), alphas.tolist(), sigmas.tolist())
     return [*(Point(*point) for point in points), Point(0.0, 1.0, 0.0)]
+
+
+def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Tensor:
+    """Return the times, float64 [steps], from noise to data."""
+    count = noise_scheduler.timesteps
+    if count is None:
+        clean = noise_scheduler.coefficients(torch.zeros(1))[1].item() == 0
+        return torch.linspace(1, 0, steps + clean, dtype=torch.float64)[:steps]
+    if steps > count:
+        raise ValueError(f"{steps} sampling steps, but the noise scheduler has {count} timesteps")
+    if spacing == "linspace":
+        places = torch.linspace(count - 1, 0, steps, dtype=torch.float64)
+    elif spacing == "trailing":
+        places = count - torch.arange(steps, dtype=torch.float64) * count / steps - 1
+    else:
+        places = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (count // steps)
+    return places.round() / (count - 1)
+
+
+def start(noise: Tensor, path: list[Point]) -> Tensor:
+    """Return unit noise at the path's first level: scaled only where a process lets the variance grow."""
+    return noise * (path[0].alpha ** 2 + path[0].sigma ** 2) ** 0.5
 
 
 def evaluate(

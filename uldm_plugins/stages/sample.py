@@ -25,6 +25,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.latents import decode
+from uldm_plugins.stages.training import predict
 
 GRID = 100
 
@@ -102,7 +103,7 @@ class Sample:
     def _denoise(self, context: Context) -> Denoise:
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
             with context.autocast():
-                return self.denoiser(latents, self.noise_scheduler.conditioning(t)).float()
+                return predict(self.denoiser, self.noise_scheduler, latents, t)
 
         return denoise
 

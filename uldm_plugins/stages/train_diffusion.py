@@ -23,7 +23,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.ema import EMA
 from uldm_plugins.stages.latents import encode_all, index_batches
-from uldm_plugins.stages.training import Descent, image_batch
+from uldm_plugins.stages.training import Descent, image_batch, predict
 
 
 class TrainDiffusion:
@@ -103,9 +103,9 @@ class TrainDiffusion:
         t = self.timestep_weighting.sample(len(latents), generator).to(latents)
         noisy = self.noise_scheduler.add_noise(latents, noise, t)
         with self.context.autocast():
-            prediction = self.denoiser(noisy, self.noise_scheduler.conditioning(t))
+            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t)
         target = self.noise_scheduler.target(latents, noise, t)
-        errors = (prediction.float() - target).square().mean((1, 2, 3))
+        errors = (prediction - target).square().mean((1, 2, 3))
         loss = (self.timestep_weighting.weight(t, self.noise_scheduler) * errors).mean()
         self.descent(loss, step)
         self.ema.update()

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from uldm_core import Factory, Term
 from uldm_core.engine.context import Context
-from uldm_core.protocols import Dataset, Loss, LRSchedule, Optimizer
+from uldm_core.protocols import Dataset, Denoiser, Loss, LRSchedule, NoiseScheduler, Optimizer
 from uldm_plugins.nn.images import to_float
 
 
@@ -72,6 +72,13 @@ def weighted_sum(terms: Iterable[Term[Loss]], prediction: Tensor, target: Tensor
         if step >= term.start and term.weight:
             total = total + term.weight * term.component(prediction, target)
     return total
+
+
+def predict(denoiser: Denoiser, noise_scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
+    """Call the denoiser with what the process wants it to be given and told; float32 [B, C, H, W]."""
+    scale = getattr(noise_scheduler, "scale_input", None)
+    scaled = scale(x_t, t) if scale else x_t
+    return denoiser(scaled, noise_scheduler.conditioning(t)).float()
 
 
 def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

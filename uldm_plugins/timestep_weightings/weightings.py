@@ -73,17 +73,36 @@ class MinSNR:
         """Return the weight of each time, [B].
 
         Raises:
-            ValueError: the scheduler predicts ``flow``, for which the paper gives no weight.
+            ValueError: the scheduler predicts ``flow`` or ``edm``, for which the paper gives no weight.
         """
+        return per_prediction(noise_scheduler.snr(t).clamp(max=self.gamma), t, noise_scheduler)
+
+
+class SoftMinSNR(MinSNR):
+    """t uniform; the ratio's weight on x0 bends towards gamma without a corner: S g / (S + g).
+
+    Source: Crowson et al. 2024 (arXiv 2401.11605), section 3.3; k-diffusion's ``soft-min-snr``.
+
+    Args:
+        gamma: what the weight of large ratios tends to.
+    """
+
+    def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
+        """Return the weight of each time, [B]; raises ``ValueError`` as ``min_snr`` does."""
         snr = noise_scheduler.snr(t)
-        clipped = snr.clamp(max=self.gamma)
-        if noise_scheduler.prediction == "epsilon":
-            return clipped / snr
-        if noise_scheduler.prediction == "sample":
-            return clipped
-        if noise_scheduler.prediction == "v":
-            return clipped / (snr + 1)
-        raise ValueError("min_snr weighs epsilon, sample and v predictions, not flow")
+        return per_prediction(snr * self.gamma / (snr + self.gamma), t, noise_scheduler)
+
+
+def per_prediction(on_x0: Tensor, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
+    """Return what a weight of the error in x0 is on the error of the prediction."""
+    snr = noise_scheduler.snr(t)
+    if noise_scheduler.prediction == "epsilon":
+        return on_x0 / snr
+    if noise_scheduler.prediction == "sample":
+        return on_x0
+    if noise_scheduler.prediction == "v":
+        return on_x0 / (snr + 1)
+    raise ValueError(f"there is a weight for epsilon, sample and v, not for {noise_scheduler.prediction}")
 
 
 def stratified(n: int, generator: Generator) -> Tensor:
