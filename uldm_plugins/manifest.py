@@ -82,7 +82,6 @@ _EXAMPLES = {  # where the defaults need a download, or would be checked without
 
 _XFAIL = {
     "quantizer/fsq": {"idempotent": "its codes are squashed again, as the paper has it"},
-    "quantizer/residual_vq": {"idempotent": "a sum of codes is quantized to another sum"},
 }
 
 _COMMANDS = (

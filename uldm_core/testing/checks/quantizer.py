@@ -128,6 +128,8 @@ def lookup_agrees(case: Case) -> None:
 def idempotent(case: Case) -> None:
     """Quantizing what is quantized changes nothing."""
     quantizer, latents = _built(case)
+    if quantizer(latents)[2].ndim == latents.ndim:
+        raise Skip("it has several codes a position: a sum of codes may have a nearer sum")
     once = quantizer(latents)[0].detach()
     expect_close(quantizer(once)[0], once, "quantizing twice is not quantizing once")
 
