@@ -9,7 +9,10 @@ _COMPONENTS = (
     ("dataset", "mnist", "datasets.mnist:Mnist", "MNIST digits, shipped with uldm or from IDX files"),
     ("backbone", "mnist_classifier", "backbones.mnist:MnistClassifier", "small CNN on MNIST, for losses"),
     ("backbone", "mnist_judge", "backbones.mnist:MnistJudge", "another CNN on MNIST, for metrics only"),
-    ("backbone", "vgg16", "backbones.vgg:Vgg16", "VGG16's five stages, as LPIPS uses them"),
+    ("backbone", "vgg16", "backbones.imagenet:Vgg16", "VGG16's five stages, as LPIPS uses them"),
+    ("backbone", "alexnet", "backbones.imagenet:AlexNet", "AlexNet's five stages, as LPIPS uses them"),
+    ("backbone", "squeezenet", "backbones.imagenet:SqueezeNet", "SqueezeNet's seven, as LPIPS uses them"),
+    ("backbone", "dummy", "backbones.dummy:Dummy", "colours and edges, no weights"),
     ("autoencoder", "vqvae", "autoencoders.vqvae:VQVAE", "VQ-VAE, configured level by level"),
     ("autoencoder", "vqvae_fast", "autoencoders.vqvae_fast:FastVQVAE", "strided VQ-VAE, quick on a CPU"),
     ("quantizer", "vq_ema", "quantizers.vq_ema:VQEma", "codebook of running means, dead codes revived"),
@@ -21,8 +24,12 @@ _COMPONENTS = (
     ("discriminator", "patchgan", "discriminators.patchgan:PatchGAN", "one logit a patch of 46 pixels"),
     ("loss", "l1", "losses.pixel:L1", "mean absolute difference"),
     ("loss", "l2", "losses.pixel:L2", "mean squared difference"),
+    ("loss", "charbonnier", "losses.pixel:Charbonnier", "absolute difference, smooth at zero"),
+    ("loss", "huber", "losses.pixel:Huber", "squared difference, absolute beyond delta"),
     ("loss", "lpips", "losses.lpips:LPIPS", "perceptual distance in a backbone's features"),
     ("adversarial_loss", "hinge", "losses.adversarial:Hinge", "hinge GAN loss"),
+    ("adversarial_loss", "lsgan", "losses.adversarial:LSGAN", "least-squares GAN loss"),
+    ("adversarial_loss", "vanilla", "losses.adversarial:Vanilla", "cross-entropy GAN loss"),
     ("noise_scheduler", "linear", "noise_schedulers.discrete:Linear", "DDPM's betas, T steps"),
     (
         "noise_scheduler",
@@ -74,6 +81,8 @@ _COMPONENTS = (
 
 _EXAMPLES = {  # where the defaults need a download, or would be checked without the half of it
     "backbone/vgg16": {"weights": "random"},
+    "backbone/alexnet": {"weights": "random"},
+    "backbone/squeezenet": {"weights": "random"},
     "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
     "metric/frechet": {"backbone": "mnist_judge"},
     "stage/train_autoencoder": {"adversarial": "hinge"},

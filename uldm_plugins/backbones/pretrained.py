@@ -1,0 +1,81 @@
+"""Published weights: where they lie, how they are fetched, and what is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def published(address: str, *, auto_download: bool) -> Path:
+    """Return the file of an address from the torch hub cache, fetched if it is not there.
+
+    Args:
+        address: where the file can be had; its name carries the start of its SHA-256, as torchvision's do.
+        auto_download: whether the network may be used.
+
+    Raises:
+        ValueError: the name carries no hash; or the file is neither here nor to be had.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / address.rpartition("/")[2]
+    if path.is_file():
+        return path
+    begins = named_hash(path)
+    by_hand = (
+        f"put {path.name} (from {address}; its SHA-256 begins with {begins}) into {folder}, "
+        "or give weights = 'random' or the path of a file"
+    )
+    if not auto_download:
+        raise ValueError(f"{path.name} is not here, and auto_download is off: {by_hand}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path), begins, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError) as error:  # no network, no room; another hash than the name says
+        raise ValueError(f"{path.name} cannot be fetched ({error}): {by_hand}") from error
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: ``.safetensors``, or a pickle whose name carries its hash.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or its name carries no hash.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights must be a published name, 'random' or a file; there is no {path}")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    begins = named_hash(path)
+    with path.open("rb") as file:
+        found = _sha256(file)
+    if not found.startswith(begins):
+        raise ValueError(f"{path} is damaged: its hash begins with {found[:8]}, its name says {begins}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def named_hash(path: Path) -> str:
+    """Return the start of the SHA-256 that a file's name carries.
+
+    Raises:
+        ValueError: it carries none.
+    """
+    found = re.search(r"-([0-9a-f]{8,64})$", path.stem)
+    if found is None:
+        raise ValueError(
+            f"{path.name} carries no hash in its name, as vgg16-397923af.pth does: give safetensors"
+        )
+    return found[1]
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
