@@ -58,7 +58,8 @@ class Autoencoder(Protocol):
     """Images to latents and back. ``latents`` are [B, latent_channels, h, w], h = H / downscale rounded up.
 
     A size that it cannot bring back is refused with a ``ValueError``.
-    A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``.
+    A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``. ``last_layer``,
+    the weight of the decoder's last layer, is optional: adaptive adversarial weights are measured there.
     """
 
     latent_channels: int

@@ -9,6 +9,7 @@ from torch import nn
 from uldm_core import Factory, MistakeError, registry
 from uldm_plugins.nn.ema import EMA
 from uldm_plugins.stages.sample import load_images, save_images
+from uldm_plugins.stages.train_autoencoder import gradient_ratio
 from uldm_plugins.stages.training import Descent
 
 
@@ -73,6 +74,32 @@ def test_adversarial_training_needs_a_discriminator():
     with pytest.raises(MistakeError, match="adversarial needs a discriminator"):
         registry.build(
             "stage", "train_autoencoder", dataset=dataset, autoencoder=autoencoder, adversarial="hinge"
+        )
+
+
+def test_the_adaptive_weight_balances_both_gradients_at_the_last_layer():
+    layer = nn.Linear(3, 2)
+    x = torch.randn(4, 3)
+    distance, verdict = layer(x).abs().mean(), -0.01 * layer(x).sum()
+    ratio = gradient_ratio(distance, verdict, layer.weight)
+    norms = [
+        torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in (distance, verdict)
+    ]
+    assert not ratio.requires_grad
+    assert ratio.item() == pytest.approx((norms[0] / (norms[1] + 1e-4)).item())
+    assert gradient_ratio(1e9 * distance, 0 * verdict, layer.weight).item() == 1e4
+
+
+def test_the_adaptive_weight_needs_a_last_layer():
+    with pytest.raises(MistakeError, match="adaptive_weight: IdentityAutoencoder names no last_layer"):
+        registry.build(
+            "stage",
+            "train_autoencoder",
+            dataset={"use": "mnist", "limit": 10},
+            autoencoder="identity",
+            discriminator="patchgan",
+            adversarial="hinge",
+            adaptive_weight=True,
         )
 
 

@@ -25,6 +25,11 @@ class QuantizedAutoencoder(nn.Module):
         self.downscale = downscale
         self.latent_channels = quantizer.dim
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the decoder's last layer, where adaptive weights are measured."""
+        return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
+
     def check_size(self, height: int, width: int) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
         if height % self.downscale or width % self.downscale:

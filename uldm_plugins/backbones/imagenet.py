@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from uldm_plugins.backbones.pretrained import published, read_state
 from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.nn.pretrained import published, read_state
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)

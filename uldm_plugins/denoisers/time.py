@@ -26,8 +26,13 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, conditioning: Tensor) -> Tensor:
         """Map times [B] to embeddings [B, dim]."""
-        # no buffer: cast to bfloat16 with the module, frequencies would be off by whole turns
-        places = torch.arange(self.count, device=conditioning.device) / self.count
-        angles = conditioning.float()[:, None] * torch.exp(-math.log(self.max_period) * places)
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
-        return self.network(waves.to(self.network[0].weight.dtype))
+        first = waves(conditioning, 2 * self.count, self.max_period)
+        return self.network(first.to(self.network[0].weight.dtype))
+
+
+def waves(conditioning: Tensor, count: int, max_period: float = 10_000.0) -> Tensor:
+    """Return cosines, then sines, of times [B] at geometric frequencies, float32 [B, count]; count even."""
+    # computed each time: kept as a buffer and cast to bfloat16, frequencies would be off by whole turns
+    places = torch.arange(count // 2, device=conditioning.device) / (count // 2)
+    angles = conditioning.float()[:, None] * torch.exp(-math.log(max_period) * places)
+    return torch.cat([angles.cos(), angles.sin()], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class TrainAutoencoder:
         batch_size: images a step.
         losses: terms between reconstruction and image.
         adversarial: the GAN loss; its ``start`` is the warm-up, in steps.
+        adaptive_weight: multiply the GAN loss's weight by |gradient of ``losses``| / |its own gradient|,
+            both at the decoder's last layer, so that neither drowns the other.
         optimizer: of the autoencoder.
         discriminator_optimizer: of the discriminator.
         lr_schedule: of both learning rates.
@@ -60,6 +63,7 @@ class TrainAutoencoder:
         batch_size: Annotated[int, Ge(1)] = 64,
         losses: list[Term[Loss]] = [spec("l1")],  # noqa: B006 - read only
         adversarial: Term[AdversarialLoss] | None = None,
+        adaptive_weight: bool = False,
         optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
         discriminator_optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3, betas=(0.5, 0.99)),
         lr_schedule: Factory[LRSchedule] = spec("linear", warmup=50, hold=0.5),
@@ -68,6 +72,8 @@ class TrainAutoencoder:
     ) -> None:
         if adversarial is not None and discriminator is None:
             raise ValueError("adversarial needs a discriminator, and the recipe has none")
+        if adaptive_weight and not hasattr(autoencoder, "last_layer"):
+            raise ValueError(f"adaptive_weight: {type(autoencoder).__name__} names no last_layer")
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.discriminator = discriminator if adversarial else None
@@ -75,6 +81,7 @@ class TrainAutoencoder:
         self.batch_size = batch_size
         self.losses = losses
         self.adversarial = adversarial
+        self.adaptive_weight = adaptive_weight
         self.ema_decay = ema_decay
         self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
         self._discriminator_descent = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
@@ -102,8 +109,8 @@ class TrainAutoencoder:
             loss = distance + sum(own.values())
             logged = {"distance": distance, **own}
             if self._judged(step):
-                logged["generator"] = self._verdict(reconstruction)
-                loss = loss + self.adversarial.weight * logged["generator"]
+                verdict = logged["generator"] = self._verdict(reconstruction)
+                loss = loss + self._adversarial_weight(distance, verdict) * verdict
         self.descent(loss, step)
         self.ema.update()
         if self._judged(step):
@@ -131,9 +138,26 @@ class TrainAutoencoder:
         with without_gradients(self.discriminator):
             return self.adversarial.component.generator(self.discriminator(reconstruction).float())
 
+    def _adversarial_weight(self, distance: Tensor, verdict: Tensor) -> Tensor | float:
+        """Return what the generator's loss is multiplied by."""
+        if not self.adaptive_weight:
+            return self.adversarial.weight
+        return self.adversarial.weight * gradient_ratio(distance, verdict, self.autoencoder.last_layer)
+
     def _teach(self, images: Tensor, reconstruction: Tensor, step: int) -> Tensor:
         with self.context.autocast():
             real, fake = self.discriminator(images), self.discriminator(reconstruction)
         loss = self.adversarial.component.discriminator(real.float(), fake.float())
         self.judge_descent(loss, step)
         return loss
+
+
+def gradient_ratio(distance: Tensor, verdict: Tensor, parameter: Tensor) -> Tensor:
+    """Return |d distance / d parameter| / (|d verdict / d parameter| + 1e-4), at most 10,000; no gradient.
+
+    Source: Esser et al. 2021, equation 7; ``calculate_adaptive_weight`` of taming-transformers.
+    """
+    norms = [
+        torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm() for loss in (distance, verdict)
+    ]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()

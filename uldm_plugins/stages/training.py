@@ -19,7 +19,7 @@ class Descent:
     """An optimizer with its schedule; the learning rate is derived from the step, not remembered.
 
     Args:
-        parameters: what is trained.
+        parameters: what is trained; of a network without any, nothing is.
         optimizer: makes the optimizer.
         schedule: makes the schedule.
         steps: of the whole training.
@@ -35,13 +35,15 @@ class Descent:
         max_grad_norm: float = 0.0,
     ) -> None:
         self.parameters = list(parameters)
-        self.optimizer = optimizer(self.parameters)
+        self.optimizer = optimizer(self.parameters) if self.parameters else None
         self.schedule = schedule(steps)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
         self.max_grad_norm = max_grad_norm
 
     def __call__(self, loss: Tensor, step: int) -> None:
         """Take one step down the loss."""
+        if self.optimizer is None:
+            return
         factor = self.schedule(step)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
@@ -53,11 +55,12 @@ class Descent:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state."""
-        return self.optimizer.state_dict()
+        return self.optimizer.state_dict() if self.optimizer else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back the optimizer's state."""
-        self.optimizer.load_state_dict(state)
+        if self.optimizer:
+            self.optimizer.load_state_dict(state)
 
 
 def image_batch(dataset: Dataset, indices: Tensor, context: Context) -> Tensor:

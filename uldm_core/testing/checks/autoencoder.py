@@ -159,6 +159,8 @@ def reconstruction_reaches_encoder(case: Case) -> None:
 def learns(case: Case) -> None:
     """A few steps on one batch lower the reconstruction error."""
     autoencoder, _ = _built(case)
+    if not _trainable(autoencoder):
+        raise Skip("it has nothing to train")
     side = _legal(autoencoder)
     batch = case.images((4, _channels(case, autoencoder), side, side), "checkerboard")
     batch[::2] *= -0.5
@@ -182,9 +184,17 @@ def whole_range(case: Case) -> None:
         )
 
 
+def _trainable(autoencoder: Any) -> list[nn.Parameter]:
+    parameters = autoencoder.parameters() if isinstance(autoencoder, nn.Module) else []
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
 def _fit(autoencoder: Any, images: Tensor, steps: int, lr: float, enough: float = 0.0) -> list[float]:
-    """Train on one batch, and return the mean squared error of each step."""
-    optimizer = torch.optim.Adam(_set_mode(autoencoder, training=True).parameters(), lr)
+    """Train on one batch, and return the mean squared error of each step; of one, with nothing to train."""
+    parameters = _trainable(_set_mode(autoencoder, training=True))
+    if not parameters:
+        return [(autoencoder(images)[0] - images).square().mean().item()]
+    optimizer = torch.optim.Adam(parameters, lr)
     errors: list[float] = []
     while len(errors) < steps and min(errors, default=1.0) >= enough:
         reconstruction, _, losses = autoencoder(images)

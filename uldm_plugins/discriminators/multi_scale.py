@@ -1,0 +1,63 @@
+"""Several PatchGANs, each looking at the image at half the size of the one before."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from uldm_plugins.discriminators.patchgan import PatchGAN
+
+Counts = tuple[Annotated[int, Ge(1)], ...]
+_POOL = {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}
+
+
+class MultiScale(nn.Module):
+    """The mean verdict of PatchGANs on the image, on its half, its quarter and so on.
+
+    Images [B, in_channels, H, W] to logits [B, 1, h, w] on the grid of the finest; coarser verdicts are
+    repeated on it. With the defaults 28x28 gives 6x6, and each logit sees 45x45 pixels.
+
+    Source: Wang et al. 2018 (arXiv 1711.11585), where each scale's loss rather than each logit is averaged:
+    the same for losses that are linear in the logits, as the generator's hinge loss is.
+
+    Args:
+        in_channels: channels of the images.
+        num_scales: how many PatchGANs.
+        channels: of each hidden layer of each PatchGAN.
+        kernels: kernel sizes, first to last layer.
+        strides: strides, first to last layer.
+        paddings: paddings, first to last layer.
+
+    Raises:
+        ValueError: the lists do not match in length.
+    """
+
+    def __init__(
+        self,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        num_scales: Annotated[int, Ge(1)] = 2,
+        channels: Counts = (64, 128),
+        kernels: Counts = (4, 4, 4),
+        strides: Counts = (2, 2, 1),
+        paddings: tuple[Annotated[int, Ge(0)], ...] = (1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(
+            PatchGAN(in_channels, channels, kernels, strides, paddings) for _ in range(num_scales)
+        )
+        self.receptive_field = self.scales[0].receptive_field
+        for _ in range(num_scales - 1):
+            self.receptive_field = 2 * (self.receptive_field - 1) + _POOL["kernel_size"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        verdicts = []
+        for patchgan in self.scales:
+            images = F.avg_pool2d(images, **_POOL) if verdicts else images
+            verdicts.append(patchgan(images))
+        grid = verdicts[0].shape[-2:]
+        return torch.stack([F.interpolate(verdict, grid) for verdict in verdicts]).mean(0)
