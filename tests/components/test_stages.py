@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from uldm_core import Factory, MistakeError, registry
-from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.ema import EMA, warmed
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
 from uldm_plugins.stages.training import Descent
@@ -43,7 +43,7 @@ def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
 
 def test_the_average_follows_its_formula_and_survives_saving():
     network = nn.Linear(2, 1, bias=False)
-    ema = EMA(network, 0.9)
+    ema = EMA(network, warmed(0.9))
     expected = network.weight.detach().clone()
     for update in range(30):
         with torch.no_grad():
@@ -51,7 +51,7 @@ def test_the_average_follows_its_formula_and_survives_saving():
         ema.update()
         decay = min(0.9, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * network.weight.detach()
-    again = EMA(network, 0.9)
+    again = EMA(network, warmed(0.9))
     again.load_state_dict(ema.state_dict())
     again.apply()
     assert again.updates == 30 and torch.allclose(network.weight, expected, atol=1e-5)
@@ -59,7 +59,7 @@ def test_the_average_follows_its_formula_and_survives_saving():
 
 def test_an_average_without_decay_is_the_network_itself():
     network = nn.Linear(2, 1)
-    ema = EMA(network, 0.0)
+    ema = EMA(network, warmed(0.0))
     with torch.no_grad():
         network.weight.add_(1)
     ema.update()

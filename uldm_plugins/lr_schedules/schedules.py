@@ -60,6 +60,60 @@ class Cosine:
         return rise(step, self.warmup) * (self.end + (1 - self.end) * wave)
 
 
+class LinearWarmup:
+    """A straight rise from a share of the learning rate to all of it, which then stays.
+
+    Source: ``torch.optim.lr_scheduler.LinearLR``.
+
+    Args:
+        warmup: steps over which the rate rises.
+        start: factor at the first step.
+    """
+
+    def __init__(self, steps: int, /, warmup: Warmup = 500, start: Share = 0.01) -> None:
+        self.warmup, self.start = warmup, start
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step, counted from 0."""
+        risen = min(1.0, step / self.warmup) if self.warmup else 1.0
+        return self.start + (1 - self.start) * risen
+
+
+class OneCycle:
+    """Half a cosine up to the learning rate, and another down to almost nothing.
+
+    Source: Smith and Topin 2018 (arXiv 1708.07120); ``torch.optim.lr_scheduler.OneCycleLR``.
+
+    Args:
+        pct_start: share of the steps spent rising.
+        div_factor: by which the first rate is smaller than the highest.
+        final_div_factor: by which the last rate is smaller than the first.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        /,
+        pct_start: Annotated[float, Interval(ge=0, lt=1)] = 0.3,
+        div_factor: Annotated[float, Ge(1)] = 25.0,
+        final_div_factor: Annotated[float, Ge(1)] = 1e4,
+    ) -> None:
+        self.top = max(pct_start * steps - 1, 0.0)
+        self.last = max(steps - 1, 1)
+        self.first, self.end = 1 / div_factor, 1 / (div_factor * final_div_factor)
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step, counted from 0."""
+        if step < self.top:
+            return _between(self.first, 1.0, step / self.top)
+        return _between(1.0, self.end, min(1.0, (step - self.top) / (self.last - self.top)))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Return the value along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+
+
 def rise(step: int, warmup: int) -> float:
     """Return how far a warm-up is, in (0, 1]."""
     return min(1.0, (step + 1) / warmup) if warmup else 1.0

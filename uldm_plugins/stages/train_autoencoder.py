@@ -20,7 +20,7 @@ from uldm_core.protocols import (
     LRSchedule,
     Optimizer,
 )
-from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.nn.frozen import without_gradients
 from uldm_plugins.stages.training import Descent, detached, image_batch, weighted_sum
 
@@ -47,6 +47,8 @@ class TrainAutoencoder:
         discriminator_optimizer: of the discriminator.
         lr_schedule: of both learning rates.
         ema_decay: of the average of the weights; 0 keeps the last ones.
+        ema_std: width of a power-function average, relative to the time trained; it takes the place of
+            ``ema_decay``.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
     """
 
@@ -68,6 +70,7 @@ class TrainAutoencoder:
         discriminator_optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3, betas=(0.5, 0.99)),
         lr_schedule: Factory[LRSchedule] = spec("linear", warmup=50, hold=0.5),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.99,
+        ema_std: Annotated[float, Interval(gt=0, lt=0.28)] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         if adversarial is not None and discriminator is None:
@@ -82,7 +85,7 @@ class TrainAutoencoder:
         self.losses = losses
         self.adversarial = adversarial
         self.adaptive_weight = adaptive_weight
-        self.ema_decay = ema_decay
+        self._average = averaging(ema_decay, ema_std)
         self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
         self._discriminator_descent = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
 
@@ -92,7 +95,7 @@ class TrainAutoencoder:
         for term in self.losses:
             context.machine.place(term.component)
         self.descent = Descent(self.autoencoder.parameters(), *self._descent)
-        self.ema = EMA(self.autoencoder, self.ema_decay)
+        self.ema = EMA(self.autoencoder, self._average)
         self.autoencoder.train()
         if self.discriminator is not None:
             self.judge_descent = Descent(self.discriminator.parameters(), *self._discriminator_descent)

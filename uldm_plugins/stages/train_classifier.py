@@ -14,7 +14,7 @@ from torch import Tensor
 from uldm_core import Factory, spec
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Backbone, Dataset, LRSchedule, Optimizer
-from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.ema import EMA, warmed
 from uldm_plugins.stages.latents import index_batches
 from uldm_plugins.stages.training import Descent, image_batch
 
@@ -71,7 +71,7 @@ class TrainClassifier:
         self.context = context
         self.backbone.thaw().train()
         self.descent = Descent(self.backbone.parameters(), *self._descent)
-        self.ema = EMA(self.backbone, self.ema_decay)
+        self.ema = EMA(self.backbone, warmed(self.ema_decay))
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """Update the classifier once."""

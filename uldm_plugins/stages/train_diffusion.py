@@ -21,7 +21,7 @@ from uldm_core.protocols import (
     Optimizer,
     TimestepWeighting,
 )
-from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.stages.latents import encode_all, index_batches
 from uldm_plugins.stages.training import Descent, image_batch, predict
 
@@ -47,6 +47,8 @@ class TrainDiffusion:
         optimizer: of the denoiser.
         lr_schedule: of its learning rate.
         ema_decay: of the average of the weights; 0 keeps the last ones.
+        ema_std: width of a power-function average, relative to the time trained; it takes the place of
+            ``ema_decay``.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
     """
 
@@ -68,6 +70,7 @@ class TrainDiffusion:
         optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
         lr_schedule: Factory[LRSchedule] = spec("linear", warmup=100),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
+        ema_std: Annotated[float, Interval(gt=0, lt=0.28)] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
     ) -> None:
         self.dataset = dataset
@@ -79,7 +82,7 @@ class TrainDiffusion:
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
-        self.ema_decay = ema_decay
+        self._average = averaging(ema_decay, ema_std)
         self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
 
     def prepare(self, context: Context) -> None:
@@ -92,7 +95,7 @@ class TrainDiffusion:
         if self.latents is not None:
             self.latents = self.latent_scaling.normalize(self.latents)
         self.descent = Descent(self.denoiser.parameters(), *self._descent)
-        self.ema = EMA(self.denoiser, self.ema_decay)
+        self.ema = EMA(self.denoiser, self._average)
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """Update the denoiser once."""

@@ -54,7 +54,8 @@ class LogitNormal:
 class MinSNR:
     """t uniform; the signal-to-noise ratio's weight on x0 is clipped at gamma.
 
-    In terms of the prediction: min(S, g) / S for epsilon, min(S, g) for sample, min(S, g) / (S + 1) for v.
+    In terms of the prediction: min(S, g) / S for epsilon, min(S, g) for sample, min(S, g) / (S + 1) for v,
+    and for any other what its relation to x0 makes of it.
 
     Source: Hang et al. 2023 (arXiv 2303.09556).
 
@@ -70,11 +71,7 @@ class MinSNR:
         return stratified(n, generator)
 
     def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
-        """Return the weight of each time, [B].
-
-        Raises:
-            ValueError: the scheduler predicts ``flow`` or ``edm``, for which the paper gives no weight.
-        """
+        """Return the weight of each time, [B]."""
         return per_prediction(noise_scheduler.snr(t).clamp(max=self.gamma), t, noise_scheduler)
 
 
@@ -88,21 +85,19 @@ class SoftMinSNR(MinSNR):
     """
 
     def weight(self, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
-        """Return the weight of each time, [B]; raises ``ValueError`` as ``min_snr`` does."""
-        snr = noise_scheduler.snr(t)
-        return per_prediction(snr * self.gamma / (snr + self.gamma), t, noise_scheduler)
+        """Return the weight of each time, [B]."""
+        softened = 1 / (1 / noise_scheduler.snr(t) + 1 / self.gamma)
+        return per_prediction(softened, t, noise_scheduler)
 
 
 def per_prediction(on_x0: Tensor, t: Tensor, noise_scheduler: NoiseScheduler) -> Tensor:
-    """Return what a weight of the error in x0 is on the error of the prediction."""
-    snr = noise_scheduler.snr(t)
-    if noise_scheduler.prediction == "epsilon":
-        return on_x0 / snr
-    if noise_scheduler.prediction == "sample":
-        return on_x0
-    if noise_scheduler.prediction == "v":
-        return on_x0 / (snr + 1)
-    raise ValueError(f"there is a weight for epsilon, sample and v, not for {noise_scheduler.prediction}")
+    """Return what a weight of the squared error in x0 is on that of the prediction.
+
+    x0 is linear in the prediction, so the errors differ by the square of the slope.
+    """
+    one = torch.ones_like(t)[:, None, None, None]
+    slope, _ = noise_scheduler.split(one, torch.zeros_like(one), t)
+    return on_x0 * slope.flatten().square()
 
 
 def stratified(n: int, generator: Generator) -> Tensor:

@@ -1,0 +1,87 @@
+"""One recipe, one word: whatever is registered trains and samples where another component stood."""
+
+import copy
+import json
+import math
+from typing import get_args
+
+import pytest
+
+from uldm_core import registry
+from uldm_core.engine.run import run
+from uldm_core.recipe import Recipe
+from uldm_plugins.noise_schedulers.process import Prediction
+from uldm_plugins.stages.sample import load_images
+
+RECIPE = {
+    "uldm": 1,
+    "run": {"device": "cpu"},
+    "dataset": {"use": "mnist", "limit": 64},
+    "autoencoder": {"use": "vqvae_fast", "quantizer": {"use": "vq_ema"}},
+    "discriminator": {"use": "patchgan"},
+    "denoiser": {"use": "mlp"},
+    "noise_scheduler": {"use": "flow"},
+    "stages": {
+        "first": {
+            "use": "train_autoencoder",
+            "steps": 3,
+            "batch_size": 8,
+            "losses": [{"use": "l1"}],
+            "adversarial": {"use": "hinge", "start": 1},
+        },
+        "second": {"use": "train_diffusion", "steps": 3, "batch_size": 8},
+        "samples": {"use": "sample", "sampler": {"use": "euler", "steps": 3}, "count": 4},
+    },
+}
+
+KEPT = {"steps", "start"}  # said by the recipe, whatever the word
+
+PLACES = {
+    "autoencoder": ("autoencoder",),
+    "quantizer": ("autoencoder", "quantizer"),
+    "discriminator": ("discriminator",),
+    "loss": ("stages", "first", "losses", 0),
+    "adversarial_loss": ("stages", "first", "adversarial"),
+    "latent_scaling": ("stages", "second", "latent_scaling"),
+    "timestep_weighting": ("stages", "second", "timestep_weighting"),
+    "denoiser": ("denoiser",),
+    "noise_scheduler": ("noise_scheduler",),
+    "sampler": ("stages", "samples", "sampler"),
+    "optimizer": ("stages", "second", "optimizer"),
+    "lr_schedule": ("stages", "second", "lr_schedule"),
+    "dataset": ("dataset",),
+}
+
+
+def words():
+    for component in registry.default().components():
+        if component.kind in PLACES and component.plugin == "uldm":
+            predictions = get_args(Prediction) if component.kind == "noise_scheduler" else [None]
+            for prediction in predictions:
+                yield pytest.param(component, prediction, id=f"{component.path} {prediction or ''}".strip())
+
+
+def swapped(component, prediction):
+    """Return the recipe with one word changed; what a component cannot do without comes from its example."""
+    recipe = copy.deepcopy(RECIPE)
+    *path, last = PLACES[component.kind]
+    table = recipe
+    for key in path:
+        table = table[key] if isinstance(key, int) else table.setdefault(key, {})
+    kept = {k: v for k, v in table.get(last, {}).items() if k in KEPT} if isinstance(last, str) else {}
+    table[last] = {"use": component.name, **component.example, **kept}
+    if prediction:
+        table[last]["prediction"] = prediction
+    return recipe
+
+
+@pytest.mark.parametrize(("component", "prediction"), list(words()))
+def test_it_trains_and_samples(component, prediction, tmp_path):
+    folder = run(Recipe.from_dict(swapped(component, prediction)), out=tmp_path / "run")
+    images = load_images(folder / "stages/samples/artifacts/samples.npz")
+    assert len(images) == 4
+    logged = [
+        json.loads(line) for path in folder.rglob("log.jsonl") for line in path.read_text().splitlines()
+    ]
+    losses = [value for row in logged for key, value in row.items() if isinstance(value, float)]
+    assert all(math.isfinite(value) for value in losses)
