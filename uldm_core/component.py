@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from uldm_core.errors import MistakeError, must_match
+from uldm_core.errors import MistakeError, UnavailableError, must_match
 
 _WORD = must_match(r"[A-Za-z][A-Za-z0-9_\-]*", "vq_ema")
 
@@ -67,7 +67,7 @@ class Component:
             raise MistakeError(
                 f"{self.path} needs {self.requires}, which is not installed",
                 hint=f"pip install {self.requires}",
-            )
+            ) from UnavailableError(self.requires)
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")

@@ -73,6 +73,19 @@ class RunError(UldmError):
     """Something failed while running: exit code 1."""
 
 
+class UnavailableError(ValueError):
+    """What a component needs is neither here nor to be had now: files, the network, an optional package.
+
+    A component raises it where it is built, saying what is wanted and where to put it. Nothing is wrong with
+    the component: checks pass over it, and say so.
+    """
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether an error says that what a component needs is not here."""
+    return isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError)
+
+
 def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
     """Return a validator of an attrs field: a string that the pattern matches whole, such as ``like``."""
 

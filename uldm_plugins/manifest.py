@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from uldm_core.component import Component
 from uldm_core.plugins import Command, hookimpl
 
 _COMPONENTS = (
     ("dataset", "mnist", "datasets.mnist:Mnist", "MNIST digits, shipped with uldm or from IDX files"),
+    ("dataset", "fashion_mnist", "datasets.fetched:FashionMnist", "clothes, in MNIST's format"),
+    ("dataset", "cifar10", "datasets.fetched:Cifar10", "32x32 photographs of ten classes"),
+    ("dataset", "celeba", "datasets.celeba:CelebA", "faces, aligned"),
+    ("dataset", "image_folder", "datasets.image_folder:ImageFolder", "any tree of PNG, JPEG and WebP files"),
+    ("dataset", "synthetic", "datasets.synthetic:Synthetic", "shapes drawn by a formula"),
     ("backbone", "mnist_classifier", "backbones.mnist:MnistClassifier", "small CNN on MNIST, for losses"),
     ("backbone", "mnist_judge", "backbones.mnist:MnistJudge", "another CNN on MNIST, for metrics only"),
     ("backbone", "vgg16", "backbones.imagenet:Vgg16", "VGG16's five stages, as LPIPS uses them"),
@@ -98,7 +105,9 @@ _COMPONENTS = (
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
 )
 
+_SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
 _EXAMPLES = {  # where the defaults need a download, or would be checked without the half of it
+    "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},
     "backbone/squeezenet": {"weights": "random"},

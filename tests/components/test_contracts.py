@@ -16,7 +16,10 @@ QUICK = Profile(examples=2, seconds=0.05)
 @pytest.mark.parametrize("component", registry.default().components(), ids=lambda component: component.path)
 def test_a_built_in_keeps_its_contract(component):
     subject = registered(component.kind, component.name)
-    check_subject(subject, component.xfail, profile=QUICK).raise_for_failures()
+    report = check_subject(subject, component.xfail, profile=QUICK)
+    report.raise_for_failures()
+    if report.unavailable:
+        pytest.skip(str(report))
 
 
 def test_a_discrete_scheduler_counts_its_steps_in_float32_whatever_the_times_come_in():

@@ -11,7 +11,7 @@ import click
 from uldm_core import registry
 from uldm_core.cli.common import plugin_option
 from uldm_core.component import Component
-from uldm_core.errors import MistakeError, UldmError
+from uldm_core.errors import MistakeError, UldmError, is_unavailable
 
 
 @click.command(short_help="Hold a component to the contract of its kind.")
@@ -70,7 +70,8 @@ def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
     except UldmError as error:
         if options:
             raise
-        click.echo(f"  failed           it cannot be built: {error}")
-        return False
+        absent = is_unavailable(error)
+        click.echo(f"  {'skipped' if absent else 'failed':<17}it cannot be built: {error}")
+        return absent
     click.echo(f"  {report.summary().rpartition(': ')[2]}")
     return report.ok

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.reporting import with_reporter
 
 from uldm_core import registry
-from uldm_core.errors import MistakeError, UldmError, did_you_mean, listing
+from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import NOT_A_MODULE, Broken, Check, Contract, Skip, contract_of
 from uldm_core.testing.subject import Subject, subject_of
@@ -94,7 +94,13 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing failed, and something ran: a report that only skipped proves nothing."""
-        return not self.failed and self.count("passed") + self.count("expected failure") > 0
+        ran = self.count("passed") + self.count("expected failure") > 0
+        return not self.failed and (ran or self.unavailable)
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether it could not be checked, since what it needs (files, a package) is not here."""
+        return [(result.check, result.outcome) for result in self.results] == [(BUILDS, "skipped")]
 
     def summary(self) -> str:
         """Return the counts."""
@@ -148,7 +154,7 @@ def check_subject(
     checks = checks_for(subject)
     _refuse_unknown({*only, *xfail}, checks)
     built = run_check(*checks[BUILDS], subject, profile)
-    if built.outcome == "failed":
+    if built.outcome != "passed":
         tell(built)
         return Report(subject.name, (built,))
     results = []
@@ -164,7 +170,12 @@ def check_subject(
 
 def builds(case: Case) -> None:
     """It can be built from its options: where it cannot, nothing else can be said of it."""
-    case.contract.build(case)
+    try:
+        case.contract.build(case)
+    except Exception as error:
+        if is_unavailable(error):
+            raise Skip(str(error)) from error
+        raise
 
 
 BUILDS = builds.__name__

@@ -12,11 +12,13 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from uldm_plugins.datasets.arrays import InMemory
+
 EMBEDDED = Path(__file__).parent / "mnist_data"
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
-class Mnist:
+class Mnist(InMemory):
     """MNIST handwritten digits: 60,000 for training, 10,000 for testing, uint8 [1, 28, 28].
 
     The images stay in memory as one uint8 tensor.
@@ -35,7 +37,6 @@ class Mnist:
 
     channels = 1
     size = 28
-    splits = ("train", "test")
 
     def __init__(
         self,
@@ -53,18 +54,8 @@ class Mnist:
         digest = hashlib.blake2b(images.read_bytes() + labels.read_bytes(), digest_size=8).hexdigest()
         self.fingerprint = f"{digest}:{subset}:{limit}"
 
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Return images, uint8 [B, 1, 28, 28]."""
-        return self.pixels[indices]
-
-    def split(self, name: str) -> Mnist:
-        """Return the ``train`` or ``test`` split."""
-        if name not in self.splits:
-            raise ValueError(f"there is no split {name!r}; there are: {', '.join(self.splits)}")
-        return self if name == self.subset else Mnist(self.root, name, self.limit)
+    def _other(self, name: str) -> Mnist:
+        return Mnist(self.root, name, self.limit)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

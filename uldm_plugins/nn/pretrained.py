@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from uldm_core.errors import UnavailableError
+
 
 def published(address: str, *, auto_download: bool) -> Path:
     """Return the file of an address from the torch hub cache, fetched if it is not there.
@@ -21,7 +23,8 @@ def published(address: str, *, auto_download: bool) -> Path:
         auto_download: whether the network may be used.
 
     Raises:
-        ValueError: the name carries no hash; or the file is neither here nor to be had.
+        ValueError: the name carries no hash.
+        UnavailableError: the file is neither here nor to be had.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / address.rpartition("/")[2]
@@ -33,12 +36,12 @@ def published(address: str, *, auto_download: bool) -> Path:
         "or give weights = 'random' or the path of a file"
     )
     if not auto_download:
-        raise ValueError(f"{path.name} is not here, and auto_download is off: {by_hand}")
+        raise UnavailableError(f"{path.name} is not here, and auto_download is off: {by_hand}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path), begins, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:  # no network, no room; another hash than the name says
-        raise ValueError(f"{path.name} cannot be fetched ({error}): {by_hand}") from error
+        raise UnavailableError(f"{path.name} cannot be fetched ({error}): {by_hand}") from error
     return path
 
 

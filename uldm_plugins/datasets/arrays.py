@@ -1,0 +1,44 @@
+"""Datasets whose images lie in memory as one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+Self = TypeVar("Self", bound="InMemory")
+
+
+class InMemory:
+    """Images as one uint8 tensor ``pixels`` [N, channels, size, size], with ``labels`` [N]."""
+
+    channels: int
+    size: int
+    splits: Sequence[str] = ("train", "test")
+    subset: str
+    pixels: Tensor
+    labels: Tensor
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return images, uint8 [B, channels, size, size]."""
+        return self.pixels[indices]
+
+    def split(self: Self, name: str) -> Self:
+        """Return the split of this name, one of ``splits``."""
+        check_split(name, self.splits)
+        return self if name == self.subset else self._other(name)
+
+    def _other(self: Self, name: str) -> Self:
+        """Build another split with the same options."""
+        raise NotImplementedError
+
+
+def check_split(name: str, splits: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless there is a split of this name."""
+    if name not in splits:
+        raise ValueError(f"there is no split {name!r}; there are: {', '.join(splits)}")

@@ -1,0 +1,82 @@
+"""CelebA, aligned and cropped faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torchvision import datasets
+
+from uldm_plugins.datasets.arrays import check_split
+from uldm_plugins.datasets.fetched import load_or_fetch
+from uldm_plugins.datasets.files import files_fingerprint, read_batch
+
+
+class CelebA:
+    """CelebA: 162,770 faces for training, 19,867 for validation, 19,962 for testing.
+
+    The middle square of each aligned 178x218 image, resized. Images are decoded when they are asked for.
+
+    Source: Liu et al. 2015 (arXiv 1411.7766); files and MD5s of ``torchvision.datasets.CelebA``, which
+    needs ``gdown`` to fetch them.
+
+    Args:
+        root: the folder that holds ``celeba``, or will.
+        size: side of the images.
+        crop: side of the middle square, in pixels of the file.
+        subset: which split this is.
+        limit: take only the first so many images of each split.
+        auto_download: fetch what is missing.
+
+    Raises:
+        UnavailableError: the files are not there, or damaged, and not to be had; it says which.
+    """
+
+    channels = 3
+    splits = ("train", "valid", "test")
+
+    def __init__(
+        self,
+        root: Path = Path("data"),
+        size: Annotated[int, Ge(1)] = 64,
+        crop: Annotated[int, Ge(1)] = 140,
+        subset: Literal["train", "valid", "test"] = "train",
+        limit: Annotated[int, Ge(1)] | None = None,
+        auto_download: bool = True,
+    ) -> None:
+        self.root, self.size, self.crop, self.subset = Path(root), size, crop, subset
+        self._more = (limit, auto_download)
+        folder = self.root / datasets.CelebA.base_folder
+        names = [f"{name} (MD5 {md5})" for _, md5, name in datasets.CelebA.file_list]
+        loaded = load_or_fetch(
+            lambda download: datasets.CelebA(
+                str(self.root), split=subset, target_type="identity", download=download
+            ),
+            auto_download,
+            f"{', '.join(names)} into {folder}, and unpack img_align_celeba.zip there",
+        )
+        self.paths = [folder / "img_align_celeba" / name for name in loaded.filename[:limit]]
+        self.labels = loaded.identity[:limit].flatten().to(torch.int64)
+        self.fingerprint = files_fingerprint(folder, self.paths, size, crop, subset)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return images, uint8 [B, 3, size, size].
+
+        Raises:
+            ValueError: a file is missing or cannot be decoded.
+        """
+        paths = [self.paths[int(index)] for index in indices]
+        return read_batch(paths, self.size, self.channels, self.crop)
+
+    def split(self, name: str) -> CelebA:
+        """Return the ``train``, ``valid`` or ``test`` split."""
+        check_split(name, self.splits)
+        if name == self.subset:
+            return self
+        return CelebA(self.root, self.size, self.crop, name, *self._more)
