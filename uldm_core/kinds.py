@@ -52,6 +52,7 @@ _IMAGE_SIZE = Surrounding(("dataset",), lambda dataset: dataset.size, "dataset.s
 _LATENT_CHANNELS = Surrounding(
     ("autoencoder",), lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
 )
+_AUTOENCODER = Surrounding(("autoencoder",), lambda autoencoder: autoencoder, "the recipe's autoencoder")
 _LATENT_SIZE = Surrounding(
     ("dataset", "autoencoder"),
     lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
@@ -99,7 +100,7 @@ BUILTIN_KINDS = (
         takes={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
     ),
     _kind("sampler", "Sampler", "noise to latents"),
-    _kind("metric", "Metric", "images to numbers"),
+    _kind("metric", "Metric", "images to numbers", takes={"autoencoder": _AUTOENCODER}),
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
     _kind("stage", "Stage", "a verb of a recipe", verb=True),

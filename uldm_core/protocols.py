@@ -182,6 +182,9 @@ class Metric(Protocol):
 
     ``update(images, real=...)`` is called any number of times, then ``compute()``. How the images are
     cut into batches does not change the result. One that ``compares`` needs real images as well.
+
+    Optional: ``paired`` (fake image i belongs to real image i), ``reference`` (the split that real images
+    are taken from, ``test`` unless said), ``higher_is_better``.
     """
 
     compares: bool

@@ -20,6 +20,7 @@ _COMPONENTS = (
     ("backbone", "alexnet", "backbones.imagenet:AlexNet", "AlexNet's five stages, as LPIPS uses them"),
     ("backbone", "squeezenet", "backbones.imagenet:SqueezeNet", "SqueezeNet's seven, as LPIPS uses them"),
     ("backbone", "dummy", "backbones.dummy:Dummy", "colours and edges, no weights"),
+    ("backbone", "inception", "backbones.inception:Inception", "Inception v3, as FID has it"),
     ("autoencoder", "vqvae", "autoencoders.vqvae:VQVAE", "VQ-VAE, configured level by level"),
     ("autoencoder", "vqvae_fast", "autoencoders.vqvae_fast:FastVQVAE", "strided VQ-VAE, quick on a CPU"),
     ("autoencoder", "autoencoder_kl", "autoencoders.kl:AutoencoderKL", "Gaussian latents, diffusers' layout"),
@@ -90,6 +91,15 @@ _COMPONENTS = (
         "metrics.frechet:ClassBalance",
         "smallest and largest class share of samples",
     ),
+    ("metric", "fid", "metrics.frechet:Fid", "Fréchet distance in Inception's features"),
+    ("metric", "kid", "metrics.kid:KID", "kernel distance in any backbone's features, unbiased"),
+    ("metric", "precision_recall", "metrics.manifold:PrecisionRecall", "fidelity and variety of samples"),
+    ("metric", "density_coverage", "metrics.manifold:DensityCoverage", "the same, outliers counting less"),
+    ("metric", "nearest_neighbour", "metrics.manifold:NearestNeighbour", "distance to the training images"),
+    ("metric", "psnr", "metrics.pairs:PSNR", "signal-to-noise ratio of reconstructions"),
+    ("metric", "ssim", "metrics.pairs:SSIM", "structural similarity of reconstructions"),
+    ("metric", "lpips", "metrics.pairs:LPIPSMetric", "perceptual distance of reconstructions"),
+    ("metric", "codebook_usage", "metrics.codebook:CodebookUsage", "codes in use, and their perplexity"),
     ("optimizer", "adamw", "optimizers.adam:adamw", "Adam with decoupled weight decay, fused"),
     ("optimizer", "adam", "optimizers.adam:adam", "Adam, fused"),
     ("optimizer", "muon", "optimizers.muon:Muon", "orthogonal updates for matrices, AdamW for the rest"),
@@ -113,13 +123,27 @@ _EXAMPLES = {  # where the defaults need a download, or would be checked without
     "backbone/squeezenet": {"weights": "random"},
     "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
     "metric/frechet": {"backbone": "mnist_judge"},
+    "metric/kid": {"backbone": "mnist_judge"},
+    "metric/precision_recall": {"backbone": "mnist_judge"},
+    "metric/density_coverage": {"backbone": "mnist_judge"},
+    "metric/lpips": {"backbone": "dummy", "heads": "even"},
+    "metric/codebook_usage": {"autoencoder": {"use": "vqvae_fast", "in_channels": 1}},
     "stage/train_autoencoder": {"adversarial": "hinge"},
     "stage/train_classifier": {"backbone": {"use": "mnist_classifier", "weights": "random"}},
 }
 
 _XFAIL = {
+    "backbone/inception": {
+        "passes_gradients": "images are rounded to bytes, as the published FID has it",
+        "bfloat16": "torch-fidelity's network is float32",
+    },
+    "metric/density_coverage": {
+        "perfect_match_best": "images in the midst of the real ones are denser than they"
+    },
     "quantizer/fsq": {"idempotent": "its codes are squashed again, as the paper has it"},
 }
+
+_REQUIRES = {"backbone/inception": "torch_fidelity"}
 
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
@@ -138,6 +162,7 @@ def uldm_components() -> list[Component]:
             f"uldm_plugins.{target}",
             summary=summary,
             example=_EXAMPLES.get(f"{kind}/{name}", {}),
+            requires=_REQUIRES.get(f"{kind}/{name}"),
             xfail=_XFAIL.get(f"{kind}/{name}", {}),
         )
         for kind, name, target, summary in _COMPONENTS

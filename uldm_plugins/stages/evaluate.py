@@ -19,7 +19,10 @@ PAIRS = 40
 
 
 class Evaluate:
-    """Measures samples, reconstructions of the test set, and the training set as the floor.
+    """Measures samples, reconstructions of the test set, and real images for what is to be expected.
+
+    ``floor`` is what the training set scores against the test set (or the other way, where a metric compares
+    with the training set), ``originals`` what the test set itself scores.
 
     Writes ``metrics.json``, with what each number was measured with, and ``reconstructions.png``.
 
@@ -55,7 +58,7 @@ class Evaluate:
         report = {"results": results, "counts": counts, "reference": len(test), "metrics": described}
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
-        for metric in results["samples"]:
+        for metric in dict.fromkeys(name for result in results.values() for name in result):
             known = {name: result[metric] for name, result in results.items() if metric in result}
             values = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
             context.reporter.message(f"[{context.name}] {metric}: {values}")
@@ -70,20 +73,32 @@ class Evaluate:
             context.advance(done)
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
-        """Measure each set, and the training set as the floor of what compares with real images."""
+        """Measure each set, then real images for what is to be expected."""
+        splits = {"test": test, "train": self.dataset}
         for metric in self.metrics:
             metric.reset()
-            for batch in batches_of(test) if metric.compares else ():
+            for batch in batches_of(splits[_reference(metric)]) if metric.compares else ():
                 metric.update(batch, real=True)
-        results = {name: measure(self.metrics, images.split(BATCH)) for name, images in sets.items()}
-        comparing = [metric for metric in self.metrics if metric.compares]
-        return {**results, "floor": measure(comparing, batches_of(self.dataset))}
+        unpaired = [metric for metric in self.metrics if not getattr(metric, "paired", False)]
+        fitting = {"samples": unpaired, "reconstructions": self.metrics}
+        results = {name: measure(fitting[name], images.split(BATCH)) for name, images in sets.items()}
+        alone = [metric for metric in unpaired if not metric.compares]
+        floor = {}
+        for split, other in (("test", "train"), ("train", "test")):
+            against = [metric for metric in unpaired if metric.compares and _reference(metric) == split]
+            floor |= measure(against, batches_of(splits[other])) if against else {}
+        return {**results, "floor": floor, "originals": measure(alone, batches_of(test)) if alone else {}}
 
     def _save_pairs(self, test: Dataset, reconstructions: Tensor, context: Context) -> None:
         originals = test.images(torch.arange(min(PAIRS, len(test))))
         pairs = torch.stack([originals, reconstructions[: len(originals)]], 1).flatten(0, 1)
         save_grid(pairs, context.artifact("reconstructions.png"), columns=10)
         context.publish("reconstructions.png")
+
+
+def _reference(metric: Metric) -> str:
+    """Return the split that a metric's real images are taken from."""
+    return getattr(metric, "reference", "test")
 
 
 def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:

@@ -1,0 +1,49 @@
+"""The Inception network that FID is measured with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.nn.pretrained import published, read_state
+
+_FEATURES = "2048"
+
+
+class Inception(Frozen):
+    """Inception v3 as the original FID has it: TensorFlow's weights and resizing, by torch-fidelity.
+
+    Images [B, 1 or 3, H, W] in [-1, 1] of any size are rounded to bytes, as saved images are, and resized
+    to 299x299. One map, [B, 2048, 1, 1].
+
+    Source: Szegedy et al. 2016 (arXiv 1512.00567); ``torch_fidelity.FeatureExtractorInceptionV3``.
+
+    Args:
+        weights: a file of torch-fidelity's weights whose name carries the start of its SHA-256; by default
+            the published one, fetched into the torch hub cache.
+        auto_download: whether the network may be used.
+
+    Raises:
+        UnavailableError: the weights are neither here nor to be had.
+        ValueError: the file is damaged.
+    """
+
+    channels = (2048,)
+
+    def __init__(self, weights: Path | None = None, auto_download: bool = True) -> None:
+        super().__init__()
+        path = published(URL_INCEPTION_V3, auto_download=auto_download) if weights is None else Path(weights)
+        read_state(path)  # torch-fidelity would run whatever the file holds: look at it first
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", [_FEATURES], feature_extractor_weights_path=str(path)
+        )
+        self.freeze()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the pooled features as one map."""
+        pixels = to_uint8(images).expand(-1, 3, -1, -1)
+        return (self.network(pixels)[0][:, :, None, None],)
