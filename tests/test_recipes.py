@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_in_its_folder(tiny_run):
     with np.load(tiny_run / "stages/samples/artifacts/samples.npz") as file:
         assert file["images"].shape == (12, 28, 28, 1) and file["images"].dtype == np.uint8
     results = json.loads((tiny_run / "metrics.json").read_text())["results"]
-    assert set(results) == {"samples", "reconstructions", "floor"}
+    assert set(results) == {"samples", "reconstructions", "floor", "originals"}
     assert all(np.isfinite(list(result.values())).all() for result in results.values())
     lines = (tiny_run / "stages/second/metrics.jsonl").read_text("utf-8").splitlines()
     logged = [json.loads(line) for line in lines]

@@ -82,8 +82,9 @@ class UnavailableError(ValueError):
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error says that what a component needs is not here."""
-    return isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError)
+    """Return whether an error, or one that it was raised from, says that what a component needs is not here."""
+    cause = error.__cause__
+    return isinstance(error, UnavailableError) or (cause is not None and is_unavailable(cause))
 
 
 def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:

@@ -105,7 +105,7 @@ class Signs(nn.Module):
         return 2 ** torch.arange(self.dim, device=like.device).view(1, -1, 1, 1)
 
 
-@sound("quantizer", idempotent="a sum is quantized to another sum", losses_zero_on_codes="a sum is no code")
+@sound("quantizer", losses_zero_on_codes="a sum is no code")
 class Residual(nn.Module):
     """Two codes a position: the second quantizes what the first leaves."""
 

@@ -47,17 +47,19 @@ def test_values_are_equal(name):
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_gradients_are_equal(name):
-    ours, theirs = sharing(name)
-    first, second = pair()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.float64, 1e-6)])
+def test_gradients_are_equal(name, dtype, tolerance):
+    """To a share of the largest: in float32 what is left is rounding, as float64 shows."""
+    ours, theirs = (network.to(dtype) for network in sharing(name))
+    first, second = (images.to(dtype) for images in pair())
     gradients = []
     for call in (ours.distances, theirs):
         given = first.clone().requires_grad_()
         call(given, second).sum().backward()
         gradients.append(given.grad)
     largest = gradients[1].abs().max()
-    assert largest > 1e-6
-    torch.testing.assert_close(gradients[0] / largest, gradients[1] / largest, rtol=0, atol=1e-5)
+    assert 1e-6 < largest < 0.3
+    torch.testing.assert_close(gradients[0] / largest, gradients[1] / largest, rtol=0, atol=tolerance)
 
 
 def test_maps_are_the_spatial_ones():
@@ -81,7 +83,7 @@ def test_the_shipped_heads_are_the_published_ones(name):
     ours = registry.build("loss", "lpips", backbone={"use": name, "weights": "random"})
     for index, head in enumerate(theirs.lins):
         assert torch.equal(getattr(ours, f"head_{index}"), head.model[-1].weight.data)
-    shipped = Path(__file__).parents[2] / "uldm_plugins/losses/weights/lpips_heads.safetensors"
+    shipped = Path(__file__).parents[2] / "uldm_plugins/nn/weights/lpips_heads.safetensors"
     assert all((head >= 0).all() for head in load_file(shipped).values())
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.protocols import Backbone
-
-_HEADS = Path(__file__).parent / "weights" / "lpips_heads.safetensors"
-_log = logging.getLogger(__name__)
+from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
 
 
-class LPIPS(nn.Module):
+class LPIPS(PerceptualDistance):
     """Distance of two images in a backbone's features, normalised to unit length at each place.
 
     d = sum over layers of mean over places of sum over channels w_c (f0 - f1)^2. The weights w_c are the
     published heads, version 0.1, where the backbone has some (vgg16, alexnet, squeezenet: they ship with
-    uldm), and 1 / C for every other one.
+    uldm), and 1 / C for every other one. ``distances()`` gives it for each pair, ``maps()`` at each pixel.
 
     Source: Zhang et al. 2018 (arXiv 1801.03924), ``lpips.LPIPS``.
 
@@ -39,79 +29,10 @@ class LPIPS(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: Backbone = spec("vgg16"),
-        normalize: bool = False,
-        heads: Literal["auto", "published", "even"] = "auto",
+        self, backbone: Backbone = spec("vgg16"), normalize: bool = False, heads: Heads = "auto"
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.normalize = normalize
-        for index, head in enumerate(_heads(backbone, heads)):
-            self.register_buffer(f"head_{index}", head.view(1, -1, 1, 1), persistent=False)
+        super().__init__(backbone, normalize, heads)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean distance of images [B, 1 or 3, H, W], a scalar."""
         return self.distances(prediction, target).mean()
-
-    def distances(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the distance of each pair of images, [B, 1, 1, 1]."""
-        layers = [layer.mean((2, 3), keepdim=True) for layer in self._layers(prediction, target)]
-        return torch.stack(layers).sum(0)
-
-    def maps(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the distance at each pixel, [B, 1, H, W]: the layers' maps, enlarged and added up."""
-        size = prediction.shape[-2:]
-        layers = [
-            F.interpolate(layer, size, mode="bilinear", align_corners=False)
-            for layer in self._layers(prediction, target)
-        ]
-        return torch.stack(layers).sum(0)
-
-    def _layers(self, prediction: Tensor, target: Tensor) -> list[Tensor]:
-        """Return each layer's weighted squared differences, [B, 1, h, w]."""
-        maps = zip(*self._features(prediction, target), strict=True)
-        return [
-            ((unit_length(p) - unit_length(t)).square() * getattr(self, f"head_{index}")).sum(1, keepdim=True)
-            for index, (p, t) in enumerate(maps)
-        ]
-
-    def _features(self, prediction: Tensor, target: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return the features of both: in one pass, unless only the prediction needs a gradient."""
-        if prediction.shape != target.shape:
-            raise ValueError(f"images of {list(prediction.shape)} against {list(target.shape)}")
-        prediction, target = (self._prepared(images) for images in (prediction, target))
-        if torch.is_grad_enabled() and prediction.requires_grad and not target.requires_grad:
-            with torch.no_grad():
-                targets = self.backbone(target)
-            return self.backbone(prediction), targets
-        both = [features.chunk(2) for features in self.backbone(torch.cat([prediction, target]))]
-        return [pair[0] for pair in both], [pair[1] for pair in both]
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        images = images * 2 - 1 if self.normalize else images
-        return images.contiguous(memory_format=torch.channels_last)
-
-
-def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
-    """Scale features [B, C, h, w] to unit length over channels, with a finite gradient at zero.
-
-    The square root of zero has none, so ``eps`` is added below the root; the reference adds its own above.
-    """
-    features = features.float()
-    return features * torch.rsqrt(features.square().sum(1, keepdim=True) + eps)
-
-
-def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
-    """Return each layer's weights, [C]."""
-    name = getattr(backbone, "lpips_heads", None)
-    if choice == "published" and name is None:
-        raise ValueError(f"there are no published heads for {type(backbone).__name__}: heads = 'even'")
-    if choice == "even" or name is None:
-        if choice == "auto":
-            _log.warning(
-                "lpips: no published heads for %s, every channel weighs 1 / C", type(backbone).__name__
-            )
-        return [torch.full((count,), 1 / count) for count in backbone.channels]
-    heads = load_file(_HEADS)
-    return [heads[f"{name}.{index}"] for index in range(len(backbone.channels))]

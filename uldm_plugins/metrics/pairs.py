@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.protocols import Backbone
-from uldm_plugins.losses.lpips import LPIPS
 from uldm_plugins.metrics.features import device_of, named
 from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
 
 _BLOCK = 100
 _WINDOW, _DEVIATION = 11, 1.5
@@ -102,13 +101,9 @@ class LPIPSMetric(Pairs):
         heads: as of the loss.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone = spec("vgg16"),
-        heads: Literal["auto", "published", "even"] = "auto",
-    ) -> None:
+    def __init__(self, backbone: Backbone = spec("vgg16"), heads: Heads = "auto") -> None:
         super().__init__()
-        self.distance = LPIPS(backbone, heads=heads)
+        self.distance = PerceptualDistance(backbone, normalize=False, heads=heads)
 
     @property
     def description(self) -> dict[str, str]:
