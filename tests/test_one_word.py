@@ -55,12 +55,16 @@ PLACES = {
 }
 
 
+def use(component):
+    return registry.default().name_of(component)
+
+
 def words():
     for component in registry.default().components():
-        if component.kind in PLACES and component.plugin == "uldm":
+        if component.kind in PLACES and component.distribution == "uldm":
             predictions = get_args(Prediction) if component.kind == "noise_scheduler" else [None]
             for prediction in predictions:
-                yield pytest.param(component, prediction, id=f"{component.path} {prediction or ''}".strip())
+                yield pytest.param(component, prediction, id=f"{use(component)} {prediction or ''}".strip())
 
 
 def swapped(component, prediction):
@@ -71,7 +75,7 @@ def swapped(component, prediction):
     for key in path:
         table = table[key] if isinstance(key, int) else table.setdefault(key, {})
     kept = {k: v for k, v in table.get(last, {}).items() if k in KEPT} if isinstance(last, str) else {}
-    table[last] = {"use": component.name, **component.example, **SMALL.get(component.path, {}), **kept}
+    table[last] = {"use": use(component), **component.example, **SMALL.get(component.path, {}), **kept}
     if prediction:
         table[last]["prediction"] = prediction
     return recipe

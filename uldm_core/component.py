@@ -57,17 +57,22 @@ class Component:
         """``kind/name``, as the command line writes it."""
         return f"{self.kind}/{self.name}"
 
+    @property
+    def installed(self) -> bool:
+        """Whether the optional library that it needs, if any, is installed."""
+        return not self.requires or find_spec(self.requires.partition(".")[0]) is not None
+
     def load(self) -> Callable[..., Any]:
         """Import and return the class or function.
 
         Raises:
             MistakeError: a library it needs is not installed, or its module fails to import.
         """
-        if self.requires and find_spec(self.requires.partition(".")[0]) is None:
+        if not self.installed:
             raise MistakeError(
                 f"{self.path} needs {self.requires}, which is not installed",
                 hint=f"pip install {self.requires}",
-            ) from UnavailableError(self.requires)
+            ) from UnavailableError(f"{self.requires} is not installed")
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")

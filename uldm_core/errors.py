@@ -82,7 +82,7 @@ class UnavailableError(ValueError):
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error, or one that it was raised from, says that what a component needs is not here."""
+    """Return whether an error, or a cause of it, says that what a component needs is not here."""
     cause = error.__cause__
     return isinstance(error, UnavailableError) or (cause is not None and is_unavailable(cause))
 

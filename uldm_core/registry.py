@@ -111,13 +111,18 @@ class Registry:
         records = (record for found in self._components.values() for record in found)
         ours = {record.path for record in records if record.plugin == OWN_PLUGIN}
         taken = [c for c in plugin.components if c.path in ours and plugin.name != OWN_PLUGIN]
-        if not taken:
+        if not taken or self._is_of_our_own_house(plugin):
             return plugin
         choices = listing([f"{plugin.name}/{component.name}" for component in taken])
         return plugin.with_fault(
             f"brings {listing([c.path for c in taken])}, which uldm has: uldm's own keeps the bare name",
             f"write {choices} in recipes, or ask its authors for another name",
         )
+
+    def _is_of_our_own_house(self, plugin: Plugin) -> bool:
+        """Whether the distribution of our own plugin brings it, which means its names."""
+        own = self.plugins.get(OWN_PLUGIN)
+        return own is not None and bool(own.distribution) and plugin.distribution == own.distribution
 
     def _add_kinds(self, plugin: Plugin) -> None:
         self.kinds.update({kind.name: kind for kind in plugin.kinds})
@@ -147,7 +152,7 @@ class Registry:
         wanted = order if kind is None else [self.kind(kind).name]
         found = [component for records in self._components.values() for component in records]
         found = [component for component in found if component.kind in wanted]
-        return sorted(found, key=lambda c: (order.index(c.kind), c.name, c.plugin))
+        return sorted(found, key=lambda c: (order.index(c.kind), c.name, c.plugin != OWN_PLUGIN, c.plugin))
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's components, sorted."""
@@ -169,6 +174,12 @@ class Registry:
                 hint=f"registered: {listing(self.names(kind))}",
             )
         return found[0] if len(found) == 1 else _settle_tie(kind, bare, found)
+
+    def name_of(self, component: Component) -> str:
+        """Return how recipes write it: its bare name, or ``plugin/name`` where that is not it alone."""
+        found = self._components[component.kind, component.name]
+        alone = found == [component] or component.plugin == OWN_PLUGIN
+        return component.name if alone or not component.plugin else f"{component.plugin}/{component.name}"
 
     def describe(self, kind: str, name: str) -> Description:
         """Return a component's options, read from its signature (this imports it)."""

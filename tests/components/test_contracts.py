@@ -13,9 +13,13 @@ from uldm_core.testing.subject import registered
 QUICK = Profile(examples=2, seconds=0.05)
 
 
-@pytest.mark.parametrize("component", registry.default().components(), ids=lambda component: component.path)
+def name(component):
+    return f"{component.kind}/{registry.default().name_of(component)}"
+
+
+@pytest.mark.parametrize("component", registry.default().components(), ids=name)
 def test_a_built_in_keeps_its_contract(component):
-    subject = registered(component.kind, component.name)
+    subject = registered(component.kind, f"{component.plugin}/{component.name}")
     report = check_subject(subject, component.xfail, profile=QUICK)
     report.raise_for_failures()
     if report.unavailable:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from uldm_core import MistakeError, RunError, registry
 from uldm_core.cli import main as program
 from uldm_core.cli.common import run_overrides
 from uldm_core.engine.signals import Interrupted
-from uldm_core.plugins import Command, Plugin, PluginWarning
+from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -249,7 +250,8 @@ def test_listing_and_help_import_no_library_that_costs(arguments):
     *_, libraries, plugins = outside(LISTING.format(arguments=arguments)).splitlines()
     heavy = {"torch", "torchvision", "numpy", "cattrs", "safetensors", "rich", "PIL"}
     assert not heavy & {*libraries.split()}
-    assert plugins.split() == ["uldm_plugins.manifest"]
+    records = {entry.value for entry in distribution("uldm").entry_points.select(group=GROUP)}
+    assert {*plugins.split()} == records | {"uldm_plugins.adapters"}
 
 
 def test_listed_json_has_every_component_with_its_origin():
@@ -258,7 +260,8 @@ def test_listed_json_has_every_component_with_its_origin():
     assert len(rows) == len(registry.default().components()) and rows == sorted(
         rows, key=lambda row: list(registry.default().kinds).index(row["kind"])
     )
-    assert {tuple(row) for row in rows} == {("kind", "name", "summary", "distribution", "version", "plugin")}
+    columns = ("kind", "name", "summary", "distribution", "version", "plugin", "requires", "installed")
+    assert {tuple(row) for row in rows} == {columns}
 
 
 def test_importing_the_core_and_its_protocols_imports_no_torch():

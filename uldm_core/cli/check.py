@@ -58,9 +58,10 @@ def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
     from uldm_core.testing.subject import registered
 
     name = f"{component.plugin}/{component.name}" if component.plugin else component.name
-    click.echo(f"{component.path} ({component.distribution} {component.version})".replace(" ( )", ""))
+    called = f"{component.kind}/{registry.default().name_of(component)}"
+    click.echo(f"{called} ({component.distribution} {component.version})".replace(" ( )", ""))
     try:
-        subject = registered(component.kind, name, options, called=component.path)
+        subject = registered(component.kind, name, options, called=called)
         report = check_subject(
             subject,
             component.xfail,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -27,15 +28,18 @@ def ls(kind: str | None, as_json: bool) -> None:
     ]
     for row in rows:
         cells = [row[column].ljust(width) for column, width in zip(columns, widths)]
-        click.echo("  ".join([*cells, row["summary"]]).rstrip())
+        absent = "" if row["installed"] else f" (pip install {row['requires']})"
+        click.echo("  ".join([*cells, row["summary"]]).rstrip() + absent)
 
 
-def _row(component: Component) -> dict[str, str]:
+def _row(component: Component) -> dict[str, Any]:
     return {
         "kind": component.kind,
-        "name": component.name,
+        "name": registry.default().name_of(component),
         "summary": component.summary,
         "distribution": component.distribution,
         "version": component.version,
         "plugin": component.plugin,
+        "requires": component.requires,
+        "installed": component.installed,
     }

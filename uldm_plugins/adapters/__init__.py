@@ -1,0 +1,1 @@
+"""Doors to other libraries' components: each a plugin of its own, importing its library when built."""

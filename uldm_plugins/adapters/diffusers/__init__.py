@@ -1,0 +1,36 @@
+"""Components of diffusers, as records. Imports neither torch nor diffusers."""
+
+from __future__ import annotations
+
+from uldm_core.component import Component
+from uldm_core.plugins import hookimpl
+
+_NEEDS = {"requires": "diffusers"}
+
+
+@hookimpl
+def uldm_components() -> list[Component]:
+    """Return the adapted components."""
+    return [
+        Component(
+            "autoencoder",
+            "autoencoder_kl",
+            f"{__name__}.autoencoder_kl:AutoencoderKL",
+            summary="diffusers' AutoencoderKL",
+            **_NEEDS,
+        ),
+        Component(
+            "autoencoder",
+            "vq_model",
+            f"{__name__}.vq_model:VQModel",
+            summary="diffusers' VQModel",
+            **_NEEDS,
+        ),
+        Component(
+            "denoiser",
+            "unet_2d",
+            f"{__name__}.unet_2d:UNet2D",
+            summary="diffusers' UNet2DModel",
+            **_NEEDS,
+        ),
+    ]

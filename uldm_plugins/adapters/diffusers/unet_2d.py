@@ -1,0 +1,73 @@
+"""The UNet2DModel of diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uldm_plugins.adapters.diffusers.common import Count, Widths, load_weights
+
+
+class UNet2D(nn.Module):
+    """``diffusers.UNet2DModel`` where a denoiser is wanted, with the options of ``unet_2d``.
+
+    diffusers' network takes only sides that halve evenly at each level. Others are enlarged by repeating
+    the edge, and what it gives is cut off again.
+
+    Source: ``diffusers.UNet2DModel``.
+
+    Args:
+        channels: of the latents.
+        block_out_channels: width of each level, finest first.
+        attention_levels: for each level, whether it attends, on the way down and up.
+        layers_per_block: residual blocks a level on the way down; one more on the way up.
+        attention_head_dim: channels of each head of attention.
+        norm_num_groups: groups of each group norm.
+        weights: a state dict to start from, ``.safetensors``.
+
+    Raises:
+        ValueError: the lists do not fit together, or the weights are not to be read or of another network.
+    """
+
+    def __init__(
+        self,
+        channels: Count,
+        block_out_channels: Widths = (64, 128),
+        attention_levels: tuple[bool, ...] = (False, True),
+        layers_per_block: Count = 1,
+        attention_head_dim: Count = 8,
+        norm_num_groups: Count = 32,
+        weights: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(attention_levels) != len(block_out_channels):
+            raise ValueError(
+                f"attention_levels has {len(attention_levels)} values, block_out_channels "
+                f"{len(block_out_channels)}: give one a level"
+            )
+        down, up = (
+            tuple(f"{'Attn' * attends}{way}Block2D" for attends in attention_levels) for way in ("Down", "Up")
+        )
+        self.network = diffusers.UNet2DModel(
+            in_channels=channels,
+            out_channels=channels,
+            down_block_types=down,
+            up_block_types=up[::-1],
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            attention_head_dim=attention_head_dim,
+            norm_num_groups=norm_num_groups,
+        )
+        self.multiple = 2 ** (len(block_out_channels) - 1)
+        load_weights(self.network, weights)
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""
+        height, width = latents.shape[-2:]
+        missing = (-height % self.multiple, -width % self.multiple)
+        if any(missing):
+            latents = F.pad(latents, (0, missing[1], 0, missing[0]), mode="replicate")
+        return self.network(latents, conditioning).sample[..., :height, :width]
