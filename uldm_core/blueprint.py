@@ -184,13 +184,13 @@ class Planner:
 
     def _default(self, option: Option, key: Key) -> Any:
         """Plan a default: one that names components is a table like any other."""
-        if self.takes_component(option.annotation):
+        if self.registry.takes_component(option.annotation):
             return self.value(option.annotation, option.default, key)
         return option.default
 
     def value(self, annotation: Any, value: Any, key: Key) -> Any:
         """Plan one option's value by its annotation."""
-        if not self.takes_component(annotation):
+        if not self.registry.takes_component(annotation):
             try:
                 return structure(value, annotation)
             except Mismatch as mismatch:
@@ -247,12 +247,6 @@ class Planner:
         return self._complain(
             key, f"expected a {kind.name} (a name or a table), got {value!r}", self._known(kind)
         )
-
-    def takes_component(self, annotation: Any) -> bool:
-        """Whether values of this annotation are, or hold, components."""
-        if self.registry.kind_of(annotation) or get_origin(annotation) in (Factory, Term):
-            return True
-        return any(self.takes_component(arg) for arg in get_args(annotation) if arg is not Ellipsis)
 
     def _known(self, kind: Kind) -> str:
         return f"registered: {listing(self.registry.names(kind.name))}"

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from attrs import frozen
 
@@ -18,7 +18,7 @@ from uldm_core.blueprint import Blueprint, Builder, Planner
 from uldm_core.component import Component
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.kinds import BUILTIN_KINDS, Kind
-from uldm_core.options import Factory, Option, options_of, summary_of
+from uldm_core.options import Factory, Option, Term, options_of, summary_of
 from uldm_core.plugins import (
     OWN_PLUGIN,
     Command,
@@ -145,6 +145,12 @@ class Registry:
     def kind_of(self, annotation: object) -> Kind | None:
         """Return the kind whose protocol the annotation is, or None."""
         return _kinds_by_protocol(tuple(self.kinds.values())).get(annotation)
+
+    def takes_component(self, annotation: Any) -> bool:
+        """Whether values of this annotation are, or hold, components."""
+        if self.kind_of(annotation) or get_origin(annotation) in (Factory, Term):
+            return True
+        return any(self.takes_component(arg) for arg in get_args(annotation) if arg is not Ellipsis)
 
     def components(self, kind: str | None = None) -> list[Component]:
         """Return all components (of one kind), by kind in the order of the kinds, then by name."""

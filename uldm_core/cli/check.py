@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from uldm_core import registry
-from uldm_core.cli.common import plugin_option
+from uldm_core.cli.common import component_named, plugin_option
 from uldm_core.component import Component
-from uldm_core.errors import MistakeError, UldmError, is_unavailable
+from uldm_core.errors import UldmError, is_unavailable
 
 
 @click.command(short_help="Hold a component to the contract of its kind.")
@@ -28,19 +28,12 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     """
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
-    chosen = registry.default().components() if component is None else [_get(component)]
+    chosen = registry.default().components() if component is None else [component_named(component)]
     values = _parse(options)
     states = [_check(one, values, deep) for one in chosen]
     if len(states) > 1:
         click.echo(f"{sum(states)} of {len(states)} components keep their contract")
     sys.exit(0 if states and all(states) else 1)
-
-
-def _get(path: str) -> Component:
-    kind, slash, name = path.partition("/")
-    if not slash:
-        raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
-    return registry.default().get(kind, name)
 
 
 def _parse(options: Iterable[str]) -> dict[str, Any]:

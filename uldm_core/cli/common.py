@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from uldm_core import registry
+from uldm_core.component import Component
+from uldm_core.errors import MistakeError
 from uldm_core.plugins import load_file
 
 
@@ -31,6 +33,14 @@ precision_option = click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="What networks multiply in."
 )
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+
+
+def component_named(path: str) -> Component:
+    """Return the component of ``KIND/NAME`` or ``KIND/PLUGIN/NAME``."""
+    kind, slash, name = path.partition("/")
+    if not slash:
+        raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
+    return registry.default().get(kind, name)
 
 
 def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ CORE_COMMANDS = (
     Command("run", "uldm_core.cli.run:run", "Run a recipe: every stage that is not done yet."),
     Command("check", "uldm_core.cli.check:check", "Hold a component to the contract of its kind."),
     Command("ls", "uldm_core.cli.ls:ls", "List the registered components."),
+    Command("show", "uldm_core.cli.show:show", "Show what a component is and takes."),
     Command("doctor", "uldm_core.cli.doctor:doctor", "Show versions, devices and the state of every plugin."),
 )
 
