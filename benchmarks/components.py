@@ -202,17 +202,18 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 
 MEMORY = """
-import resource, torch
+import re, torch
+from pathlib import Path
 from uldm_core import registry
 quantizer = registry.build("quantizer", "{name}", codebook_size=65536, dim=8, kmeans_iterations=0)
 codes, losses, _ = quantizer(torch.randn(16, 8, 64, 64).requires_grad_())
 (codes.sum() + sum(losses.values())).backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
 def print_memory() -> None:
-    """Print what a step with 65,536 codes on 65,536 latents needs, the program and torch included."""
+    """Print what a step with 65,536 codes on 65,536 latents needs, torch included. Linux only."""
     for name in ("vq", "vq_ema"):
         code = MEMORY.format(name=name)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from uldm_plugins.noise_schedulers.process import Prediction, Process
@@ -22,3 +23,10 @@ class Flow(Process):
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(1 - t, t)``."""
         return 1 - t, t
+
+    def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x0, noise)`` as the prediction at x_t implies them; of a velocity without a division."""
+        if self.prediction != "flow":
+            return super().split(prediction, x_t, t)
+        x0 = torch.addcmul(x_t, t.view(-1, *(1,) * (x_t.ndim - 1)), prediction, value=-1)
+        return x0, x0 + prediction

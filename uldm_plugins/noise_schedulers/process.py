@@ -56,15 +56,15 @@ class Process(nn.Module):
         """Return ``(x0, noise)`` as the prediction at x_t implies them."""
         alpha, sigma = self._broadcast(t, x_t)
         if self.prediction == "epsilon":
-            return (x_t - sigma * prediction) / alpha, prediction
+            return torch.addcmul(x_t, sigma, prediction, value=-1) / alpha, prediction
         if self.prediction == "sample":
             return prediction, (x_t - alpha * prediction) / sigma
         if self.prediction == "v":
             square = alpha.square() + sigma.square()
             return (alpha * x_t - sigma * prediction) / square, (sigma * x_t + alpha * prediction) / square
         if self.prediction == "flow":
-            both = alpha + sigma
-            return (x_t - sigma * prediction) / both, (x_t + alpha * prediction) / both
+            x0 = torch.addcmul(x_t, sigma, prediction, value=-1) / (alpha + sigma)
+            return x0, x0 + prediction
         spread, data = self._spread(alpha, sigma), self.sigma_data
         x0 = alpha * data**2 / spread.square() * x_t + sigma * data / spread * prediction
         return x0, sigma / spread.square() * x_t - alpha * data / spread * prediction

@@ -44,7 +44,7 @@ class Euler:
         latents = start(noise, path)
         for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
-            latents = latents + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * eps
+            latents = latents.add(x0, alpha=there.alpha - here.alpha).add(eps, alpha=there.sigma - here.sigma)
         return latents
 
 
@@ -77,7 +77,7 @@ class Heun:
         latents = start(noise, path)
         for here, there in pairwise(path):
             x0, eps = evaluate(denoise, noise_scheduler, latents, here)
-            ahead = there.alpha * x0 + there.sigma * eps
+            ahead = (there.alpha * x0).add(eps, alpha=there.sigma)
             if there.sigma > 0:
                 slopes = (x0, eps), evaluate(denoise, noise_scheduler, ahead, there)
                 ahead = _averaged(latents, here, there, slopes)
@@ -90,12 +90,12 @@ def _averaged(
 ) -> Tensor:
     """Step from here to there along the mean of the slopes at both."""
     (x0, eps), (x0_ahead, eps_ahead) = slopes
-    noise = (eps + eps_ahead) / 2
+    noise = eps.lerp(eps_ahead, 0.5)
     if here.alpha == 0 or abs(here.alpha + here.sigma - 1) < STRAIGHT:
-        change = (there.alpha - here.alpha) / 2 * (x0 + x0_ahead)
-        return latents + change + (there.sigma - here.sigma) * noise
-    step = there.sigma / there.alpha - here.sigma / here.alpha
-    return there.alpha * (latents / here.alpha + step * noise)
+        change = latents.add(x0 + x0_ahead, alpha=(there.alpha - here.alpha) / 2)
+        return change.add(noise, alpha=there.sigma - here.sigma)
+    step = there.sigma - here.sigma * there.alpha / here.alpha
+    return (latents * (there.alpha / here.alpha)).add(noise, alpha=step)
 
 
 @frozen

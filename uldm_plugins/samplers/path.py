@@ -77,5 +77,5 @@ def evaluate(
     denoise: Denoise, noise_scheduler: NoiseScheduler, latents: Tensor, point: Point
 ) -> tuple[Tensor, Tensor]:
     """Call the denoiser at a point and return ``(x0, noise)`` as it sees them."""
-    t = torch.full((len(latents),), point.t, device=latents.device)
+    t = latents.new_full((len(latents),), point.t, dtype=torch.float32)
     return noise_scheduler.split(denoise(latents, t), latents, t)
