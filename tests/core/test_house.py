@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,21 @@ def test_no_function_is_longer_than_a_screen():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno}"
+
+
+def test_the_readme_lists_every_component():
+    from uldm_core import registry
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", readme, re.MULTILINE))
+    own = [component for component in registry.default().components() if component.distribution == "uldm"]
+    for component in own:
+        if component.plugin == "uldm":
+            assert f"`{component.name}`" in rows[component.kind], component.path
+        else:
+            assert f"`{component.plugin}/{component.name}`" in readme, component.path
+    listed = {(kind, name) for kind, row in rows.items() for name in re.findall(r"`(\w+)`", row)}
+    kinds = {component.kind for component in own}
+    assert {found for found in listed if found[0] in kinds} == {
+        (component.kind, component.name) for component in own if component.plugin == "uldm"
+    }
