@@ -43,13 +43,11 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "residual_vq (2 of 512)": {"use": "residual_vq", "codebook_size": CODES},
     "fsq (8, 8, 8)": {"use": "fsq", "levels": [8, 8, 8]},
     "lfq (9 bits)": {"use": "lfq", "codebook_size": CODES},
-    "diffusers' vq_model": {},
     "vector_quantize_pytorch/vector_quantize": {
         "use": "vector_quantize_pytorch/vector_quantize",
         "codebook_size": CODES,
     },
 }
-VQ_MODEL = {"use": "diffusers/vq_model", "block_out_channels": [16, 32, 32], "num_vq_embeddings": CODES}
 
 
 def recipe(quantizer: dict[str, Any], steps: int) -> Recipe:
@@ -59,7 +57,7 @@ def recipe(quantizer: dict[str, Any], steps: int) -> Recipe:
             "uldm": 1,
             "seed": 0,
             "dataset": {"use": "mnist"},
-            "autoencoder": {"use": "vqvae_fast", "quantizer": quantizer} if quantizer else VQ_MODEL,
+            "autoencoder": {"use": "vqvae_fast", "quantizer": quantizer},
             "stages": {
                 "first": {
                     "use": "train_autoencoder",

@@ -192,3 +192,17 @@ def test_a_codebook_of_65536_and_as_many_vectors_needs_little_memory():
     nearest(torch.randn(4096, 8), torch.randn(65536, 8))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300_000  # kB; in one go it would be 1 GB
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 65, 300])
+def test_the_nearest_code_is_the_first_of_the_nearest(size):
+    """Codes come in halves: each has a double, and the first of both is meant."""
+    codes = torch.randn((size + 1) // 2, 3, generator=torch.Generator().manual_seed(0)).repeat(2, 1)[:size]
+    vectors = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    expected = torch.cdist(vectors.double(), codes.double()[: (size + 1) // 2]).argmin(1)
+    assert torch.equal(nearest(vectors, codes), expected)
+
+
+def test_latents_that_are_no_numbers_get_an_index_of_the_codebook():
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert 0 <= nearest(torch.full((3, 2), value), torch.randn(5, 2)).max() < 5

@@ -10,6 +10,8 @@ SCORES_AT_ONCE = 2**19
 """Scores of vectors against codes that are held at a time on the CPU: 2 MiB, which its cache keeps."""
 VECTORS_AT_ONCE = 256
 """At least: with fewer, a matrix product spends its time on the codes."""
+PART = 64
+"""Codes whose largest score is found first."""
 REVIVED = 0.3
 """The use that a revived code starts with, in units of the mean: with less, an update overrules its place."""
 
@@ -32,8 +34,10 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     argmin |z - e|^2 = argmax (z.e - |e|^2 / 2): one matrix product a block of vectors, into one buffer;
     neither distances nor an [N, K] matrix are formed.
     """
-    codebook = codebook.float()
+    count = len(codebook)
+    codebook = F.pad(codebook.float(), (0, 0, 0, -count % PART))
     half_norms = codebook.square().sum(1).div_(2)
+    half_norms[count:] = torch.inf  # a code that only fills up is nearest to nothing
     wide = SCORES_AT_ONCE * (1 if vectors.device.type == "cpu" else 64)
     block = min(len(vectors), max(VECTORS_AT_ONCE, wide // len(codebook)))
     scores = vectors.new_empty(block, len(codebook))
@@ -41,8 +45,19 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     with torch.autocast(vectors.device.type, enabled=False):
         for some, found in zip(vectors.split(block), indices.split(block)):
             torch.addmm(-half_norms, some, codebook.t(), out=scores[: len(some)])
-            torch.argmax(scores[: len(some)], 1, out=found)
-    return indices
+            found.copy_(_largest(scores[: len(some)]))
+    return indices.clamp_(max=count - 1)  # a latent that is no number has no nearest code
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """Return where each row [N, K] is largest, the first place of several.
+
+    On a CPU ``amax`` is many times faster than ``argmax``: it finds the part, which is then looked at.
+    """
+    parts = scores.unflatten(1, (-1, PART))
+    part = parts.amax(2).argmax(1)
+    within = parts[torch.arange(len(parts), device=parts.device), part].argmax(1)
+    return part * PART + within
 
 
 def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
