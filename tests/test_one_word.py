@@ -36,6 +36,7 @@ RECIPE = {
 }
 
 KEPT = {"steps", "start"}  # said by the recipe, whatever the word
+SLOW = {"optimizer/muon"}  # torch's own multiplies in bfloat16, which a CPU may not know
 SMALL = {"dataset/mnist": {"limit": 64}}
 
 PLACES = {
@@ -64,7 +65,9 @@ def words():
         if component.kind in PLACES and component.distribution == "uldm":
             predictions = get_args(Prediction) if component.kind == "noise_scheduler" else [None]
             for prediction in predictions:
-                yield pytest.param(component, prediction, id=f"{use(component)} {prediction or ''}".strip())
+                slow = prediction not in (None, "epsilon") or component.path in SLOW
+                name = f"{use(component)} {prediction or ''}".strip()
+                yield pytest.param(component, prediction, marks=[pytest.mark.slow] * slow, id=name)
 
 
 def swapped(component, prediction):

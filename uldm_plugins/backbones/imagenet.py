@@ -52,7 +52,6 @@ class Trunk(Frozen):
         self.stages = nn.ModuleList(features[start:end] for start, end in pairwise(self.cuts))
         self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)
         self.freeze()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

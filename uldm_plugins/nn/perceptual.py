@@ -84,8 +84,7 @@ class PerceptualDistance(nn.Module):
         return [pair[0] for pair in both], [pair[1] for pair in both]
 
     def _prepared(self, images: Tensor) -> Tensor:
-        images = images * 2 - 1 if self.normalize else images
-        return images.contiguous(memory_format=torch.channels_last)
+        return images * 2 - 1 if self.normalize else images
 
 
 def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
@@ -93,13 +92,13 @@ def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
 
     The square root of zero has none, so ``eps`` is added below the root; the reference adds its own above.
     """
-    features = features.float()
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + eps)
 
 
 def _weighted_squares(differences: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted sum of squares over channels, [B, 1, h, w], as a matrix product."""
-    return torch.einsum("bchw,bchw,c->bhw", differences, differences, weights).unsqueeze(1)
+    return torch.einsum("bchw,bchw,c->bhw", differences, differences, weights.to(differences)).unsqueeze(1)
 
 
 def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
