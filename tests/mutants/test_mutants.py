@@ -12,6 +12,7 @@ from uldm_core.kinds import BUILTIN_KINDS
 from uldm_core.testing import Profile, check_component
 
 QUICK = Profile(examples=2, seconds=0.05)
+PATIENT = Profile(seconds=20.0)
 
 for path in sorted(Path(__file__).parent.glob("*.py")):
     if not path.stem.startswith(("test_", "__")):
@@ -21,6 +22,8 @@ for path in sorted(Path(__file__).parent.glob("*.py")):
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}-{mutant.name}")
 def test_the_check_that_names_the_fault_kills_the_mutant(mutant):
     report = check_component(mutant.kind, mutant.factory, only=[mutant.killed_by])
+    if not report.failed:  # on a busy machine time may be up before the example that kills
+        report = check_component(mutant.kind, mutant.factory, only=[mutant.killed_by], profile=PATIENT)
     assert report.failed == (mutant.killed_by,), f"{mutant.mistake}\n{report}"
 
 
