@@ -46,6 +46,8 @@ class Backbone(Protocol):
     """A frozen feature network: images -> feature maps, finest first.
 
     It scales its own input and takes grey images. No parameter requires grad; train mode changes nothing.
+    ``smallest_size``, the least height and width it takes, is optional: smaller images are refused with a
+    ``ValueError``.
     """
 
     channels: Sequence[int]
