@@ -34,29 +34,38 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     argmin |z - e|^2 = argmax (z.e - |e|^2 / 2): one matrix product a block of vectors, into one buffer;
     neither distances nor an [N, K] matrix are formed.
     """
-    count = len(codebook)
-    codebook = F.pad(codebook.float(), (0, 0, 0, -count % PART))
-    half_norms = codebook.square().sum(1).div_(2)
-    half_norms[count:] = torch.inf  # a code that only fills up is nearest to nothing
-    wide = SCORES_AT_ONCE * (1 if vectors.device.type == "cpu" else 64)
-    block = min(len(vectors), max(VECTORS_AT_ONCE, wide // len(codebook)))
-    scores = vectors.new_empty(block, len(codebook))
+    count, wide = len(codebook), SCORES_AT_ONCE * (1 if vectors.device.type == "cpu" else 64)
+    weights = _scoring(codebook)
+    vectors = F.pad(vectors, (0, 1), value=1)
+    block = min(len(vectors), max(VECTORS_AT_ONCE, wide // weights.shape[1]))
+    scores = vectors.new_empty(block, weights.shape[1])
     indices = vectors.new_empty(len(vectors), dtype=torch.long)
     with torch.autocast(vectors.device.type, enabled=False):
         for some, found in zip(vectors.split(block), indices.split(block)):
-            torch.addmm(-half_norms, some, codebook.t(), out=scores[: len(some)])
+            torch.mm(some, weights, out=scores[: len(some)])
             found.copy_(_largest(scores[: len(some)]))
     return indices.clamp_(max=count - 1)  # a latent that is no number has no nearest code
+
+
+def _scoring(codebook: Tensor) -> Tensor:
+    """Return what scores vectors with a 1 at their end: [D + 1, K], K filled up to whole parts."""
+    half_norms = codebook.float().square().sum(1, keepdim=True).div_(2)
+    weights = torch.cat([codebook.float(), -half_norms], dim=1)
+    weights = F.pad(weights, (0, 0, 0, -len(codebook) % PART))
+    weights[len(codebook) :, -1] = -torch.inf  # a code that only fills up is nearest to nothing
+    return weights.t()
 
 
 def _largest(scores: Tensor) -> Tensor:
     """Return where each row [N, K] is largest, the first place of several.
 
-    On a CPU ``amax`` is many times faster than ``argmax``: it finds the part, which is then looked at.
+    On a CPU ``amax`` is many times faster than ``max`` with its place: it finds the part, which is then
+    looked at.
     """
     parts = scores.unflatten(1, (-1, PART))
-    part = parts.amax(2).argmax(1)
-    within = parts[torch.arange(len(parts), device=parts.device), part].argmax(1)
+    part = parts.amax(2).max(1).indices
+    rows = torch.arange(len(parts), device=parts.device) * parts.shape[1] + part
+    within = parts.flatten(0, 1).index_select(0, rows).max(1).indices
     return part * PART + within
 
 
