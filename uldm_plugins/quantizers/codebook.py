@@ -60,7 +60,7 @@ class CodebookQuantizer(nn.Module):
             self.start(vectors.detach())
         codebook = self.codes()
         indices = nearest(vectors.detach(), codebook)
-        codes = F.embedding(indices, codebook).float()
+        codes = codebook.index_select(0, indices).float()  # whose gradient is quicker than an embedding's
         losses = self.losses(vectors, codes)
         quantized = self.pass_gradient(vectors, codes.detach()).to(latents.dtype)
         if self.training:
