@@ -100,7 +100,8 @@ class Discrete(Process):
     al. 2024, arXiv 2305.08891, algorithm 1; diffusers' ``rescale_zero_terminal_snr``).
     """
 
-    alphas_cumprod: Tensor
+    levels: Tensor
+    """Alpha and sigma of each step, [2, T]."""
 
     def __init__(self, betas: Tensor, prediction: Prediction, zero_terminal_snr: bool = False) -> None:
         super().__init__(prediction)
@@ -110,16 +111,22 @@ class Discrete(Process):
         alpha = (1 - betas.double()).cumprod(0).sqrt()
         if zero_terminal_snr:
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-        self.register_buffer("alphas_cumprod", alpha.square().float(), persistent=False)
+        square = alpha.square().float()
+        self.register_buffer("levels", torch.stack([square, 1 - square]).sqrt(), persistent=False)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Alpha^2 of each step, [T], as the literature has it."""
+        return self.levels[0].square()
 
     def step(self, t: Tensor) -> Tensor:
         """Return the step that a time means, int64, of t's shape."""
-        return torch.round(t.float() * (len(self.alphas_cumprod) - 1)).long()  # bfloat16 cannot count to T
+        return torch.round(t.float() * (self.levels.shape[1] - 1)).long()  # bfloat16 cannot count to T
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(alpha, sigma)``, each [B]."""
-        square = self.alphas_cumprod[self.step(t)]
-        return square.sqrt(), (1 - square).sqrt()
+        alpha, sigma = self.levels[:, self.step(t)]
+        return alpha, sigma
 
     def conditioning(self, t: Tensor) -> Tensor:
         """Return the step as a float [B]."""
