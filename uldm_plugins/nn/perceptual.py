@@ -67,7 +67,7 @@ class PerceptualDistance(nn.Module):
         """Return each layer's weighted squared differences, [B, 1, h, w]."""
         maps = zip(*self._features(prediction, target), strict=True)
         return [
-            _weighted_squares(unit_length(p) - unit_length(t), getattr(self, f"head_{index}").flatten())
+            _weighted_squares(unit_length(p) - unit_length(t), getattr(self, f"head_{index}"))
             for index, (p, t) in enumerate(maps)
         ]
 
@@ -97,8 +97,8 @@ def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def _weighted_squares(differences: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted sum of squares over channels, [B, 1, h, w], as a matrix product."""
-    return torch.einsum("bchw,bchw,c->bhw", differences, differences, weights.to(differences)).unsqueeze(1)
+    """Return the weighted sum of squares over channels, [B, 1, h, w]."""
+    return F.conv2d(differences.square(), weights.to(differences))
 
 
 def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
