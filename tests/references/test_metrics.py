@@ -158,6 +158,26 @@ def test_codebook_usage_counts_over_the_whole_set():
     assert found["perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
 
 
+def test_codebook_usage_counts_several_codebooks_apart():
+    quantizer = registry.build("quantizer", "residual_vq", codebook_size=16, dim=4, num_quantizers=2)
+    autoencoder = registry.build("autoencoder", "vqvae_fast", in_channels=1, quantizer=quantizer).eval()
+    metric = registry.build("metric", "codebook_usage", autoencoder=autoencoder)
+    images, _ = digits()
+    metric.update(images, real=False)
+    with torch.no_grad():
+        indices = autoencoder.encode_with_indices(images.float() / 127.5 - 1)[2]
+    perplexities = []
+    for found in indices.unbind(1):
+        shares = np.bincount(found.flatten().numpy(), minlength=16) / found.numel()
+        perplexities.append(np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()))
+    used = sum(len(found.unique()) for found in indices.unbind(1))
+    assert metric.compute() == {
+        "used_codes": used,
+        "used_share": pytest.approx(used / 32),
+        "perplexity": pytest.approx(np.mean(perplexities), rel=1e-6),
+    }
+
+
 class Images(torch.utils.data.Dataset):
     def __init__(self, images):
         self.images = images

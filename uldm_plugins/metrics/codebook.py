@@ -13,8 +13,8 @@ from uldm_plugins.nn.images import to_float
 class CodebookUsage:
     """Codes in use, and their perplexity, over all the images of a set.
 
-    Perplexity is e to the entropy of how often codes are used: as many as there are codes, at most. Several
-    codebooks a position count as one.
+    Perplexity is e to the entropy of how often codes are used: as many as a codebook has, at most. Where
+    each position has several codebooks, their codes are counted apart, and the perplexity is their mean.
 
     Args:
         autoencoder: one with ``encode_with_indices``; filled in from the recipe.
@@ -38,7 +38,7 @@ class CodebookUsage:
 
     def reset(self, *, keep_real: bool = False) -> None:
         """Forget all images; real ones do not count anyway."""
-        self.counts = torch.zeros(self.autoencoder.quantizer.codebook_size, dtype=torch.int64)
+        self.counts = torch.zeros(1, self.autoencoder.quantizer.codebook_size, dtype=torch.int64)
 
     @torch.inference_mode()
     def update(self, images: Tensor, *, real: bool) -> None:
@@ -49,16 +49,22 @@ class CodebookUsage:
         self.autoencoder.eval()
         place = device_of(self.autoencoder)
         indices = self.autoencoder.encode_with_indices(to_float(images.to(place)))[2]
-        self.counts += torch.bincount(indices.flatten().cpu(), minlength=len(self.counts))
+        self.counts = self.counts + _counted(indices.cpu(), self.counts.shape[1])
         self.autoencoder.train(training)
 
     def compute(self) -> dict[str, float]:
         """Return ``used_codes``, ``used_share`` in [0, 1], and ``perplexity``."""
         used = int((self.counts > 0).sum())
-        shares = self.counts[self.counts > 0].double() / max(1, int(self.counts.sum()))
-        perplexity = torch.exp(-(shares * shares.log()).sum()).item()
+        shares = self.counts.double() / self.counts.sum(1, keepdim=True).clamp(min=1)
+        perplexities = torch.exp(torch.special.entr(shares).sum(1))
         return {
             "used_codes": float(used),
-            "used_share": used / len(self.counts),
-            "perplexity": perplexity if used else 0.0,
+            "used_share": used / self.counts.numel(),
+            "perplexity": perplexities.mean().item() if used else 0.0,
         }
+
+
+def _counted(indices: Tensor, codebook_size: int) -> Tensor:
+    """Return how often each code occurs in indices [B, H, W] or [B, Q, H, W], int64 [1 or Q, K]."""
+    codebooks = indices.flatten(2).unbind(1) if indices.ndim > 3 else [indices]
+    return torch.stack([torch.bincount(found.flatten(), minlength=codebook_size) for found in codebooks])
