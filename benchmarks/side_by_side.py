@@ -24,13 +24,17 @@ def timed(ways: Ways, seconds: float = 6.0, least: int = 5) -> dict[str, list[fl
 
 
 def row(case: str, ways: Ways, seconds: float = 6.0) -> str:
-    """Time the ways, the first one ours, and return a line of the table a peer."""
-    ours, *peers = timed(ways, seconds).items()
+    """Time the first way, ours, in turns with each of the others, and return a line of the table a peer.
+
+    With no third way between them: who runs after one that emptied the caches would pay for it.
+    """
+    (name, ours), *peers = ways.items()
     lines = []
-    for name, taken in peers:
-        ratio = statistics.median(theirs / own for theirs, own in zip(taken, ours[1]))
-        own, their = (1e3 * statistics.median(values) for values in (ours[1], taken))
-        lines.append(f"| {case} | {own:.2f} | {name} | {their:.2f} | {ratio:.2f} |")
+    for peer, theirs in peers:
+        own, their = timed({name: ours, peer: theirs}, seconds).values()
+        ratio = statistics.median(b / a for a, b in zip(own, their))
+        a, b = (1e3 * statistics.median(values) for values in (own, their))
+        lines.append(f"| {case} | {a:.2f} | {peer} | {b:.2f} | {ratio:.2f} |")
     return "\n".join(lines)
 
 
