@@ -7,6 +7,7 @@ into what the annotation says, or explains why it cannot (no silent 3.7 -> 3, no
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import types
 import typing
@@ -235,10 +236,20 @@ def _holds(constraint: object, value: Any) -> bool:
 
 def _structure_scalar(value: Any, annotation: Any) -> Any:
     if annotation is float and type(value) is int:
-        return float(value)
+        return _as_float(value)
     if type(value) is not annotation:
         raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
     return value
+
+
+def _as_float(value: int) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number != value:
+        raise Mismatch(f"{value!r} is no number that a float can hold: write it with a decimal point")
+    return number
 
 
 def _structure_path(value: Any, annotation: Any) -> Path:
