@@ -67,7 +67,7 @@ class PerceptualDistance(nn.Module):
         """Return each layer's weighted squared differences, [B, 1, h, w]."""
         maps = zip(*self._features(prediction, target), strict=True)
         return [
-            _weighted_squares(unit_length(p) - unit_length(t), getattr(self, f"head_{index}"))
+            ((unit_length(p) - unit_length(t)).square() * getattr(self, f"head_{index}")).sum(1, keepdim=True)
             for index, (p, t) in enumerate(maps)
         ]
 
@@ -94,11 +94,6 @@ def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
     """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + eps)
-
-
-def _weighted_squares(differences: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted sum of squares over channels, [B, 1, h, w]."""
-    return F.conv2d(differences.square(), weights.to(differences))
 
 
 def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
