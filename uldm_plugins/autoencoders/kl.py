@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from uldm_core import Exists
 from uldm_plugins.nn.blocks import check_divisible
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
-from uldm_plugins.nn.pretrained import read_state
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 Count = Annotated[int, Ge(1)]
@@ -52,7 +52,7 @@ class AutoencoderKL(nn.Module):
         latent_channels: Count = 4,
         norm_num_groups: Count = 16,
         kl_weight: Annotated[float, Ge(0)] = 1e-6,
-        weights: Path | None = None,
+        weights: Annotated[Path, Exists()] | None = None,
     ) -> None:
         super().__init__()
         check_divisible(block_out_channels, norm_num_groups=norm_num_groups)
@@ -65,7 +65,7 @@ class AutoencoderKL(nn.Module):
         self.downscale = 2 ** (len(block_out_channels) - 1)
         self.kl_weight = kl_weight
         if weights is not None:
-            load_named(self, read_state(Path(weights)), weights)
+            load_named(self, Path(weights))
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.pretrained import published, read_state
+from uldm_plugins.nn.pretrained import existing, published, read_state
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
@@ -47,8 +48,10 @@ class Trunk(Frozen):
         features = self._features()
         if weights != "random":
             address = weights_url or self.published.url
-            path = published(address, auto_download=auto_download) if weights == "imagenet" else Path(weights)
-            _load(features, path)
+            fetched = weights == "imagenet"
+            path = published(address, auto_download=auto_download) if fetched else existing(Path(weights))
+            if not is_shapes_only():
+                _load(features, path)
         self.stages = nn.ModuleList(features[start:end] for start, end in pairwise(self.cuts))
         self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)

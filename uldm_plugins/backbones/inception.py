@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from uldm_core import Exists
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
 from uldm_plugins.nn.images import to_uint8
-from uldm_plugins.nn.pretrained import published, read_state
+from uldm_plugins.nn.pretrained import existing, published, read_state
 
 _FEATURES = "2048"
 
@@ -34,9 +37,12 @@ class Inception(Frozen):
 
     channels = (2048,)
 
-    def __init__(self, weights: Path | None = None, auto_download: bool = True) -> None:
+    def __init__(self, weights: Annotated[Path, Exists()] | None = None, auto_download: bool = True) -> None:
         super().__init__()
-        path = published(URL_INCEPTION_V3, auto_download=auto_download) if weights is None else Path(weights)
+        given = None if weights is None else existing(Path(weights))
+        path = given or published(URL_INCEPTION_V3, auto_download=auto_download)
+        if is_shapes_only():
+            raise NotImplementedError("torch-fidelity builds its network from the weights alone")
         read_state(path)  # torch-fidelity would run whatever the file holds: look at it first
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [_FEATURES], feature_extractor_weights_path=str(path)

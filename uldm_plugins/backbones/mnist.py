@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
 
 SIZE = 28
@@ -46,7 +47,8 @@ class DigitClassifier(Frozen):
                 raise ValueError(
                     f"weights must be 'mnist', 'random' or a safetensors file; there is no {path}"
                 )
-            self.load_state_dict(load_file(path))
+            if not is_shapes_only():
+                self.load_state_dict(load_file(path))
         self.freeze()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.files import files_fingerprint, image_files, read_batch, usable
 
@@ -40,7 +41,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        root: Path,
+        root: Annotated[Path, Exists()],
         size: Annotated[int, Ge(1)] = 64,
         channels: Literal[1, 3] = 3,
         test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1,

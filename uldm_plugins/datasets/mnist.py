@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from uldm_core import Exists
 from uldm_plugins.datasets.arrays import InMemory
 
 EMBEDDED = Path(__file__).parent / "mnist_data"
@@ -40,7 +41,7 @@ class Mnist(InMemory):
 
     def __init__(
         self,
-        root: Path | None = None,
+        root: Annotated[Path, Exists()] | None = None,
         subset: Literal["train", "test"] = "train",
         limit: Annotated[int, Ge(1)] | None = None,
     ) -> None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from uldm_core import Exists
 from uldm_plugins.denoisers.time import waves
 from uldm_plugins.nn.blocks import check_divisible
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
-from uldm_plugins.nn.pretrained import read_state
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 Count = Annotated[int, Ge(1)]
@@ -50,7 +50,7 @@ class UNet2D(nn.Module):
         layers_per_block: Count = 1,
         attention_head_dim: Count = 8,
         norm_num_groups: Count = 32,
-        weights: Path | None = None,
+        weights: Annotated[Path, Exists()] | None = None,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):
@@ -75,7 +75,7 @@ class UNet2D(nn.Module):
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, first, _EPS)
         self.conv_out = nn.Conv2d(first, channels, 3, padding=1)
         if weights is not None:
-            load_named(self, read_state(Path(weights)), weights)
+            load_named(self, Path(weights))
 
     def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
         """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""

@@ -5,12 +5,16 @@ Source: ``ResnetBlock2D``, ``Attention``, ``UNetMidBlock2D``, ``Downsample2D``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from uldm_core.shapes import is_shapes_only
+from uldm_plugins.nn.pretrained import existing, read_state
 
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -157,18 +161,23 @@ class Mid(nn.Module):
         return self.resnets[1](x, embedding)
 
 
-def load_named(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+def load_named(module: nn.Module, path: Path) -> None:
     """Load a diffusers state dict, today's or one with the old names of attention.
 
+    Where only shapes are wanted, nothing is read.
+
     Raises:
-        ValueError: it is of another network.
+        ValueError: it is not to be read, or of another network.
     """
-    state = {_renamed(name): tensor for name, tensor in state.items()}
+    if is_shapes_only():
+        existing(path)
+        return
+    state = {_renamed(name): tensor for name, tensor in read_state(path).items()}
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     given = {name: tensor.shape for name, tensor in state.items()}
     if odd := next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None):
         here, there = (list(shapes[odd]) if odd in shapes else "nothing" for shapes in (wanted, given))
-        raise ValueError(f"{source} is of another network: {odd} is {here} here, {there} there")
+        raise ValueError(f"{path} is of another network: {odd} is {here} here, {there} there")
     with torch.no_grad():
         module.load_state_dict(state)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uldm_core.protocols import Backbone
+from uldm_core.shapes import is_shapes_only
 
 _HEADS = Path(__file__).parent / "weights" / "lpips_heads.safetensors"
 Heads = Literal["auto", "published", "even"]
@@ -107,5 +108,7 @@ def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
                 "lpips: no published heads for %s, every channel weighs 1 / C", type(backbone).__name__
             )
         return [torch.full((count,), 1 / count) for count in backbone.channels]
+    if is_shapes_only():
+        return [torch.empty(count) for count in backbone.channels]
     heads = load_file(_HEADS)
     return [heads[f"{name}.{index}"] for index in range(len(backbone.channels))]

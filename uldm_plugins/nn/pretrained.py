@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from uldm_core.errors import UnavailableError
+from uldm_core.shapes import is_shapes_only
 
 
 def published(address: str, *, auto_download: bool) -> Path:
     """Return the file of an address from the torch hub cache, fetched if it is not there.
+
+    Where only shapes are wanted, nothing is fetched, and the file need not be there.
 
     Args:
         address: where the file can be had; its name carries the start of its SHA-256, as torchvision's do.
@@ -31,6 +34,8 @@ def published(address: str, *, auto_download: bool) -> Path:
     if path.is_file():
         return path
     begins = named_hash(path)
+    if is_shapes_only():
+        return path
     by_hand = (
         f"put {path.name} (from {address}; its SHA-256 begins with {begins}) into {folder}, "
         "or give weights = 'random' or the path of a file"
@@ -51,8 +56,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: there is no such file, it is damaged, or its name carries no hash.
     """
-    if not path.is_file():
-        raise ValueError(f"weights must be a published name, 'random' or a file; there is no {path}")
+    path = existing(path)
     if path.suffix == ".safetensors":
         return load_file(path)
     begins = named_hash(path)
@@ -61,6 +65,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not found.startswith(begins):
         raise ValueError(f"{path} is damaged: its hash begins with {found[:8]}, its name says {begins}")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def existing(path: Path) -> Path:
+    """Return a file's path; raises ``ValueError`` if there is none."""
+    if not path.is_file():
+        raise ValueError(f"weights must be a published name, 'random' or a file; there is no {path}")
+    return path
 
 
 def named_hash(path: Path) -> str:

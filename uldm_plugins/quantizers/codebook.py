@@ -56,14 +56,15 @@ class CodebookQuantizer(nn.Module):
         """
         vectors = flatten(latents)
         vectors = F.normalize(vectors, dim=1) if self.l2_norm else vectors
-        if self.training:
+        learns = self.training and not latents.is_meta  # of shapes alone there is nothing to learn
+        if learns:
             self.start(vectors.detach())
         codebook = self.codes()
         indices = nearest(vectors.detach(), codebook)
         codes = codebook.index_select(0, indices).float()  # whose gradient is quicker than an embedding's
         losses = self.losses(vectors, codes)
         quantized = self.pass_gradient(vectors, codes.detach()).to(latents.dtype)
-        if self.training:
+        if learns:
             self.follow(vectors.detach(), indices)
         return unflatten(quantized, latents.shape), losses, indices.view(len(latents), *latents.shape[2:])
 

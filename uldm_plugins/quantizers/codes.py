@@ -40,7 +40,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     block = min(len(vectors), max(VECTORS_AT_ONCE, wide // weights.shape[1]))
     scores = vectors.new_empty(block, weights.shape[1])
     indices = vectors.new_empty(len(vectors), dtype=torch.long)
-    with torch.autocast(vectors.device.type, enabled=False):
+    with torch.autocast("cpu" if vectors.is_meta else vectors.device.type, enabled=False):
         for some, found in zip(vectors.split(block), indices.split(block)):
             torch.mm(some, weights, out=scores[: len(some)])
             found.copy_(_largest(scores[: len(some)]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import MistakeError, spec
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Dataset, Metric
@@ -42,6 +43,9 @@ class Evaluate:
         autoencoder: Autoencoder,
         metrics: list[Metric] = [spec("frechet_mnist"), spec("class_balance")],  # noqa: B006 - read only
     ) -> None:
+        kinds = [type(metric).__name__ for metric in metrics]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.metrics = metrics
@@ -49,20 +53,25 @@ class Evaluate:
     def run(self, context: Context) -> Mapping[str, float]:
         """Measure and write."""
         test = self.dataset.split("test")
-        samples = load_images(context.products["samples.npz"])
-        sets = {"samples": samples, "reconstructions": torch.cat(list(self._reconstructions(test, context)))}
-        self._save_pairs(test, sets["reconstructions"], context)
-        results = self._results(sets, test)
-        counts = {"samples": len(samples), "reconstructions": len(test), "floor": len(self.dataset)}
-        described = {type(metric).__name__: dict(metric.description) for metric in self.metrics}
-        report = {"results": results, "counts": counts, "reference": len(test), "metrics": described}
+        reconstructions = self.reconstructions(test, context)
+        self._save_pairs(test, reconstructions, context)
+        report = self.report(load_images(context.products["samples.npz"]), reconstructions, test)
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
-        for metric in dict.fromkeys(name for result in results.values() for name in result):
-            known = {name: result[metric] for name, result in results.items() if metric in result}
-            values = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
-            context.reporter.message(f"[{context.name}] {metric}: {values}")
-        return results["samples"]
+        for line in report_lines(report["results"]):
+            context.reporter.message(f"[{context.name}] {line}")
+        return report["results"]["samples"]
+
+    def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:
+        """Return what the metrics say, of how many images, and what each was measured with."""
+        results = self._results({"samples": samples, "reconstructions": reconstructions}, test)
+        counts = {"samples": len(samples), "reconstructions": len(test), "floor": len(self.dataset)}
+        described = {type(metric).__name__: dict(metric.description) for metric in self.metrics}
+        return {"results": results, "counts": counts, "reference": len(test), "metrics": described}
+
+    def reconstructions(self, test: Dataset, context: Context) -> Tensor:
+        """Return the test set after a pass through the autoencoder, uint8 [N, C, H, W]."""
+        return torch.cat(list(self._reconstructions(test, context)))
 
     def _reconstructions(self, test: Dataset, context: Context) -> Iterable[Tensor]:
         context.begin("reconstructing images", len(test))
@@ -96,19 +105,37 @@ class Evaluate:
         context.publish("reconstructions.png")
 
 
+def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Yield a line a metric: what it says of each set of images."""
+    for metric in dict.fromkeys(name for result in results.values() for name in result):
+        known = {name: result[metric] for name, result in results.items() if metric in result}
+        yield f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in known.items())}"
+
+
 def _reference(metric: Metric) -> str:
     """Return the split that a metric's real images are taken from."""
     return getattr(metric, "reference", "test")
 
 
 def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:
-    """Return what the metrics say of uint8 batches; real images that they have seen stay."""
+    """Return what the metrics say of uint8 batches; real images that they have seen stay.
+
+    Raises:
+        MistakeError: a metric cannot be had of these images, of so few say.
+    """
     for metric in metrics:
         metric.reset(keep_real=True)
     for batch in batches:
         for metric in metrics:
             metric.update(batch, real=False)
-    return {name: value for metric in metrics for name, value in metric.compute().items()}
+    return {name: value for metric in metrics for name, value in _computed(metric).items()}
+
+
+def _computed(metric: Metric) -> Mapping[str, float]:
+    try:
+        return metric.compute()
+    except ValueError as error:
+        raise MistakeError(f"{type(metric).__name__} cannot be measured: {error}") from error
 
 
 def batches_of(dataset: Dataset) -> Iterable[Tensor]:

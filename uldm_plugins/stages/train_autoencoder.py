@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from uldm_core import Factory, Term, spec
+from uldm_core import Excludes, Factory, Term, spec
 from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     AdversarialLoss,
@@ -70,7 +70,7 @@ class TrainAutoencoder:
         discriminator_optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3, betas=(0.5, 0.99)),
         lr_schedule: Factory[LRSchedule] = spec("linear", warmup=50, hold=0.5),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.99,
-        ema_std: Annotated[float, Interval(gt=0, lt=0.28)] | None = None,
+        ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         if adversarial is not None and discriminator is None:

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from uldm_core import Factory, spec
+from uldm_core import Excludes, Factory, spec
 from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     Autoencoder,
@@ -70,7 +70,7 @@ class TrainDiffusion:
         optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
         lr_schedule: Factory[LRSchedule] = spec("linear", warmup=100),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
-        ema_std: Annotated[float, Interval(gt=0, lt=0.28)] | None = None,
+        ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
     ) -> None:
         self.dataset = dataset

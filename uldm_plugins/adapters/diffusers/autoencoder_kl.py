@@ -9,6 +9,7 @@ import diffusers
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from uldm_core import Exists
 from uldm_plugins.adapters.diffusers.common import Count, Widths, check_sides, load_weights
 
 
@@ -41,7 +42,7 @@ class AutoencoderKL(nn.Module):
         latent_channels: Count = 4,
         norm_num_groups: Count = 16,
         kl_weight: Annotated[float, Ge(0)] = 1e-6,
-        weights: Path | None = None,
+        weights: Annotated[Path, Exists()] | None = None,
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)

@@ -9,7 +9,6 @@ from annotated_types import Ge, MinLen
 from torch import nn
 
 from uldm_plugins.nn.diffusers_blocks import load_named
-from uldm_plugins.nn.pretrained import read_state
 
 Count = Annotated[int, Ge(1)]
 Widths = Annotated[tuple[Count, ...], MinLen(1)]
@@ -22,7 +21,7 @@ def load_weights(network: nn.Module, weights: Path | None) -> None:
         ValueError: it is not to be read, or of another network.
     """
     if weights is not None:
-        load_named(network, read_state(Path(weights)), weights)
+        load_named(network, Path(weights))
 
 
 def check_sides(height: int, width: int, downscale: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import diffusers
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uldm_core import Exists
 from uldm_plugins.adapters.diffusers.common import Count, Widths, load_weights
 
 
@@ -40,7 +42,7 @@ class UNet2D(nn.Module):
         layers_per_block: Count = 1,
         attention_head_dim: Count = 8,
         norm_num_groups: Count = 32,
-        weights: Path | None = None,
+        weights: Annotated[Path, Exists()] | None = None,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):

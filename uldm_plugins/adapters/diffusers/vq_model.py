@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import diffusers
 from torch import Tensor, nn
 
+from uldm_core import Exists
 from uldm_plugins.adapters.diffusers.common import Count, Widths, check_sides, load_weights
 
 
@@ -61,7 +63,7 @@ class VQModel(nn.Module):
         num_vq_embeddings: Count = 512,
         vq_embed_dim: Count | None = None,
         norm_num_groups: Count = 16,
-        weights: Path | None = None,
+        weights: Annotated[Path, Exists()] | None = None,
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)

@@ -10,8 +10,9 @@ from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor, nn
 
 from uldm_core.errors import UnavailableError, did_you_mean
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.pretrained import read_state
+from uldm_plugins.nn.pretrained import existing, read_state
 
 
 class Features(Frozen):
@@ -49,7 +50,9 @@ class Features(Frozen):
 
 
 def _network(model: str, weights: str) -> nn.Module:
-    if weights == "random":
+    if weights not in ("random", "pretrained"):
+        existing(Path(weights))
+    if weights == "random" or is_shapes_only():
         return timm.create_model(model, features_only=True)
     try:
         if weights == "pretrained":
