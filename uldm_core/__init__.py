@@ -1,17 +1,29 @@
-"""The core of uldm: kinds, protocols, registry, recipes and the engine that runs them."""
+"""The core of uldm: kinds, protocols, registry, recipes and the engine that runs them.
 
-from uldm_core import registry
-from uldm_core.errors import MistakeError, Problem, RunError, UldmError, Where
-from uldm_core.options import Factory, Term, spec
-from uldm_core.plugins import Command, hookimpl
-from uldm_core.registry import Component, Registry
+Names are imported when they are first asked for, so that listing and help stay quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uldm_core import registry
+    from uldm_core.engine.run import run
+    from uldm_core.errors import MistakeError, Problem, RunError, UldmError, Where
+    from uldm_core.options import Excludes, Exists, Factory, Term, spec
+    from uldm_core.plugins import Command, hookimpl
+    from uldm_core.recipe import Recipe
+    from uldm_core.registry import Component, Registry
 
 __all__ = [
     "Command",
     "Component",
+    "Excludes",
+    "Exists",
     "Factory",
     "MistakeError",
     "Problem",
+    "Recipe",
     "Registry",
     "RunError",
     "Term",
@@ -19,5 +31,30 @@ __all__ = [
     "Where",
     "hookimpl",
     "registry",
+    "run",
     "spec",
 ]
+
+_HOMES = {
+    "uldm_core.component": ("Component",),
+    "uldm_core.engine.run": ("run",),
+    "uldm_core.errors": ("MistakeError", "Problem", "RunError", "UldmError", "Where"),
+    "uldm_core.options": ("Excludes", "Exists", "Factory", "Term", "spec"),
+    "uldm_core.plugins": ("Command", "hookimpl"),
+    "uldm_core.recipe": ("Recipe",),
+    "uldm_core.registry": ("Registry",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "registry":
+        return import_module("uldm_core.registry")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

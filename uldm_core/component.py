@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -58,6 +59,11 @@ class Component:
         return f"{self.kind}/{self.name}"
 
     @property
+    def origin(self) -> str:
+        """The distribution that brought it and its version; empty if none did."""
+        return f"{self.distribution} {self.version}".strip()
+
+    @property
     def installed(self) -> bool:
         """Whether the optional library that it needs, if any, is installed."""
         return not self.requires or find_spec(self.requires.partition(".")[0]) is not None
@@ -68,10 +74,10 @@ class Component:
         Raises:
             MistakeError: a library it needs is not installed, or its module fails to import.
         """
-        if not self.installed:
+        if self.requires and not self.installed:
             raise MistakeError(
                 f"{self.path} needs {self.requires}, which is not installed",
-                hint=f"pip install {self.requires}",
+                hint=how_to_install(self.requires, self.distribution),
             ) from UnavailableError(f"{self.requires} is not installed")
         if not isinstance(self.target, str):
             return self.target
@@ -89,6 +95,32 @@ class Component:
         origin = f"it comes with {self.distribution} {self.version}".rstrip() if self.distribution else ""
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         return f"pip install {missing}" if missing and f"{missing}." not in f"{self.target}." else origin
+
+
+def how_to_install(module: str, distribution: str = "") -> str:
+    """Return the command that installs a library: by an extra of the distribution, if one brings it."""
+    extras: dict[str, set[str]] = {}
+    for line in _requirements(distribution):
+        name, extra = re.match(r"[\w.\-]+", line), re.search(r"extra == ['\"]([\w\-]+)['\"]", line)
+        if name and extra:
+            extras.setdefault(extra[1], set()).add(_normalized(name[0]))
+    bringing = [extra for extra, names in extras.items() if _normalized(module.partition(".")[0]) in names]
+    if not bringing:
+        return f"pip install {module}"
+    return f"pip install '{distribution}[{min(bringing, key=lambda extra: (len(extras[extra]), extra))}]'"
+
+
+def _requirements(distribution: str) -> list[str]:
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        return (requires(distribution) if distribution else None) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _say(error: Exception) -> str:

@@ -37,11 +37,15 @@ class Where:
 
 @frozen
 class Problem:
-    """One thing that is wrong, the place of it, and the mend if there is one to name."""
+    """One thing that is wrong, the place of it, and the mend if there is one to name.
+
+    A ``warning`` keeps nothing from running.
+    """
 
     where: Where
     what: str
     hint: str = ""
+    warning: bool = False
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if str(self.where) else self.what
@@ -97,10 +101,41 @@ def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
     return validate
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of ``known`` that ``name`` may be a slip of, the likeliest first.
+
+    One that is much likelier than the others stands alone.
+    """
+    folded = {other.casefold(): other for other in known}
+    cutoff = 0.6 if len(name) > 3 else 0.5
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=cutoff)
+    likeness = [difflib.SequenceMatcher(None, other, name.casefold()).ratio() for other in near]
+    return [folded[other] for other, ratio in zip(near, likeness) if ratio > likeness[0] - 0.15]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` with the nearest of ``known``, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """Return ``" (did you mean 'x', 'y' or 'z'?)"`` with the nearest of ``known``, or an empty string."""
+    *others, last = [repr(other) for other in nearest(name, known)] or [""]
+    return f" (did you mean {' or '.join(filter(None, [', '.join(others), last]))}?)" if last else ""
+
+
+def expected(wanted: str, value: object) -> str:
+    """Say what was expected and what is there instead."""
+    return f"expected {wanted}, got {shortened(value)}"
+
+
+def shortened(value: object, most: int = 100) -> str:
+    """Return a value's ``repr``, cut short if need be."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a very large number"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def with_article(noun: str) -> str:
+    """Return ``"a loss"``, ``"an optimizer"``."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def listing(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ into what the annotation says, or explains why it cannot (no silent 3.7 -> 3, no
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 import types
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 import annotated_types
 from attrs import NOTHING, field, fields, frozen
 
-from uldm_core.errors import Key
+from uldm_core.errors import Key, expected, shortened
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -66,6 +67,23 @@ class Term(Generic[T]):
         "weight": Annotated[float, annotated_types.Ge(0)],
         "start": Annotated[int, annotated_types.Ge(0)],
     }
+    SAYS = {"weight": "how much the term counts", "start": "the step from which on it counts"}
+
+
+@frozen
+class Excludes:
+    """Says of an option, within ``Annotated``, that it takes the place of another: only one may be given.
+
+    Args:
+        option: the name of the other.
+    """
+
+    option: str
+
+
+@frozen
+class Exists:
+    """Says of a path, within ``Annotated``, that it must be there: ``Annotated[Path, Exists()]``."""
 
 
 def spec(use: str, /, **options: Any) -> Any:
@@ -91,6 +109,11 @@ class Option:
     def type(self) -> str:
         """The annotation as a person would say it."""
         return say_type(self.annotation)
+
+    @property
+    def excludes(self) -> str:
+        """The name of the option whose place it takes; empty if there is none."""
+        return next((part.option for part in _metadata(self.annotation) if isinstance(part, Excludes)), "")
 
 
 def options_of(target: Callable[..., Any]) -> dict[str, Option]:
@@ -177,6 +200,15 @@ def structure(value: Any, annotation: Any) -> Any:
     return _converter().structure(value, annotation)
 
 
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    """Return what ``Annotated`` adds, at the outside or to a member of a union."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[1:]
+    return (
+        tuple(part for arg in get_args(annotation) for part in _metadata(arg)) if is_union(annotation) else ()
+    )
+
+
 def say_type(annotation: Any) -> str:
     """Write an annotation as a person would: ``an integer >= 1``, ``one of 'a', 'b'``."""
     origin, args = get_origin(annotation), get_args(annotation)
@@ -186,11 +218,21 @@ def say_type(annotation: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in args)
     if is_union(annotation):
         return " or ".join("nothing" if arg is type(None) else say_type(arg) for arg in args)
-    if _is_sequence(origin or annotation):
+    if is_sequence(origin or annotation):
         inner = [arg for arg in args if arg is not Ellipsis]
         return "a list" + (f" of ({say_type(inner[0])})" if len(set(map(repr, inner))) == 1 else "")
     words = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
     return words.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def say_value(value: Any) -> str:
+    """Write a value as TOML does, on one line; nothing at all is said in words."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {say_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(say_value, value)) + "]"
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return "nothing" if value is None else json.dumps(value if plain else str(value))
 
 
 def is_union(annotation: Any) -> bool:
@@ -198,7 +240,8 @@ def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
-def _is_sequence(origin: Any) -> bool:
+def is_sequence(origin: Any) -> bool:
+    """Whether it is a list, a tuple or a sequence, but no string."""
     return inspect.isclass(origin) and issubclass(origin, (list, tuple, Sequence)) and origin is not str
 
 
@@ -207,6 +250,8 @@ def _say_constraint(constraint: object) -> str:
     signs |= {"min_length": "of length >=", "max_length": "of length <="}
     said = []
     for part in _constraints(constraint):
+        if isinstance(part, (Excludes, Exists)):
+            continue
         name = next((name for name in signs if hasattr(part, name)), None)
         said.append(f"{signs[name]} {getattr(part, name)}" if name else str(part))
     return " and ".join(said)
@@ -237,8 +282,8 @@ def _holds(constraint: object, value: Any) -> bool:
 def _structure_scalar(value: Any, annotation: Any) -> Any:
     if annotation is float and type(value) is int:
         return _as_float(value)
-    if type(value) is not annotation:
-        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    if type(value) is not annotation or value != value:  # nan is no number
+        raise Mismatch(expected(say_type(annotation), value))
     return value
 
 
@@ -248,34 +293,48 @@ def _as_float(value: int) -> float:
     except OverflowError:
         number = math.inf
     if number != value:
-        raise Mismatch(f"{value!r} is no number that a float can hold: write it with a decimal point")
+        raise Mismatch(
+            f"{shortened(value)} is no number that a float can hold: write it with a decimal point"
+        )
     return number
 
 
 def _structure_path(value: Any, annotation: Any) -> Path:
     if not isinstance(value, (str, Path)):
-        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        raise Mismatch(expected(say_type(annotation), value))
     return Path(value)
 
 
 def _structure_literal(value: Any, annotation: Any) -> Any:
     if not any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
-        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        raise Mismatch(expected(say_type(annotation), value))
     return value
 
 
 def _structure_annotated(value: Any, annotation: Any) -> Any:
-    inner, *constraints = get_args(annotation)
     try:
-        structured = structure(value, inner)
+        structured = structure(value, get_args(annotation)[0])
     except Mismatch as mismatch:
-        raise (
-            mismatch if mismatch.key else Mismatch(f"expected {say_type(annotation)}, got {value!r}")
-        ) from None
-    for constraint in (part for group in constraints for part in _constraints(group)):
-        if structured is not None and not _holds(constraint, structured):
-            raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        if mismatch.key or not mismatch.what.startswith("expected"):
+            raise
+        raise Mismatch(expected(say_type(annotation), value)) from None
+    check_constraints(structured, annotation, value)
     return structured
+
+
+def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
+    """Raise ``Mismatch`` unless a value keeps every constraint that its ``Annotated`` says.
+
+    Args:
+        structured: the value, of the type that is annotated.
+        annotation: with the constraints.
+        value: as it was written, for the message.
+    """
+    for constraint in (part for group in get_args(annotation)[1:] for part in _constraints(group)):
+        if isinstance(constraint, Exists) and isinstance(structured, Path) and not structured.exists():
+            raise Mismatch(f"there is no path {str(structured)!r}: looked for {str(structured.absolute())!r}")
+        if structured is not None and not _holds(constraint, structured):
+            raise Mismatch(expected(say_type(annotation), value))
 
 
 def _structure_union(value: Any, annotation: Any) -> Any:
@@ -289,12 +348,12 @@ def _structure_union(value: Any, annotation: Any) -> Any:
             return structure(value, choice)
         except Mismatch:
             continue
-    raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+    raise Mismatch(expected(say_type(annotation), value))
 
 
 def _structure_sequence(value: Any, annotation: Any) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        raise Mismatch(expected(say_type(annotation), value))
     args = get_args(annotation)
     fixed = get_origin(annotation) is tuple and args and args[-1] is not Ellipsis
     if fixed and len(args) != len(value):
@@ -311,7 +370,7 @@ def _structure_sequence(value: Any, annotation: Any) -> Any:
 
 def _structure_mapping(value: Any, annotation: Any) -> Any:
     if not isinstance(value, Mapping):
-        raise Mismatch(f"expected a table, got {value!r}")
+        raise Mismatch(expected("a table", value))
     inner = (get_args(annotation) or (str, Any))[1]
     items = {}
     for name, item in value.items():
@@ -324,7 +383,7 @@ def _structure_mapping(value: Any, annotation: Any) -> Any:
 
 def _structure_instance(value: Any, annotation: Any) -> Any:
     if annotation is not Any and inspect.isclass(annotation) and not isinstance(value, annotation):
-        raise Mismatch(f"expected {say_type(annotation)}, got {value!r}")
+        raise Mismatch(expected(say_type(annotation), value))
     return value
 
 
@@ -340,7 +399,7 @@ def _converter() -> Converter:
     converter = Converter(detailed_validation=False, forbid_extra_keys=True)
     hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
         (inspect.isclass, _structure_instance),
-        (lambda annotation: _is_sequence(get_origin(annotation) or annotation), _structure_sequence),
+        (lambda annotation: is_sequence(get_origin(annotation) or annotation), _structure_sequence),
         (_origin_is(dict, Mapping), _structure_mapping),
         (is_union, _structure_union),
         (_origin_is(Annotated), _structure_annotated),

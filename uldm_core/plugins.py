@@ -61,6 +61,11 @@ class HookSpecs:
         """Return the commands that the plugin adds."""
         return []
 
+    @hookspec
+    def uldm_recipes(self) -> list[Path]:
+        """Return folders of recipes (``*.toml``) that run by their bare names."""
+        return []
+
 
 @frozen
 class Plugin:
@@ -73,6 +78,7 @@ class Plugin:
         kinds: that it adds.
         components: that it adds.
         commands: that it adds.
+        recipes: folders of recipes that it brings.
         error: what is wrong with it, with the traceback if there is one; empty if nothing is.
         mend: what to do about that.
         skipped: whether nothing of it was registered.
@@ -85,6 +91,7 @@ class Plugin:
     kinds: tuple[Kind, ...] = ()
     components: tuple[Component, ...] = ()
     commands: tuple[Command, ...] = ()
+    recipes: tuple[Path, ...] = ()
     error: str = field(default="", repr=False)
     mend: str = field(default="", repr=False)
     skipped: bool = False
@@ -120,18 +127,17 @@ def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
     Args:
         block: names of entry points to leave out.
     """
-    entries = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry)[0]))
+    entries = [(entry, *_distribution(entry)) for entry in entry_points(group=GROUP)]
     first: dict[str, str] = {}
-    for entry in entries:
+    for entry, distribution, version in sorted(entries, key=lambda found: (found[0].name, found[1])):
         if entry.name in set(block):
             continue
-        distribution, version = _distribution(entry)
         if entry.name in first:
             taken = f"{first[entry.name]} has an entry point of that name"
             yield Plugin(entry.name, distribution, version).without(taken)
             continue
         first[entry.name] = distribution
-        yield _load_entry(entry)
+        yield _load_entry(entry, distribution, version)
 
 
 def load_file(path: Path) -> Plugin:
@@ -149,7 +155,7 @@ def load_file(path: Path) -> Plugin:
         plugin = collect(module, path.stem, distribution=str(path))
     except Exception as error:
         raise MistakeError(f"--plugin {path}: {_say(error)}", hint=_own_traceback(error).strip()) from error
-    if not (plugin.components or plugin.kinds or plugin.commands):
+    if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise MistakeError(
             f"--plugin {path}: it announces nothing",
             hint="define uldm_components() with the decorator uldm_core.hookimpl, returning [Component(...)]",
@@ -175,11 +181,14 @@ def collect(module: ModuleType | object, name: str, *, distribution: str = "", v
         tuple(_records(manager, "uldm_kinds", Kind)),
         tuple(components),
         tuple(_records(manager, "uldm_commands", Command)),
+        tuple(_records(manager, "uldm_recipes", Path)),
     )
 
 
-def warn_of_unknown(block: Iterable[str]) -> None:
+def warn_of_unknown(block: Collection[str]) -> None:
     """Warn of names to be left out that no installed plugin has."""
+    if not block:
+        return
     names = {entry.name for entry in entry_points(group=GROUP)}
     for name in sorted(set(block) - names):
         message = f"no plugin {name!r} to block{did_you_mean(name, names)}"
@@ -190,8 +199,7 @@ def _distribution(entry: EntryPoint) -> tuple[str, str]:
     return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
 
 
-def _load_entry(entry: EntryPoint) -> Plugin:
-    distribution, version = _distribution(entry)
+def _load_entry(entry: EntryPoint, distribution: str, version: str) -> Plugin:
     plugin = Plugin(entry.name, distribution, version)
     started = time.monotonic()
     try:

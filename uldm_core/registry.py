@@ -10,15 +10,13 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from attrs import frozen
 
-from uldm_core.blueprint import Blueprint, Builder, Planner
 from uldm_core.component import Component
-from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.errors import MistakeError, did_you_mean, listing, with_article
 from uldm_core.kinds import BUILTIN_KINDS, Kind
-from uldm_core.options import Factory, Option, Term, options_of, summary_of
 from uldm_core.plugins import (
     OWN_PLUGIN,
     Command,
@@ -28,6 +26,10 @@ from uldm_core.plugins import (
     discover,
     warn_of_unknown,
 )
+
+if TYPE_CHECKING:  # what listing does without, it does not import
+    from uldm_core.blueprint import Blueprint
+    from uldm_core.options import Factory, Option
 
 __all__ = [
     "Component",
@@ -148,9 +150,30 @@ class Registry:
 
     def takes_component(self, annotation: Any) -> bool:
         """Whether values of this annotation are, or hold, components."""
+        from uldm_core.options import Factory, Term
+
         if self.kind_of(annotation) or get_origin(annotation) in (Factory, Term):
             return True
         return any(self.takes_component(arg) for arg in get_args(annotation) if arg is not Ellipsis)
+
+    def say_type(self, annotation: Any) -> str:
+        """Write an annotation as a person would, components by their kind."""
+        from uldm_core.options import Factory, Term, is_union, say_type
+
+        origin, args = get_origin(annotation), get_args(annotation)
+        if kind := self.kind_of(annotation):
+            return f"any {kind.name}"
+        if not self.takes_component(annotation):
+            return say_type(annotation)
+        if origin is Term:
+            return f"{self.say_type(args[0])} with {' and '.join(Term.FIELDS)}"
+        if is_union(annotation):
+            return " or ".join("nothing" if arg is type(None) else self.say_type(arg) for arg in args)
+        return (
+            self.say_type(args[0])
+            if origin in (Factory, Annotated)
+            else f"a list of ({self.say_type(args[0])})"
+        )
 
     def components(self, kind: str | None = None) -> list[Component]:
         """Return all components (of one kind), by kind in the order of the kinds, then by name."""
@@ -175,11 +198,22 @@ class Registry:
         if plugin:
             found = [component for component in found if component.plugin == plugin]
         if not found:
-            raise MistakeError(
-                f"unknown {kind} {name!r}{did_you_mean(bare, self.names(kind))}",
-                hint=f"registered: {listing(self.names(kind))}",
-            )
+            what = f"unknown {kind} {name!r}{did_you_mean(bare, self.names(kind))}"
+            raise MistakeError(what, hint=self._elsewhere(kind, plugin, bare))
         return found[0] if len(found) == 1 else _settle_tie(kind, bare, found)
+
+    def _elsewhere(self, kind: str, plugin: str, name: str) -> str:
+        """Say what is registered of a kind, what else bears a name, and which plugins could not be loaded."""
+        hints = [f"registered: {listing(self.names(kind))}"]
+        others = sorted(
+            {component.kind for component in self.components() if component.name == name} - {kind}
+        )
+        if others:
+            hints.insert(0, f"{name} is {' and '.join(map(with_article, others))}")
+        for skipped in [other for other in self.plugins.values() if other.skipped]:
+            if plugin in ("", skipped.name):
+                hints.append(f"{skipped} was skipped, see uldm doctor; {skipped.mend}")
+        return "; ".join(hints)
 
     def name_of(self, component: Component) -> str:
         """Return how recipes write it: its bare name, or ``plugin/name`` where that is not it alone."""
@@ -189,14 +223,27 @@ class Registry:
 
     def describe(self, kind: str, name: str) -> Description:
         """Return a component's options, read from its signature (this imports it)."""
+        from uldm_core.options import options_of, summary_of
+
         component = self.get(kind, name)
         target = component.load()
         return Description(component, tuple(options_of(target).values()), summary_of(target))
 
-    def plan(self, kind: str, spec: Any, options: Mapping[str, Any], *, factory: bool = False) -> Blueprint:
-        """Check a component's options without building it."""
+    def plan(
+        self,
+        kind: str,
+        spec: Any,
+        options: Mapping[str, Any],
+        *,
+        factory: bool = False,
+        nouns: Mapping[str, Blueprint] | None = None,
+    ) -> Blueprint:
+        """Check a component's options without building it; ``nouns`` are a recipe's, if it stands in one."""
+        from uldm_core.blueprint import Planner
+
         table = {"use": spec} if isinstance(spec, str) else dict(spec)
-        planner = Planner(self, implies=False)
+        kinds = {name: noun.kind for name, noun in (nouns or {}).items()}
+        planner = Planner(self, kinds, implies=False)
         blueprint: Blueprint = planner.component(
             self.kind(kind), {**table, **options}, (kind,), factory=factory
         )
@@ -216,10 +263,14 @@ class Registry:
         Raises:
             MistakeError: unknown name or option, missing option, wrong type or range; all at once.
         """
+        from uldm_core.blueprint import Builder
+
         return Builder().build(self.plan(kind, spec, options), *args)
 
     def factory(self, kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Factory[Any]:
         """Return a component its owner finishes: ``factory("optimizer", "adamw")(parameters)``."""
+        from uldm_core.blueprint import Builder
+
         built: Factory[Any] = Builder().build(self.plan(kind, spec, options, factory=True))
         return built
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.recipe.locate import locate
+from uldm_core.recipe.syntax import syntax_problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,55 +20,70 @@ else:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; raises ``ValueError`` if it is none."""
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 @define
 class Document:
-    """Nested tables with places: a file's lines, or the override that set a key."""
+    """Nested tables with places: a file's lines, or the override that set a key.
+
+    Args:
+        data: the tables.
+        source: the file; None for Python values.
+        places: where each key was written.
+        problems: what was wrong with overrides.
+    """
 
     data: dict[str, Any]
     source: str | None = None
-    lines: dict[Key, int] = field(factory=dict)
-    overridden: dict[Key, str] = field(factory=dict)
+    places: dict[Key, Where] = field(factory=dict)
+    problems: list[Problem] = field(factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Document:
         """Read a TOML file; raises ``MistakeError`` if it is missing, unreadable or not TOML."""
         try:
-            text = path.read_bytes().decode("utf-8")
-            data = parse_toml(text)
+            text = path.read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise MistakeError(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
-            raise MistakeError(Problem(Where((), str(path), line), "not UTF-8")) from error
-        except tomllib.TOMLDecodeError as error:
-            raise MistakeError(_syntax_problem(str(path), str(error), text)) from error
-        return cls(data, str(path), locate(text))
+            raise MistakeError(
+                Problem(Where((), str(path), line), "not UTF-8", "save the file as UTF-8")
+            ) from error
+        try:
+            data = parse_toml(text)
+        except ValueError as error:
+            problems = syntax_problems(text, str(error))
+            raise MistakeError(*(_of_file(problem, str(path)) for problem in problems)) from error
+        lines = locate(text)
+        return cls(data, str(path), {key: Where(key, str(path), line) for key, line in lines.items()})
 
     def where(self, key: Key) -> Where:
         """Return the place of a key, or of the nearest table around it that has one."""
-        for end in range(len(key), 0, -1):
-            if key[:end] in self.overridden:
-                return Where(key, self.overridden[key[:end]])
-            if key[:end] in self.lines:
-                return Where(key, self.source, self.lines[key[:end]])
-        return Where(key, self.source)
+        around = (key[:end] for end in range(len(key), 0, -1))
+        place = next((self.places[outer] for outer in around if outer in self.places), self._whole())
+        return evolve(place, key=key)
+
+    def _whole(self) -> Where:
+        return Where((), self.source, 1 if self.source else None)
+
+    def forget(self, key: Key) -> None:
+        """Drop the places of a key and of everything in it: something else stands there now."""
+        self.places = {other: place for other, place in self.places.items() if other[: len(key)] != key}
 
     def override(self, key: Key, text: str) -> None:
         """Note that an override set this key, so that what stood in and below it has its place no more."""
-        self.lines = {k: line for k, line in self.lines.items() if k[: len(key)] != key}
-        self.overridden = {k: said for k, said in self.overridden.items() if k[: len(key)] != key}
-        self.overridden[key] = text
+        self.forget(key)
+        self.places[key] = Where(key, f"override {text!r}")
 
     def placed(self, problem: Problem) -> Problem:
         """Return the problem with the place of its key."""
-        return Problem(self.where(problem.where.key), problem.what, problem.hint)
+        return evolve(problem, where=self.where(problem.where.key))
 
 
-def _syntax_problem(source: str, message: str, text: str) -> Problem:
-    """Turn tomllib's ``... (at line 3, column 7)`` into a place."""
-    found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
-    line = int(found[1]) if found and found[1] else text.count("\n") + 1
-    return Problem(Where((), source, line), f"not TOML: {message[: found.start()] if found else message}")
+def _of_file(problem: Problem, source: str) -> Problem:
+    return evolve(problem, where=evolve(problem.where, source=source))

@@ -1,17 +1,20 @@
 """Where in a TOML text each key stands.
 
-TOML parsers give values without positions. This walks a text that has already been parsed (so it is known
-to be well-formed) and notes the line of every key and array item.
+TOML parsers give values without positions. This walks a text that is well-formed (but may say a thing twice)
+and notes the line of every key and array item.
 """
 
 from __future__ import annotations
 
 import re
 
+from attrs import define, field
+
 from uldm_core.errors import Key
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)+")
 _SPACE = re.compile(r"[ \t]*")
+_EQUALS = re.compile("=")
 _BARE = re.compile(r"[A-Za-z0-9_\-]+")
 _STRINGS = (
     re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
@@ -23,19 +26,44 @@ _ATOM = re.compile(r"[^,\]}#\n]+")
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b", '"': '"', "\\": "\\"}
 
 
+class Unreadable(ValueError):
+    """The text is no TOML."""
+
+
 def locate(text: str) -> dict[Key, int]:
     """Return the line (from 1) of every table, key and array item of a well-formed TOML text."""
-    return _Walker(text.replace("\r\n", "\n")).walk()
+    return walk(text).lines
 
 
-class _Walker:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.lines: dict[Key, int] = {}
-        self.counts: dict[Key, int] = {}
+def walk(text: str) -> Walker:
+    """Walk a TOML text; raises ``Unreadable`` where it is none."""
+    walker = Walker(text.replace("\r\n", "\n"))
+    try:
+        walker.walk()
+    except (IndexError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
+    return walker
 
-    def walk(self) -> dict[Key, int]:
+
+@define
+class Walker:
+    """Walks a text.
+
+    Args:
+        text: with line feeds alone.
+        lines: of every table, key and array item.
+        repeated: keys that are written twice, with the first and the second line.
+    """
+
+    text: str
+    lines: dict[Key, int] = field(factory=dict)
+    repeated: dict[Key, tuple[int, int]] = field(factory=dict)
+    at: int = 0
+    counts: dict[Key, int] = field(factory=dict)
+    _written: dict[Key, int] = field(factory=dict)
+
+    def walk(self) -> None:
+        """Note every place."""
         table: Key = ()
         self._skip(_BLANK)
         while self.at < len(self.text):
@@ -44,7 +72,15 @@ class _Walker:
             else:
                 self._pair(table)
             self._skip(_BLANK)
-        return self.lines
+
+    def _write(self, key: Key, line: int) -> None:
+        """Note that a value or a table is written out here."""
+        self._refuse(key, line)
+        self._written.setdefault(key, line)
+
+    def _refuse(self, key: Key, line: int) -> None:
+        if key in self._written:
+            self.repeated[key] = (self._written[key], line)
 
     def _header(self) -> Key:
         """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
@@ -59,7 +95,11 @@ class _Walker:
         key = (*key, last)
         self.lines.setdefault(key, line)
         if not array:
+            if key in self.counts:
+                self.repeated[key] = (self.lines[key], line)
+            self._write(key, line)
             return key
+        self._refuse(key, line)
         index = self.counts[key] = self.counts.get(key, -1) + 1
         self.lines[(*key, index)] = line
         return (*key, index)
@@ -74,8 +114,9 @@ class _Walker:
         for part in self._key():
             key = (*key, part)
             self.lines.setdefault(key, line)
+        self._write(key, line)
         self._skip(_SPACE)
-        self.at += 1  # the equals sign
+        self._take(_EQUALS)
         self._skip(_SPACE)
         self._value(key)
 
@@ -134,12 +175,12 @@ class _Walker:
             if found := pattern.match(self.text, self.at):
                 self.at = found.end()
                 return found[0]
-        raise ValueError(f"unclosed string on line {self._line()}")
+        raise Unreadable(f"unclosed string on line {self._line()}")
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         found = pattern.match(self.text, self.at)
         if not found:
-            raise ValueError(f"not TOML on line {self._line()}")
+            raise Unreadable(f"not TOML on line {self._line()}")
         self.at = found.end()
         return found[0]
 

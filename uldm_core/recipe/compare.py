@@ -1,0 +1,54 @@
+"""What differs between two recipes, by option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from uldm_core.errors import Key, dotted
+from uldm_core.options import say_value
+
+
+@frozen
+class Difference:
+    """An option that two recipes have different values for; None where it is in one of them alone."""
+
+    key: Key
+    left: Any
+    right: Any
+
+    def __str__(self) -> str:
+        return f"{dotted(self.key)}: {_said(self.left)} -> {_said(self.right)}"
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
+    """Return the options in which two resolved recipes differ, in the order of the left one.
+
+    A component's version counts where both have the component.
+    """
+    ours, theirs = flattened(left), flattened(right)
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    shared = [key for key in keys if key[0] != "versions" or key in ours.keys() & theirs.keys()]
+    pairs = ((key, ours.get(key), theirs.get(key)) for key in shared)
+    return [Difference(*pair) for pair in pairs if not _same(*pair[1:])]
+
+
+def flattened(value: Any, at: Key = ()) -> dict[Key, Any]:
+    """Return the values in nested tables and lists of tables by their keys; a plain list is one value."""
+    if isinstance(value, Mapping) and value:
+        parts = [flattened(item, (*at, name)) for name, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        parts = [flattened(item, (*at, index)) for index, item in enumerate(value)]
+    else:
+        return {at: value}
+    return {key: item for part in parts for key, item in part.items()}
+
+
+def _same(left: Any, right: Any) -> bool:
+    return type(left) is type(right) and bool(left == right)
+
+
+def _said(value: Any) -> str:
+    return "(not there)" if value is None else say_value(value)

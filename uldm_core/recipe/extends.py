@@ -1,0 +1,97 @@
+"""``extends = "other.toml"``: a recipe that says only what is different."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uldm_core.errors import Key, MistakeError, Problem, expected
+from uldm_core.recipe.document import Document
+from uldm_core.recipe.shipped import find
+
+
+def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
+    """Read a recipe and those that it extends, merged.
+
+    Args:
+        path: the recipe's file.
+        behind: the files that extend this one, the first first.
+
+    Raises:
+        MistakeError: a file is missing or not TOML, or a recipe extends itself.
+    """
+    return with_base(Document.read(path), path.parent, (*behind, path.resolve()))
+
+
+def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -> Document:
+    """Return a document on top of what it ``extends``: a path seen from ``folder``, or a shipped recipe."""
+    if "extends" not in document.data:
+        return document
+    named = document.data.pop("extends")
+    if not isinstance(named, str):
+        raise _refused(document, expected("the path of a recipe", named))
+    path = _file_of(document, folder, named)
+    if path.resolve() in behind:
+        names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
+        raise _refused(document, f"a cycle: {names}")
+    if not path.is_file():
+        raise _refused(document, f"there is no file {path}", "a path is seen from the recipe's own folder")
+    base = read_whole(path, behind)
+    merge(base, base.data, document, document.data)
+    base.source = document.source
+    return base
+
+
+def _file_of(document: Document, folder: Path, named: str) -> Path:
+    if (folder / named).exists() or Path(named).suffix:
+        return folder / named
+    try:
+        return find(named)
+    except MistakeError as error:
+        raise _refused(document, error.problems[0].what, error.problems[0].hint) from error
+
+
+def _refused(document: Document, what: str, hint: str = "") -> MistakeError:
+    return MistakeError(Problem(document.where(("extends",)), what, hint))
+
+
+def merge(
+    base: Document, below: dict[str, Any], over: Document, above: Mapping[str, Any], at: Key = ()
+) -> None:
+    """Lay one table over another, key by key; one that names another component takes the old one's place.
+
+    Args:
+        base: changed in place.
+        below: a table of it.
+        over: laid over it.
+        above: the table of ``over`` that is laid over ``below``.
+        at: where the two tables stand.
+    """
+    for name, value in above.items():
+        key = (*at, name)
+        old, new = _as_tables(below.get(name), value)
+        if isinstance(old, dict) and isinstance(new, dict) and not names_another(old, new):
+            below[name] = old
+            merge(base, old, over, new, key)
+        else:
+            kept = {"kind": old["kind"]} if isinstance(old, dict) and "kind" in old else {}
+            below[name] = {**kept, **value} if isinstance(value, dict) else value
+            base.forget(key)
+            base.places |= {k: place for k, place in over.places.items() if k[: len(key)] == key}
+        if key in over.places:
+            base.places[key] = over.places[key]
+
+
+def _as_tables(old: Any, new: Any) -> tuple[Any, Any]:
+    """A bare string is short for ``{ use = "..." }`` where the other is a table of a component."""
+    if isinstance(old, str) and isinstance(new, dict):
+        return {"use": old}, new
+    if isinstance(new, str) and isinstance(old, dict) and "use" in old:
+        return old, {"use": new}
+    return old, new
+
+
+def names_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a table names another component than the one it is laid over."""
+    return any(name in new and new[name] != old.get(name) for name in ("use", "ref", "from"))

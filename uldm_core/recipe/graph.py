@@ -1,0 +1,155 @@
+"""How a recipe's nouns and stages hang together: circles, order, and what nothing uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from uldm_core.blueprint import Blueprint, nouns_behind
+from uldm_core.errors import Problem, Where
+
+Blueprints = Mapping[str, Blueprint]
+
+
+def graph_problems(nouns: Blueprints, stages: Blueprints, *, whole: bool) -> list[Problem]:
+    """Return what is wrong between components that are each right by themselves.
+
+    Args:
+        nouns: by name.
+        stages: by name, in the order written.
+        whole: whether these are all the stages there are; what nothing uses is said only then.
+    """
+    unused = _unused(nouns, stages) if whole else ()
+    return [*_circles(nouns), *_order_of_products(stages), *_order_of_training(nouns, stages), *unused]
+
+
+def sound(
+    nouns: Blueprints, stages: Blueprints, problems: Iterable[Problem]
+) -> tuple[dict[str, Blueprint], dict[str, Blueprint]]:
+    """Return the nouns and stages that nothing is wrong with, nor with any noun that they need."""
+    wrong = [problem.where.key for problem in problems if not problem.warning]
+    bad = {key[0] for key in wrong if key}
+    good = {
+        name: noun
+        for name, noun in nouns.items()
+        if not bad & {name, *needs(noun, nouns)} and needs(noun, nouns) <= nouns.keys()
+    }
+    bad_stages = {key[1] for key in wrong if key[:1] == ("stages",) and len(key) > 1}
+    fit = {
+        name: stage
+        for name, stage in stages.items()
+        if name not in bad_stages and needs(stage, nouns) <= good.keys()
+    }
+    return good, fit
+
+
+def needs(blueprint: Blueprint, nouns: Blueprints) -> set[str]:
+    """Return the nouns that have to be there to build it: referred to, or asked for surroundings."""
+    found: set[str] = set()
+    waiting = blueprint.asks()
+    while waiting:
+        noun = waiting.pop()
+        found.add(noun)
+        if noun in nouns:
+            waiting |= nouns[noun].asks() - found
+    return found
+
+
+def _circles(nouns: Blueprints) -> Iterator[Problem]:
+    """Yield one problem a circle, at its first noun."""
+    told: set[str] = set()
+    for name in nouns:
+        circle = _way_back(name, nouns)
+        if circle and not told & set(circle):
+            told |= set(circle)
+            yield Problem(
+                Where((name,)), f"is made from itself: {' -> '.join(circle)}", "one of them has to do without"
+            )
+
+
+def _way_back(name: str, nouns: Blueprints) -> list[str]:
+    """Return the way from a noun to itself, or an empty list."""
+    ways, seen = [[name]], {name}
+    while ways:
+        way = ways.pop(0)
+        for following in sorted(nouns[way[-1]].asks() & nouns.keys()):
+            if following == name:
+                return [*way, name]
+            if following not in seen:
+                seen.add(following)
+                ways.append([*way, following])
+    return []
+
+
+def _order_of_products(stages: Blueprints) -> Iterator[Problem]:
+    """A stage may need what only an earlier stage makes."""
+    made: set[str] = set()
+    for name, stage in stages.items():
+        for product in [product for product in _verb(stage).needs if product not in made]:
+            makers = [other for other, stage in stages.items() if product in _verb(stage).makes]
+            yield Problem(
+                Where(("stages", name)),
+                f"needs {product}, which no earlier stage makes",
+                _mend(name, product, makers, stages),
+            )
+        made |= set(_verb(stage).makes)
+
+
+def _mend(name: str, product: str, makers: list[str], stages: Blueprints) -> str:
+    if not makers:
+        return f"no stage makes {product}"
+    if _waits_for(makers[0], name, stages):
+        return f"a cycle: [stages.{makers[0]}] needs what [stages.{name}] makes"
+    return f"move it behind [stages.{makers[0]}]"
+
+
+def _waits_for(stage: str, other: str, stages: Blueprints) -> bool:
+    """Whether a stage needs, by way of others too, what the other stage makes."""
+    waiting, seen = [stage], set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        wanted = set(_verb(stages[current]).needs)
+        makers = [name for name, maker in stages.items() if wanted & set(_verb(maker).makes)]
+        if other in makers:
+            return True
+        waiting += makers
+    return False
+
+
+def _order_of_training(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+    """A stage acts on what earlier stages trained, or what comes from another run."""
+    trainers = {name: trained_by(stage) for name, stage in stages.items()}
+    trained = {name for name, noun in nouns.items() if noun.source}
+    for name, stage in stages.items():
+        untrained = nouns_behind(stage, nouns) - trained - trainers[name]
+        later = [other for other, what in trainers.items() if what & untrained]
+        if later:
+            named = " and ".join(sorted(untrained & set().union(*trainers.values())))
+            what = f"acts on {named}, which only a later stage trains"
+            yield Problem(Where(("stages", name)), what, f"move it behind [stages.{later[-1]}]")
+        trained |= trainers[name]
+
+
+def trained_by(stage: Blueprint) -> set[str]:
+    """Return the nouns that a stage trains."""
+    references = stage.references()
+    return {references[option] for option in _verb(stage).trains if option in references}
+
+
+def _unused(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+    if not stages:
+        yield Problem(
+            Where(("stages",)), "there are no stages: nothing would be done", "add one: [stages.first]", True
+        )
+        return
+    used = set().union(*(needs(stage, nouns) for stage in stages.values()))
+    for name in [name for name in nouns if name not in used]:
+        hint = f'take it out, or name it where it is wanted: {{ ref = "{name}" }}'
+        yield Problem(Where((name,)), "nothing uses this component", hint, warning=True)
+
+
+def _verb(stage: Blueprint) -> Any:
+    return stage.component.load()

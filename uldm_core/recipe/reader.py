@@ -1,0 +1,231 @@
+"""Reading a recipe's tables: nouns, stages and what stands beside them, each checked against the registry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge
+from attrs import Attribute, define, field, fields, frozen
+
+from uldm_core.blueprint import Blueprint, Planner, Reference, names_code
+from uldm_core.component import Component
+from uldm_core.errors import Key, Problem, Where, did_you_mean, dotted, expected, listing, nearest, shortened
+from uldm_core.kinds import Kind
+from uldm_core.options import Mismatch, structure
+from uldm_core.recipe.graph import graph_problems
+from uldm_core.recipe.runs import noun_of_run
+from uldm_core.registry import Registry
+
+FORMAT = 1
+RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
+"""The keys at the top of a recipe that are no components."""
+_NAME = re.compile(r"[A-Za-z0-9_\-]+")
+
+
+@frozen
+class RunOptions:
+    """The ``[run]`` table: where and how a recipe runs; nothing in it changes what is computed.
+
+    Args:
+        device: ``auto`` takes CUDA, then MPS, then the CPU.
+        precision: ``auto`` takes bfloat16 where the processor multiplies it in hardware.
+        threads: CPU threads; 0 leaves torch's own choice.
+        compile: compile the trained networks with ``torch.compile``.
+        out: the run's folder; empty for ``runs/<name of the recipe's file>``.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Ge(0)] = 0
+    compile: bool = False
+    out: str = ""
+
+
+@define
+class Reader:
+    """Reads one recipe's tables, variables filled in, and collects problems.
+
+    Args:
+        registry: what components there are.
+        data: the tables.
+        problems: what is wrong, located by key.
+        seed: of the run.
+        run: the ``[run]`` table.
+        nouns: components by name.
+        stages: by name, in the order written.
+        meant: nouns whose names are misspelt, so that nobody misses them as well.
+    """
+
+    registry: Registry
+    data: Mapping[str, Any]
+    problems: list[Problem] = field(factory=list)
+    seed: int = 0
+    run: RunOptions = field(factory=RunOptions)
+    nouns: dict[str, Blueprint] = field(factory=dict)
+    stages: dict[str, Blueprint] = field(factory=dict)
+    meant: dict[str, Kind] = field(factory=dict)
+
+    def read(self) -> None:
+        """Read everything; of a format that is not known, nothing."""
+        if not self._known_format():
+            return
+        self.seed = self._structured(Annotated[int, Ge(0)], self.data.get("seed", 0), ("seed",), 0)
+        self.run = self._run_options()
+        kinds = self._noun_kinds()
+        planner = Planner(self.registry, {**self.meant, **kinds}, problems=self.problems)
+        nouns = {name: self._noun(planner, kind, name) for name, kind in kinds.items()}
+        tables = self._table("stages")
+        stages = {name: self._stage(planner, name, tables) for name in tables}
+        self._refuse_aliases(nouns)
+        self.nouns = {**_planned(nouns), **planner.implied}
+        self.stages = _planned(stages)
+        self._check_versions()
+        whole = len(self.stages) == len(stages) and isinstance(self.data.get("stages", {}), dict)
+        self.problems += graph_problems(self.nouns, self.stages, whole=whole)
+
+    def _known_format(self) -> bool:
+        version = self.data.get("uldm", FORMAT)
+        if version == FORMAT and type(version) is int:
+            return True
+        newer = type(version) is int and version > FORMAT
+        what = f"recipe format {version!r} is not known to this uldm, which reads format {FORMAT}"
+        self._complain(
+            ("uldm",), what, "upgrade uldm: pip install -U uldm" if newer else f"write uldm = {FORMAT}"
+        )
+        return False
+
+    def _run_options(self) -> RunOptions:
+        table = self._table("run")
+        known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
+        for name in [name for name in table if name not in known]:
+            takes = listing([f"{option.name} = {option.default!r}" for option in known.values()])
+            self._complain(
+                ("run", name), f"unknown option {name!r}{did_you_mean(name, known)}", f"[run] takes: {takes}"
+            )
+        hints = get_type_hints(RunOptions, include_extras=True)
+        return RunOptions(
+            **{
+                name: self._structured(hints[name], table[name], ("run", name), option.default)
+                for name, option in known.items()
+                if name in table
+            }
+        )
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.data.get(name, {})
+        if isinstance(table, dict):
+            return table
+        self._complain((name,), expected("a table", table), "write [stages.NAME]" if name == "stages" else "")
+        return {}
+
+    def _noun_kinds(self) -> dict[str, Kind]:
+        if "extends" in self.data:
+            self._complain(
+                ("extends",), "comes too late: only a file can extend another", "write it into the file"
+            )
+        kinds = {name: self._kind_of_noun(name) for name in self.data if name not in RESERVED}
+        return {name: kind for name, kind in kinds.items() if kind is not None}
+
+    def _kind_of_noun(self, name: str) -> Kind | None:
+        """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
+        table = self.data[name]
+        kinds = {kind.name: kind for kind in self.registry.kinds.values() if not kind.verb}
+        if isinstance(table, dict) and "kind" in table:
+            return self._kind_said(name, table["kind"], kinds)
+        endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
+        if endings:
+            return kinds[max(endings, key=len)]
+        verbs = [component.name for component in self.registry.components() if self._is_verb(component)]
+        if isinstance(table, dict) and table.get("use") in verbs:
+            self._complain((name,), f"{table['use']!r} is a stage", f"write [stages.{name}]")
+            return None
+        self.meant |= {near: kinds[near] for near in nearest(str(name), kinds)}
+        thing = "table" if isinstance(table, dict) else "key"
+        self._complain(
+            (name,),
+            f"unknown {thing} {name!r}{did_you_mean(str(name), [*RESERVED, *kinds])}",
+            f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}',
+        )
+        return None
+
+    def _is_verb(self, component: Component) -> bool:
+        return self.registry.kinds[component.kind].verb
+
+    def _kind_said(self, name: str, said: Any, kinds: Mapping[str, Kind]) -> Kind | None:
+        if said not in list(kinds):
+            what = f"unknown kind {shortened(said)}{did_you_mean(str(said), kinds)}"
+            self._complain((name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
+            return None
+        return kinds[said]
+
+    def _noun(self, planner: Planner, kind: Kind, name: str) -> Any:
+        self._check_name((name,), name)
+        table = self.data[name]
+        if not isinstance(table, dict):
+            return planner.component(kind, table, (name,))
+        table = {option: value for option, value in table.items() if option != "kind"}
+        if "from" not in table:
+            return self._component(planner, kind, table, (name,), self.data)
+        taken, problem = noun_of_run(table, name, kind)
+        if problem:
+            return self._complain((name, "from"), *problem)
+        planned = planner.component(kind, taken, (name,))
+        if isinstance(planned, Blueprint):
+            planned.source = table["from"]
+        return planned
+
+    def _stage(self, planner: Planner, name: str, tables: Mapping[str, Any]) -> Any:
+        self._check_name(("stages", name), name)
+        kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
+        return self._component(planner, kind, tables[name], ("stages", name), tables)
+
+    def _component(
+        self, planner: Planner, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
+    ) -> Any:
+        """Plan a component; a table without ``use`` of nearly a sibling's name is taken for a slip."""
+        name = str(key[-1])
+        near = nearest(name, [other for other in siblings if other != name and other not in RESERVED])
+        says = isinstance(table, dict) and (table.keys() & {"use", "ref"} or any(map(names_code, table)))
+        if near and isinstance(table, dict) and not says:
+            meant = " or ".join(repr(dotted((*key[:-1], other))) for other in near)
+            what = f"there is no {kind.name} {name!r} (did you mean {meant}?)"
+            known = listing(self.registry.names(kind.name))
+            return self._complain(key, what, f'write use = "..." to make one: {known}')
+        return planner.component(kind, table, key)
+
+    def _check_name(self, key: Key, name: str) -> None:
+        """A name is a file's and a folder's as well."""
+        if not _NAME.fullmatch(name):
+            self._complain(key, f"{name!r} cannot be a name", "use letters, digits, _ and -")
+
+    def _refuse_aliases(self, nouns: Mapping[str, Any]) -> None:
+        """A noun is a component of its own."""
+        for name, noun in nouns.items():
+            if isinstance(noun, Reference):
+                what = "a table at the top is a component of its own, it cannot be another one"
+                self._complain((name, "ref"), what, 'write use = "..."')
+
+    def _check_versions(self) -> None:
+        """Say which components are of another version than the recipe was resolved with."""
+        blueprints = (*self.nouns.values(), *self.stages.values())
+        here = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
+        for path, said in self._table("versions").items():
+            if path in here and said != here[path]:
+                what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
+                self._complain(("versions", path), what, "results may differ", warning=True)
+
+    def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any) -> Any:
+        try:
+            return structure(value, annotation)
+        except Mismatch as mismatch:
+            self._complain((*key, *mismatch.key), mismatch.what)
+            return fallback
+
+    def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
+        self.problems.append(Problem(Where(key), what, hint, warning))
+
+
+def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:
+    return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, Blueprint)}

@@ -1,0 +1,57 @@
+"""``from = "runs/other"``: a component as another run has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uldm_core.errors import UldmError, did_you_mean, expected, listing, with_article
+from uldm_core.kinds import Kind
+from uldm_core.recipe.document import Document
+
+Objection = tuple[str, str]
+
+
+def noun_of_run(table: Mapping[str, Any], name: str, kind: Kind) -> tuple[dict[str, Any], Objection | None]:
+    """Return the table of a noun that comes from a run, and what speaks against it.
+
+    Without ``use`` it is the run's own component; options that stand beside ``from`` change it. With ``use``
+    it is the component of these options, and only the weights are the run's.
+
+    Args:
+        table: as written, with ``from``.
+        name: the noun's, here and in the run.
+        kind: of the noun.
+    """
+    said = table["from"]
+    options = {option: value for option, value in table.items() if option != "from"}
+    if not isinstance(said, str):
+        return options, (expected("a run's folder", said), "such as runs/mnist_latent")
+    if not (Path(said) / "recipe.toml").is_file():
+        hint = f"looked for {Path(said).absolute() / 'recipe.toml'}; make it with: uldm run RECIPE"
+        return options, (f"there is no run {said!r}", hint)
+    try:
+        theirs = Document.read(Path(said) / "recipe.toml").data
+    except UldmError as error:
+        return options, (f"the recipe of {said} cannot be read", str(error.problems[0]))
+    if objection := _unfit(theirs, said, name, kind):
+        return options, objection
+    if "use" in options or "ref" in options:
+        return options, None
+    return {
+        **{option: value for option, value in theirs[name].items() if option not in ("kind", "from")},
+        **options,
+    }, None
+
+
+def _unfit(theirs: Mapping[str, Any], said: str, name: str, kind: Kind) -> Objection | None:
+    kinds = {
+        noun: table["kind"] for noun, table in theirs.items() if isinstance(table, dict) and "kind" in table
+    }
+    if name not in kinds:
+        what = f"{said} has no [{name}]{did_you_mean(name, kinds)}"
+        return what, f"it has: {listing(list(kinds))}; give the component the name it has there"
+    if kinds[name] != kind.name:
+        return f"expected {with_article(kind.name)}, [{name}] of {said} is {with_article(kinds[name])}", ""
+    return None

@@ -1,0 +1,62 @@
+"""Recipes that ship with uldm or a plugin, by their bare names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from uldm_core import registry
+from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.plugins import OWN_PLUGIN
+
+
+def find(text: str | Path) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        text: a file; a run's folder; or the name of a shipped recipe, ``name`` or ``plugin/name``.
+
+    Raises:
+        MistakeError: it is a bare name, and no recipe of that name ships.
+    """
+    path = Path(text)
+    if (path / "recipe.toml").is_file():
+        return path / "recipe.toml"
+    name = str(text)
+    if path.exists() or path.suffix or not name:
+        return path
+    known = shipped()
+    if name in known:
+        return known[name]
+    if len(path.parts) > 1:
+        return path
+    raise MistakeError(
+        f"there is no file and no shipped recipe {name!r}{did_you_mean(name, known)}",
+        hint=f"shipped: {listing(names())}; a file's name ends in .toml",
+    )
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes, sorted."""
+    return sorted(name for name in shipped() if "/" not in name)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the shipped recipes by ``name`` and by ``plugin/name``; of two of one name, our own is meant."""
+    found: dict[str, Path] = {}
+    plugins = registry.default().plugins.values()
+    for plugin in sorted(plugins, key=lambda plugin: plugin.name != OWN_PLUGIN):
+        for path in (path for folder in plugin.recipes for path in sorted(folder.glob("*.toml"))):
+            found.setdefault(path.stem, path)
+            found[f"{plugin.name}/{path.stem}"] = path
+    return found
+
+
+def summary(path: Path) -> str:
+    """Return the first sentence of the comment that a recipe opens with."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#:")]
+    comment = " ".join(line.lstrip("# ") for line in lines[: _end_of_comment(lines)])
+    return comment.partition(". ")[0].partition("; ")[0]
+
+
+def _end_of_comment(lines: list[str]) -> int:
+    return next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
