@@ -15,10 +15,14 @@ from uldm_core.engine.files import read_json, read_state, write_json, write_stat
 
 @frozen
 class StageKey:
-    """What a stage's result depends on: a hash of everything but its number of steps, and that number."""
+    """What a stage's result depends on: a hash of everything but its number of steps, and that number.
+
+    ``made_of`` is what was hashed, to tell what has changed.
+    """
 
     content: str
     steps: int = 0
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
@@ -124,6 +128,10 @@ class RunFolder:
         if record is None or record.key != key:
             record = StageRecord(key, seconds=record.seconds if record else 0.0)
         return record
+
+    def set_aside(self, name: str, key: StageKey) -> bool:
+        """Whether a result of ``key`` was set aside for another one's sake."""
+        return self._aside(name, key).is_dir()
 
     def _aside(self, name: str, key: StageKey) -> Path:
         return self.path / "set_aside" / f"{name}-{key}"

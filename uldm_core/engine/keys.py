@@ -12,6 +12,7 @@ from typing import Any
 from uldm_core.blueprint import Blueprint, Builder, nouns_behind
 from uldm_core.component import Component
 from uldm_core.engine.folder import StageKey
+from uldm_core.engine.origins import origins
 from uldm_core.recipe import Plan
 
 
@@ -19,9 +20,11 @@ def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
     """Return each stage's key.
 
     It covers the seed, the stage's own options, those of the nouns it uses, the source of all their
-    modules, the dataset's content, and the keys of the earlier stages that trained or made what it uses.
+    modules, the dataset's content, weights that come from other runs, and the keys of the earlier stages that
+    trained or made what it uses.
     """
     keys: dict[str, StageKey] = {}
+    brought = origins(plan)
     makers: dict[str, str] = {}
     for name, stage in plan.stages.items():
         nouns = sorted(nouns_behind(stage, plan.nouns))
@@ -32,12 +35,13 @@ def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
         content = {
             "seed": plan.seed,
             "stage": options,
-            "nouns": {noun: plan.nouns[noun].to_dict() for noun in nouns},
+            "nouns": {noun: _options(plan.nouns[noun]) for noun in nouns},
             "sources": _sources([stage, *(plan.nouns[noun] for noun in nouns)]),
             "data": [_fingerprint(plan, builder, noun) for noun in nouns],
+            "weights": {noun: _digest(brought[noun].read_bytes()) for noun in nouns if noun in brought},
             "from": {what: str(keys[makers[what]]) for what in used if what in makers},
         }
-        keys[name] = StageKey(_digest(json.dumps(content, sort_keys=True).encode()), steps)
+        keys[name] = StageKey(_digest(json.dumps(content, sort_keys=True).encode()), steps, content)
         makers.update({product: name for product in products(stage)})
     return keys
 
@@ -47,6 +51,11 @@ def products(stage: Blueprint) -> list[str]:
     verb: Any = stage.component.load()
     references = stage.references()
     return [*(references[option] for option in verb.trains if option in references), *verb.makes]
+
+
+def _options(noun: Blueprint) -> dict[str, Any]:
+    """Return a noun's options; the run that its weights come from does not count, the weights do."""
+    return {name: value for name, value in noun.to_dict().items() if name != "from"}
 
 
 def _sources(blueprints: Iterable[Blueprint]) -> dict[str, str]:

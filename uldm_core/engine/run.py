@@ -19,6 +19,7 @@ from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
 from uldm_core.engine.keys import products, stage_keys
 from uldm_core.engine.loop import train
 from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.preflight import checked
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.workshop import Workshop
@@ -56,11 +57,19 @@ def run(
             f"there is no stage {until!r}{did_you_mean(until, plan.stages)}",
             hint=f"the stages are: {listing(list(plan.stages))}",
         )
-    folder = RunFolder(Path(out or plan.run.out or Path("runs") / plan.recipe.name))
+    reporter = reporter or Silent()
+    found = checked(plan)
+    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
+    folder = RunFolder(folder_of(plan, out))
     with _lock(folder.path):
-        runner = _Runner(plan, folder, choose_machine(plan.run), reporter or Silent(), stop or Stop())
+        runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop())
         runner.run(until)
     return folder.path
+
+
+def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
+    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``."""
+    return Path(out or plan.run.out or Path("runs") / plan.recipe.name)
 
 
 def _lock(path: Path) -> AbstractContextManager[Any]:
@@ -123,8 +132,10 @@ class _Runner:
         try:
             stage = self.workshop.build_stage(name)
             summary = train(stage, context) if hasattr(stage, "step") else stage.run(context)
-        except BaseException:
+        except BaseException as error:
             folder.write_record(finished(False, {}))
+            if isinstance(error, MistakeError):  # of a component that its stage finishes
+                raise self.plan.blame(error) from error
             raise
         for noun in self.workshop.trained(self.plan.stages[name]):
             self.workshop.save(noun, folder.weights(noun))

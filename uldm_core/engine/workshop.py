@@ -11,6 +11,7 @@ import torch
 from uldm_core.blueprint import Blueprint, Builder
 from uldm_core.engine.files import read_tensors, write_tensors
 from uldm_core.engine.machine import Machine
+from uldm_core.engine.origins import origins
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Plan
@@ -23,6 +24,7 @@ class Workshop:
         self.plan = plan
         self.machine = machine
         self.weights: dict[str, Path] = {}
+        self.origins = origins(plan)
         self.builder = Builder(plan.nouns, place=self._place, seeded=self._seeded)
 
     def build_stage(self, name: str) -> Any:
@@ -51,8 +53,9 @@ class Workshop:
             self._load(self.builder.built[noun], path)
 
     def _place(self, name: str, component: Any) -> Any:
-        if name in self.weights:
-            self._load(component, self.weights[name])
+        weights = self.weights.get(name, self.origins.get(name))
+        if weights:
+            self._load(component, weights)
         return self.machine.place(component)
 
     def _load(self, component: torch.nn.Module, path: Path) -> None:

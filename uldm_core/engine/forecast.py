@@ -1,0 +1,85 @@
+"""What a run would do: reuse, go on, do, or redo, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from uldm_core.blueprint import Builder
+from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.keys import stage_keys
+from uldm_core.errors import dotted
+from uldm_core.options import say_value
+from uldm_core.recipe import Plan
+from uldm_core.recipe.compare import flattened
+
+
+@frozen
+class Forecast:
+    """What would become of one stage: ``reuse``, ``go on``, ``do`` or ``redo``, and why."""
+
+    stage: str
+    does: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.does}, {self.why}"
+
+
+def forecast(plan: Plan, path: Path) -> list[Forecast]:
+    """Return what running a recipe in a folder would do; nothing is changed.
+
+    The dataset is opened, since what it holds decides as well.
+    """
+    keys = stage_keys(plan, Builder(plan.nouns))
+    return [_of_stage(RunFolder(path), name, key) for name, key in keys.items()]
+
+
+def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
+    record = folder.stage(name).record()
+    if folder.set_aside(name, key) and (record is None or record.key != key):
+        return Forecast(name, "reuse", "what was set aside earlier is of these options")
+    if record is None:
+        return Forecast(name, "do", "nothing of it is there yet")
+    if record.key.content != key.content:
+        changes = list(_changes(record.key.made_of, key.made_of)) or ["the options are others"]
+        return Forecast(name, "redo", "; ".join(changes))
+    return _of_the_same(folder, name, key, record)
+
+
+def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
+    if record.key.steps > key.steps:
+        return Forecast(name, "redo", f"{record.key.steps} steps are done, {key.steps} are wanted")
+    if record.done and record.key.steps == key.steps:
+        return Forecast(name, "reuse", "it is done")
+    done = folder.stage(name).checkpoint() or 0
+    until = f" of {key.steps}" if key.steps else ""
+    return (
+        Forecast(name, "go on", f"from step {done}{until}")
+        if done
+        else Forecast(name, "do", "it was not finished")
+    )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs between what two keys are made of, as a person would say it."""
+    before, after = flattened(old), flattened(new)
+    for key in [*before, *(key for key in after if key not in before)]:
+        if before.get(key) != after.get(key):
+            yield _say_change(key, before.get(key), after.get(key))
+
+
+def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
+    group, rest = key[0], key[1:]
+    if group == "sources":
+        return f"the code of {rest[0]} has changed"
+    if group == "data":
+        return "the dataset has changed"
+    if group == "weights":
+        return f"the weights that {rest[0]} starts from have changed"
+    if group == "from":
+        return f"{rest[0]} is made anew"
+    return f"{dotted(rest) if rest else group} {say_value(old)} -> {say_value(new)}"

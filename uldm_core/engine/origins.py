@@ -1,0 +1,59 @@
+"""Weights that a recipe takes from other runs: ``from = "runs/other"``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import safe_open
+
+from uldm_core.engine.folder import RunFolder
+from uldm_core.errors import MistakeError, Problem, Where
+from uldm_core.recipe import Plan
+from uldm_core.recipe.document import Document
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+def weights_from(run: str, noun: str) -> Path:
+    """Return the weights that the last finished stage of a run left for a noun.
+
+    Where that run has them from another one, and trained them no more, they are the other one's.
+
+    Raises:
+        MistakeError: no stage that is done trained it; the problem is at the noun's ``from``.
+    """
+    recipe = Document.read(Path(run) / "recipe.toml").data
+    for name in reversed(recipe.get("stages", {})):
+        folder = RunFolder(Path(run)).stage(name)
+        record = folder.record()
+        if record and record.done and folder.weights(noun).is_file():
+            return folder.weights(noun)
+    if source := recipe.get(noun, {}).get("from"):
+        return weights_from(source, noun)
+    what = f"{run} has no trained weights of {noun}"
+    raise MistakeError(Problem(Where((noun, "from")), what, f"finish that run: uldm run {run}"))
+
+
+def origins(plan: Plan) -> dict[str, Path]:
+    """Return the weights of every noun that comes from another run.
+
+    Raises:
+        MistakeError: some are not there.
+    """
+    try:
+        return {name: weights_from(noun.source, name) for name, noun in plan.nouns.items() if noun.source}
+    except MistakeError as error:
+        raise plan.blame(error) from error
+
+
+def misfits(component: Module, weights: Path) -> Iterator[str]:
+    """Yield what of a file of weights does not fit a component, by its names and shapes."""
+    ours = {name: list(tensor.shape) for name, tensor in component.state_dict().items()}
+    with safe_open(weights, "pt") as file:
+        theirs = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            yield f"{name} is {ours.get(name, 'not here')} here and {theirs.get(name, 'not there')} there"
