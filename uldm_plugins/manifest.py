@@ -147,7 +147,8 @@ _REQUIRES = {"backbone/inception": "torch_fidelity"}
 
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
-    ("new", "commands.new:new", "Write a starting point for a package of your own."),
+    ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
+    ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
     ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
 )
 
@@ -173,3 +174,10 @@ def uldm_components() -> list[Component]:
 def uldm_commands() -> list[Command]:
     """Return the built-in commands that know components."""
     return [Command(name, f"uldm_plugins.{target}", summary) for name, target, summary in _COMMANDS]
+
+
+@hookimpl
+def uldm_recipes() -> list[Path]:
+    """Return the folder of the shipped recipes: in the wheel, else the checkout's."""
+    installed = Path(__file__).parent / "recipes"
+    return [installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core import registry
-from uldm_core.cli.common import component_named, plugin_option
-from uldm_core.component import Component
+from uldm_core.cli.common import complete_component, component_named, plugin_option
 from uldm_core.errors import UldmError, is_unavailable
+
+if TYPE_CHECKING:
+    from uldm_core.component import Component
 
 
 @click.command(short_help="Hold a component to the contract of its kind.")
-@click.argument("component", required=False, metavar="[KIND/NAME]")
+@click.argument("component", required=False, metavar="[KIND/NAME]", shell_complete=complete_component)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--all", "everything", is_flag=True, help="Check every registered component.")
 @click.option("--deep", is_flag=True, help="Look at many random examples, as long as it takes.")
@@ -28,6 +29,8 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     """
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
+    from uldm_core import registry
+
     chosen = registry.default().components() if component is None else [component_named(component)]
     values = _parse(options)
     states = [_check(one, values, deep) for one in chosen]
@@ -47,6 +50,7 @@ def _parse(options: Iterable[str]) -> dict[str, Any]:
 
 def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
     """Check one component, print a line a check, and return whether it keeps its contract."""
+    from uldm_core import registry
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered
 

@@ -1,20 +1,77 @@
-"""Options that several commands share."""
+"""What several commands share: arguments, options, completion, and how problems are shown."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core import registry
-from uldm_core.component import Component
-from uldm_core.errors import MistakeError
-from uldm_core.plugins import load_file
+from uldm_core.errors import MistakeError, Problem
+
+if TYPE_CHECKING:
+    from uldm_core.component import Component
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
-    for path in paths:
-        registry.default().add_plugin(load_file(path))
+    if paths:
+        from uldm_core import registry
+        from uldm_core.plugins import load_file
+
+        for path in paths:
+            registry.default().add_plugin(load_file(path))
+
+
+def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+    return sorted({name for name in names if name.startswith(incomplete)})
+
+
+def complete_kind(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the kinds that begin so."""
+    from uldm_core import registry
+
+    return _beginning([*registry.default().kinds, "recipes"], incomplete)
+
+
+def complete_component(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the ``KIND/NAME`` that begin so."""
+    from uldm_core import registry
+
+    own = registry.default()
+    return _beginning((f"{c.kind}/{own.name_of(c)}" for c in own.components()), incomplete)
+
+
+def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the shipped recipes and the files that begin so."""
+    from uldm_core.recipe.shipped import names
+
+    files = [str(path) for folder in (Path(), Path("recipes")) for path in folder.glob("*.toml")]
+    return _beginning([*names(), *files, *_runs()], incomplete)
+
+
+def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the runs below ``runs/`` that begin so."""
+    return _beginning(_runs(), incomplete)
+
+
+def _runs() -> list[str]:
+    return [str(path.parent) for path in Path("runs").glob("*/recipe.toml")]
+
+
+recipe_argument: Decorator = click.argument("recipe", shell_complete=complete_recipe)
+run_argument: Decorator = click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_run)
+component_argument: Decorator = click.argument(
+    "component", metavar="KIND/NAME", shell_complete=complete_component
+)
+overrides_argument: Decorator = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 plugin_option = click.option(
@@ -37,6 +94,8 @@ threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU
 
 def component_named(path: str) -> Component:
     """Return the component of ``KIND/NAME`` or ``KIND/PLUGIN/NAME``."""
+    from uldm_core import registry
+
     kind, slash, name = path.partition("/")
     if not slash:
         raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
@@ -50,3 +109,29 @@ def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:
         for name, value in flags.items()
         if value is not None
     )
+
+
+def colours(stream: Any) -> bool:
+    """Whether a stream is a terminal that may be coloured; ``NO_COLOR`` says that none may."""
+    return not os.environ.get("NO_COLOR") and stream.isatty()
+
+
+def show_problems(problems: Iterable[Problem]) -> None:
+    """Print problems to standard error, each at its place with its mend."""
+    for problem in problems:
+        place = f"{problem.where}: " if str(problem.where) else ""
+        word = "warning: " if problem.warning else ""
+        if colours(sys.stderr):
+            word = click.style(word, fg="yellow")
+            place = click.style(place, bold=True)
+        click.echo(f"{place}{word}{problem.what}", err=True)
+        if problem.hint:
+            click.echo(_wrapped(problem.hint), err=True)
+
+
+def _wrapped(hint: str) -> str:
+    """Indent a hint; wrap it where a terminal is narrower."""
+    if not sys.stderr.isatty():
+        return f"    {hint}"
+    width = max(40, shutil.get_terminal_size().columns)
+    return TextWrapper(width, initial_indent="    ", subsequent_indent="      ").fill(hint)

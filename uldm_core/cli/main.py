@@ -8,24 +8,29 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from uldm_core import registry
+from uldm_core.cli.common import colours, show_problems
 from uldm_core.errors import MistakeError, UldmError
-from uldm_core.plugins import Command, PluginWarning
 
-CORE_COMMANDS = (
-    Command("run", "uldm_core.cli.run:run", "Run a recipe: every stage that is not done yet."),
-    Command("check", "uldm_core.cli.check:check", "Hold a component to the contract of its kind."),
-    Command("ls", "uldm_core.cli.ls:ls", "List the registered components."),
-    Command("show", "uldm_core.cli.show:show", "Show what a component is and takes."),
-    Command("doctor", "uldm_core.cli.doctor:doctor", "Show versions, devices and the state of every plugin."),
-)
+if TYPE_CHECKING:
+    from uldm_core.plugins import Command
 
-
-CORE = {command.name: command for command in CORE_COMMANDS}
+CORE = {
+    "run": "Run a recipe: every stage that is not done yet.",
+    "validate": "Find everything that is wrong with a recipe.",
+    "ls": "List the registered components, or the shipped recipes.",
+    "show": "Show what a component is and takes.",
+    "cp": "Copy a shipped recipe, to change it.",
+    "diff": "Show what differs between two runs or recipes.",
+    "diagram": "Draw how a recipe's components and stages hang together.",
+    "schema": "Print the JSON Schema of recipes, for help in the editor.",
+    "check": "Hold a component to the contract of its kind.",
+    "doctor": "Show versions, devices, plugins, weights, and what is missing.",
+}
+"""The core's commands with their summaries, each in a file of its name; plugins bring others."""
 
 
 class LazyGroup(click.Group):
@@ -35,28 +40,36 @@ class LazyGroup(click.Group):
         """Read the options that decide which plugins there are first, wherever they stand."""
         return super().parse_args(ctx, _plugin_options_first(args))
 
-    def records(self) -> dict[str, Command]:
-        """Return the core's commands and those of plugins; the core's names cannot be taken."""
-        return {**registry.default().commands, **CORE}
+    def brought(self) -> dict[str, Command]:
+        """Return the commands of plugins; the core's names cannot be taken."""
+        from uldm_core import registry
+
+        return {name: record for name, record in registry.default().commands.items() if name not in CORE}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, the core's first."""
-        return [*CORE, *(name for name in self.records() if name not in CORE)]
+        return [*CORE, *self.brought()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a command."""
-        record = CORE.get(name) or self.records().get(name)
+        """Import a command; of the core's, without asking the plugins."""
+        if name in CORE:
+            return _imported(f"uldm_core.cli.{name}", name)
+        record = self.brought().get(name)
         if record is None:
             return None
         module, _, attribute = record.target.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return _imported(module, attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their summaries."""
-        records = self.records()
+        brought = {name: record.summary for name, record in self.brought().items()}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, records[name].summary) for name in self.list_commands(ctx)])
+            formatter.write_dl(list({**CORE, **brought}.items()))
+
+
+def _imported(module: str, attribute: str) -> click.Command:
+    command: click.Command = getattr(import_module(module), attribute)
+    return command
 
 
 def _plugin_options_first(args: Sequence[str]) -> list[str]:
@@ -89,6 +102,8 @@ def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
 @contextmanager
 def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
     """Say by the environment which plugins there are, so that processes started from here agree."""
+    from uldm_core import registry
+
     before = dict(os.environ)
     os.environ["ULDM_BLOCK"] = ",".join(filter(None, [os.environ.get("ULDM_BLOCK", ""), *block]))
     os.environ["ULDM_STRICT"] = "1" if strict else os.environ.get("ULDM_STRICT", "")
@@ -110,16 +125,20 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         cli.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except UldmError as error:
-        click.echo(f"error: {error}" if len(error.problems) == 1 else str(error), err=True)
+        _show_error(error)
         return 2 if isinstance(error, MistakeError) else 1
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"{_word('error: ', 'red')}{error}", err=True)
         return 1
     except Exception as error:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
@@ -128,6 +147,17 @@ def _run(arguments: list[str] | None) -> int:
         click.echo(f"{error}: the state is saved; the same command goes on from here", err=True)
         return 128 + int(signum)
     return 0
+
+
+def _show_error(error: UldmError) -> None:
+    """Show problems, each at its place; one alone is said to be an error."""
+    if len(error.problems) == 1:
+        click.echo(_word("error: ", "red"), nl=False, err=True)
+    show_problems(error.problems)
+
+
+def _word(word: str, colour: str) -> str:
+    return click.style(word, fg=colour) if colours(sys.stderr) else word
 
 
 def _show_warning(
@@ -139,8 +169,10 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show our own warnings as one line; leave the place on everybody else's."""
+    from uldm_core.plugins import PluginWarning
+
     place = "" if issubclass(category, PluginWarning) else f"{filename}:{lineno}: "
-    click.echo(f"warning: {place}{message}", err=True)
+    click.echo(f"{_word('warning: ', 'yellow')}{place}{message}", err=True)
 
 
 if __name__ == "__main__":

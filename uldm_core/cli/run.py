@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import device_option, plugin_option, precision_option, run_overrides, threads_option
+from uldm_core.cli.common import (
+    device_option,
+    overrides_argument,
+    plugin_option,
+    precision_option,
+    recipe_argument,
+    run_overrides,
+    show_problems,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from uldm_core.recipe import Plan
 
 
 @click.command(short_help="Run a recipe.")
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@recipe_argument
+@overrides_argument
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run's folder; default runs/<recipe's name>."
 )
+@click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
 @device_option
 @precision_option
 @threads_option
 @click.option("--compile/--no-compile", default=None, help="Compile networks with torch.compile.")
 @plugin_option
 def run(
-    recipe: Path,
+    recipe: str,
     overrides: tuple[str, ...],
     until: str | None,
     out: Path | None,
+    dry_run: bool,
     device: str | None,
     precision: str | None,
     threads: int | None,
     compile: bool | None,
 ) -> None:
-    """Run RECIPE, a TOML file: every stage that is not done yet, in order.
+    """Run RECIPE: every stage that is not done yet, in order.
 
-    KEY=VALUE overrides any key, e.g. stages.first.steps=100 or denoiser.use=dit.
+    RECIPE is a TOML file, a run's folder or the name of a shipped recipe. KEY=VALUE overrides any key, e.g.
+    stages.first.steps=100 or denoiser.use=dit.
     """
     from uldm_core.recipe import Recipe
 
     flags = run_overrides(device=device, precision=precision, threads=threads, compile=compile)
     plan = Recipe.load(recipe, (*overrides, *flags)).plan()
+    show_problems(plan.warnings)
+    if dry_run:
+        _rehearse(plan, out)
+        return
 
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.run import run as run_plan
@@ -46,3 +66,17 @@ def run(
 
     with reporter() as tell, Stop().listening() as stop:
         run_plan(plan, out=out, until=until, reporter=tell, stop=stop)
+
+
+def _rehearse(plan: Plan, out: Path | None) -> None:
+    """Print the table of sizes and costs, and what would become of each stage."""
+    from uldm_core.engine.forecast import forecast
+    from uldm_core.engine.preflight import checked
+    from uldm_core.engine.run import folder_of
+
+    found = checked(plan)
+    show_problems(found.problems)
+    click.echo(found.table())
+    click.echo()
+    for line in forecast(plan, folder_of(plan, out)):
+        click.echo(str(line))

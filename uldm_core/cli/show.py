@@ -2,149 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
-from collections.abc import Iterable, Mapping
-from textwrap import TextWrapper
-from typing import Annotated, Any, get_args, get_origin
 
 import click
 
-from uldm_core import registry
-from uldm_core.cli.common import component_named, plugin_option
-from uldm_core.component import Component
-from uldm_core.kinds import Kind
-from uldm_core.options import Factory, Option, Term, is_union, say_type
-
-_FIELDS = " with " + " and ".join(Term.FIELDS)
-_INTEGER = 4
-_INDENTED = TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+from uldm_core.cli.common import complete_component, json_option, plugin_option
 
 
 @click.command(short_help="Show what a component is and takes.")
-@click.argument("path", metavar="KIND/NAME")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("path", metavar="KIND/NAME", shell_complete=complete_component)
+@json_option
 @plugin_option
 def show(path: str, as_json: bool) -> None:
     """Show a component: what it is, its source, its options with types and defaults, and an example."""
-    component = component_named(path)
-    name = registry.default().name_of(component)
-    kind = registry.default().kind(component.kind)
-    description = registry.describe(component.kind, f"{component.plugin}/{component.name}".lstrip("/"))
-    page = {
-        "kind": component.kind,
-        "name": name,
-        "summary": component.summary,
-        "plugin": component.plugin,
-        "distribution": component.distribution,
-        "version": component.version,
-        "text": without_arguments(description.doc),
-        "options": [option_row(kind, option) for option in description.options],
-        "in_a_recipe": in_a_recipe(component, kind, name),
-        "in_python": in_python(component, kind, name, description.options),
-    }
-    click.echo(json.dumps(page, indent=2) if as_json else _written(page))
+    from uldm_core.cli.page import page_of, written
 
-
-def without_arguments(text: str) -> str:
-    """Return a docstring without its ``Args:``, which the options tell."""
-    return re.sub(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", "", text + "\n", flags=re.MULTILINE).strip()
-
-
-def option_row(kind: Kind, option: Option) -> dict[str, Any]:
-    """Return what there is to say of one option."""
-    surrounding = kind.takes.get(option.name)
-    return {
-        "name": option.name,
-        "type": say_component(option.annotation),
-        "required": option.required and not surrounding,
-        "default": None if option.required else _plain(option.default),
-        "filled_from": surrounding.says if surrounding else None,
-        "help": option.help,
-    }
-
-
-def say_component(annotation: Any) -> str:
-    """Write an annotation as a person would, components by their kind."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if kind := registry.default().kind_of(annotation):
-        return f"any {kind.name}"
-    if origin is Factory:
-        return say_component(args[0])
-    if origin is Term:
-        return say_component(args[0]) + _FIELDS
-    if origin is Annotated and get_origin(args[0]):
-        return say_component(args[0])
-    if is_union(annotation):
-        return " or ".join("nothing" if arg is type(None) else say_component(arg) for arg in args)
-    if origin is not None and registry.default().takes_component(annotation):
-        return f"a list of ({say_component(args[0])})"
-    return say_type(annotation)
-
-
-def in_a_recipe(component: Component, kind: Kind, name: str) -> str:
-    """Return the component as a recipe writes it; what surrounds it is filled in there."""
-    place = f"stages.{name}" if kind.verb else kind.name
-    return f"{place} = {_toml({'use': name, **component.example})}"
-
-
-def in_python(component: Component, kind: Kind, name: str, options: Iterable[Option]) -> str | None:
-    """Return a call that builds the component; what only the caller has stands there by its name.
-
-    A stage has none: it works on a recipe's nouns.
-    """
-    if kind.verb:
-        return None
-    call = [json.dumps(kind.name), json.dumps(name), *_from_its_owner(component)]
-    call += [f"{key}={_python(value)}" for key, value in component.example.items()]
-    for option in options:
-        if option.required and option.name not in component.example:
-            integer = int in (option.annotation, *get_args(option.annotation)[:1])
-            call.append(f"{option.name}={_INTEGER if integer else option.name}")
-    return f"registry.build({', '.join(call)})"
-
-
-def _from_its_owner(component: Component) -> list[str]:
-    parameters = inspect.signature(component.load()).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY]
-
-
-def _python(value: Any) -> str:
-    return repr(_plain(value)).replace("'", '"')
-
-
-def _written(page: Mapping[str, Any]) -> str:
-    origin = f"{page['distribution']} {page['version']}".strip() or page["plugin"]
-    lines = [f"{page['kind']}/{page['name']} ({origin}): {page['summary']}", "", page["text"], ""]
-    lines += ["Options:"] if page["options"] else ["It takes no options."]
-    for row in page["options"]:
-        said = f"{row['type']}; {row['help']}".rstrip("; ")
-        lines += [f"    {row['name']}{_default(row)}", *_INDENTED.wrap(said)]
-    lines += ["", "In a recipe:", f"    {page['in_a_recipe']}"]
-    if page["in_python"]:
-        lines += ["", "In Python:", "    from uldm_core import registry", f"    {page['in_python']}"]
-    return "\n".join(lines)
-
-
-def _default(row: Mapping[str, Any]) -> str:
-    if row["filled_from"]:
-        return f" (from {row['filled_from']})"
-    return " (required)" if row["required"] else f" = {_toml(row['default'])}"
-
-
-def _toml(value: Any) -> str:
-    """Write a value as TOML does, on one line; nothing at all is said in words."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return "nothing" if value is None else json.dumps(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    page = page_of(path)
+    click.echo(json.dumps(page, indent=2) if as_json else written(page))

@@ -8,7 +8,6 @@ from string import Template
 
 import click
 
-from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
 
 SCAFFOLD = Path(__file__).parents[1] / "scaffold"
@@ -32,9 +31,24 @@ DEFAULTS = {
 """What the recipe of a new plugin uses for everything but the plugin's own component."""
 
 
-@click.group(short_help="Write a starting point for a package of your own.")
+@click.group(short_help="Write a starting point: a recipe, or a package of your own.")
 def new() -> None:
-    """Write a starting point for a package of your own."""
+    """Write a starting point: a recipe, or a package of your own."""
+
+
+@new.command()
+@click.argument("path", type=click.Path(path_type=Path), default="mine.toml")
+def recipe(path: Path) -> None:
+    """Write a small recipe to PATH, mine.toml unless said, to start from."""
+    if path.exists():
+        raise MistakeError(f"{path} exists already", hint="choose another PATH")
+    if not path.parent.is_dir():
+        raise MistakeError(f"there is no folder {path.parent}")
+    path.write_text((SCAFFOLD / "mine.toml.tmpl").read_text("utf-8"), "utf-8")
+    click.echo(f"wrote {path}. Next:")
+    click.echo(f"  uldm schema > {path.parent / 'uldm.schema.json'}    # for help in the editor")
+    click.echo(f"  uldm validate {path}")
+    click.echo(f"  uldm run {path}")
 
 
 @new.command()
@@ -112,6 +126,8 @@ def _check_name(name: str) -> None:
         )
     if find_spec(name) is not None:
         raise MistakeError(f"a module {name!r} is installed already", hint="choose another name")
+    from uldm_core import registry
+
     for component in registry.default().components():
         if component.name == name:
             raise MistakeError(f"{component.path} is registered already", hint="choose another name")

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
-from uldm_core.cli.common import device_option, plugin_option, precision_option, run_overrides, threads_option
+from uldm_core.cli.common import (
+    device_option,
+    plugin_option,
+    precision_option,
+    run_argument,
+    run_overrides,
+    threads_option,
+)
 
 
 @click.command(short_help="Pass a dataset through a run's autoencoder.")
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--split", default="test", show_default=True, help="Which split of the run's dataset.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz, or a grid as .png.")
 @device_option

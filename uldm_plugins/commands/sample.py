@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
-from uldm_core.cli.common import device_option, plugin_option, precision_option, run_overrides, threads_option
+from uldm_core.cli.common import (
+    device_option,
+    plugin_option,
+    precision_option,
+    run_argument,
+    run_overrides,
+    threads_option,
+)
 
 
 @click.command(short_help="Draw images from a trained run.")
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz, or a grid as .png.")

@@ -1,0 +1,36 @@
+"""``uldm cp``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from uldm_core.cli.common import complete_recipe, plugin_option
+from uldm_core.errors import MistakeError
+
+
+@click.command(short_help="Copy a shipped recipe, to change it.")
+@click.argument("name", shell_complete=complete_recipe)
+@click.argument("to", required=False, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@plugin_option
+def cp(name: str, to: Path | None, force: bool) -> None:
+    """Copy the shipped recipe NAME to the current folder, or TO a file or folder.
+
+    `uldm ls recipes` lists them.
+    """
+    from uldm_core.recipe.shipped import find
+
+    source = find(name)
+    if not source.is_file():
+        raise MistakeError(f"{source}: there is no such recipe", hint="uldm ls recipes lists them")
+    target = to or Path(source.name)
+    target = target / source.name if target.is_dir() else target
+    if target.exists() and not force:
+        raise MistakeError(f"{target} exists already", hint="give another name, or --force")
+    if not target.parent.is_dir():
+        raise MistakeError(f"there is no folder {target.parent}")
+    shutil.copyfile(source, target)
+    click.echo(f"wrote {target}; run it with: uldm run {target}")
