@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from uldm_core.cli.main import cli
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
 
@@ -39,12 +41,20 @@ def test_the_recipes_it_names_exist():
     assert named == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
 
 
-def test_the_mistake_it_shows_is_printed_so(tmp_path, monkeypatch):
-    shown = next(block for block in blocks("text") if "codebok_size" in block)
+def test_the_mistakes_it_shows_are_printed_so(tmp_path, monkeypatch):
+    command, *shown = next(block for block in blocks("text") if "codebok_size" in block).splitlines()
     recipe = next(block for block in blocks("toml") if "[stages.first]" in block)
+    for right, wrong in [
+        ("codebook_size", "codebok_size"),
+        ('"unet"', '"unte"'),
+        ("steps = 900", 'steps = "900"'),
+    ]:
+        assert right in recipe
+        recipe = recipe.replace(right, wrong)
     monkeypatch.chdir(tmp_path)
-    Path("recipes").mkdir()
-    Path("recipes/mine.toml").write_text(recipe.replace("codebook_size", "codebok_size"))
-    (problem,) = Recipe.load("recipes/mine.toml").check()
-    line = next(n for n, text in enumerate(recipe.splitlines(), 1) if "quantizer" in text)
-    assert str(problem).replace(f":{line}:", ":8:") == shown.rstrip()
+    Path("mine.toml").write_text(recipe)
+    result = CliRunner().invoke(cli, command.split()[2:])
+    printed = result.stderr.replace(f"{tmp_path}/", "").splitlines()
+    assert result.exit_code == 2 and len(printed) == len(shown)
+    for said, line in zip(printed, shown):
+        assert said == line or (line.endswith(" ...") and said.startswith(line[: -len("...")]))

@@ -278,7 +278,9 @@ def test_nested_mistakes_come_with_the_whole_key(holder):
 
 @pytest.mark.parametrize("wrong", [{}, {"use": 3}, {"codebook_size": 4}, 3, [1], object()])
 def test_what_names_no_component_is_refused(holder, wrong):
-    with pytest.raises(MistakeError, match=r"quantizer.*: (names no quantizer|expected a quantizer)"):
+    with pytest.raises(
+        MistakeError, match=r"quantizer.*: (names no quantizer|expected a quantizer|expected a name)"
+    ):
         holder.build("autoencoder", "holder", quantizer=wrong)
 
 
@@ -328,7 +330,7 @@ def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, writ
 
 
 def test_without_surroundings_the_option_must_be_written(registry):
-    (problem,) = Recipe.from_dict({"denoiser": "net"}).check(registry)
+    problem, _ = Recipe.from_dict({"denoiser": "net"}).check(registry)
     assert str(problem).startswith("denoiser: missing option 'channels' (an integer)")
 
 
@@ -355,3 +357,9 @@ def test_descriptions_tell_options_and_documentation(registry):
 def test_a_kind_that_nobody_knows_is_no_place_for_a_component(registry):
     with pytest.raises(MistakeError, match=r"unknown kind 'los' \(did you mean 'loss'\?\)"):
         registry.register(Component("los", "x", Plain))
+
+
+@pytest.mark.parametrize("annotation", [float, float | None, list[float]])
+def test_nan_is_no_number(annotation):
+    with pytest.raises(Mismatch, match="expected a number, got nan"):
+        structure([math.nan] if annotation == list[float] else math.nan, annotation)

@@ -1,0 +1,148 @@
+"""``from = "runs/other"``: components that start from trained weights, and what speaks against that."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from uldm_core.blueprint import Builder
+from uldm_core.engine.files import read_tensors
+from uldm_core.engine.folder import RunFolder
+from uldm_core.engine.keys import stage_keys
+from uldm_core.engine.origins import weights_from
+from uldm_core.engine.run import run
+from uldm_core.engine.trained import TrainedRun
+from uldm_core.errors import MistakeError
+from uldm_core.recipe import Recipe
+from uldm_core.recipe.document import parse_toml
+
+TAKEN = (
+    '[autoencoder]\nuse = "coder"\nquantizer = { use = "codes", codebook_size = 16 }',
+    '[autoencoder]\nfrom = "other"',
+)
+ONLY_DRAW = ('[stages.first]\nuse = "train"\nsteps = 6\nlosses = [{ use = "distance", weight = 0.5 }]\n', "")
+
+
+@pytest.fixture
+def other(registry, write, tmp_path, monkeypatch):
+    """A finished run in the current folder, and its trained weights."""
+    monkeypatch.chdir(tmp_path)
+    run(Recipe.load(write()).plan(registry), out="other")
+    return read_tensors(RunFolder(tmp_path / "other").stage("first").weights("autoencoder"))
+
+
+def test_a_component_comes_with_its_options_and_its_weights(registry, write, other, tmp_path):
+    plan = Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry)
+    assert plan.nouns["autoencoder"].options["quantizer"].options["codebook_size"] == 16
+    run(plan, out="mine")
+    drawn = (tmp_path / "mine" / "stages" / "second" / "artifacts" / "drawing.txt").read_text()
+    assert drawn == f"hello {other['weight'].tolist()}"
+    opened = TrainedRun.open(tmp_path / "mine", registry=registry)
+    assert torch.equal(opened.noun("autoencoder").weight, other["weight"])
+
+
+def test_training_goes_on_from_the_weights_it_is_given(registry, write, other):
+    run(Recipe.load(write(TAKEN, ("steps = 6", "steps = 1"))).plan(registry), out="tuned")
+    run(Recipe.load(write(("steps = 6", "steps = 1"))).plan(registry), out="fresh")
+    tuned, fresh = (
+        read_tensors(RunFolder(path).stage("first").weights("autoencoder"))["weight"]
+        for path in (Path("tuned"), Path("fresh"))
+    )
+    assert not torch.equal(tuned, fresh)
+
+
+def test_the_resolved_recipe_names_the_run_and_is_its_own_resolved_form(registry, write, other):
+    resolved = Recipe.load(write(TAKEN)).resolve(registry)
+    table = resolved.to_dict()["autoencoder"]
+    assert table["from"] == "other" and table["quantizer"]["codebook_size"] == 16
+    assert resolved.resolve(registry).to_dict() == resolved.to_dict()
+
+
+def test_options_beside_from_change_the_runs_own(registry, write, other):
+    path = write((TAKEN[0], f'{TAKEN[1]}\nquantizer = {{ use = "codes", codebook_size = 16, decay = 0.75 }}'))
+    assert Recipe.load(path).plan(registry).nouns["autoencoder"].options["quantizer"].options["decay"] == 0.75
+
+
+def test_with_use_beside_from_only_the_weights_are_the_runs(registry, write, other):
+    path = write((TAKEN[0], '[autoencoder]\nuse = "coder"\nfrom = "other"'))
+    noun = Recipe.load(path).plan(registry).nouns["autoencoder"]
+    assert noun.options["quantizer"].options["codebook_size"] == 8 and noun.source == "other"
+
+
+def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, other, tmp_path):
+    more = ("[stages.second]", '[stages.more]\nuse = "train"\n\n[stages.second]')
+    run(Recipe.load(write(more)).plan(registry), out="longer")
+    assert weights_from("longer", "autoencoder").parts[-3] == "more"
+    run(
+        Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "longer"'), ONLY_DRAW)).plan(registry),
+        out="third",
+    )
+    assert weights_from("third", "autoencoder") == weights_from("longer", "autoencoder")
+
+
+def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, other, tmp_path):
+    def keys(*replacements):
+        plan = Recipe.load(write(*replacements)).plan(registry)
+        return {name: key.content for name, key in stage_keys(plan, Builder(plan.nouns)).items()}
+
+    shutil.copytree("other", "moved")
+    here = keys(TAKEN, ONLY_DRAW)
+    moved = (TAKEN[0], TAKEN[1].replace("other", "moved"))
+    assert keys(moved, ONLY_DRAW) == here
+    weights = RunFolder(tmp_path / "moved").stage("first").weights("autoencoder")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert keys(moved, ONLY_DRAW)["second"] != here["second"]
+
+
+def test_a_stage_may_act_on_what_comes_trained_before_it_is_trained_further(registry, write, other):
+    last = '[stages.third]\nuse = "frame"\n'
+    again = (last, f'{last}\n[stages.again]\nuse = "train"\n')
+    problems = Recipe.load(write(ONLY_DRAW, again)).check(registry)
+    assert any("acts on autoencoder, which only a later stage trains" in problem.what for problem in problems)
+    assert Recipe.load(write(TAKEN, ONLY_DRAW, again)).check(registry) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('from = "nowhere"', "autoencoder.from: there is no run 'nowhere'"),
+        ("from = 3", "autoencoder.from: expected a run's folder, got 3"),
+        (
+            'from = "other"\nquantizer = { use = "codes", codebook_size = 0.5 }',
+            "autoencoder.quantizer.codebook_size: exp",
+        ),
+        ('use = "nope"\nfrom = "other"', "autoencoder.use: unknown autoencoder 'nope'"),
+    ],
+)
+def test_what_is_wrong_with_from_is_said_at_its_line(registry, write, other, table, said):
+    path = write((TAKEN[0], f"[autoencoder]\n{table}"))
+    (problem,) = [problem for problem in Recipe.load(path).check(registry) if not problem.warning]
+    assert (
+        f"r.toml:{8 if 'nope' not in table and 'quantizer' not in table else problem.where.line}: {said}"
+        in str(problem)
+    )
+
+
+def test_a_run_without_such_a_component_or_with_another_kind_of_it_is_refused(registry, write, other):
+    extra = ("[stages.first]", '[small_denoiser]\nfrom = "other"\n\n[stages.first]')
+    problem = Recipe.load(write(extra)).check(registry)[0]
+    assert (
+        problem.what == "other has no [small_denoiser] (did you mean 'denoiser'?)"
+        and "autoencoder" in problem.hint
+    )
+    data = parse_toml(Path("other/recipe.toml").read_text("utf-8"))
+    data["autoencoder"]["kind"] = "denoiser"
+    shutil.copytree("other", "odd")
+    Recipe.from_dict(data).save("odd/recipe.toml")
+    (problem,) = Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "odd"'))).check(registry)
+    assert problem.what == "expected an autoencoder, [autoencoder] of odd is a denoiser"
+
+
+def test_weights_that_are_not_there_yet_are_said_before_anything_is_done(registry, write, other, tmp_path):
+    shutil.rmtree("other/stages/first/weights")
+    with pytest.raises(
+        MistakeError, match=r"r.toml:8: autoencoder.from: other has no trained weights of autoencoder"
+    ):
+        run(Recipe.load(write(TAKEN)).plan(registry), out="mine")
+    assert not (tmp_path / "mine" / "stages").exists()

@@ -1,0 +1,412 @@
+"""Shapes carried through a recipe: what does not fit, what cannot be measured, and what things cost."""
+
+import pytest
+import torch
+from torch import nn
+
+from uldm_core import Component, Factory, MistakeError, registry
+from uldm_core.engine import measure, preflight
+from uldm_core.protocols import Optimizer
+from uldm_core.recipe import Plan, Recipe
+
+NOUNS = {"dataset": "points", "autoencoder": "halving"}
+
+
+class Halving(nn.Module):
+    """An autoencoder of images [B, 1, 4, 4] to latents [B, 4, 2, 2]; what it promises can be bent."""
+
+    def __init__(
+        self, in_channels: int, latent_channels: int = 4, downscale: int = 2, grows: int = 2
+    ) -> None:
+        super().__init__()
+        self.latent_channels, self.downscale = latent_channels, downscale
+        self.down = nn.Conv2d(in_channels, 4, 2, stride=2)
+        self.up = nn.ConvTranspose2d(4, in_channels, grows, stride=grows)
+
+    def encode(self, x):
+        return self.down(x), {}
+
+    def decode(self, latents):
+        return self.up(latents)
+
+    def forward(self, x):
+        latents, losses = self.encode(x)
+        return self.decode(latents), latents, losses
+
+
+class Wide(nn.Module):
+    """A denoiser for latents of some channels, which it may get wrong."""
+
+    def __init__(self, width: int = 4, out: int = 4, told: bool = False) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(width, out, 1)
+        if told:
+            self.channels = width
+
+    def forward(self, latents, conditioning):
+        return self.convolution(latents)
+
+
+class Patches(nn.Module):
+    """A discriminator."""
+
+    receptive_field = 2
+
+    def __init__(self, in_channels: int, logits: int = 1) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, logits, 2)
+
+    def forward(self, images):
+        return self.convolution(images)
+
+
+class Maps(nn.Module):
+    """A frozen backbone."""
+
+    def __init__(self, channels: tuple[int, ...] = (3,)) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layer = nn.Conv2d(1, 3, 1)
+        self.requires_grad_(False)
+
+    def forward(self, images):
+        return (self.layer(images),)
+
+
+class Draws:
+    """A sampler that asks for no more steps than there are."""
+
+    def __init__(self, steps: int = 3, side: int = 0) -> None:
+        self.steps, self.side = steps, side
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        if self.steps > noise_scheduler.timesteps:
+            raise ValueError(f"{self.steps} sampling steps, but the noise scheduler has 3 timesteps")
+        assert noise_scheduler.values == [0, 0.5, 1] and not noise.is_meta
+        for _ in range(self.steps):
+            noise = noise + denoise(noise, torch.ones(len(noise)))
+        return noise[..., self.side :]
+
+
+class Steps:
+    """A noise scheduler."""
+
+    prediction, timesteps = "flow", 3
+
+    def __init__(self) -> None:
+        self.values = torch.linspace(0, 1, 3).tolist()
+
+
+def failing(error):
+    """A loss that raises an error where it is called."""
+
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, prediction, target):
+            raise error
+
+    return Fails
+
+
+class Endless:
+    def __call__(self, prediction, target):
+        while True:
+            prediction = prediction * 1
+
+
+class Learns:
+    """A stage that trains an autoencoder, a discriminator and a backbone."""
+
+    trains, makes, needs = ("autoencoder", "backbone"), (), ()
+
+    def __init__(
+        self,
+        autoencoder: registry.default().kind("autoencoder").load_protocol(),
+        discriminator: registry.default().kind("discriminator").load_protocol() | None = None,
+        backbone: registry.default().kind("backbone").load_protocol() | None = None,
+        batch_size: int = 8,
+        optimizer: Factory[Optimizer] = "sgd",
+        discriminator_optimizer: Factory[Optimizer] = "sgd",
+    ) -> None: ...
+
+
+def refusing(parameters, /) -> None:
+    raise ValueError("no optimizer for these")
+
+
+def broken(parameters, /) -> None:
+    raise RuntimeError("it cannot")
+
+
+ERRORS = {
+    "autocast": RuntimeError("unsupported scalarType"),
+    "valueless": ValueError("the values of a meta tensor"),
+    "missing": NotImplementedError("no kernel"),
+    "odd": KeyError("x"),
+    "exits": SystemExit(3),
+    "shaped": RuntimeError("The size of tensor a must match that of tensor b\nand more"),
+    "objects": ValueError("too small\nby far"),
+}
+
+
+@pytest.fixture
+def flown(registry):
+    """Return the preflight of tables that are added to the nouns."""
+    more = [
+        ("autoencoder", "halving", Halving),
+        ("denoiser", "wide", Wide),
+        ("discriminator", "patches", Patches),
+        ("backbone", "maps", Maps),
+        ("sampler", "draws", Draws),
+        ("noise_scheduler", "steps", Steps),
+        ("loss", "endless", Endless),
+        ("stage", "learns", Learns),
+        ("optimizer", "refusing", refusing),
+        ("optimizer", "broken", broken),
+        *(("loss", name, failing(error)) for name, error in ERRORS.items()),
+    ]
+    for kind, name, target in more:
+        registry.register(Component(kind, name, target))
+
+    def flown(**tables):
+        return preflight.preflight(Recipe.from_dict({**NOUNS, **tables}).plan(registry))
+
+    return flown
+
+
+def row(found, name):
+    (row,) = [row for row in found.rows if row.component == name]
+    return row
+
+
+def objections(found):
+    return [str(problem) for problem in found.problems if not problem.warning]
+
+
+def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
+    found = flown(
+        denoiser="wide",
+        discriminator="patches",
+        noise_scheduler="steps",
+        sampler="draws",
+        backbone="maps",
+        distance_loss="distance",
+        stages={"first": {"use": "train", "losses": [{"use": "distance"}]}},
+    )
+    assert not objections(found)
+    assert [(row.component, row.output) for row in found.rows] == [
+        ("dataset: points", "[B, 1, 4, 4]"),
+        ("autoencoder: halving", "[B, 4, 2, 2]"),
+        ("denoiser: wide", "[B, 4, 2, 2]"),
+        ("discriminator: patches", "[B, 1, 3, 3]"),
+        ("noise_scheduler: steps", ""),
+        ("sampler: draws", "[B, 4, 2, 2]"),
+        ("backbone: maps", "[B, 3, 4, 4]"),
+        ("distance_loss: distance", "a number"),
+        ("first.losses[0]: distance", "a number"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "where", "what"),
+    [
+        (
+            {"autoencoder": {"use": "halving", "latent_channels": 5}},
+            "autoencoder",
+            "latents are [2, 4, 2, 2], not [2, 5, 2, 2]",
+        ),
+        (
+            {"autoencoder": {"use": "halving", "downscale": 4}},
+            "autoencoder",
+            "latents are [2, 4, 2, 2], not [2, 4, 1, 1]",
+        ),
+        (
+            {"autoencoder": {"use": "halving", "grows": 3}},
+            "autoencoder",
+            "reconstructions are [2, 1, 6, 6], not [2, 1, 4, 4]",
+        ),
+        (
+            {"denoiser": {"use": "wide", "out": 3}},
+            "denoiser",
+            "predictions are [2, 3, 2, 2], not [2, 4, 2, 2]",
+        ),
+        (
+            {"denoiser": {"use": "wide", "width": 8, "told": True}},
+            "denoiser",
+            "denoiser expects 8 channels, latents have 4",
+        ),
+        (
+            {"discriminator": {"use": "patches", "logits": 2}},
+            "discriminator",
+            "logits are [2, 2, 3, 3], not [2, 1, 3, 3]",
+        ),
+        (
+            {"backbone": {"use": "maps", "channels": [3, 4]}},
+            "backbone",
+            "its maps have [3] channels, and it says [3, 4]",
+        ),
+        (
+            {"noise_scheduler": "steps", "sampler": {"use": "draws", "steps": 4}},
+            "sampler",
+            "4 sampling steps, but the noise scheduler has 3 timesteps",
+        ),
+        (
+            {"noise_scheduler": "steps", "sampler": {"use": "draws", "side": 1}},
+            "sampler",
+            "samples are [2, 4, 2, 1], not [2, 4, 2, 2]",
+        ),
+        (
+            {"loss": "shaped"},
+            "loss",
+            "does not take images [2, 1, 4, 4]: The size of tensor a must match that of tensor b",
+        ),
+        ({"loss": "objects"}, "loss", "does not take images [2, 1, 4, 4]: too small"),
+    ],
+)
+def test_what_does_not_fit_is_told_at_the_component(flown, tables, where, what):
+    found = flown(**tables)
+    (problem,) = [problem for problem in found.problems if not problem.warning]
+    assert (problem.where.key, problem.what) == ((where,), what)
+    assert "does not fit" in [row.output for row in found.rows]
+
+
+def test_torchs_own_words_are_followed_by_the_layer_they_are_of(flown):
+    (said,) = objections(flown(denoiser={"use": "wide", "width": 8}))
+    assert said.startswith("denoiser: does not take latents [2, 4, 2, 2]: ")
+    assert said.endswith(" (in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))")
+
+
+def test_the_shapes_around_are_the_hint(flown):
+    (problem,) = flown(loss="objects").problems
+    assert problem.hint == "images are [B, 1, 4, 4]; latents are [B, 4, 2, 2]"
+
+
+@pytest.mark.parametrize("name", ["autocast", "valueless", "missing", "odd", "exits"])
+def test_what_only_lacks_values_is_not_measurable_and_stops_nothing(flown, name):
+    found = flown(loss=name)
+    assert not objections(found)
+    failed = row(found, f"loss: {name}")
+    assert failed.output == "not measurable" and failed.why and failed.parameters == 6
+
+
+def test_time_is_up_for_a_pass_that_never_ends(flown, monkeypatch):
+    flown(denoiser="wide")  # torch has imported what it needs
+    monkeypatch.setattr(preflight, "SECONDS", 0.3)
+    assert row(flown(loss="endless"), "loss: endless").why == "took too long"
+
+
+def test_without_a_noise_scheduler_a_sampler_is_not_measured_and_nothing_is_wrong(flown):
+    found = flown(sampler="draws")
+    assert row(found, "sampler: draws").why == "there is no noise scheduler to sample with"
+    assert not objections(found)
+
+
+def test_parameters_and_operations_are_those_counted_by_hand(flown):
+    found = flown(denoiser="wide", backbone="maps")
+    coder = row(found, "autoencoder: halving")
+    # down: 4 filters of 1 x 2 x 2 and a bias each; up: 4 of 1 x 2 x 2 and one bias
+    assert (coder.parameters, coder.trainable) == (4 * 4 + 4 + 4 * 4 + 1, 37)
+    # down: 4 channels x 4 places x 4 products; up: the same products, spread; two operations each
+    assert coder.flops == 2 * (4 * 4 * 4) + 2 * (4 * 4 * 4)
+    assert row(found, "denoiser: wide").flops == 2 * (4 * 4 * 4)
+    assert (row(found, "backbone: maps").parameters, row(found, "backbone: maps").trainable) == (6, 0)
+
+
+def test_a_training_step_holds_weights_gradients_state_and_what_the_pass_keeps(flown):
+    found = flown(
+        discriminator="patches", backbone="maps", stages={"first": {"use": "learns", "batch_size": 8}}
+    )
+    assert not objections(found)
+    # momentum is one number a parameter; both convolutions keep their input: images and latents
+    numbers = 37 + 37 + 37 + 8 * 16 + 8 * 16
+    assert row(found, "autoencoder: halving").memory == 4 * numbers
+    assert row(found, "discriminator: patches").memory == 4 * (3 * 5 + 8 * 16)
+    thawed = row(found, "backbone: maps")
+    assert (thawed.trainable, thawed.memory) == (6, 4 * (3 * 6 + 8 * 16))
+
+
+def test_an_optimizer_that_refuses_is_a_problem_and_a_broken_one_is_taken_for_adam(flown):
+    stages = {"first": {"use": "learns", "batch_size": 8, "optimizer": "refusing"}}
+    assert objections(flown(stages=stages)) == ["stages.first.optimizer: no optimizer for these"]
+    stages["first"]["optimizer"] = "broken"
+    assert row(flown(stages=stages), "autoencoder: halving").memory == 4 * (4 * 37 + 2 * 8 * 16)
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 10),
+        nn.Tanh(),
+    )
+
+
+def test_what_a_pass_keeps_is_what_it_keeps_with_values():
+    real, shapes = small_net(), small_net().to("meta")
+    own = {tensor.data_ptr() for tensor in [*real.parameters(), *real.buffers()]}
+    kept = {}
+
+    def note(tensor):
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        real(torch.ones(5, 1, 6, 6)).sum()
+    wanted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    images = torch.ones(5, 1, 6, 6, device="meta")
+    assert measure.activations(shapes, lambda: shapes(images)) == wanted > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, fused=True),
+        lambda parameters: torch.optim.SGD(parameters, momentum=0.9),
+        lambda parameters: torch.optim.SGD(parameters),
+        torch.optim.Adafactor,
+        lambda parameters: registry.factory("optimizer", "muon")(parameters),
+    ],
+    ids=["adamw", "momentum", "sgd", "adafactor", "muon"],
+)
+def test_an_optimizers_state_is_what_it_keeps_of_the_network(make):
+    net = small_net()
+    optimizer = make(list(net.parameters()))
+    net(torch.ones(5, 1, 6, 6)).sum().backward()
+    optimizer.step()
+    kept = [tensor for tensor in measure._tensors(optimizer.state_dict()) if tensor.ndim]
+    shapes = small_net().to("meta")
+    assert measure.optimizer_state(make, shapes.parameters()) == sum(tensor.nbytes for tensor in kept)
+
+
+def test_the_table_is_aligned_and_plain_values_say_the_same(flown):
+    found = flown(denoiser="wide")
+    lines = found.table().splitlines()
+    assert lines[0].split("  ")[0] == "component" and lines[2].split() == [
+        "autoencoder:", "halving", "[B,", "4,", "2,", "2]", "37", "256",
+    ]  # fmt: skip
+    assert lines[0].index("output") == lines[1].index("[B, 1") == lines[2].index("[B, 4")
+    assert found.to_json()[1]["flops"] == 256 and found.to_json()[1]["component"] == "autoencoder: halving"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(None, ""), (0, "0"), (999, "999"), (1000, "1.0 k"), (1_234_567, "1.2 M"), (5e9, "5.0 G")],
+)
+def test_large_numbers_are_short(number, said):
+    assert preflight._count(number) == said
+
+
+def test_a_run_is_refused_with_everything_that_does_not_fit(flown, registry):
+    plan: Plan = Recipe.from_dict({**NOUNS, "denoiser": {"use": "wide", "out": 3}, "loss": "objects"}).plan(
+        registry
+    )
+    with pytest.raises(MistakeError) as caught:
+        preflight.checked(plan)
+    assert [problem.where.key for problem in caught.value.problems] == [("denoiser",), ("loss",)]

@@ -1,0 +1,146 @@
+"""Every recipe of ``bad_recipes/`` is told what its header says: the line, the key, the message, the hint."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+
+from uldm_core import Component, MistakeError, Registry
+from uldm_core.errors import dotted
+from uldm_core.protocols import Loss
+from uldm_core.recipe import Recipe
+
+CORPUS = sorted((Path(__file__).parent / "bad_recipes").glob("*.toml"))
+KINDS = {
+    *(
+        "toml",
+        "unknown",
+        "kind",
+        "missing",
+        "type",
+        "range",
+        "exclusive",
+        "ref",
+        "order",
+        "duplicate",
+        "unused",
+    ),
+    *(
+        "variable",
+        "path",
+        "extends",
+        "code",
+        "format",
+        "name",
+        "absent",
+        "broken",
+        "objection",
+        "surroundings",
+    ),
+}
+
+
+class Wrapped:
+    """A loss that may be made from another."""
+
+    def __init__(self, inner: Loss | None = None) -> None:
+        self.inner = inner
+
+    def __call__(self, prediction, target):
+        return (prediction - target).abs().mean()
+
+
+class NeedsRight:
+    """A stage that needs what the other one makes."""
+
+    trains, makes, needs = (), ("left.txt",), ("right.txt",)
+
+    def run(self, context):
+        return {}
+
+
+class NeedsLeft(NeedsRight):
+    """The other one."""
+
+    makes, needs = ("right.txt",), ("left.txt",)
+
+
+STRANGERS = (
+    Component("loss", "wrapped", Wrapped),
+    Component("stage", "needs_right", NeedsRight),
+    Component("stage", "needs_left", NeedsLeft),
+    Component("denoiser", "needs_absent", "no_such_library:Net", requires="no_such_library"),
+    Component("metric", "needs_extra", "no_such_library:Score", requires="no_such_extra_library"),
+    Component("denoiser", "broken", "no_such_module.nets:Net"),
+)
+
+
+@define
+class Expected:
+    """One problem, as a header tells it."""
+
+    line: int
+    key: str = ""
+    says: str = ""
+    hint: str = field(default="")
+
+
+def expected_of(text):
+    """Read the header: ``# line:`` begins a problem, ``# key:``, ``# says:`` and ``# hint:`` belong to it."""
+    found = []
+    for name, value in re.findall(r"^# (line|key|says|hint): ?(.*?)\r?$", text, re.MULTILINE):
+        if name == "line":
+            found.append(Expected(int(value)))
+        else:
+            setattr(found[-1], name, value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """The installed plugins, and strangers: some lack their libraries."""
+    registry = Registry()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        registry.load_plugins()
+    for component in STRANGERS:
+        registry.register(component)
+    return registry
+
+
+def problems_of(path, registry):
+    try:
+        return Recipe.load(path).check(registry)
+    except MistakeError as error:
+        return list(error.problems)
+
+
+def test_the_corpus_is_large_enough_and_holds_every_kind():
+    assert len(CORPUS) >= 80
+    assert {path.stem.partition("_")[0] for path in CORPUS} >= KINDS
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_a_bad_recipe_is_told_what_is_wrong_where_and_how_to_mend_it(path, everything):
+    expected = expected_of(path.read_bytes().decode())
+    found = problems_of(path, everything)
+    assert expected and len(found) == len(expected), "\n".join(map(str, found))
+    for wanted, problem in zip(expected, found):
+        assert (problem.where.source, problem.where.line) == (str(path), wanted.line), problem
+        assert dotted(problem.where.key) == wanted.key, problem
+        assert wanted.says in problem.what, problem
+        assert wanted.hint in problem.hint, problem
+        assert str(problem).startswith(f"{path}:{wanted.line}: "), problem
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_the_line_that_a_header_names_is_the_one_to_mend(path):
+    """The header cannot drift from the recipe: the named line says something of the key."""
+    lines = path.read_bytes().decode().splitlines()
+    for wanted in expected_of("\n".join(lines)):
+        written = lines[wanted.line - 1]
+        assert written.strip() and not written.startswith("#")
+        last = re.split(r"[.\[]", wanted.key)[-1].rstrip("]")
+        assert wanted.key == "" or last in written or last.isdigit() or last in ("use", "kind"), written

@@ -1,0 +1,160 @@
+"""Recipes that nobody would write: no traceback, no module that is not registered, no long wait."""
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from uldm_core import MistakeError, registry
+from uldm_core.recipe import Recipe
+from uldm_core.recipe.document import parse_toml
+from uldm_core.recipe.reader import RESERVED
+
+ROOT = Path(__file__).parents[1]
+GOOD = [path.read_text("utf-8") for path in sorted((ROOT / "recipes").glob("*.toml"))]
+SECONDS = 2.0
+POISON = "poison_that_nobody_registered"
+WORDS = sorted(
+    {component.name for component in registry.default().components()}
+    | set(registry.default().kinds)
+    | {"use", "ref", "from", "kind", "weight", "start", "steps", *RESERVED}
+)
+NAMES = st.sampled_from(WORDS) | st.text(max_size=8)
+STRINGS = st.one_of(
+    NAMES,
+    st.sampled_from(
+        [POISON, f"{POISON}:run", f"{POISON}.run", "${vars.x}", "${vars.", "${env:HOME}", "runs/none"]
+    ),
+)
+NUMBERS = st.one_of(
+    st.integers(-(10**20), 10**20),
+    st.sampled_from([0, 1, -1, 10**9, 2**53 + 1, 10**400]),
+    st.floats(),
+    st.booleans(),
+)
+VALUES = st.recursive(
+    STRINGS | NUMBERS | st.dates(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+PIECES = ['"', '"""', "[", "]", "{", "}", "=", "#", "\n", "\r\n", "\x00", "é"]
+
+
+def places(value, at=()):
+    """Yield the way to every value of nested tables."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield (*at, name)
+        yield from places(item, (*at, name))
+
+
+@st.composite
+def mutated_tables(draw):
+    """A shipped recipe with one to four of its values replaced, removed, renamed or added to."""
+    data = parse_toml(draw(st.sampled_from(GOOD)))
+    for _ in range(draw(st.integers(1, 4))):
+        *outer, last = draw(st.sampled_from(list(places(data))))
+        table = data
+        for part in outer:
+            table = table[part]
+        match draw(st.sampled_from(["replace", "remove", "rename", "add"])):
+            case "replace":
+                table[last] = draw(VALUES)
+            case "remove":
+                del table[last]
+            case "rename" if isinstance(table, dict):
+                table[draw(NAMES)] = table.pop(last)
+            case "add" if isinstance(table, dict):
+                table[draw(NAMES)] = draw(VALUES)
+        if not data:
+            break
+    return data
+
+
+@st.composite
+def mutated_texts(draw):
+    """A shipped recipe's text with one to three pieces cut out, put in or written twice."""
+    text = draw(st.sampled_from(GOOD))
+    for _ in range(draw(st.integers(1, 3))):
+        begin = draw(st.integers(0, len(text)))
+        end = min(len(text), begin + draw(st.integers(0, 30)))
+        piece = draw(
+            st.sampled_from(
+                ["", text[begin:end] * 2, '"', "[", "]", "{", "}", "=", "\n", "\r\n", '"""', "\x00", "#", "é"]
+            )
+        )
+        text = text[:begin] + piece + text[end:]
+    return text
+
+
+def survive(make):
+    """Make and check a recipe as ``validate`` does; return how long that took."""
+    began = time.process_time()
+    try:
+        problems = make().check()
+    except MistakeError as error:
+        problems = error.problems
+    for problem in problems:
+        assert problem.what.strip() and str(problem)
+    assert POISON not in sys.modules
+    return time.process_time() - began
+
+
+def nothing_gets_through(tmp_path, monkeypatch, examples):
+    for component in registry.default().components():  # whose libraries are not what is timed
+        with suppress(MistakeError):
+            component.load()
+    (tmp_path / f"{POISON}.py").write_text("run = print")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "fuzzed.toml"
+    quick = settings(
+        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+
+    @quick
+    @given(mutated_tables())
+    def of_tables(data):
+        assert survive(lambda: Recipe.from_dict(data)) < SECONDS
+
+    @quick
+    @given(st.dictionaries(NAMES, VALUES, max_size=8))
+    def of_any_tables(data):
+        assert survive(lambda: Recipe.from_dict(data)) < SECONDS
+
+    @quick
+    @given(mutated_texts() | st.text(max_size=60) | st.binary(max_size=60))
+    def of_texts(text):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "replace"))
+        assert survive(lambda: Recipe.load(path)) < SECONDS
+
+    for property_holds in (of_tables, of_any_tables, of_texts):
+        property_holds()
+
+
+def test_nothing_gets_through(tmp_path, monkeypatch):
+    nothing_gets_through(tmp_path, monkeypatch, examples=60)
+
+
+@pytest.mark.slow
+def test_nothing_gets_through_ten_thousand_times(tmp_path, monkeypatch):
+    nothing_gets_through(tmp_path, monkeypatch, examples=3400)
+
+
+@settings(max_examples=40)
+@given(mutated_tables())
+def test_what_is_right_is_written_and_read_again_as_it_is(data):
+    """Saving a resolved recipe and loading it again changes nothing."""
+    try:
+        resolved = Recipe.from_dict(data).resolve()
+    except MistakeError:
+        return
+    text = tomli_w.dumps(resolved.to_dict())
+    again = Recipe.from_dict(parse_toml(text)).resolve()
+    assert tomli_w.dumps(again.to_dict()) == text
