@@ -332,9 +332,14 @@ def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
     """
     for constraint in (part for group in get_args(annotation)[1:] for part in _constraints(group)):
         if isinstance(constraint, Exists) and isinstance(structured, Path) and not structured.exists():
-            raise Mismatch(f"there is no path {str(structured)!r}: looked for {str(structured.absolute())!r}")
+            raise Mismatch(_no_path(structured))
         if structured is not None and not _holds(constraint, structured):
             raise Mismatch(expected(say_type(annotation), value))
+
+
+def _no_path(path: Path) -> str:
+    where = "" if path.is_absolute() else f": looked for {str(path.absolute())!r}"
+    return f"there is no path {str(path)!r}{where}"
 
 
 def _structure_union(value: Any, annotation: Any) -> Any:

@@ -276,7 +276,7 @@ def test_what_does_not_fit_is_told_at_the_component(flown, tables, where, what):
 def test_torchs_own_words_are_followed_by_the_layer_they_are_of(flown):
     (said,) = objections(flown(denoiser={"use": "wide", "width": 8}))
     assert said.startswith("denoiser: does not take latents [2, 4, 2, 2]: ")
-    assert said.endswith(" (in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))")
+    assert said.splitlines()[0].endswith(" (in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))")
 
 
 def test_the_shapes_around_are_the_hint(flown):
