@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge
 from attrs import Attribute, define, field, fields, frozen
 
-from uldm_core.blueprint import Blueprint, Planner, Reference, names_code
+from uldm_core.blueprint import Blueprint, Reference
 from uldm_core.component import Component
 from uldm_core.errors import Key, Problem, Where, did_you_mean, dotted, expected, listing, nearest, shortened
 from uldm_core.kinds import Kind
 from uldm_core.options import Mismatch, structure
+from uldm_core.planner import Planner, names_code
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.runs import noun_of_run
 from uldm_core.registry import Registry
