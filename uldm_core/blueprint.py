@@ -162,6 +162,10 @@ class Builder:
             self.built[name] = self.place(name, component)
         return self.built[name]
 
+    def around(self, name: str) -> Any:
+        """Return the noun that another one's options follow from."""
+        return self.noun(name)
+
     def build(self, blueprint: Blueprint, *args: Any) -> Any:
         """Build a component and everything nested in it; ``args`` are what its owner passes."""
         options = {name: self._finished(value) for name, value in blueprint.options.items()}
@@ -191,7 +195,7 @@ class Builder:
         for name, surrounding in blueprint.kind.takes.items():
             if name not in options or not all(noun in self.nouns for noun in surrounding.nouns):
                 continue
-            derived[name] = surrounding.derive(*map(self.noun, surrounding.nouns))
+            derived[name] = surrounding.derive(*map(self.around, surrounding.nouns))
             if name in written and written[name] != derived[name]:
                 raise MistakeError(
                     Problem(

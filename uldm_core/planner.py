@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from attrs import Factory as Fresh
@@ -18,6 +19,7 @@ from uldm_core.errors import (
     dotted,
     expected,
     listing,
+    nearest,
     with_article,
 )
 from uldm_core.kinds import Kind
@@ -52,6 +54,7 @@ class Planner:
     implied: dict[str, Blueprint] = Fresh(dict)
     problems: list[Problem] = Fresh(list)
     missed: set[str] = Fresh(set)
+    postponed: list[tuple[set[str], Problem]] = Fresh(list)
 
     def component(
         self, kind: Kind, value: Any, key: Key, *, factory: bool = False, beside: Iterable[str] = ()
@@ -75,27 +78,52 @@ class Planner:
             return self._nameless(kind, value, key)
         return self._table(kind, dict(value), key, factory, beside)
 
+    def settle(self) -> None:
+        """Complain of options that lack the noun they follow from, unless the noun itself is missed."""
+        self.problems += [problem for nouns, problem in self.postponed if not nouns & self.missed]
+        self.postponed = []
+
     def _nameless(self, kind: Kind, value: Mapping[str, Any], key: Key) -> Any:
-        """Complain of a table without ``use``, most of all of one that names code instead."""
+        """Complain of a table without ``use``: of the key that is meant to be it, if there is one."""
         if "use" in value:
             return self._complain((*key, "use"), expected("a name", value["use"]), self._known(kind))
+        if slip := self.slip(kind, value, key):
+            what = f"unknown option {slip!r}{did_you_mean(slip, _words(kind, key)) or _MEANS_USE}"
+            self._complain((*key, slip), what, self._known(kind))
+            named = value[slip] in self.registry.names(kind.name)
+            rest = {name: item for name, item in value.items() if name != slip}
+            return self._table(kind, {"use": value[slip], **rest}, key, False, ()) if named else _LEFT_OUT
+        if "from" in value:
+            return self._complain((*key, "from"), _NOT_FROM, self._known(kind))
         for name in filter(names_code, value):
+            use = value[name] if value[name] in self.registry.names(kind.name) else "..."
             return self._complain(
-                (*key, name), f"{name!r}: {NO_CODE}", f'write use = "..."; {self._known(kind)}'
+                (*key, name), f"{name!r}: {NO_CODE}", f'write use = "{use}"; {self._known(kind)}'
             )
         return self._complain(key, f'names no {kind.name}: write use = "..."', self._known(kind))
+
+    def slip(self, kind: Kind, table: Mapping[str, Any], key: Key) -> str:
+        """Return the key of a table that is a slip of ``use`` or the like, or that names a component."""
+        names = self.registry.names(kind.name)
+        texts = [name for name, item in table.items() if isinstance(item, str) and not names_code(name)]
+        named = [name for name in texts if table[name] in names]
+        near = [name for name in texts if nearest(str(name), _words(kind, key))]
+        return next(iter([*near, *named]), "")
 
     def _table(
         self, kind: Kind, table: dict[str, Any], key: Key, factory: bool, beside: Iterable[str]
     ) -> Any:
         use = table.pop("use")
         if ":" in use or "." in use:
-            return self._complain((*key, "use"), f"{use!r} is an import path: {NO_CODE}", self._known(kind))
+            return self._refuse_import(kind, use, (*key, "use"))
         try:
             component = self.registry.get(kind.name, use)
             options = options_of(component.load())
         except MistakeError as error:
-            self.problems += [problem.within((*key, "use")) for problem in error.problems]
+            hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.nouns else ""
+            self.problems += [
+                evolve(problem, hint=hint + problem.hint).within((*key, "use")) for problem in error.problems
+            ]
             return _LEFT_OUT
         around = {
             option: surrounding.nouns for option, surrounding in kind.takes.items() if option in options
@@ -103,8 +131,9 @@ class Planner:
         surrounded = frozenset(option for option, nouns in around.items() if self.nouns.keys() >= {*nouns})
         blueprint = Blueprint(kind, component, key, {}, factory, use, frozenset(table), surrounded)
         before = len(self.problems)
+        meant = {near for name in table if name not in options for near in nearest(str(name), options)}
         for name, option in options.items():
-            value = self._option(blueprint, option, table)
+            value = self._option(blueprint, option, table, meant)
             if value is not _LEFT_OUT:
                 blueprint.options[name] = value
         of_options, self.problems[before:] = self.problems[before:], []
@@ -113,12 +142,19 @@ class Planner:
         self._refuse_both(blueprint, options)
         return blueprint
 
+    def _refuse_import(self, kind: Kind, use: str, key: Key) -> Any:
+        near = did_you_mean(re.split(r"[.:/]", use)[-1], self.registry.names(kind.name))
+        return self._complain(key, f"{use!r} is an import path: {NO_CODE}{near}", self._known(kind))
+
     def _refuse_unknown(
         self, owner: Blueprint, table: Mapping[str, Any], options: Mapping[str, Option], beside: Iterable[str]
     ) -> None:
         takes = "; ".join([*map(self._say, options.values()), *beside]) or "no options"
         for name in [name for name in table if name not in options]:
-            what = f"unknown option {name!r}{did_you_mean(str(name), [*options, *beside])}"
+            known = [*options, *beside, *_words(owner.kind, owner.key)]
+            what = f"unknown option {name!r}{did_you_mean(str(name), known)}"
+            if name == "from":
+                what = _NOT_FROM
             if names_code(name):
                 what = f"{name!r}: {NO_CODE}"
             hint = f"{owner.component.path} takes: {takes}"
@@ -144,8 +180,13 @@ class Planner:
                 )
             owner.options.pop(other, None)
 
-    def _option(self, owner: Blueprint, option: Option, table: Mapping[str, Any]) -> Any:
-        """Find an option's value: as written, else from the recipe's nouns, else its default."""
+    def _option(
+        self, owner: Blueprint, option: Option, table: Mapping[str, Any], meant: Collection[str]
+    ) -> Any:
+        """Find an option's value: as written, else from the recipe's nouns, else its default.
+
+        One that is ``meant`` by a misspelt key is not missed as well.
+        """
         key = (*owner.key, option.name)
         if option.name in table:
             return self._written(owner, option, table[option.name], key)
@@ -154,12 +195,19 @@ class Planner:
         if option.name in owner.surrounded:
             return _LEFT_OUT
         if option.required:
-            return self._complain(
-                owner.key,
-                f"missing option {option.name!r} ({option.type})",
-                self._explain(owner, option) + _otherwise_filled_in(owner, option),
-            )
+            return _LEFT_OUT if option.name in meant else self._lacking(owner, option)
         return self._default(option, key)
+
+    def _lacking(self, owner: Blueprint, option: Option) -> Any:
+        """Complain of a missing option; of one that follows from a noun, if nobody misses that noun."""
+        what = f"missing option {option.name!r} ({option.type})"
+        hint = self._explain(owner, option) + _otherwise_filled_in(owner, option)
+        surrounding = owner.kind.takes.get(option.name)
+        if surrounding is None or not self.implies:
+            return self._complain(owner.key, what, hint)
+        nouns = {*surrounding.nouns} - self.nouns.keys()
+        self.postponed.append((nouns, Problem(Where(owner.key), what, hint)))
+        return _LEFT_OUT
 
     def _written(self, owner: Blueprint, option: Option, value: Any, key: Key) -> Any:
         """Plan what was written; a problem that has no hint of its own is told what the option is."""
@@ -204,7 +252,9 @@ class Planner:
             try:
                 return structure(value, annotation)
             except Mismatch as mismatch:
-                return self._complain((*key, *mismatch.key), mismatch.what)
+                for part in mismatch.parts():
+                    self._complain((*key, *part.key), part.what)
+                return _LEFT_OUT
         if value is None:
             return None
         annotation = _without_none(annotation)
@@ -238,10 +288,8 @@ class Planner:
         for index, item in enumerate(items):
             if said[index] is not None and said[index] in said[:index]:
                 what = f"a duplicate of {dotted((*key[-1:], said.index(said[index])))}"
-                hint = "write it once" + (
-                    "; weight says how much it counts" if isinstance(item, Term) else ""
-                )
-                self._complain((*key, index), what, hint)
+                weight = "; weight says how much it counts" if isinstance(item, Term) else ""
+                self._complain((*key, index), what, f"write it once{weight}")
 
     def _factory(self, annotation: Any, value: Any, key: Key) -> Any:
         kind = self.registry.kind_of(annotation)
@@ -269,19 +317,28 @@ class Planner:
             return self._complain(key, mismatch.what, f"{name}: {Term.SAYS[name]}")
 
     def _reference(self, kind: Kind, value: Mapping[str, Any], key: Key) -> Any:
-        noun = str(value["ref"])
+        noun = value["ref"]
         for name in [name for name in value if name != "ref"]:
             what = "use and ref exclude each other" if name == "use" else f"unknown option {name!r}"
             self._complain((*key, name), f"{what}: with ref, a table holds nothing else")
+        if not isinstance(noun, str):
+            return self._complain((*key, "ref"), expected("the name of a table at the top", noun))
         if noun not in self.nouns:
-            known = listing([name for name, other in self.nouns.items() if other is kind])
-            what = f"there is no [{noun}] in the recipe{did_you_mean(noun, self.nouns)}"
-            return self._complain((*key, "ref"), what, f"its {kind.name}s are: {known}")
+            return self._no_noun(kind, noun, (*key, "ref"))
         if self.nouns[noun] is not kind:
             found = with_article(self.nouns[noun].name)
             what = f"expected {with_article(kind.name)}, [{noun}] is {found}"
             return self._complain((*key, "ref"), what)
         return Reference(noun)
+
+    def _no_noun(self, kind: Kind, noun: str, key: Key) -> Any:
+        """Complain of a reference to nothing; the likeliest noun of the kind is taken as meant."""
+        known = [name for name, other in self.nouns.items() if other is kind]
+        near = nearest(noun, known)
+        what = f"there is no [{noun}] in the recipe{did_you_mean(noun, known if near else self.nouns)}"
+        several = f"{kind.name}es" if kind.name.endswith("s") else f"{kind.name}s"
+        self._complain(key, what, f"its {several} are: {listing(known)}")
+        return Reference(near[0]) if near else _LEFT_OUT
 
     def _ready_made(self, kind: Kind, value: Any, key: Key) -> Any:
         if isinstance(value, (Blueprint, Reference, kind.load_protocol())):
@@ -311,16 +368,20 @@ class Planner:
 NO_CODE = "a recipe names registered components, never code to import, so a stranger's recipe runs none"
 
 
+_CODE = ("class_path", "class_name", "class", "cls", "target", "type", "module", "import", "function")
+_NOT_FROM = "only a component at the top comes from another run"
+_MEANS_USE = " (did you mean 'use'?)"
+
+
 def names_code(name: object) -> bool:
     """Whether a key is how other tools name what to import."""
-    return str(name).startswith("@") or name in (
-        "_target_",
-        "_component_",
-        "_partial_",
-        "class_path",
-        "target",
-        "type",
-    )
+    dunder = str(name).startswith("_") and str(name).endswith("_")
+    return str(name).startswith("@") or dunder or name in _CODE
+
+
+def _words(kind: Kind, key: Key) -> tuple[str, ...]:
+    """Return the keys that may stand in a table whatever component it names."""
+    return ("use", "ref", "from") if len(key) == 1 and not kind.verb else ("use", "ref")
 
 
 def _otherwise_filled_in(owner: Blueprint, option: Option) -> str:

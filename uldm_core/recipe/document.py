@@ -10,7 +10,7 @@ from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.recipe.locate import locate
-from uldm_core.recipe.syntax import syntax_problems
+from uldm_core.recipe.syntax import TOO_DEEP, syntax_problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,12 +18,29 @@ else:
     import tomli as tomllib
 
 
+DEEPEST = 100
+"""So many tables and lists may lie in each other."""
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; raises ``ValueError`` if it is none."""
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    refuse_depth(data)
+    return data
+
+
+def refuse_depth(data: object) -> None:
+    """Raise ``ValueError`` if tables and lists lie too deep in each other, or in themselves."""
+    level = [data]
+    for _ in range(DEEPEST):
+        holders = [value for value in level if isinstance(value, (dict, list))]
+        level = [item for held in holders for item in (held.values() if isinstance(held, dict) else held)]
+        if not level:
+            return
+    raise ValueError(TOO_DEEP)
 
 
 @define

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uldm_core.errors import Key, MistakeError, Problem, expected
+from uldm_core.errors import Key, MistakeError, Problem, did_you_mean, expected
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
 
@@ -29,14 +29,14 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
     if "extends" not in document.data:
         return document
     named = document.data.pop("extends")
-    if not isinstance(named, str):
+    if not isinstance(named, str) or not named:
         raise _refused(document, expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
         raise _refused(document, f"a cycle: {names}")
     if not path.is_file():
-        raise _refused(document, f"there is no file {path}", "a path is seen from the recipe's own folder")
+        raise _refused(document, *_no_file(path))
     base = read_whole(path, behind)
     merge(base, base.data, document, document.data)
     base.source = document.source
@@ -50,6 +50,14 @@ def _file_of(document: Document, folder: Path, named: str) -> Path:
         return find(named)
     except MistakeError as error:
         raise _refused(document, error.problems[0].what, error.problems[0].hint) from error
+
+
+def _no_file(path: Path) -> tuple[str, str]:
+    if path.is_dir():
+        return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
+    beside = sorted(other.name for other in path.parent.glob("*.toml"))
+    what = f"there is no file {path}{did_you_mean(path.name, beside)}"
+    return what, "a path is seen from the recipe's own folder"
 
 
 def _refused(document: Document, what: str, hint: str = "") -> MistakeError:

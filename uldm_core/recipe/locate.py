@@ -57,7 +57,7 @@ class Walker:
 
     text: str
     lines: dict[Key, int] = field(factory=dict)
-    repeated: dict[Key, tuple[int, int]] = field(factory=dict)
+    repeated: list[tuple[Key, int, int]] = field(factory=list)
     at: int = 0
     counts: dict[Key, int] = field(factory=dict)
     _written: dict[Key, int] = field(factory=dict)
@@ -80,7 +80,7 @@ class Walker:
 
     def _refuse(self, key: Key, line: int) -> None:
         if key in self._written:
-            self.repeated[key] = (self._written[key], line)
+            self.repeated.append((key, self._written[key], line))
 
     def _header(self) -> Key:
         """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
@@ -96,7 +96,7 @@ class Walker:
         self.lines.setdefault(key, line)
         if not array:
             if key in self.counts:
-                self.repeated[key] = (self.lines[key], line)
+                self.repeated.append((key, self.lines[key], line))
             self._write(key, line)
             return key
         self._refuse(key, line)

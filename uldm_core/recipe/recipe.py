@@ -12,9 +12,8 @@ from attrs import asdict, define, evolve, field
 
 from uldm_core.blueprint import Blueprint
 from uldm_core.errors import Key, MistakeError, Problem
-from uldm_core.recipe.document import Document
+from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
-from uldm_core.recipe.graph import sound
 from uldm_core.recipe.overrides import apply_overrides
 from uldm_core.recipe.reader import FORMAT, Reader, RunOptions
 from uldm_core.recipe.shipped import find
@@ -38,8 +37,7 @@ class Recipe:
             overrides: such as ``stages.first.steps=100``.
 
         Raises:
-            MistakeError: the file, or one that it extends, is missing or not TOML; an override is no
-                ``KEY=VALUE``.
+            MistakeError: the file, or one that it extends, is missing or not TOML.
         """
         file = find(path)
         document = read_whole(file)
@@ -48,7 +46,15 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "recipe") -> Recipe:
-        """Make a recipe from Python values; its errors are located by key."""
+        """Make a recipe from Python values; its errors are located by key.
+
+        Raises:
+            MistakeError: the recipe that it extends is missing or not TOML; it is nested too deeply.
+        """
+        try:
+            refuse_depth(data)
+        except ValueError as error:
+            raise MistakeError(str(error)) from error
         return cls(with_base(Document(deepcopy(dict(data))), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,12 +71,14 @@ class Recipe:
 
         Every component is built for its shapes alone, so what one objects to its options is found as well.
         """
-        from uldm_core.recipe.trial import trial
+        from uldm_core.recipe.trial import trial, untrained
 
         plan, problems = self._read(registry or default())
-        nouns, stages = sound(plan.nouns, plan.stages, problems)
-        objections = trial(evolve(plan, nouns=nouns, stages=stages)).problems
-        return _in_order([*problems, *map(plan.placed, objections)])
+        tried = trial(plan, doubts=[problem for problem in problems if not problem.warning])
+        found = [*problems, *map(plan.placed, tried.problems)]
+        if all(problem.warning for problem in found):
+            found += map(plan.placed, untrained(plan, tried))
+        return _in_order(found)
 
     def plan(self, registry: Registry | None = None) -> Plan:
         """Return the checked recipe; raises ``MistakeError`` with all problems at once."""
@@ -109,10 +117,13 @@ def _is_within(problem: Problem, keys: Collection[Key]) -> bool:
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems as a reader meets them: file by file, line by line; each is said once."""
-    return sorted(
-        dict.fromkeys(problems), key=lambda problem: (problem.where.source or "", problem.where.line or 0)
-    )
+    """Sort problems as a reader meets them: file by file, line by line, then overrides; each is said once."""
+
+    def place(problem: Problem) -> tuple[bool, str, int]:
+        where = problem.where
+        return where.line is None, where.source or "", where.line or 0
+
+    return sorted(dict.fromkeys(problems), key=place)
 
 
 @define
