@@ -43,7 +43,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
     from uldm_core.recipe import Recipe
 
     try:
-        loaded = Recipe.load(recipe, overrides)
+        loaded = Recipe.load(recipe, overrides, forgiving=True)
     except MistakeError as error:
         return list(error.problems), ("", None)
     problems = loaded.check()

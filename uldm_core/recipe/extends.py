@@ -11,20 +11,24 @@ from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
 
 
-def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
+def read_whole(path: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False) -> Document:
     """Read a recipe and those that it extends, merged.
 
     Args:
         path: the recipe's file.
         behind: the files that extend this one, the first first.
+        forgiving: read on behind what is not TOML.
 
     Raises:
         MistakeError: a file is missing or not TOML, or a recipe extends itself.
     """
-    return with_base(Document.read(path), path.parent, (*behind, path.resolve()))
+    document = Document.read(path, forgiving=forgiving)
+    return with_base(document, path.parent, (*behind, path.resolve()), forgiving=forgiving)
 
 
-def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -> Document:
+def with_base(
+    document: Document, folder: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False
+) -> Document:
     """Return a document on top of what it ``extends``: a path seen from ``folder``, or a shipped recipe."""
     if "extends" not in document.data:
         return document
@@ -37,9 +41,11 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
         raise _refused(document, f"a cycle: {names}")
     if not path.is_file():
         raise _refused(document, *_no_file(path))
-    base = read_whole(path, behind)
+    base = read_whole(path, behind, forgiving=forgiving)
     merge(base, base.data, document, document.data)
     base.source = document.source
+    base.problems += document.problems
+    base.holes |= document.holes
     return base
 
 

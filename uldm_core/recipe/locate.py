@@ -60,6 +60,7 @@ class Walker:
     repeated: list[tuple[Key, int, int]] = field(factory=list)
     at: int = 0
     counts: dict[Key, int] = field(factory=dict)
+    _dotted: dict[Key, int] = field(factory=dict)
     _written: dict[Key, int] = field(factory=dict)
 
     def walk(self) -> None:
@@ -95,7 +96,7 @@ class Walker:
         key = (*key, last)
         self.lines.setdefault(key, line)
         if not array:
-            if key in self.counts:
+            if key in self.counts or key in self._dotted:
                 self.repeated.append((key, self.lines[key], line))
             self._write(key, line)
             return key
@@ -112,6 +113,7 @@ class Walker:
         line = self._line()
         key = table
         for part in self._key():
+            self._dotted |= {key: line} if key not in (table, *self._dotted) else {}
             key = (*key, part)
             self.lines.setdefault(key, line)
         self._write(key, line)
