@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import complete_component, component_named, plugin_option
-from uldm_core.errors import UldmError, is_unavailable
+from uldm_core.errors import MistakeError, UldmError, is_unavailable
 
 if TYPE_CHECKING:
     from uldm_core.component import Component
@@ -45,6 +45,8 @@ def _parse(options: Iterable[str]) -> dict[str, Any]:
 
     document = Document({})
     apply_overrides(document, options)
+    if document.problems:
+        raise MistakeError(*document.problems)
     return document.data
 
 

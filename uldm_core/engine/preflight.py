@@ -19,7 +19,7 @@ from uldm_core.engine.origins import misfits, origins
 from uldm_core.errors import MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.kinds import latent_size
 from uldm_core.recipe import Plan
-from uldm_core.recipe.graph import needs, trained_by
+from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.trial import (
     Clock,
     TooLongError,
@@ -28,6 +28,7 @@ from uldm_core.recipe.trial import (
     reason,
     silence,
     trial,
+    untrained,
     without_values,
 )
 
@@ -102,7 +103,7 @@ def preflight(plan: Plan) -> Preflight:
     with silence(), without_values(clock):
         rows = [walk.row(blueprint) for blueprint in _in_order(plan)]
     of_runs = _weights_that_do_not_fit(plan, tried)
-    problems = [*tried.problems, *walk.problems, *of_runs, *_untrained(plan, tried)]
+    problems = [*tried.problems, *walk.problems, *of_runs, *untrained(plan, tried)]
     return Preflight(rows, [plan.placed(problem) for problem in problems])
 
 
@@ -371,20 +372,6 @@ def _weights_that_do_not_fit(plan: Plan, tried: Trial) -> Iterator[Problem]:
             what = f"the weights of {plan.nouns[name].source} do not fit: {wrong[0]}{more}"
             hint = "leave out use and options to take the component as that run has it"
             yield Problem(Where((name, "from")), what, hint)
-
-
-def _untrained(plan: Plan, tried: Trial) -> Iterator[Problem]:
-    """Yield the networks that some stage acts on, and that none trains."""
-    used = set().union(*(needs(stage, plan.nouns) for stage in plan.stages.values()))
-    trained = set().union(*(trained_by(stage) for stage in plan.stages.values()))
-    for name in sorted((used & plan.nouns.keys()) - trained):
-        noun = plan.nouns[name]
-        loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
-        if network and measure.trainable(tried.components.get((name,))):
-            what = "nothing trains it: it stays as it was drawn at random"
-            hint = 'train it in a stage, or take it from a run: from = "runs/other"'
-            yield Problem(Where((name,)), what, hint, warning=True)
 
 
 def _say_output(output: Any) -> str:
