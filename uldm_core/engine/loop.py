@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.randomness import derive
+from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import RunError
 from uldm_core.protocols import Trainer
 
@@ -31,8 +31,10 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     """
     trainer.prepare(context)
     step = _resume(trainer, context)
+    context.goes_on(step, trainer.steps)
     context.begin("training steps", trainer.steps, step)
     log = _Log(context, trainer.batch_size, step)
+    previews = _preview_steps(trainer)
     saved_at = time.monotonic()
     while step < trainer.steps:
         torch.manual_seed(derive(context.seed, context.name, step))
@@ -40,6 +42,8 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
         step += 1
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
             log.write(step, metrics)
+        if step in previews:
+            _preview(trainer, context, step)
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
             _save(trainer, context, step)
@@ -50,12 +54,23 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
 
 def _resume(trainer: Trainer, context: Context) -> int:
     step = context.folder.checkpoint() or 0
-    context.folder.cut_metrics(step + 1)
     if step:
         state = context.folder.read_checkpoint(step)
         for name, part in trainer.stateful().items():
             part.load_state_dict(state[name])
     return step
+
+
+def _preview_steps(trainer: Any) -> set[int]:
+    """Return after which steps a trainer shows itself: evenly over the training, the last one among them."""
+    count = trainer.previews if hasattr(trainer, "preview") else 0
+    return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
+
+
+def _preview(trainer: Any, context: Context, step: int) -> None:
+    """Have a trainer show itself; what it draws from torch's own generator, nobody misses."""
+    with seeded(context.seed, context.name, "preview", step):
+        trainer.preview(step)
 
 
 def _save(trainer: Trainer, context: Context, step: int) -> None:
@@ -65,7 +80,7 @@ def _save(trainer: Trainer, context: Context, step: int) -> None:
 
 @define
 class _Log:
-    """Writes ``metrics.jsonl`` and tells the reporter; refuses to go on with numbers that are none."""
+    """Tells the metrics to trackers and the reporter; refuses to go on with numbers that are none."""
 
     context: Context
     batch_size: int
@@ -77,10 +92,7 @@ class _Log:
         now = time.monotonic()
         rate = (step - self.last_step) * self.batch_size / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
-        line = {"step": step, **values, "images_per_second": round(rate, 1)}
-        self.context.folder.metrics.parent.mkdir(parents=True, exist_ok=True)
-        with self.context.folder.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.context.log(step, {**values, "images_per_second": round(rate, 1)})
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(

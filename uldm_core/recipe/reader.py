@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge
@@ -26,6 +26,7 @@ from uldm_core.errors import (
 from uldm_core.kinds import Kind
 from uldm_core.options import Mismatch, say_type, say_value, structure
 from uldm_core.planner import Planner, names_code
+from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.runs import noun_of_run
 from uldm_core.registry import Registry
@@ -47,6 +48,7 @@ class RunOptions:
         threads: CPU threads; 0 leaves torch's own choice.
         compile: compile the trained networks with ``torch.compile``.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
+        trackers: who is told of the run beside those that always are; planned, they are blueprints.
     """
 
     device: str = "auto"
@@ -54,6 +56,7 @@ class RunOptions:
     threads: Annotated[int, Ge(0)] = 0
     compile: bool = False
     out: str = ""
+    trackers: Sequence[Tracker] = ()
 
 
 @define
@@ -144,15 +147,10 @@ class Reader:
         known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
         for name in [name for name in table if name not in known]:
             what = f"unknown option {name!r}{did_you_mean(name, known)}"
-            takes = "; ".join(map(_say_run_option, known.values()))
+            takes = "; ".join(map(self._say_run_option, known.values()))
             self._complain(("run", name), what, f"[run] takes: {takes}")
-        hints = get_type_hints(RunOptions, include_extras=True)
         given = {
-            name: self._structured(
-                hints[name], table[name], ("run", name), option.default, f"[run]: {_say_run_option(option)}"
-            )
-            for name, option in known.items()
-            if name in table
+            name: self._run_option(option, table[name]) for name, option in known.items() if name in table
         }
         self._refuse_unknown_device(given.get("device", "auto"))
         return RunOptions(**given)
@@ -167,6 +165,37 @@ class Reader:
             self._complain(
                 ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
             )
+
+    def _run_option(self, option: Attribute[Any], value: Any) -> Any:
+        """Structure an option of ``[run]``; components listed there are planned."""
+        annotation, key = _run_annotation(option), ("run", option.name)
+        hint = f"[run]: {self._say_run_option(option)}"
+        if not self.registry.takes_component(annotation):
+            return self._structured(annotation, value, key, option.default, hint)
+        planned = Planner(self.registry, problems=self.problems).value(annotation, value, key)
+        items = planned if isinstance(planned, list) else []
+        blueprints = [item for item in items if isinstance(item, Blueprint)]
+        self._refuse_listed_twice(blueprints)
+        return blueprints
+
+    def _say_run_option(self, option: Attribute[Any]) -> str:
+        """Write an option of ``[run]`` with its default and its type."""
+        said = self.registry.say_type(_run_annotation(option))
+        return f"{option.name} = {say_value(option.default)} ({said})"
+
+    def _refuse_listed_twice(self, blueprints: Sequence[Blueprint]) -> None:
+        for index, blueprint in enumerate(blueprints):
+            if blueprint.component in [other.component for other in blueprints[:index]]:
+                self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
+
+    @property
+    def trackers(self) -> list[Blueprint]:
+        """Who is told of the run: those that always are, unless listed with options, and those listed."""
+        listed: list[Any] = list(self.run.trackers)
+        named = [blueprint.component for blueprint in listed]
+        others = [c for c in self.registry.components("tracker") if c.always and c not in named]
+        kind = self.registry.kind("tracker")
+        return [*(Blueprint(kind, component, ("run", "trackers"), {}) for component in others), *listed]
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.data.get(name, {})
@@ -186,7 +215,12 @@ class Reader:
     def _kind_of_noun(self, name: str) -> Kind | None:
         """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
         table = self.data[name]
-        kinds = {kind.name: kind for kind in self.registry.kinds.values() if not kind.verb}
+        kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.noun}
+        kind = self.registry.kinds.get(name)
+        if kind and kind.listed:
+            what = f"{with_article(name)} is no component of the recipe's own"
+            self._complain((name,), what, f"list it in {kind.listed}")
+            return None
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
         by_name = kinds[max(endings, key=len)] if endings else None
         if isinstance(table, dict) and "kind" in table:
@@ -301,7 +335,8 @@ class Reader:
 
     def _check_versions(self) -> None:
         """Say which components are of another version than the recipe was resolved with."""
-        blueprints = (*self.nouns.values(), *self.stages.values())
+        listed: Any = self.run.trackers
+        blueprints = (*self.nouns.values(), *self.stages.values(), *listed)
         here = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
         for path, said in self._table("versions").items():
             if path in here and said != here[path]:
@@ -324,7 +359,5 @@ def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:
     return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, Blueprint)}
 
 
-def _say_run_option(option: Attribute[Any]) -> str:
-    """Write an option of ``[run]`` with its default and its type."""
-    annotation = get_type_hints(RunOptions, include_extras=True)[option.name]
-    return f"{option.name} = {say_value(option.default)} ({say_type(annotation)})"
+def _run_annotation(option: Attribute[Any]) -> Any:
+    return get_type_hints(RunOptions, include_extras=True)[option.name]
