@@ -184,8 +184,10 @@ class Reader:
         return f"{option.name} = {say_value(option.default)} ({said})"
 
     def _refuse_listed_twice(self, blueprints: Sequence[Blueprint]) -> None:
+        """Refuse the same component with other options; the very same is a duplicate, refused already."""
         for index, blueprint in enumerate(blueprints):
-            if blueprint.component in [other.component for other in blueprints[:index]]:
+            twins = [other for other in blueprints[:index] if other.component == blueprint.component]
+            if twins and blueprint.to_dict() not in [twin.to_dict() for twin in twins]:
                 self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
 
     @property
