@@ -6,7 +6,7 @@ import torch
 from uldm_plugins.pictures.codes import code_colours, code_map
 
 
-@pytest.mark.parametrize("codebook_size", [1, 2, 7, 64, 200])
+@pytest.mark.parametrize("codebook_size", [1, 2, 7, 64, 256])
 def test_no_two_codes_have_one_colour(codebook_size):
     colours = code_colours(codebook_size)
     assert colours.shape == (codebook_size, 3) and colours.dtype == torch.uint8

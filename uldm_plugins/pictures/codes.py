@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COLOURS = "viridis"
+COLOURS = "plasma"
 """Its colours differ in lightness, so they stay apart in grey print and for every kind of colour vision."""
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -37,11 +37,11 @@ def code_map(indices: Tensor, size: int, codebook_size: int) -> Tensor:
 
 
 def code_colours(codebook_size: int) -> Tensor:
-    """Return the colour of each code, uint8 [codebook_size, 3]; of up to 200 codes, no two have the same.
+    """Return the colour of each code, uint8 [codebook_size, 3]; of up to 256 codes, no two have the same.
 
     A code's number means nothing, so neighbours in number get colours far apart: steps of the golden ratio.
     """
     steps = torch.arange(codebook_size, dtype=torch.float64) * _GOLDEN % 1
-    places = steps.argsort().argsort() / max(codebook_size - 1, 1)
+    places = steps.argsort().argsort() * 255 // max(codebook_size - 1, 1)
     colours = matplotlib.colormaps[COLOURS](places.numpy(), bytes=True)
     return torch.from_numpy(colours[:, :3].copy())
