@@ -149,7 +149,9 @@ _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
-    ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
+    ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),
+    ("lpips", "commands.lpips:lpips", "Measure and show how two images differ to a feature network."),
+    ("codebook", "commands.codebook:codebook", "Show how a run uses its codebook, and what its codes mean."),
 )
 
 

@@ -30,6 +30,19 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
             document.problems += error.problems
 
 
+def parse_options(options: Iterable[str]) -> dict[str, Any]:
+    """Return each ``KEY=VALUE`` as a component's options.
+
+    Raises:
+        MistakeError: one is not ``KEY=VALUE``, or contradicts another.
+    """
+    document = Document({})
+    apply_overrides(document, options)
+    if document.problems:
+        raise MistakeError(*document.problems)
+    return document.data
+
+
 def _parse(override: str) -> tuple[list[str], Any, str]:
     name, equals, text = override.partition("=")
     if not equals or not _KEY.fullmatch(name.strip()):

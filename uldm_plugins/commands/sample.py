@@ -13,7 +13,6 @@ import click
 from uldm_core.cli.common import (
     complete_sampler,
     device_option,
-    option_values,
     plugin_option,
     precision_option,
     run_argument,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from uldm_core.blueprint import Blueprint
     from uldm_core.engine.context import Context
     from uldm_core.engine.trained import TrainedRun
+    from uldm_core.recipe.overrides import parse_options
     from uldm_plugins.stages.sample import Sample
 
 IMAGES, ROWS = 100, 8
@@ -92,7 +92,7 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
-    written = option_values(options) | ({"steps": steps} if steps else {})
+    written = parse_options(options) | ({"steps": steps} if steps else {})
     plan = _sampler(trained, name, sampler, written)
     stage.sampler = trained.workshop.builder.build(plan)
     with _drawing(trained, name, seed) as context:
