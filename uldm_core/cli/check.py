@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import complete_component, component_named, plugin_option
-from uldm_core.errors import MistakeError, UldmError, is_unavailable
+from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
     from uldm_core.component import Component

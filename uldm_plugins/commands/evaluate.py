@@ -128,7 +128,7 @@ def _of_run(
     if against:
         pairs = ("samples",) if specs else ()
         return _compared("samples", images, found(against, size), stage.metrics, pairs)
-    test = stage.dataset.split("test")
+    test = stage.reference
     images = _of_shape(images, test)
     with reporter() as tell:
         context = trained.context("evaluate", trained.plan.seed, tell)

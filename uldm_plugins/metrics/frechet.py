@@ -7,8 +7,9 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.protocols import Backbone
-from uldm_plugins.metrics.features import device_of, named, pooled
+from uldm_plugins.metrics.features import named, pooled
 from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.place import device_of
 
 
 class Moments:

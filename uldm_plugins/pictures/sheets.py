@@ -70,25 +70,25 @@ def save_sheet(
     rows = -(-len(pictures) // columns)
     lines = title.splitlines()
     head = GAP + len(lines) * _TITLE_LINE
-    widths = [columns * (wide + GAP), *(ceil(_width(line, TITLE)) + GAP for line in lines)]
+    widths = [columns * (wide + GAP), *(ceil(text_width(line, TITLE)) + GAP for line in lines)]
     sheet = Image.new("RGB", (GAP + max(widths), head + rows * (high + _LINE + GAP)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        pen.text((GAP, GAP + number * _TITLE_LINE), line, _COLOUR, _font(TITLE))
+        pen.text((GAP, GAP + number * _TITLE_LINE), line, _COLOUR, font(TITLE))
     for index, (picture, label) in enumerate(zip(pictures, labels)):
         left = GAP + index % columns * (wide + GAP)
         top = head + index // columns * (high + _LINE + GAP)
         sheet.paste(picture, (left, top))
-        pen.text((left, top + high + 3), shortened(label, wide), _COLOUR, _font(TEXT))
+        pen.text((left, top + high + 3), shortened(label, wide), _COLOUR, font(TEXT))
     sheet.save(path)
 
 
 def shortened(text: str, width: int) -> str:
     """Return a text that is at most so many pixels wide, its middle left out if need be."""
-    if _width(text, TEXT) <= width:
+    if text_width(text, TEXT) <= width:
         return text
     kept = next(
-        (n for n in range(len(text) - 1, 0, -1) if _width(_without_middle(text, n), TEXT) <= width), 0
+        (n for n in range(len(text) - 1, 0, -1) if text_width(_without_middle(text, n), TEXT) <= width), 0
     )
     return _without_middle(text, kept) if kept else ""
 
@@ -97,11 +97,12 @@ def _without_middle(text: str, kept: int) -> str:
     return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
 
 
-def _width(text: str, size: int) -> float:
-    return _font(size).getlength(text)
+def text_width(text: str, size: int) -> float:
+    """Return how many pixels a text takes."""
+    return font(size).getlength(text)
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the typeface of the figures."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

@@ -45,11 +45,22 @@ def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) ->
     return passed((dataset.images(indices) for indices in index_batches(len(dataset))), autoencoder, context)
 
 
-@torch.inference_mode()
 def passed(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
     """Yield uint8 images after a pass through the autoencoder, uint8 [B, C, H, W]."""
+    return (images for images, _ in passed_with_codes(batches, autoencoder, context))
+
+
+@torch.inference_mode()
+def passed_with_codes(
+    batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield uint8 images after a pass through the autoencoder, with the indices of their codes.
+
+    These are [B, h, w], or [B, Q, h, w] with several codes a position; None without a quantizer.
+    """
     autoencoder.eval()
+    encode = getattr(autoencoder, "encode_with_indices", None)
     for batch in batches:
         with context.autocast():
-            latents, _ = autoencoder.encode(to_float(batch.to(context.device)))
-            yield to_uint8(autoencoder.decode(latents))
+            latents, _, *codes = (encode or autoencoder.encode)(to_float(batch.to(context.device)))
+            yield to_uint8(autoencoder.decode(latents)), codes[0] if codes else None
