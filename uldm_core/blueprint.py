@@ -77,7 +77,7 @@ class Blueprint:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table that gives this blueprint, defaults filled in, its component named as written."""
-        options = {name: _plain(value) for name, value in self.options.items() if value is not None}
+        options = {name: plain(value) for name, value in self.options.items() if value is not None}
         origin = {"from": self.source} if self.source else {}
         return {"use": self.use or self.component.name, **origin, **options}
 
@@ -133,17 +133,18 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return an option's value as a recipe writes it, blueprints as their tables."""
     if isinstance(value, Blueprint):
         return value.to_dict()
     if isinstance(value, Reference):
         return {"ref": value.noun}
     if isinstance(value, Term):
-        return {**_plain(value.component), "weight": value.weight, "start": value.start}
+        return {**plain(value.component), "weight": value.weight, "start": value.start}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
@@ -344,10 +345,10 @@ class Planner:
 
     def _refuse_repeated_terms(self, items: list[Any], key: Key) -> None:
         """A term that stands twice in a sum is a slip: a weight says how much it counts."""
-        plain = [_plain(item) if _is_planned_term(item) else None for item in items]
-        for index, item in enumerate(plain):
-            if item is not None and item in plain[:index]:
-                what = f"a duplicate of {dotted((*key[-1:], plain.index(item)))}"
+        written = [plain(item) if _is_planned_term(item) else None for item in items]
+        for index, item in enumerate(written):
+            if item is not None and item in written[:index]:
+                what = f"a duplicate of {dotted((*key[-1:], written.index(item)))}"
                 self._complain((*key, index), what, "write it once; weight says how much it counts")
 
     def _factory(self, annotation: Any, value: Any, key: Key) -> Any:

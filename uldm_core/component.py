@@ -28,6 +28,7 @@ class Component:
         requires: a module that must be installed for it to work, if it is an optional one.
         example: options that make a small instance without a download, for contract checks.
         xfail: contract checks it is known to fail, each with the reason.
+        always: a tracker that takes part in every run, whether or not a recipe lists it.
         plugin: the entry point that brought it (set on loading).
         distribution: the installed distribution that brought it (set on loading).
         version: that distribution's version (set on loading).
@@ -40,6 +41,7 @@ class Component:
     requires: str | None = field(default=None, kw_only=True)
     example: Mapping[str, Any] = field(factory=dict, kw_only=True)
     xfail: Mapping[str, str] = field(factory=dict, kw_only=True)
+    always: bool = field(default=False, kw_only=True)
     plugin: str = field(default="", kw_only=True)
     distribution: str = field(default="", kw_only=True)
     version: str = field(default="", kw_only=True)
@@ -86,7 +88,7 @@ class Component:
             target: Callable[..., Any] = getattr(import_module(module), attribute)
         except Exception as error:
             raise MistakeError(
-                f"{self.path} cannot be imported: {_say(error)}", hint=self._mend(error)
+                f"{self.path} cannot be imported: {say_failure(error)}", hint=self._mend(error)
             ) from error
         return target
 
@@ -123,7 +125,7 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _say(error: Exception) -> str:
-    """Say what went wrong and on which line of the component's own code."""
+def say_failure(error: Exception) -> str:
+    """Say what went wrong in a component and on which line of code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

@@ -30,6 +30,7 @@ class Kind:
         summary: one line for listings.
         takes: options that are filled in from the recipe's nouns.
         verb: a stage; its component options are the recipe's nouns of the same name.
+        listed: where recipes list its components, ``"[run] trackers"`` say, if they are no nouns.
         checks: ``"module:attribute"`` of the ``Contract`` its components are held to.
     """
 
@@ -38,7 +39,13 @@ class Kind:
     summary: str
     takes: Mapping[str, Surrounding] = field(factory=dict)
     verb: bool = False
+    listed: str = ""
     checks: str = ""
+
+    @property
+    def noun(self) -> bool:
+        """Whether a table at a recipe's top may be of this kind."""
+        return not self.verb and not self.listed
 
     def load_protocol(self) -> type:
         """Import and return the protocol class."""
@@ -104,4 +111,5 @@ BUILTIN_KINDS = (
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
     _kind("stage", "Stage", "a verb of a recipe", verb=True),
+    _kind("tracker", "Tracker", "is told of a run while it goes on", listed="[run] trackers"),
 )

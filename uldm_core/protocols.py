@@ -8,7 +8,10 @@ Importing this module imports no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from attrs import frozen
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -262,3 +265,48 @@ class Trainer(Stage, Protocol):
     def stateful(self) -> Mapping[str, Any]: ...
 
     def finish(self) -> Mapping[str, float]: ...
+
+
+@frozen
+class RunStart:
+    """What a tracker is told of a run that begins, or goes on.
+
+    Args:
+        folder: the run's folder, ``runs/<name>``.
+        name: the folder's name.
+        recipe: resolved, as nested dicts, lists, strings, numbers and booleans.
+        stages: the names of its stages, in order.
+        command: how it was started; empty if from Python.
+    """
+
+    folder: Path
+    name: str
+    recipe: Mapping[str, Any]
+    stages: Sequence[str]
+    command: str = ""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Is told of a run while it goes on.
+
+    It never disturbs the run: what fails in it is said once as a warning, and the run goes on without it.
+    Of a stage that is done already it hears nothing. ``stage`` at a step above 0 goes on from a checkpoint:
+    what was told behind that step is void and comes again. A stage without steps has a ``total`` of 0.
+    """
+
+    def begin(self, run: RunStart, /) -> None: ...
+
+    def stage(self, name: str, step: int, total: int, /) -> None: ...
+
+    def scalars(self, stage: str, step: int, values: Mapping[str, float], /) -> None: ...
+
+    def images(self, stage: str, step: int, name: str, images: Tensor, /) -> None:
+        """Take images to show as a grid of ten a row: uint8 [N, C, H, W] on the CPU; not to be changed."""
+        ...
+
+    def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float], /) -> None: ...
+
+    def end(self, state: str, /) -> None:
+        """Take how the run ended: ``done``, ``stopped`` (to be gone on with) or ``failed``."""
+        ...

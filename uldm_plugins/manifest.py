@@ -113,6 +113,7 @@ _COMPONENTS = (
     ("stage", "train_classifier", "stages.train_classifier:TrainClassifier", "trains a classifier backbone"),
     ("stage", "sample", "stages.sample:Sample", "draws new images"),
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
+    ("tracker", "jsonl", "trackers.jsonl:Jsonl", "the run's own log: lines of JSON, images as PNG"),
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
@@ -145,6 +146,8 @@ _XFAIL = {
 
 _REQUIRES = {"backbone/inception": "torch_fidelity"}
 
+_ALWAYS = ("tracker/jsonl",)
+
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
@@ -165,6 +168,7 @@ def uldm_components() -> list[Component]:
             example=_EXAMPLES.get(f"{kind}/{name}", {}),
             requires=_REQUIRES.get(f"{kind}/{name}"),
             xfail=_XFAIL.get(f"{kind}/{name}", {}),
+            always=f"{kind}/{name}" in _ALWAYS,
         )
         for kind, name, target, summary in _COMPONENTS
     ]

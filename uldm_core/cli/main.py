@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ class LazyGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options that decide which plugins there are first, wherever they stand."""
+        ctx.obj = shlex.join(["uldm", *args])  # what was typed, for the commands that note it
         return super().parse_args(ctx, _plugin_options_first(args))
 
     def brought(self) -> dict[str, Command]:

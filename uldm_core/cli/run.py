@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 @threads_option
 @click.option("--compile/--no-compile", default=None, help="Compile networks with torch.compile.")
 @plugin_option
+@click.pass_obj
 def run(
+    command: str | None,
     recipe: str,
     overrides: tuple[str, ...],
     until: str | None,
@@ -65,7 +67,7 @@ def run(
     from uldm_core.engine.signals import Stop
 
     with reporter() as tell, Stop().listening() as stop:
-        run_plan(plan, out=out, until=until, reporter=tell, stop=stop)
+        run_plan(plan, out=out, until=until, reporter=tell, stop=stop, command=command or "")
 
 
 def _rehearse(plan: Plan, out: Path | None) -> None:

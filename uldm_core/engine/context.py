@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from uldm_core.engine.folder import StageFolder
 from uldm_core.engine.machine import Machine
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
+from uldm_core.engine.trackers import Trackers
 
 
 @define
@@ -31,6 +32,8 @@ class Context:
         products: where earlier stages left the artifacts they make, by name.
         reporter: told of progress.
         stop: asked whether to stop.
+        trackers: told of scalars and images.
+        beat: called as often as there is a sign of life.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Context:
     products: Mapping[str, Path] = field(factory=dict)
     reporter: Reporter = field(factory=Silent)
     stop: Stop = field(factory=Stop)
+    trackers: Trackers = field(factory=Trackers)
+    beat: Callable[[], None] = lambda: None
     _started: float = field(factory=time.monotonic, init=False)
 
     @property
@@ -69,6 +74,26 @@ class Context:
         """Put a copy of an artifact where a person looks first: the run's own folder."""
         shutil.copyfile(self.folder.artifact(name), self.folder.path.parent.parent / name)
 
+    def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
+        """Show images to whoever tracks the run, as a grid of ten a row.
+
+        Args:
+            name: what they are; the same name at another step shows how they change.
+            images: uint8 [N, C, H, W].
+            step: after how many steps.
+        """
+        shown = images.detach().cpu()
+        self.trackers.tell(lambda tracker: tracker.images(self.name, step, name, shown))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell whoever tracks the run what was measured after so many steps."""
+        self.trackers.tell(lambda tracker: tracker.scalars(self.name, step, values))
+        self.beat()
+
+    def goes_on(self, step: int, total: int) -> None:
+        """Tell whoever tracks the run that the stage is at ``step`` of ``total``, and goes on from there."""
+        self.trackers.tell(lambda tracker: tracker.stage(self.name, step, total))
+
     def begin(self, doing: str, total: int, done: int = 0) -> None:
         """Tell that the stage begins ``doing`` something, with ``done`` of ``total`` steps or images done."""
         self._started = time.monotonic()
@@ -78,4 +103,5 @@ class Context:
         """Tell how many images are done; raises ``Interrupted`` if the run is to stop."""
         rate = done / max(time.monotonic() - self._started, 1e-9)
         self.reporter.advanced(done, {}, rate)
+        self.beat()
         self.stop.check()

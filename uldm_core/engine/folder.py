@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +48,11 @@ class StageFolder:
         """The log of metrics, a line of JSON each."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def images(self) -> Path:
+        """The images shown while it ran: a folder a name, a PNG a step."""
+        return self.path / "images"
+
     def weights(self, noun: str) -> Path:
         """Where a component trained here leaves its weights."""
         return self.path / "weights" / f"{noun}.safetensors"
@@ -81,20 +85,6 @@ class StageFolder:
         for other in (self.path / "checkpoints").iterdir():
             if other.name != str(step) and other.is_dir():
                 shutil.rmtree(other)
-
-    def cut_metrics(self, step: int) -> None:
-        """Drop logged lines from ``step`` on: they are about to be written again."""
-        if self.metrics.is_file():
-            lines = self.metrics.read_text("utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) < step]
-            self.metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line).get("step", 0))
-    except ValueError:  # cut short by a crash
-        return float("inf")
 
 
 @frozen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     """
     trainer.prepare(context)
     step = _resume(trainer, context)
+    context.goes_on(step, trainer.steps)
     context.begin("training steps", trainer.steps, step)
     log = _Log(context, trainer.batch_size, step)
     saved_at = time.monotonic()
@@ -50,7 +50,6 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
 
 def _resume(trainer: Trainer, context: Context) -> int:
     step = context.folder.checkpoint() or 0
-    context.folder.cut_metrics(step + 1)
     if step:
         state = context.folder.read_checkpoint(step)
         for name, part in trainer.stateful().items():
@@ -65,7 +64,7 @@ def _save(trainer: Trainer, context: Context, step: int) -> None:
 
 @define
 class _Log:
-    """Writes ``metrics.jsonl`` and tells the reporter; refuses to go on with numbers that are none."""
+    """Tells the metrics to trackers and the reporter; refuses to go on with numbers that are none."""
 
     context: Context
     batch_size: int
@@ -77,10 +76,7 @@ class _Log:
         now = time.monotonic()
         rate = (step - self.last_step) * self.batch_size / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
-        line = {"step": step, **values, "images_per_second": round(rate, 1)}
-        self.context.folder.metrics.parent.mkdir(parents=True, exist_ok=True)
-        with self.context.folder.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.context.log(step, {**values, "images_per_second": round(rate, 1)})
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(

@@ -22,8 +22,10 @@ from uldm_core.engine.machine import Machine, choose_machine
 from uldm_core.engine.preflight import checked
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
+from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 
 
@@ -34,6 +36,7 @@ def run(
     until: str | None = None,
     reporter: Reporter | None = None,
     stop: Stop | None = None,
+    command: str = "",
 ) -> Path:
     """Run a recipe and return its folder.
 
@@ -46,6 +49,7 @@ def run(
         until: the last stage to do.
         reporter: told of progress; silent by default.
         stop: asked after every step whether to stop.
+        command: what a person typed, for whoever looks at the run.
 
     Raises:
         MistakeError: the recipe is wrong, or the folder is in use.
@@ -62,7 +66,7 @@ def run(
     reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     folder = RunFolder(folder_of(plan, out))
     with _lock(folder.path):
-        runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop())
+        runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop(), command)
         runner.run(until)
     return folder.path
 
@@ -90,11 +94,16 @@ class _Runner:
     machine: Machine
     reporter: Reporter
     stop: Stop
+    command: str
+    status: RunStatus = field(init=False)
+    trackers: Trackers = field(init=False)
     workshop: Workshop = field(init=False)
     products: dict[str, Path] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.workshop = Workshop(self.plan, self.machine)
+        self.status = RunStatus(self.folder.path / "run.json", self.command)
+        self.trackers = Trackers.of(self.plan, self.reporter.message)
 
     def run(self, until: str | None) -> None:
         try:
@@ -104,10 +113,17 @@ class _Runner:
         write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
         write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
         started = time.monotonic()
-        worked = [self._stage(name, keys[name]) for name in _up_to(list(self.plan.stages), until)]
+        with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
+            self._tell_of_the_start()
+            worked = [self._stage(name, keys[name]) for name in _up_to(list(self.plan.stages), until)]
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
+
+    def _tell_of_the_start(self) -> None:
+        path, stages = self.folder.path, list(self.plan.stages)
+        start = RunStart(path, path.resolve().name, self.plan.to_dict(), stages, self.command)
+        self.trackers.tell(lambda tracker: tracker.begin(start))
 
     def _stage(self, name: str, key: StageKey) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
@@ -128,10 +144,9 @@ class _Runner:
             seconds = record.seconds + time.monotonic() - started
             return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
 
-        context = Context(name, self.plan.seed, self.machine, folder, self.products, self.reporter, self.stop)
         try:
             stage = self.workshop.build_stage(name)
-            summary = train(stage, context) if hasattr(stage, "step") else stage.run(context)
+            summary = _do(stage, self._context(name))
         except BaseException as error:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
@@ -139,8 +154,23 @@ class _Runner:
             raise
         for noun in self.workshop.trained(self.plan.stages[name]):
             self.workshop.save(noun, folder.weights(noun))
-        folder.write_record(finished(True, summary))
-        self.reporter.finished(name, finished(True, summary).seconds, summary)
+        done = finished(True, summary)
+        folder.write_record(done)
+        self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
+        self.reporter.finished(name, done.seconds, summary)
+
+    def _context(self, name: str) -> Context:
+        return Context(
+            name,
+            self.plan.seed,
+            self.machine,
+            self.folder.stage(name),
+            self.products,
+            self.reporter,
+            self.stop,
+            self.trackers,
+            self.status.beat,
+        )
 
     def _hand_on(self, name: str) -> None:
         """Give later stages what this one trained and made."""
@@ -153,12 +183,20 @@ class _Runner:
                 self.workshop.take(product, folder.weights(product))
 
 
+def _do(stage: Any, context: Context) -> Mapping[str, float]:
+    if hasattr(stage, "step"):
+        return train(stage, context)
+    context.goes_on(0, 0)
+    summary: Mapping[str, float] = stage.run(context)
+    return summary
+
+
 def _up_to(stages: list[str], until: str | None) -> list[str]:
     return stages if until is None else stages[: stages.index(until) + 1]
 
 
 def _environment(plan: Plan, machine: Machine) -> dict[str, Any]:
-    components = [c for b in (*plan.nouns.values(), *plan.stages.values()) for c in b.components()]
+    components = [c for b in (*plan.blueprints(), *plan.trackers) for c in b.components()]
     plugins = {c.plugin: f"{c.distribution} {c.version}".strip() for c in components if c.plugin}
     return {
         "python": platform.python_version(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge
@@ -11,9 +11,21 @@ from attrs import Attribute, define, field, fields, frozen
 
 from uldm_core.blueprint import Blueprint, Planner, Reference, names_code
 from uldm_core.component import Component
-from uldm_core.errors import Key, Problem, Where, did_you_mean, dotted, expected, listing, nearest, shortened
+from uldm_core.errors import (
+    Key,
+    Problem,
+    Where,
+    did_you_mean,
+    dotted,
+    expected,
+    listing,
+    nearest,
+    shortened,
+    with_article,
+)
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, structure
+from uldm_core.options import Mismatch, say_value, structure
+from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.runs import noun_of_run
 from uldm_core.registry import Registry
@@ -34,6 +46,7 @@ class RunOptions:
         threads: CPU threads; 0 leaves torch's own choice.
         compile: compile the trained networks with ``torch.compile``.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
+        trackers: who is told of the run beside those that always are; planned, they are blueprints.
     """
 
     device: str = "auto"
@@ -41,6 +54,7 @@ class RunOptions:
     threads: Annotated[int, Ge(0)] = 0
     compile: bool = False
     out: str = ""
+    trackers: Sequence[Tracker] = ()
 
 
 @define
@@ -100,18 +114,43 @@ class Reader:
         table = self._table("run")
         known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
         for name in [name for name in table if name not in known]:
-            takes = listing([f"{option.name} = {option.default!r}" for option in known.values()])
+            takes = listing([f"{option.name} = {say_value(option.default)}" for option in known.values()])
             self._complain(
                 ("run", name), f"unknown option {name!r}{did_you_mean(name, known)}", f"[run] takes: {takes}"
             )
         hints = get_type_hints(RunOptions, include_extras=True)
         return RunOptions(
             **{
-                name: self._structured(hints[name], table[name], ("run", name), option.default)
+                name: self._run_option(hints[name], table[name], ("run", name), option.default)
                 for name, option in known.items()
                 if name in table
             }
         )
+
+    def _run_option(self, annotation: Any, value: Any, key: Key, fallback: Any) -> Any:
+        if not self.registry.takes_component(annotation):
+            return self._structured(annotation, value, key, fallback)
+        planner = Planner(self.registry, problems=self.problems)
+        planned = planner.value(annotation, value, key)
+        blueprints = (
+            [item for item in planned if isinstance(item, Blueprint)] if isinstance(planned, list) else []
+        )
+        self._refuse_listed_twice(blueprints)
+        return blueprints
+
+    def _refuse_listed_twice(self, blueprints: Sequence[Blueprint]) -> None:
+        for index, blueprint in enumerate(blueprints):
+            if blueprint.component in [other.component for other in blueprints[:index]]:
+                self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
+
+    @property
+    def trackers(self) -> list[Blueprint]:
+        """Who is told of the run: those that always are, unless listed with options, and those listed."""
+        listed: list[Any] = list(self.run.trackers)
+        named = [blueprint.component for blueprint in listed]
+        others = [c for c in self.registry.components("tracker") if c.always and c not in named]
+        kind = self.registry.kind("tracker")
+        return [*(Blueprint(kind, component, ("run", "trackers"), {}) for component in others), *listed]
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.data.get(name, {})
@@ -131,7 +170,12 @@ class Reader:
     def _kind_of_noun(self, name: str) -> Kind | None:
         """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
         table = self.data[name]
-        kinds = {kind.name: kind for kind in self.registry.kinds.values() if not kind.verb}
+        kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.noun}
+        kind = self.registry.kinds.get(name)
+        if kind and kind.listed:
+            what = f"{with_article(name)} is no component of the recipe's own"
+            self._complain((name,), what, f"list it in {kind.listed}")
+            return None
         if isinstance(table, dict) and "kind" in table:
             return self._kind_said(name, table["kind"], kinds)
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
@@ -209,7 +253,8 @@ class Reader:
 
     def _check_versions(self) -> None:
         """Say which components are of another version than the recipe was resolved with."""
-        blueprints = (*self.nouns.values(), *self.stages.values())
+        listed: Any = self.run.trackers
+        blueprints = (*self.nouns.values(), *self.stages.values(), *listed)
         here = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
         for path, said in self._table("versions").items():
             if path in here and said != here[path]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from attrs import asdict, define, evolve, field
+from attrs import define, evolve, field, fields
 
-from uldm_core.blueprint import Blueprint
+from uldm_core.blueprint import Blueprint, plain
 from uldm_core.errors import Key, MistakeError, Problem
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.extends import read_whole, with_base
@@ -91,7 +91,7 @@ class Recipe:
         filled = substitute(self.document.data)
         reader = Reader(registry, filled.data)
         reader.read()
-        plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages)
+        plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
         unfilled = {problem.where.key for problem in filled.problems}
         read = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
         problems = [*self.document.problems, *filled.problems, *read]
@@ -126,6 +126,7 @@ class Plan:
         run: the ``[run]`` table.
         nouns: by name.
         stages: by name.
+        trackers: who is told of the run, those that always are first.
         warnings: what is odd, but keeps nothing from running.
     """
 
@@ -135,20 +136,26 @@ class Plan:
     run: RunOptions = field(factory=RunOptions)
     nouns: dict[str, Blueprint] = field(factory=dict)
     stages: dict[str, Blueprint] = field(factory=dict)
+    trackers: list[Blueprint] = field(factory=list)
     warnings: list[Problem] = field(factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved recipe: defaults filled in, references written out, versions noted."""
         nouns = {name: {"kind": noun.kind.name, **noun.to_dict()} for name, noun in self.nouns.items()}
         stages = {name: stage.to_dict() for name, stage in self.stages.items()}
-        top = {"uldm": FORMAT, "seed": self.seed, "run": asdict(self.run), "versions": self.versions()}
+        run = {option.name: plain(getattr(self.run, option.name)) for option in fields(RunOptions)}
+        top = {"uldm": FORMAT, "seed": self.seed, "run": run, "versions": self.versions()}
         return {**top, **nouns, "stages": stages}
 
     def versions(self) -> dict[str, str]:
         """Return which distribution brought each component, and its version."""
-        blueprints = (*self.nouns.values(), *self.stages.values())
-        components = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
+        components = {c.path: c.origin for blueprint in self.blueprints() for c in blueprint.components()}
         return {path: components[path] for path in sorted(components) if components[path]}
+
+    def blueprints(self) -> list[Blueprint]:
+        """Return everything that the recipe has built: its nouns, stages and trackers."""
+        listed: Any = self.run.trackers
+        return [*self.nouns.values(), *self.stages.values(), *listed]
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; running it again does the same."""

@@ -62,7 +62,7 @@ class _Writer:
 
     def _tables(self, group: str) -> Schema:
         """Return what may stand at the top; ``group`` says whether tables may say a part only."""
-        nouns = {kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if not kind.verb}
+        nouns = {kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.noun}
         verb = next(kind for kind in self.registry.kinds.values() if kind.verb)
         stages = {"type": "object", "additionalProperties": _ref(group, verb.name)}
         otherwise = [{"properties": {"kind": {"const": name}}, **noun} for name, noun in nouns.items()]
@@ -76,7 +76,7 @@ class _Writer:
         """Return what stands beside nouns and stages."""
         hints = get_type_hints(RunOptions, include_extras=True)
         run = {
-            option.name: {**self._value(hints[option.name]), "default": option.default}
+            option.name: {**self._value(hints[option.name]), "default": _plain(option.default)}
             for option in fields(RunOptions)
         }
         return {

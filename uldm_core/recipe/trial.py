@@ -50,7 +50,7 @@ class Trial:
 
 
 def trial(plan: Plan, *, seconds: float = 1.0) -> Trial:
-    """Build every noun and every stage for its shapes alone, whatever becomes of the others.
+    """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
 
@@ -60,7 +60,7 @@ def trial(plan: Plan, *, seconds: float = 1.0) -> Trial:
     """
     rehearsal = _Rehearsal(plan.nouns, clock=Clock(time.monotonic() + seconds))
     with silence():
-        for blueprint in (*plan.nouns.values(), *plan.stages.values()):
+        for blueprint in plan.blueprints():
             rehearsal.attempt(blueprint)
     return rehearsal.found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -21,11 +22,23 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
-    """Write uint8 images [N, C, H, W] (one or three channels) as one PNG.
+    """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
+    grid(images, columns, scale, gap).save(path)
+
+
+def png_of_grid(images: Tensor) -> bytes:
+    """Return a PNG of uint8 images [N, C, H, W], ten a row, small ones larger than they are."""
+    picture = grid(images, min(len(images), 10), scale=max(1, 64 // images.shape[-1]))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 2) -> Image.Image:
+    """Return uint8 images [N, C, H, W] (one or three channels) as one picture.
 
     Args:
         images: what to show, row by row.
-        path: the PNG.
         columns: images a row; about a square by default.
         scale: how many pixels a pixel becomes.
         gap: white pixels between images.
@@ -43,4 +56,4 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
         sheet[:, top : top + height, left : left + width] = image
     pixels = sheet.permute(1, 2, 0).squeeze(-1).numpy()
     picture = Image.fromarray(pixels)
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

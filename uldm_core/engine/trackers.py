@@ -1,0 +1,108 @@
+"""Telling others of a run while it goes on: its trackers, and whoever reads ``run.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from attrs import define, field
+
+from uldm_core.blueprint import Builder
+from uldm_core.component import say_failure
+from uldm_core.engine.files import write_json
+from uldm_core.engine.signals import Interrupted
+from uldm_core.errors import MistakeError, UldmError
+from uldm_core.protocols import Tracker
+from uldm_core.recipe import Plan
+
+BEAT_EVERY_SECONDS = 10.0
+
+
+@define
+class Trackers:
+    """The trackers of a run, by name. One that fails is left out from then on, with one warning."""
+
+    warn: Callable[[str], object] = print
+    told: dict[str, Tracker] = field(factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, warn: Callable[[str], object]) -> Trackers:
+        """Build a plan's trackers.
+
+        Raises:
+            MistakeError: one that the recipe lists objects to its options.
+        """
+        trackers = cls(warn)
+        for blueprint in plan.trackers:
+            path = blueprint.component.path
+            try:
+                trackers.told[path] = Builder().build(blueprint)
+            except Exception as error:
+                if isinstance(error, MistakeError) and blueprint in plan.blueprints():
+                    raise plan.blame(error) from error
+                trackers.leave_out(path, error)
+        return trackers
+
+    def tell(self, what: Callable[[Tracker], None]) -> None:
+        """Call each tracker; what fails in one keeps neither the others nor the run."""
+        for path, tracker in list(self.told.items()):
+            try:
+                what(tracker)
+            except Exception as error:
+                self.leave_out(path, error)
+
+    def leave_out(self, path: str, error: Exception) -> None:
+        """Tell a tracker nothing more, and say why."""
+        self.told.pop(path, None)
+        reason = str(error) if isinstance(error, UldmError) else say_failure(error)
+        self.warn(f"warning: {path} failed, the run goes on without it: {reason}")
+
+
+@define
+class RunStatus:
+    """``run.json``: how a run is, for whoever looks at its folder while it goes on or afterwards.
+
+    ``updated`` grows at least every ``BEAT_EVERY_SECONDS`` while steps are made: a run that is said to be
+    ``running`` and is not updated any more was killed.
+    """
+
+    path: Path
+    command: str = ""
+    started: str = field(factory=lambda: _now())
+    written: float = field(default=0.0, init=False)
+
+    def write(self, state: str, error: str = "") -> None:
+        """Write the state: ``running``, ``done``, ``stopped`` or ``failed``."""
+        self.written = time.monotonic()
+        times = {"started": self.started, "updated": _now()}
+        write_json(self.path, {"state": state, **times, "command": self.command, "error": error})
+
+    def beat(self) -> None:
+        """Note that the run is alive, now and then."""
+        if time.monotonic() - self.written > BEAT_EVERY_SECONDS:
+            self.write("running")
+
+    @contextmanager
+    def watching(self, end: Callable[[str], None]) -> Iterator[None]:
+        """Write how the run is while the context lasts, then how it ended; ``end`` is told as well."""
+        self.write("running")
+        state, said = "failed", ""
+        try:
+            yield
+            state = "done"
+        except (Interrupted, KeyboardInterrupt):
+            state = "stopped"
+            raise
+        except BaseException as error:
+            said = str(error) or repr(error)
+            raise
+        finally:
+            self.write(state, said)
+            end(state)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

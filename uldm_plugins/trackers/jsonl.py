@@ -1,0 +1,63 @@
+"""The run's own log: what was measured as lines of JSON, images as PNGs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from uldm_core.engine.files import write_bytes, write_text
+from uldm_core.engine.folder import RunFolder, StageFolder
+from uldm_core.protocols import RunStart
+from uldm_plugins.nn.images import png_of_grid
+
+
+class Jsonl:
+    """Writes ``stages/<stage>/metrics.jsonl`` and ``stages/<stage>/images/<name>/<step>.png``.
+
+    Where a stage goes on from a checkpoint, what was written behind it is dropped: it comes again.
+    """
+
+    def begin(self, run: RunStart) -> None:
+        """Take note of the run's folder."""
+        self.folder = RunFolder(run.folder)
+
+    def stage(self, name: str, step: int, total: int) -> None:
+        """Drop what is behind ``step``."""
+        _cut_metrics(self.folder.stage(name), step)
+        for image in self.folder.stage(name).images.glob("*/*.png"):
+            if image.stem.isdigit() and int(image.stem) > step:
+                image.unlink()
+
+    def scalars(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Add a line."""
+        path = self.folder.stage(stage).metrics
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def images(self, stage: str, step: int, name: str, images: Tensor) -> None:
+        """Write a PNG of the grid."""
+        write_bytes(self.folder.stage(stage).images / name / f"{step:08d}.png", png_of_grid(images))
+
+    def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Do nothing: the engine keeps ``stage.json``."""
+
+    def end(self, state: str) -> None:
+        """Do nothing: the engine keeps ``run.json``."""
+
+
+def _cut_metrics(folder: StageFolder, step: int) -> None:
+    """Drop lines behind a step, and one that a crash cut short."""
+    if folder.metrics.is_file():
+        lines = folder.metrics.read_text("utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_text(folder.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line).get("step", 0))
+    except ValueError:  # cut short
+        return float("inf")
