@@ -11,8 +11,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 MOST_POINTS = 600
-SMOOTHING = 25
-"""A smoothed curve follows about this fraction of the steps, or ten points if those are more."""
+SMOOTHED_SHARE = 0.04
+"""How much of a curve, to either side, is averaged to smooth it."""
 
 
 @frozen(eq=False)
@@ -65,18 +65,19 @@ def _is_number(value: Any) -> bool:
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the running mean of values, recent ones counting most; what is no number is left out.
+    """Return the mean of each value and as many around it on either side, fewer towards the ends.
 
-    Weights fall by a constant factor, and are divided by their sum, so that the first value counts in full
-    and not against an invented zero.
+    It lies in the midst of the values, where a running mean of the past lags behind a fall. What is no number
+    is left out.
     """
-    decay = 1 - 1 / max(10, len(values) / SMOOTHING)
-    result, total, weight = np.empty(len(values)), 0.0, 0.0
-    for index, value in enumerate(values.tolist()):
-        if np.isfinite(value):
-            total, weight = total * decay + value, weight * decay + 1
-        result[index] = total / weight if weight else np.nan
-    return result
+    count, known = len(values), np.isfinite(values)
+    sums = np.cumsum([0.0, *np.where(known, values, 0)])
+    counts = np.cumsum([0, *known])
+    at = np.arange(count)
+    reach = np.minimum(np.minimum(at, count - 1 - at), max(2, round(SMOOTHED_SHARE * count)))
+    first, last = at - reach, at + reach + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def kept_points(values: NDArray[np.float64], most: int = MOST_POINTS) -> NDArray[np.int64]:

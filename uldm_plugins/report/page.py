@@ -83,7 +83,7 @@ def _headline(table: Mapping[str, Any]) -> tuple[str, str, str] | None:
     row, sets = table["rows"][0], table["sets"]
     known = {name: number(value) for name, value in zip(sets, row["values"]) if value is not None}
     beside = next((f"{name} {known[name]}" for name in ("floor", "originals") if name in known), "")
-    return (row["name"].replace("_", " "), known["samples"], beside) if "samples" in known else None
+    return (f"{row['name']} of samples", known["samples"], beside) if "samples" in known else None
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import Factory, field, frozen
 from numpy.typing import NDArray
 
 from uldm_plugins.pictures.codes import code_colours
@@ -37,6 +37,7 @@ class Section:
     name: str
     title: str
     shows: Mapping[str, Any]
+    short: str = field(default=Factory(lambda self: self.title, takes_self=True))
 
 
 @frozen
@@ -148,7 +149,7 @@ def _curves(run: RunFiles) -> Section | None:
         for stage in run.stages
         if stage.curves
     ]
-    return Section("curves", "Training curves", {"groups": groups}) if groups else None
+    return Section("curves", "Training curves", {"groups": groups}, "Curves") if groups else None
 
 
 def _charts(stage: StageFiles) -> Iterator[Chart]:
@@ -162,7 +163,7 @@ def _charts(stage: StageFiles) -> Iterator[Chart]:
         yield Chart(
             id=f"{stage.name}/{name}",
             title=" and ".join(drawn).replace("_", " "),
-            says=scalar_words(stage.use, name),
+            says=" ".join(filter(None, (scalar_words(stage.use, one) for one in drawn))),
             data=chart_of({one: stage.curves[one] for one in drawn}),
         )
 
@@ -229,7 +230,7 @@ def _codebook(run: RunFiles) -> Section | None:
         Chart(f"codebook/{number}", f"Codebook {number}" if len(books) > 1 else "Use of each code", "", data)
         for number, data in enumerate(map(_ranked, books), 1)
     ]
-    return Section("codebook", "Codebook usage", {"books": books, "groups": [{"charts": charts}]})
+    return Section("codebook", "Codebook usage", {"books": books, "groups": [{"charts": charts}]}, "Codebook")
 
 
 def _ranked(book: Codebook) -> dict[str, Any]:
@@ -253,7 +254,7 @@ def _path(run: RunFiles) -> Section | None:
     ]
     known = times is not None and times.shape == (len(frames),)
     shows = {"rows": rows, "times": times.tolist() if known else [], "side": shown_at(frames.shape[2])}
-    return Section("path", "From noise to image", shows)
+    return Section("path", "From noise to image", shows, "Noise to image")
 
 
 def _nearest(run: RunFiles) -> Section | None:
@@ -275,7 +276,8 @@ def _nearest(run: RunFiles) -> Section | None:
         }
         for index in range(min(count, len(samples)))
     ]
-    return Section("nearest", "Nearest training images", {"rows": rows, "side": shown_at(samples.shape[1])})
+    shows = {"rows": rows, "side": shown_at(samples.shape[1])}
+    return Section("nearest", "Nearest training images", shows, "Nearest")
 
 
 def _classes(run: RunFiles) -> Section | None:
@@ -287,7 +289,7 @@ def _classes(run: RunFiles) -> Section | None:
         {"label": label, "drawn": drawn, "real": real, "drawn_width": drawn / most, "real_width": real / most}
         for label, drawn, real in zip(found.labels, found.samples, found.real)
     ]
-    return Section("classes", "Balance of classes", {"rows": rows})
+    return Section("classes", "Balance of classes", {"rows": rows}, "Classes")
 
 
 def _metrics(run: RunFiles) -> Section | None:

@@ -7,10 +7,9 @@ from attrs import frozen
 SCALARS = {
     "distance": "How far reconstructions are from their images, all losses of the recipe added up. Falls fast, "
     "then slowly; if it stays high, the autoencoder is too small or has had too few steps.",
-    "generator": "The autoencoder's part of the GAN game: lower means that more reconstructions pass for real. "
-    "The two losses should hover against each other, neither running away.",
-    "discriminator": "The judge's part of the GAN game: near its first value it cannot tell reconstructions from "
-    "images, near 0 it always can.",
+    "generator": "The autoencoder's part of the GAN game: lower means that more reconstructions pass for real.",
+    "discriminator": "The judge's part: near its first value it cannot tell reconstructions from images, near 0 "
+    "it always can. The two should hover against each other, neither running away.",
     "commitment": "How far the encoder's vectors are from their codes. Small and steady is good; growing without "
     "end means that the codebook does not follow.",
     "codebook": "How far codes are from the vectors they stand for. Should fall and stay low.",

@@ -47,7 +47,7 @@
     };
     const id = figure.dataset.chart;
     return {
-      width, height: 210, padding: [8, 8, 0, 0],
+      width, height: 210, padding: [8, 20, 0, 0],
       scales: { x: { time: false }, y: { distr: logarithmic.has(id) ? 3 : 1 } },
       axes: [
         { ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? digits(tick) : "")), size: 30 },
