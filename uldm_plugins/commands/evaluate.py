@@ -57,7 +57,7 @@ def evaluate(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     stage = _stage(trained, metrics)
-    test = stage.dataset.split("test")
+    test = stage.reference
     images = _images(trained, samples, test)
     with reporter() as tell:
         context = trained.context("evaluate", trained.plan.seed, tell)

@@ -40,11 +40,23 @@ def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, co
         return to_uint8(autoencoder.decode(scaling.denormalize(latents)))
 
 
-@torch.inference_mode()
 def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
     """Yield the dataset's images after a pass through the autoencoder, uint8 [B, C, H, W]."""
+    return (images for images, _ in reconstruct_with_codes(dataset, autoencoder, context))
+
+
+@torch.inference_mode()
+def reconstruct_with_codes(
+    dataset: Dataset, autoencoder: Autoencoder, context: Context
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the reconstructions, uint8 [B, C, H, W], with the indices of their codes.
+
+    These are [B, h, w], or [B, Q, h, w] with several codes a position; None without a quantizer.
+    """
     autoencoder.eval()
+    encode = getattr(autoencoder, "encode_with_indices", None)
     for indices in index_batches(len(dataset)):
+        images = image_batch(dataset, indices, context)
         with context.autocast():
-            latents, _ = autoencoder.encode(image_batch(dataset, indices, context))
-            yield to_uint8(autoencoder.decode(latents))
+            latents, _, *codes = (encode or autoencoder.encode)(images)
+            yield to_uint8(autoencoder.decode(latents)), codes[0] if codes else None

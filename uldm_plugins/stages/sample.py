@@ -25,15 +25,20 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.latents import decode
+from uldm_plugins.stages.path import RecordedSampler
 from uldm_plugins.stages.training import predict
 
 GRID = 100
+PATHS = 10
+FRAMES = 12
 
 
 class Sample:
     """Draws images: noise, through sampler and denoiser, to latents, and decodes them.
 
-    Makes ``samples``: an ``.npz`` with ``images``, uint8 [N, H, W, C]; and a grid as ``samples.png``.
+    Makes ``samples.npz`` with ``images``, uint8 [N, H, W, C]; a grid as ``samples.png``; and how the first
+    images come about as ``path.npz``: ``frames``, uint8 [F, N, H, W, C], what is decoded from the noisy
+    latents on the way, at ``times``, float32 [F], falling from 1 (noise) to 0.
 
     Args:
         dataset: says how large the images are.
@@ -72,32 +77,47 @@ class Sample:
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
-        images = self.draw(context, self.count)
+        recorded = RecordedSampler(self.sampler, PATHS, FRAMES)
+        images = self.draw(context, self.count, recorded)
         save_images(context.artifact("samples.npz"), images)
         save_grid(images[:GRID], context.artifact("samples.png"))
         context.publish("samples.png")
+        times, frames = self.frames(recorded, context)
+        save_arrays(context.artifact("path.npz"), frames=channels_last(frames), times=times)
         return {"count": float(len(images))}
 
-    def draw(self, context: Context, count: int) -> Tensor:
-        """Return so many images, uint8 [count, C, H, W]; the context's seed says which."""
+    def draw(self, context: Context, count: int, sampler: Sampler | None = None) -> Tensor:
+        """Return so many images, uint8 [count, C, H, W]; the context's seed says which.
+
+        Args:
+            context: the surroundings.
+            count: how many.
+            sampler: instead of the stage's own.
+        """
         self.autoencoder.eval()
         self.denoiser.eval()
         context.begin("drawing images", count)
         batches = []
-        for batch in self._batches(context, count):
+        for batch in self._batches(context, count, sampler or self.sampler):
             batches.append(batch)
             context.advance(sum(map(len, batches)))
         return torch.cat(batches)
 
+    def frames(self, recorded: RecordedSampler, context: Context) -> tuple[Tensor, Tensor]:
+        """Return the times of a recorded path [F], and what is decoded there, uint8 [F, N, C, H, W]."""
+        times, latents = recorded.path()
+        frames = [decode(noisy, self.autoencoder, self.latent_scaling, context) for noisy in latents]
+        return times, torch.stack(frames).cpu()
+
     @torch.inference_mode()
-    def _batches(self, context: Context, count: int) -> Iterator[Tensor]:
+    def _batches(self, context: Context, count: int, sampler: Sampler) -> Iterator[Tensor]:
         side = latent_size(self.dataset.size, self.autoencoder.downscale)
         for number, start in enumerate(range(0, count, self.batch_size)):
             size = min(self.batch_size, count - start)
             generator = context.generator("batch", number)
             shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
             noise = torch.randn(shape, generator=generator)[:size].to(context.device)
-            latents = self.sampler(self._denoise(context), self.noise_scheduler, noise, generator)
+            latents = sampler(self._denoise(context), self.noise_scheduler, noise, generator)
             yield decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
 
     def _denoise(self, context: Context) -> Denoise:
@@ -108,9 +128,19 @@ class Sample:
         return denoise
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Return images [..., C, H, W] as files have them, [..., H, W, C]."""
+    return images.movedim(-3, -1)
+
+
+def save_arrays(path: Path, **arrays: Tensor) -> None:
+    """Write tensors as an ``.npz``, compressed."""
+    np.savez_compressed(path, **{name: array.cpu().contiguous().numpy() for name, array in arrays.items()})
+
+
 def save_images(path: Path, images: Tensor) -> None:
     """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
-    np.savez_compressed(path, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+    save_arrays(path, images=channels_last(images))
 
 
 def load_images(path: Path) -> Tensor:
