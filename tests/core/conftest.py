@@ -200,6 +200,7 @@ COMPONENTS = [
     Component("stage", "train", Train),
     Component("stage", "draw", Draw),
     Component("stage", "frame", Frame),
+    Component("tracker", "jsonl", "uldm_plugins.trackers.jsonl:Jsonl", always=True),
 ]
 
 RECIPE = """\

@@ -25,10 +25,12 @@ from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_sec
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
 from uldm_core.engine.run import _lock, run
 from uldm_core.engine.signals import Interrupted, Stop
+from uldm_core.engine.trackers import Trackers
 from uldm_core.engine.trained import TrainedRun
 from uldm_core.engine.workshop import Workshop
-from uldm_core.protocols import Dataset, Denoiser
+from uldm_core.protocols import Dataset, Denoiser, RunStart
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_plugins.trackers.jsonl import Jsonl
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 
@@ -177,15 +179,6 @@ def test_leftovers_beside_checkpoints_are_neither_read_nor_in_the_way(tmp_path):
     assert sorted(path.name for path in checkpoints.iterdir()) == [".DS_Store", "10"]
 
 
-def test_logged_lines_from_a_step_on_are_cut_and_so_is_half_a_line(tmp_path):
-    folder = StageFolder(tmp_path)
-    folder.cut_metrics(1)
-    lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
-    folder.metrics.write_text("\n".join([*lines, '{"step": 4, "lo']))
-    folder.cut_metrics(3)
-    assert folder.metrics.read_text() == "".join(f"{line}\n" for line in lines[:2])
-
-
 def claimed(folder, key, done=True):
     """Claim a stage's folder, say what was known, and work in it."""
     record = folder.claim("s", key)
@@ -266,7 +259,9 @@ class Walk:
 
 
 def context_in(folder, **more):
-    return Context("s", 0, CPU, StageFolder(folder), **more)
+    log = Jsonl()
+    log.begin(RunStart(folder, "run", {}, ["s"]))
+    return Context("s", 0, CPU, RunFolder(folder).stage("s"), trackers=Trackers(told={"log": log}), **more)
 
 
 def trained(folder, steps, **more):
@@ -276,7 +271,7 @@ def trained(folder, steps, **more):
 
 
 def logged(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = map(json.loads, RunFolder(folder).stage("s").metrics.read_text().splitlines())
     return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
@@ -304,8 +299,8 @@ def test_a_trainer_stopped_any_number_of_times_ends_as_if_never_stopped(tmp_path
     assert done + last.done == whole.done == list(range(7)), "no step is done twice"
     for ours, theirs in zip(whole.layer.state_dict().values(), last.layer.state_dict().values()):
         assert torch.equal(ours, theirs)
-    assert (tmp_path / "cut/checkpoints/7/state.safetensors").read_bytes() == (
-        tmp_path / "whole/checkpoints/7/state.safetensors"
+    assert (tmp_path / "cut/stages/s/checkpoints/7/state.safetensors").read_bytes() == (
+        tmp_path / "whole/stages/s/checkpoints/7/state.safetensors"
     ).read_bytes()
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
 
@@ -324,7 +319,7 @@ def test_a_crash_between_checkpoints_repeats_steps_but_not_lines(tmp_path, monke
 
     with pytest.raises(MemoryError):
         loop.train(Crashing(6), context_in(tmp_path / "cut"))
-    assert StageFolder(tmp_path / "cut").checkpoint() == 2
+    assert RunFolder(tmp_path / "cut").stage("s").checkpoint() == 2
     last = trained(tmp_path / "cut", 6)
     assert last.done == [2, 3, 4, 5] and torch.equal(whole.layer.running_mean, last.layer.running_mean)
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
@@ -344,7 +339,7 @@ def test_numbers_that_are_none_stop_a_trainer_with_its_last_checkpoint_kept(tmp_
     with pytest.raises(RunError, match=r"stages\.s: loss is inf at step 4") as caught:
         loop.train(Walk(6, bad=3), context_in(tmp_path))
     assert "learning rate" in caught.value.problems[0].hint
-    assert StageFolder(tmp_path).checkpoint() == 3
+    assert RunFolder(tmp_path).stage("s").checkpoint() == 3
 
 
 def test_a_trainer_that_is_done_takes_no_step_but_finishes(tmp_path):
@@ -375,7 +370,7 @@ def test_a_verb_is_stopped_between_batches(tmp_path):
 
 
 def test_an_artifact_is_published_to_the_runs_own_folder(tmp_path):
-    context = context_in(tmp_path / "stages" / "s")
+    context = context_in(tmp_path)
     context.artifact("a.txt").write_text("x")
     context.publish("a.txt")
     assert (tmp_path / "a.txt").read_text() == "x"
