@@ -91,7 +91,9 @@ class MadeUpRun:
 
     def state(self, state="done", **more):
         times = {"started": "2025-11-24T20:41:00+00:00", "updated": "2025-11-24T20:52:26+00:00"}
-        self.json("run.json", {"state": state, **times, "command": "uldm run mnist.toml", "error": "", **more})
+        self.json(
+            "run.json", {"state": state, **times, "command": "uldm run mnist.toml", "error": "", **more}
+        )
 
     def stage(self, name, seconds, done=True):
         self.json(f"stages/{name}/stage.json", {"key": {"content": "1"}, "done": done, "seconds": seconds})
@@ -162,7 +164,12 @@ class MadeUpRun:
         self.artifacts(**options)
         self.json(
             "evaluations/1.json",
-            {**METRICS, "command": "uldm evaluate digits", "when": "2025-11-25T08:00:00+00:00", "against": "test"},
+            {
+                **METRICS,
+                "command": "uldm evaluate digits",
+                "when": "2025-11-25T08:00:00+00:00",
+                "against": "test",
+            },
         )
         return self.path
 

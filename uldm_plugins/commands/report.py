@@ -18,7 +18,9 @@ def report(run: Path) -> None:
     Every run writes its own; this is for one of an older version, or after `uldm evaluate`.
     """
     if not (run / "recipe.toml").is_file():
-        raise MistakeError(f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE")
+        raise MistakeError(
+            f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
+        )
     from uldm_plugins.report.page import write_report
 
     click.echo(write_report(run))

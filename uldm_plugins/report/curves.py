@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -65,17 +65,16 @@ def _is_number(value: Any) -> bool:
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of each value and as many around it on either side, fewer towards the ends.
+    """Return the mean of each value and those around it, on either side; what is no number is left out.
 
-    It lies in the midst of the values, where a running mean of the past lags behind a fall. What is no number
-    is left out.
+    It lies in the midst of the values, where a running mean of the past lags behind a fall.
     """
     count, known = len(values), np.isfinite(values)
     sums = np.cumsum([0.0, *np.where(known, values, 0)])
     counts = np.cumsum([0, *known])
-    at = np.arange(count)
-    reach = np.minimum(np.minimum(at, count - 1 - at), max(2, round(SMOOTHED_SHARE * count)))
-    first, last = at - reach, at + reach + 1
+    reach = max(2, round(SMOOTHED_SHARE * count))
+    first = np.maximum(np.arange(count) - reach, 0)
+    last = np.minimum(np.arange(count) + reach + 1, count)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
@@ -89,20 +88,21 @@ def kept_points(values: NDArray[np.float64], most: int = MOST_POINTS) -> NDArray
     return np.unique([0, *np.ravel(ends), len(values) - 1])
 
 
-def chart_of(curves: Mapping[str, Curve], *, smooth: bool = True) -> dict[str, Any]:
+def chart_of(curves: Mapping[str, Curve], show: Literal["both", "raw", "smooth"] = "both") -> dict[str, Any]:
     """Return a chart's data for JSON: ``x``, and ``series`` that share it, ``null`` where there is nothing.
 
     Args:
         curves: by what the legend calls them.
-        smooth: add the smoothed curve to each.
+        show: the curves as they were logged, smoothed, or the one behind the other.
     """
     parts = [(name, curve, kept_points(curve.values)) for name, curve in curves.items() if len(curve.steps)]
     x = sorted({int(step) for _, curve, kept in parts for step in curve.steps[kept]})
     series = []
     for name, curve, kept in parts:
         steps = curve.steps[kept]
-        one = {"label": name, "raw": _on(x, steps, curve.values[kept])}
-        if smooth:
+        line = curve.values if show != "smooth" else smoothed(curve.values)
+        one = {"label": name, "line": _on(x, steps, line[kept])}
+        if show == "both":
             one["smooth"] = _on(x, steps, smoothed(curve.values)[kept])
         series.append(one)
     return {"x": x, "series": series}

@@ -63,7 +63,9 @@ def _ending(run: RunFiles, now: datetime) -> Iterator[Finding]:
     elif state.state == "stopped":
         yield Finding("worry", "The run was stopped before it was done.", again, "again")
     elif run.running and updated and now - updated > SILENCE:
-        yield Finding("bad", f"No news since {state.updated}: the run was most likely killed.", again, "again")
+        yield Finding(
+            "bad", f"No news since {state.updated}: the run was most likely killed.", again, "again"
+        )
     elif not run.running:
         for stage in run.stages:
             if stage.begun and not stage.state.done:

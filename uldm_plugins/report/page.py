@@ -18,6 +18,7 @@ from uldm_plugins.report.sections import charts_of, command_of, components_of, s
 
 HERE = Path(__file__).parent
 REFRESH_SECONDS = 30
+NOTHING = "\N{EN DASH}"
 STATES = {"done": "done", "running": "running", "stopped": "stopped", "failed": "failed", "": "unfinished"}
 
 
@@ -39,24 +40,28 @@ def report_of(path: Path, now: datetime | None = None) -> str:
     sections = sections_of(run)
     found = findings(run, now or datetime.now().astimezone())
     updated = moment(run.state.updated)
-    return environment().get_template("report.html").render(
-        run=run,
-        state=_state(run),
-        sections=sections,
-        findings=found,
-        figures=_figures(run, sections),
-        components=components_of(run.recipe),
-        command=command_of(run, path),
-        data={
-            "charts": charts_of(sections),
-            "refresh": REFRESH_SECONDS if run.running else 0,
-            "updated": updated.timestamp() if updated else 0,
-            "silence": SILENCE.total_seconds(),
-        },
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            state=state_of(run),
+            sections=sections,
+            findings=found,
+            figures=_figures(run, sections),
+            components=components_of(run.recipe),
+            command=command_of(run, path),
+            data={
+                "charts": charts_of(sections),
+                "refresh": REFRESH_SECONDS if run.running else 0,
+                "updated": updated.timestamp() if updated else 0,
+                "silence": SILENCE.total_seconds(),
+            },
+        )
     )
 
 
-def _state(run: RunFiles) -> str:
+def state_of(run: RunFiles) -> str:
     """Return how the run stands; of one that keeps no ``run.json``, by its stages."""
     done = bool(run.stages) and all(stage.state.done for stage in run.stages)
     return STATES.get(run.state.state, "unfinished") if run.state.state else "done" if done else "unfinished"
@@ -74,7 +79,9 @@ def _figures(run: RunFiles, sections: list[Any]) -> list[tuple[str, str, str]]:
     if "samples" in shown and shown["samples"]["total"]:
         found += [("samples drawn", f"{shown['samples']['total']:,}", "")]
     if seconds := sum(stage.state.seconds for stage in run.stages):
-        found += [("time worked", duration(seconds), str(run.environment.get("machine", "")).partition(",")[0])]
+        found += [
+            ("time worked", duration(seconds), str(run.environment.get("machine", "")).partition(",")[0])
+        ]
     return [figure for figure in found if figure]
 
 
@@ -122,7 +129,7 @@ def duration(seconds: float) -> str:
 def number(value: float | None) -> str:
     """Write a number to four digits, whole ones in full; nothing is a dash."""
     if value is None:
-        return "–"
+        return NOTHING
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""The parts of the page: what each shows, from what the run's folder holds. One without anything is left out."""
+"""The parts of the page: what each shows of a run's folder. One that has nothing to show is left out."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def _frames(stage: StageFiles, name: str) -> list[Frame]:
     """Return some of the pictures that were kept while a stage trained, the first and the last among them."""
     shown = stage.shown(name)
     chosen = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MOST_FRAMES)).astype(int))
-    found = ((step, file_picture(path, f"{name} at step {step}")) for step, path in map(shown.__getitem__, chosen))
+    found = (
+        (step, file_picture(path, f"{name} at step {step}")) for step, path in map(shown.__getitem__, chosen)
+    )
     return [Frame(step, picture) for step, picture in found if picture]
 
 
@@ -201,7 +203,7 @@ def _are_images(found: NDArray[Any] | None) -> bool:
 
 
 def _grid(codes: NDArray[Any]) -> str:
-    return f"{codes.shape[-2]} × {codes.shape[-1]}"
+    return f"{codes.shape[-2]} by {codes.shape[-1]}"
 
 
 def _code_maps(run: RunFiles, codes: NDArray[Any] | None, count: int) -> list[list[Picture]]:
@@ -239,7 +241,9 @@ def _ranked(book: Codebook) -> dict[str, Any]:
     ranks = np.arange(1, len(counts) + 1)
     even = np.full(len(counts), counts.mean())
     curves = {"uses of this code": Curve(ranks, counts), "if all were used alike": Curve(ranks, even)}
-    return {**chart_of(curves, smooth=False), "xlabel": "codes, the most used first"}
+    chart = chart_of(curves, "raw")
+    chart["series"][1]["dashed"] = True
+    return {**chart, "counted": "code"}
 
 
 def _path(run: RunFiles) -> Section | None:
@@ -312,7 +316,12 @@ def metric_table(measured: Measured) -> dict[str, Any]:
         for name in names
     ]
     counts = {"originals": measured.reference, **measured.counts}
-    return {"measured": measured, "sets": sets, "counts": [counts.get(name, 0) for name in sets], "rows": rows}
+    return {
+        "measured": measured,
+        "sets": sets,
+        "counts": [counts.get(name, 0) for name in sets],
+        "rows": rows,
+    }
 
 
 def components_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,24 +5,23 @@ from __future__ import annotations
 from attrs import frozen
 
 SCALARS = {
-    "distance": "How far reconstructions are from their images, all losses of the recipe added up. Falls fast, "
-    "then slowly; if it stays high, the autoencoder is too small or has had too few steps.",
-    "generator": "The autoencoder's part of the GAN game: lower means that more reconstructions pass for real.",
-    "discriminator": "The judge's part: near its first value it cannot tell reconstructions from images, near 0 "
-    "it always can. The two should hover against each other, neither running away.",
-    "commitment": "How far the encoder's vectors are from their codes. Small and steady is good; growing without "
-    "end means that the codebook does not follow.",
+    "distance": "How far reconstructions are from their images, all losses of the recipe added up. "
+    "Falls fast, then slowly; if it stays high, the autoencoder is too small or has had too few steps.",
+    "generator": "The autoencoder's part of the GAN game: the lower, the more reconstructions pass for real.",
+    "discriminator": "The judge's part: near its first value it cannot tell reconstructions from images, "
+    "near 0 it always can. The two should hover against each other, neither running away.",
+    "commitment": "How far the encoder's vectors are from their codes. "
+    "Small and steady is good; growing without end means that the codebook does not follow.",
     "codebook": "How far codes are from the vectors they stand for. Should fall and stay low.",
     "kl": "How much latents differ from plain noise. Rises at first, then settles.",
     "entropy": "Low where codes are used evenly and chosen clearly.",
     "images_per_second": "Speed. Steady is good; dips are other work on the machine.",
-    "test_accuracy": "Share of test images that are classified rightly.",
 }
 """What a logged number is, by its name."""
 
 LOSSES = {
-    "train_diffusion": "How wrong the denoiser's guesses are, squared. Falls fast, then very slowly, and never to "
-    "0: noise cannot be guessed in full. Samples get better long after the curve looks flat.",
+    "train_diffusion": "How wrong the denoiser's guesses are, squared. Falls fast, then very slowly, "
+    "and never to 0: noise cannot be guessed in full. Samples get better long after it looks flat.",
     "train_classifier": "How wrong the classifier is. Falls towards 0.",
 }
 """What ``loss`` is, by the stage's component."""
@@ -41,7 +40,7 @@ class MetricWords:
     says: str
 
 
-_FRECHET = "distance between the distributions of images, in a network's features; the floor is what real scores"
+_FRECHET = "how far images are from the test set as a whole, in a network's features; 0 is no difference"
 METRICS = {
     "frechet_mnist": MetricWords("lower", _FRECHET),
     "frechet": MetricWords("lower", _FRECHET),

@@ -21,20 +21,18 @@
     : String(Number(value.toPrecision(4)));
 
   function lines(series, index) {
-    const stroke = colour("--c" + (index % 8));
-    const value = (_, found) => digits(found);
-    if (!series.smooth) {
-      const dash = index && series.plain === undefined ? [6, 4] : undefined;
-      return [{ label: series.label, stroke, width: 1.75, dash, spanGaps: true, value, points: { show: false } }];
-    }
+    const stroke = colour("--c" + ((series.colour ?? index) % 8));
+    const shared = { spanGaps: true, points: { show: false }, value: (_, found) => digits(found) };
+    const dash = series.dashed ? [6, 4] : undefined;
+    if (!series.smooth) return [{ ...shared, label: series.label, stroke, width: 1.75, dash }];
     return [
-      { label: series.label, stroke: stroke + "59", width: 1, spanGaps: true, value, points: { show: false } },
-      { label: "mean", stroke, width: 2, spanGaps: true, value, points: { show: false } },
+      { ...shared, label: series.label, stroke: stroke + "59", width: 1 },
+      { ...shared, label: "mean", stroke, width: 2 },
     ];
   }
 
   function columns(chart) {
-    const ys = chart.series.flatMap((series) => (series.smooth ? [series.raw, series.smooth] : [series.raw]));
+    const ys = chart.series.flatMap((series) => (series.smooth ? [series.line, series.smooth] : [series.line]));
     return [chart.x, ...ys];
   }
 
@@ -54,7 +52,7 @@
         { ...axis, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : digits(tick))), size: 52 },
       ],
       series: [
-        { label: chart.xlabel ? "code" : "step", value: (_, found) => digits(found) },
+        { label: chart.counted ?? "step", value: (_, found) => digits(found) },
         ...chart.series.flatMap(lines),
       ],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, dist: 5 } },
