@@ -57,10 +57,16 @@
       ],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, dist: 5 } },
       hooks: {
-        setCursor: [(plot) => plot.cursor.idx == null && plot.setLegend({ idx: chart.x.length - 1 }, false)],
+        setCursor: [(plot) => plot.cursor.idx == null && showLast(plot)],
         setScale: [(plot, key) => key === "x" && zoomed(figure, chart, plot)],
       },
     };
+  }
+
+  // Where nobody points, the legend shows the last value of each curve.
+  function showLast(plot) {
+    const last = (values) => values.findLastIndex((value) => value != null);
+    plot.setLegend({ idxs: plot.data.map(last) }, false);
   }
 
   function zoomed(figure, chart, plot) {
@@ -79,7 +85,7 @@
     plots.get(figure)?.destroy();
     const plot = new uPlot(settings(figure, chart, box.clientWidth), columns(chart), box);
     plots.set(figure, plot);
-    plot.setLegend({ idx: chart.x.length - 1 }, false);
+    showLast(plot);
     if (zooms[id]) plot.setScale("x", { min: zooms[id][0], max: zooms[id][1] });
     pinch(plot, chart);
   }
