@@ -253,6 +253,10 @@ class Trainer(Stage, Protocol):
     ``step`` returns scalar tensors, which are read only when they are logged. ``stateful`` names every
     object whose ``state_dict`` a resumed run needs. ``finish`` leaves in the trained components what
     later stages shall get (the average of the weights, say).
+
+    Optional, together: ``previews``, how often over the whole training to show what it has come to, and
+    ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
+    numbers are its affair.
     """
 
     steps: int

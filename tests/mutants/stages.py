@@ -257,3 +257,34 @@ class WritesTheTime(Average):
         with context.artifact("mean.txt").open("a") as file:
             file.write(str(id(context)) + str(context.folder.path))
         return summary
+
+
+@sound("stage")
+class Shows(Reconstruct):
+    """Has its autoencoder in eval mode while it shows what it makes of a batch."""
+
+    previews = 3
+
+    def preview(self, step):
+        self.autoencoder.eval()
+        with torch.no_grad():
+            self.context.show("reconstructions", self.autoencoder(self.batch(step))[0].byte(), step)
+        self.autoencoder.train()
+
+
+@mutant("stage", killed_by="previews_change_nothing")
+class ShowsAndStaysAtRest(Reconstruct):
+    """After the first preview the autoencoder stays in eval mode."""
+
+    def preview(self, step):
+        self.autoencoder.eval()
+
+
+@mutant("stage", killed_by="previews_change_nothing")
+class ShowsTheAverageAndKeepsIt(Reconstruct):
+    """What is put into the weights for a preview is never taken out again."""
+
+    def preview(self, step):
+        with torch.no_grad():
+            for parameter in self.autoencoder.parameters():
+                parameter.mul_(0.99)

@@ -19,9 +19,9 @@ from uldm_core.recipe import Plan
 def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
     """Return each stage's key.
 
-    It covers the seed, the stage's own options, those of the nouns it uses, the source of all their
-    modules, the dataset's content, weights that come from other runs, and the keys of the earlier stages that
-    trained or made what it uses.
+    It covers the seed, the stage's own options but for its numbers of steps and of previews, those of the
+    nouns it uses, the source of all their modules, the dataset's content, weights that come from other runs,
+    and the keys of the earlier stages that trained or made what it uses.
     """
     keys: dict[str, StageKey] = {}
     brought = origins(plan)
@@ -32,6 +32,8 @@ def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
         used = [*nouns, *verb.needs]
         options = stage.to_dict()
         steps = options.pop("steps", 0) if hasattr(verb, "step") else 0
+        if hasattr(verb, "preview"):  # which shows what is trained and changes nothing of it
+            options.pop("previews", None)
         content = {
             "seed": plan.seed,
             "stage": options,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.randomness import derive
+from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import RunError
 from uldm_core.protocols import Trainer
 
@@ -33,6 +34,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     context.goes_on(step, trainer.steps)
     context.begin("training steps", trainer.steps, step)
     log = _Log(context, trainer.batch_size, step)
+    previews = _preview_steps(trainer)
     saved_at = time.monotonic()
     while step < trainer.steps:
         torch.manual_seed(derive(context.seed, context.name, step))
@@ -40,6 +42,8 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
         step += 1
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
             log.write(step, metrics)
+        if step in previews:
+            _preview(trainer, context, step)
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
             _save(trainer, context, step)
@@ -55,6 +59,18 @@ def _resume(trainer: Trainer, context: Context) -> int:
         for name, part in trainer.stateful().items():
             part.load_state_dict(state[name])
     return step
+
+
+def _preview_steps(trainer: Any) -> set[int]:
+    """Return after which steps a trainer shows itself: evenly over the training, the last one among them."""
+    count = trainer.previews if hasattr(trainer, "preview") else 0
+    return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
+
+
+def _preview(trainer: Any, context: Context, step: int) -> None:
+    """Have a trainer show itself; what it draws from torch's own generator, nobody misses."""
+    with seeded(context.seed, context.name, "preview", step):
+        trainer.preview(step)
 
 
 def _save(trainer: Trainer, context: Context, step: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,18 @@ class EMA:
         """Put the averaged weights into the module."""
         for parameter, average in zip(self.module.parameters(), self.parameters):
             parameter.copy_(average)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have the averaged weights in the module while the context lasts; then the others come back."""
+        current = [parameter.detach().clone() for parameter in self.module.parameters()]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, kept in zip(self.module.parameters(), current):
+                    parameter.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages and how many updates made them."""

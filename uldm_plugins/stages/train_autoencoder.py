@@ -22,6 +22,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.nn.frozen import without_gradients
+from uldm_plugins.stages.previews import at_rest, pairs
 from uldm_plugins.stages.training import Descent, detached, image_batch, weighted_sum
 
 
@@ -50,6 +51,7 @@ class TrainAutoencoder:
         ema_std: width of a power-function average, relative to the time trained; it takes the place of
             ``ema_decay``.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+        previews: how often, over the whole training, to show reconstructions of test images; 0 shows none.
     """
 
     trains = ("autoencoder",)
@@ -72,6 +74,7 @@ class TrainAutoencoder:
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.99,
         ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 0.0,
+        previews: Annotated[int, Ge(0)] = 8,
     ) -> None:
         if adversarial is not None and discriminator is None:
             raise ValueError("adversarial needs a discriminator, and the recipe has none")
@@ -85,6 +88,7 @@ class TrainAutoencoder:
         self.losses = losses
         self.adversarial = adversarial
         self.adaptive_weight = adaptive_weight
+        self.previews = previews
         self._average = averaging(ema_decay, ema_std)
         self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
         self._discriminator_descent = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
@@ -119,6 +123,11 @@ class TrainAutoencoder:
         if self._judged(step):
             logged["discriminator"] = self._teach(images, reconstruction.detach(), step)
         return detached(logged)
+
+    def preview(self, step: int) -> None:
+        """Show ``reconstructions``: test images, each followed by what the averaged weights make of it."""
+        with at_rest(self.autoencoder, self.ema):
+            self.context.show("reconstructions", pairs(self.dataset, self.autoencoder, self.context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""

@@ -23,6 +23,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.stages.latents import encode_all, index_batches
+from uldm_plugins.stages.previews import Sketch, at_rest
 from uldm_plugins.stages.training import Descent, image_batch, predict
 
 
@@ -50,6 +51,7 @@ class TrainDiffusion:
         ema_std: width of a power-function average, relative to the time trained; it takes the place of
             ``ema_decay``.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+        previews: how often, over the whole training, to show what becomes of the same noise; 0 shows none.
     """
 
     trains = ("denoiser", "latent_scaling")
@@ -72,6 +74,7 @@ class TrainDiffusion:
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
         ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
+        previews: Annotated[int, Ge(0)] = 8,
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -82,6 +85,7 @@ class TrainDiffusion:
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
+        self.previews = previews
         self._average = averaging(ema_decay, ema_std)
         self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
 
@@ -113,6 +117,12 @@ class TrainDiffusion:
         self.descent(loss, step)
         self.ema.update()
         return {"loss": loss.detach()}
+
+    def preview(self, step: int) -> None:
+        """Show ``samples``: the same noise each time, drawn with the averaged weights in a few steps."""
+        parts = (self.autoencoder, self.denoiser, self.noise_scheduler, self.latent_scaling)
+        with at_rest(self.denoiser, self.ema):
+            self.context.show("samples", Sketch(*parts, self.dataset.size).draw(self.context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""

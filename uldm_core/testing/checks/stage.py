@@ -164,6 +164,31 @@ def resumes_exactly(case: Case) -> None:
 
 
 @contract.check
+def previews_change_nothing(case: Case) -> None:
+    """A trainer that shows itself after every step ends up the same as one that never does."""
+    quiet, shown = _trainer(case), _trainer(case)
+    if not hasattr(quiet[0], "preview"):
+        raise Skip("it shows nothing of itself")
+    for trainer, given in (quiet, shown):
+        with _context() as context:
+            trainer.prepare(context)
+            for step in range(4):
+                _step(trainer, step)
+                modes = _modes(given)
+                if trainer is shown[0]:
+                    trainer.preview(step + 1)
+                expect(_modes(given) == modes, "after a preview, parts are in another mode")
+            trainer.finish()
+    wanted = _weights(quiet[1], quiet[1])
+    for key, tensor in _weights(shown[1], shown[1]).items():
+        expect_close(tensor, wanted[key], f"with previews, {key} is another", rtol=0, atol=0)
+
+
+def _modes(given: Mapping[str, nn.Module]) -> list[bool]:
+    return [part.training for noun in given.values() for part in noun.modules()]
+
+
+@contract.check
 def finishes_in_eval(case: Case) -> None:
     """``finish`` leaves what was trained in eval mode, its parameters finite, and a summary of floats."""
     trainer, given = _trainer(case)

@@ -1,0 +1,79 @@
+"""What a trainer shows of itself while it trains. Nothing that is trained changes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from uldm_core import registry
+from uldm_core.engine.context import Context
+from uldm_core.kinds import latent_size
+from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler
+from uldm_plugins.nn.ema import EMA
+from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.stages.training import image_batch, predict
+
+PAIRS = 20
+SAMPLES = 20
+SAMPLER_STEPS = 10
+
+
+@contextmanager
+def at_rest(module: nn.Module, average: EMA) -> Iterator[None]:
+    """Have a module in eval mode with its averaged weights, without gradients; then as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), average.applied():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def pairs(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
+    """Return a few test images, each followed by its reconstruction: uint8 [2 N, C, H, W]."""
+    test = dataset.split("test") if "test" in dataset.splits else dataset
+    indices = torch.arange(min(PAIRS, len(test)))
+    with context.autocast():
+        latents, _ = autoencoder.encode(image_batch(test, indices, context))
+        reconstructions = to_uint8(autoencoder.decode(latents))
+    return torch.stack([test.images(indices), reconstructions.cpu()], 1).flatten(0, 1)
+
+
+@frozen
+class Sketch:
+    """Draws the same noise each time, in a few steps.
+
+    Args:
+        autoencoder: decodes.
+        denoiser: as it is trained.
+        noise_scheduler: the process.
+        latent_scaling: as fitted.
+        size: of the images.
+    """
+
+    autoencoder: Autoencoder
+    denoiser: Denoiser
+    noise_scheduler: NoiseScheduler
+    latent_scaling: LatentScaling
+    size: int
+
+    def draw(self, context: Context) -> Tensor:
+        """Return images, uint8 [N, C, H, W]."""
+        generator = context.generator("preview")
+        side = latent_size(self.size, self.autoencoder.downscale)
+        noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, side, side, generator=generator)
+        sampler = registry.build("sampler", "euler", steps=SAMPLER_STEPS)
+
+        def denoise(latents: Tensor, t: Tensor) -> Tensor:
+            with context.autocast():
+                return predict(self.denoiser, self.noise_scheduler, latents, t)
+
+        latents = sampler(denoise, self.noise_scheduler, noise.to(context.device), generator)
+        with context.autocast():
+            return to_uint8(self.autoencoder.decode(self.latent_scaling.denormalize(latents)))
