@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import complete_component, component_named, plugin_option
+from uldm_core.cli.common import complete_component, component_named, option_values, plugin_option
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
@@ -32,20 +31,11 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     from uldm_core import registry
 
     chosen = registry.default().components() if component is None else [component_named(component)]
-    values = _parse(options)
+    values = option_values(options)
     states = [_check(one, values, deep) for one in chosen]
     if len(states) > 1:
         click.echo(f"{sum(states)} of {len(states)} components keep their contract")
     sys.exit(0 if states and all(states) else 1)
-
-
-def _parse(options: Iterable[str]) -> dict[str, Any]:
-    from uldm_core.recipe.document import Document
-    from uldm_core.recipe.overrides import apply_overrides
-
-    document = Document({})
-    apply_overrides(document, options)
-    return document.data
 
 
 def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:

@@ -48,6 +48,14 @@ def complete_component(context: click.Context, parameter: click.Parameter, incom
     return _beginning((f"{c.kind}/{own.name_of(c)}" for c in own.components()), incomplete)
 
 
+def complete_sampler(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the samplers that begin so."""
+    from uldm_core import registry
+
+    own = registry.default()
+    return _beginning(map(own.name_of, own.components("sampler")), incomplete)
+
+
 def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the shipped recipes and the files that begin so."""
     from uldm_core.recipe.shipped import names
@@ -100,6 +108,16 @@ def component_named(path: str) -> Component:
     if not slash:
         raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
     return registry.default().get(kind, name)
+
+
+def option_values(words: Iterable[str]) -> dict[str, Any]:
+    """Return a component's options, given as ``KEY=VALUE`` of TOML values or bare strings."""
+    from uldm_core.recipe.document import Document
+    from uldm_core.recipe.overrides import apply_overrides
+
+    document = Document({})
+    apply_overrides(document, words)
+    return document.data
 
 
 def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:

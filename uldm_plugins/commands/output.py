@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,12 +14,21 @@ from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.sample import save_images
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, endings: Sequence[str] = (".npz", ".png"), option: str = "--out") -> None:
     """Raise ``MistakeError`` before any work is done if the images could not be written."""
-    if path.suffix not in (".npz", ".png"):
-        raise MistakeError(f"--out {path}: must end in .npz or .png")
+    if path.suffix not in endings:
+        raise MistakeError(f"{option} {path}: must end in {' or '.join(endings)}")
     if not path.parent.is_dir():
-        raise MistakeError(f"--out {path}: there is no folder {path.parent}")
+        raise MistakeError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise MistakeError(f"{option} {path}: is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise MistakeError(f"{option} {path}: may not be written")
+
+
+def counted(number: int, what: str) -> str:
+    """Say how many of something there are."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def write_images(images: Tensor, path: Path) -> None:
@@ -26,4 +37,4 @@ def write_images(images: Tensor, path: Path) -> None:
         save_images(path, images)
     else:
         save_grid(images, path)
-    click.echo(f"{path}: {len(images)} images", err=True)
+    click.echo(f"{path}: {counted(len(images), 'image')}", err=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.datasets.files import files_fingerprint, image_files, read_batch, usable
+from uldm_plugins.nn.files import files_fingerprint, image_files, read_batch, usable
 
 MAX_PIXELS = 100_000_000
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from uldm_core.protocols import Autoencoder
 from uldm_plugins.metrics.features import device_of, named
-from uldm_plugins.nn.code_counts import count_codes, perplexity
+from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import to_float
 
 
@@ -50,7 +50,7 @@ class CodebookUsage:
         self.autoencoder.eval()
         place = device_of(self.autoencoder)
         indices = self.autoencoder.encode_with_indices(to_float(images.to(place)))[2]
-        self.counts = self.counts + count_codes(indices.cpu(), self.counts.shape[1])
+        self.counts = self.counts + code_counts(indices, self.counts.shape[1])
         self.autoencoder.train(training)
 
     def compute(self) -> dict[str, float]:
@@ -59,5 +59,5 @@ class CodebookUsage:
         return {
             "used_codes": float(used),
             "used_share": used / self.counts.numel(),
-            "perplexity": perplexity(self.counts).mean().item() if used else 0.0,
+            "perplexity": perplexity(self.counts).mean().item(),
         }

@@ -13,7 +13,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
-from uldm_plugins.stages.latents import BATCH, index_batches, reconstruct_with_codes
+from uldm_plugins.stages.latents import BATCH, index_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
 
 
@@ -90,7 +90,7 @@ class Evaluate:
         """Return the reconstructions and, of a quantizer, the codes: int64 [N, h, w] or [N, Q, h, w]."""
         context.begin("reconstructing images", len(test))
         images, codes = [], []
-        for batch, indices in reconstruct_with_codes(test, self.autoencoder, context):
+        for batch, indices in passed_with_codes(batches_of(test), self.autoencoder, context):
             images.append(batch.cpu())
             codes += [] if indices is None else [indices.cpu()]
             context.advance(sum(map(len, images)))

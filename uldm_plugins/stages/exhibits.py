@@ -10,7 +10,7 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset
-from uldm_plugins.nn.code_counts import count_codes, perplexity
+from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import save_grid, to_float
 from uldm_plugins.stages.latents import BATCH, index_batches
 from uldm_plugins.stages.sample import channels_last, save_arrays
@@ -49,7 +49,7 @@ def save_codebook(codes: Tensor, autoencoder: Autoencoder, context: Context) -> 
     size = max(told, int(codes.max()) + 1)
     if size > CODES_AT_MOST:
         return
-    counts = count_codes(codes, size)
+    counts = code_counts(codes, size)
     codebooks = [
         {"size": size, "counts": own.tolist(), "used": int((own > 0).sum()), "perplexity": round(spread, 4)}
         for own, spread in zip(counts, perplexity(counts).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +26,13 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.latents import decode
-from uldm_plugins.stages.path import RecordedSampler
+from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
 
 GRID = 100
 PATHS = 10
 FRAMES = 12
+TELL_EVERY_SECONDS = 0.5
 
 
 class Sample:
@@ -94,8 +96,6 @@ class Sample:
             count: how many.
             sampler: instead of the stage's own.
         """
-        self.autoencoder.eval()
-        self.denoiser.eval()
         context.begin("drawing images", count)
         batches = []
         for batch in self._batches(context, count, sampler or self.sampler):
@@ -106,22 +106,76 @@ class Sample:
     def frames(self, recorded: RecordedSampler, context: Context) -> tuple[Tensor, Tensor]:
         """Return the times of a recorded path [F], and what is decoded there, uint8 [F, N, C, H, W]."""
         times, latents = recorded.path()
-        frames = [decode(noisy, self.autoencoder, self.latent_scaling, context) for noisy in latents]
-        return times, torch.stack(frames).cpu()
+        return times, torch.stack([self._decode(noisy, context) for noisy in latents])
+
+    @torch.inference_mode()
+    def interpolate(self, context: Context, pairs: int, steps: int) -> Tensor:
+        """Return the images of noises on the arcs from the first to the second of each pair.
+
+        The pairs are those of the noises that ``draw`` begins with, in their order.
+
+        Args:
+            context: the surroundings; its seed says which noises.
+            pairs: how many arcs.
+            steps: images on an arc, its two ends included.
+
+        Returns:
+            uint8 [steps, pairs, C, H, W].
+
+        Raises:
+            ValueError: the sampler adds noise of its own, so that an image follows from more than its first.
+        """
+        context.begin("drawing images", steps * pairs)
+        starts = [self._noise(context, number)[0] for number in range(-(-2 * pairs // self.batch_size))]
+        first, second = torch.cat(starts)[: 2 * pairs].unflatten(0, (pairs, 2)).unbind(1)
+        arcs = torch.cat([slerp(first, second, share) for share in torch.linspace(0, 1, steps).tolist()])
+        images: list[Tensor] = []
+        for noise in arcs.split(self.batch_size):
+            generator = context.generator("arcs")
+            untouched = generator.get_state()
+            images.append(self._draw(context, noise, generator, self.sampler, sum(map(len, images))))
+            if not torch.equal(generator.get_state(), untouched):
+                raise ValueError("it adds noise of its own on the way: nothing lies between two images")
+            context.advance(sum(map(len, images)))
+        return torch.cat(images).unflatten(0, (steps, pairs))
 
     @torch.inference_mode()
     def _batches(self, context: Context, count: int, sampler: Sampler) -> Iterator[Tensor]:
-        side = latent_size(self.dataset.size, self.autoencoder.downscale)
         for number, start in enumerate(range(0, count, self.batch_size)):
-            size = min(self.batch_size, count - start)
-            generator = context.generator("batch", number)
-            shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
-            noise = torch.randn(shape, generator=generator)[:size].to(context.device)
-            latents = sampler(self._denoise(context), self.noise_scheduler, noise, generator)
-            yield decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+            noise, generator = self._noise(context, number)
+            yield self._draw(context, noise[: count - start], generator, sampler, start)
 
-    def _denoise(self, context: Context) -> Denoise:
+    def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
+        """Return a batch's noise on the CPU, and the generator that goes on from it."""
+        side = latent_size(self.dataset.size, self.autoencoder.downscale)
+        generator = context.generator("batch", number)
+        shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
+        return torch.randn(shape, generator=generator), generator
+
+    def _draw(
+        self, context: Context, noise: Tensor, generator: torch.Generator, sampler: Sampler, done: int
+    ) -> Tensor:
+        """Return the images of some noise on the CPU; ``done`` others are drawn already."""
+        self.denoiser.eval()
+        denoise = self._denoise(context, len(noise), done)
+        return self._decode(
+            sampler(denoise, self.noise_scheduler, noise.to(context.device), generator), context
+        )
+
+    def _decode(self, latents: Tensor, context: Context) -> Tensor:
+        self.autoencoder.eval()
+        return decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+
+    def _denoise(self, context: Context, size: int, done: int) -> Denoise:
+        """Return the denoiser as samplers call it; between calls it tells how far they are, and may stop."""
+        told = time.monotonic()
+
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
+            nonlocal told
+            context.stop.check()
+            if time.monotonic() - told > TELL_EVERY_SECONDS:
+                told = time.monotonic()
+                context.advance(done + int(size * (1 - float(t[0]))))
             with context.autocast():
                 return predict(self.denoiser, self.noise_scheduler, latents, t)
 
