@@ -224,8 +224,8 @@ def _json(path: Path, kind: type[T]) -> T:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _first_images(path: Path, count: int) -> tuple[NDArray[np.uint8], int]:
