@@ -114,6 +114,7 @@ _COMPONENTS = (
     ("stage", "sample", "stages.sample:Sample", "draws new images"),
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
     ("tracker", "jsonl", "trackers.jsonl:Jsonl", "the run's own log: lines of JSON, images as PNG"),
+    ("tracker", "report", "report.tracker:Report", "the run as one page to look at"),
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
@@ -146,12 +147,14 @@ _XFAIL = {
 
 _REQUIRES = {"backbone/inception": "torch_fidelity"}
 
-_ALWAYS = ("tracker/jsonl",)
+_ALWAYS = ("tracker/jsonl", "tracker/report")
 
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
+    ("report", "commands.report:report", "Write a run's report.html anew."),
+    ("compare", "commands.compare:compare", "Lay runs side by side on one page."),
     ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),
     ("lpips", "commands.lpips:lpips", "Measure and show how two images differ to a feature network."),
     ("codebook", "commands.codebook:codebook", "Show how a run uses its codebook, and what its codes mean."),
