@@ -1,12 +1,13 @@
-"""A page to draw on: points from the top left corner, text that is measured and wrapped before it is drawn."""
+"""A page to draw on: points from the top left corner, text that is measured before it is drawn."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 import matplotlib
@@ -20,16 +21,19 @@ from uldm_core.errors import MistakeError
 
 POINTS = 72
 PNG_DPI = 200
+PAD = 8.0
+"""Between a box and what is in it, in points."""
 LINE = 1.32
 """Height of a line, in sizes of its letters."""
 SLACK = 0.97
 """Share of a line's width that is filled: other fonts than the one that measures may be a little wider."""
 INK, PALE, PAPER, PANEL, RULE = "#1b2430", "#5a6472", "#ffffff", "#f4f6f8", "#c9d0d8"
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072b2", "#d55e00", "#007a5a", "#a64d83", "#2f7fb5", "#5a6472"
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#007a5a", "#a64d83", "#2f7fb5"
+YELLOW, GREY = "#806600", "#5a6472"
 """Of Okabe and Ito's colours, darkened where letters are drawn in them."""
 FORMATS = (".svg", ".png", ".pdf")
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters
     "svg.hashsalt": "uldm",  # the same recipe gives the same bytes
     "pdf.fonttype": 42,
@@ -60,6 +64,9 @@ class Style:
     def line(self) -> float:
         """Height of a line, in points."""
         return self.size * LINE
+
+
+Line = tuple[str, Style]
 
 
 @contextmanager
@@ -100,12 +107,11 @@ class Canvas:
             parse_math=False,
         )
 
-    def lines(self, x: float, y: float, lines: Sequence[str], style: Style) -> float:
-        """Write lines below each other; return where the next would begin."""
-        for line in lines:
-            self.line(x, y, line, style)
+    def write(self, x: float, y: float, lines: Iterable[Line]) -> None:
+        """Write lines below each other."""
+        for text, style in lines:
+            self.line(x, y, text, style)
             y += style.line
-        return y
 
     def box(
         self, x: float, y: float, width: float, height: float, *, fill: str = PANEL, edge: str = RULE
@@ -125,7 +131,9 @@ class Canvas:
             Rectangle((x, y), width, height, fc=colour, ec=PAPER, lw=0.6, hatch=hatch, zorder=1)
         )
 
-    def arrow(self, points: Sequence[tuple[float, float]], *, colour: str = PALE, dashed: bool = False) -> None:
+    def arrow(
+        self, points: Sequence[tuple[float, float]], *, colour: str = PALE, dashed: bool = False
+    ) -> None:
         """Draw an arrow along points."""
         *way, last = points
         style = (0, (3, 2)) if dashed else "solid"
@@ -172,6 +180,56 @@ def _cut(word: str, width: float, style: Style) -> list[str]:
 
 def _fits(text: str, width: float, style: Style) -> bool:
     return width_of(text, style.size, style.bold) <= width * SLACK
+
+
+def set_out(passages: Iterable[Line], width: float) -> list[Line]:
+    """Wrap passages, each with its style, into lines of a width."""
+    return [(line, style) for text, style in passages for line in wrapped(text, width, style)]
+
+
+def height_of(lines: Iterable[Line]) -> float:
+    """Return how high lines are below each other, in points."""
+    return sum(style.line for _, style in lines)
+
+
+@frozen
+class Piece:
+    """Something whose height is known before it is drawn: ``draw(canvas, x, y)`` puts its corner there."""
+
+    height: float
+    draw: Callable[[Canvas, float, float], None]
+
+
+def text_piece(passages: Iterable[Line], width: float) -> Piece:
+    """Return wrapped text."""
+    lines = set_out(passages, width)
+    return Piece(height_of(lines), lambda canvas, x, y: canvas.write(x, y, lines))
+
+
+def below(pieces: Sequence[Piece], gap: float = 0.0) -> Piece:
+    """Return pieces below each other."""
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for piece in pieces:
+            piece.draw(canvas, x, y)
+            y += piece.height + gap
+
+    return Piece(sum(piece.height for piece in pieces) + gap * max(len(pieces) - 1, 0), draw)
+
+
+def beside(pieces: Sequence[Piece], width: float, gap: float, *, arrows: bool = False) -> Piece:
+    """Return boxes of a width side by side, as high as the highest, with arrows between if asked for."""
+    height = 2 * PAD + max(piece.height for piece in pieces)
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for index, piece in enumerate(pieces):
+            if arrows and index:
+                canvas.arrow([(x - gap + 2, y + 2 * PAD), (x - 2, y + 2 * PAD)])
+            canvas.box(x, y, width, height)
+            piece.draw(canvas, x + PAD, y + PAD)
+            x += width + gap
+
+    return Piece(height, draw)
 
 
 def check_picture(path: Path) -> None:

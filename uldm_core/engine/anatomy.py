@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import takewhile
 from math import prod
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uldm_core.blueprint import Blueprint, Reference
 from uldm_core.engine.inputs import Inputs
 from uldm_core.engine.measure import parameters_of
-from uldm_core.engine.preflight import BATCH, NOT_MEASURABLE, SECONDS, Preflight, Row, checked
+from uldm_core.engine.preflight import BATCH, SECONDS, Preflight, Row, checked
 from uldm_core.engine.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
 from uldm_core.recipe import Plan
 from uldm_core.recipe.trial import Clock, TooLongError, reason, silence, without_values
@@ -67,12 +67,14 @@ class Level:
         """How many numbers its blocks have."""
         return sum(block.parameters for block in self.blocks)
 
+    @property
+    def repeated(self) -> int:
+        """How many blocks of one type there are, made of others, of the type that there are most of."""
+        return max(Counter(block.type for block in self.blocks if block.composite).values(), default=1)
+
     def contents(self) -> list[tuple[int, str]]:
         """Return its blocks by type, each with its count, in the order in which they first run."""
-        counts: dict[str, int] = {}
-        for block in self.blocks:
-            if block.layer:
-                counts[block.type] = counts.get(block.type, 0) + 1
+        counts = Counter(block.type for block in self.blocks if block.layer)
         return [(count, name) for name, count in counts.items()]
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +133,7 @@ class Anatomy:
         latents: of an autoencoder, their shape.
         codebook: of an autoencoder with a quantizer.
         receptive_field: of a discriminator, in pixels.
+        prediction: of a denoiser, what it predicts: ``epsilon``, ``flow`` and so on.
         elsewhere: parameters that belong to no block.
     """
 
@@ -144,6 +147,7 @@ class Anatomy:
     latents: Shape = ()
     codebook: Codebook | None = None
     receptive_field: int | None = None
+    prediction: str = ""
     elsewhere: int = 0
 
     def part(self, name: str) -> Part:
@@ -193,6 +197,8 @@ def _all(plan: Plan, found: Preflight) -> Iterator[Anatomy]:
         component = found.tried.components.get(blueprint.key)
         if blueprint.kind.name in NETWORKS and isinstance(component, nn.Module):
             yield _Dissection(inputs, known, component).done(plan, blueprint)
+        elif blueprint.kind.name == "dataset" and component is not None:
+            yield evolve(known, output=(component.channels, component.size, component.size))
         else:
             yield known
 
@@ -258,13 +264,15 @@ class _Dissection:
             output=_shape(output),
             parts=[_with_bottleneck(part) if denoiser else part for part in parts],
             receptive_field=_whole(self.network, "receptive_field"),
+            prediction=getattr(self.inputs.noun("noise_scheduler"), "prediction", "") if denoiser else "",
         )
 
     def _run(
         self, make: Callable[[int], Tensor], forward: Callable[[Tensor], Any]
     ) -> tuple[Shape, Any, Trace, str]:
         """Return what it was given, what it gave, what ran, and why it did not run to its end."""
-        trace, given = Trace(self.network), ()
+        trace = Trace(self.network)
+        given: Shape = ()
         try:
             tensor = make(BATCH)
             given = tuple(tensor.shape[1:])
@@ -312,7 +320,8 @@ def _stems(blocks: Sequence[Block]) -> list[str]:
     """
     placed = [block.composite and grid_of(block.input) == grid_of(block.output) for block in blocks]
     paths = [block.path.split(".") for block in blocks]
-    common = len(commonprefix([path for path, stands in zip(paths, placed) if stands]))
+    at_each_depth = zip(*(path for path, stands in zip(paths, placed) if stands))
+    common = len(list(takewhile(lambda names: len(set(names)) == 1, at_each_depth)))
     parts = [
         next((name for name in path[common:] if not name.isdigit()), "") if stands else ""
         for path, stands in zip(paths, placed)

@@ -115,14 +115,14 @@ class Trace(TorchFunctionMode):
             if path:
                 self._hooks.append(module.register_forward_pre_hook(self._before(path), with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._after))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
     ) -> None:
         """Watch no longer."""
-        super().__exit__(kind, error, place)
+        super().__exit__(kind, error, place)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
