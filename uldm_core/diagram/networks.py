@@ -32,22 +32,16 @@ from uldm_core.diagram.shapes import (
     bars,
     chip,
     hourglass,
-    row,
+    in_a_row,
+    rows,
     say,
-    stack,
 )
 from uldm_core.engine.anatomy import Anatomy, Codebook, Part
 from uldm_core.engine.preflight import NOT_MEASURABLE, short
 
-IN_A_ROW, IN_A_STACK = 4, 16
-"""Levels that are drawn from left to right; levels that are drawn below each other, of more only the ends."""
+MOST_LEVELS = 16
+"""That are drawn of a network without a way up again; of more, those in the middle are left out."""
 COLOURS = {"denoiser": PURPLE, "discriminator": SKY}
-
-
-def is_long(network: Anatomy) -> bool:
-    """Whether a network has no way up again, and more levels than there is room for in a row."""
-    part = network.part("network")
-    return _bottleneck(part) is None and len(part.levels) > IN_A_ROW
 
 
 def panel(network: Anatomy, scale: Scale, width: float, samples: Sequence[str]) -> Piece:
@@ -78,15 +72,12 @@ def _foot(network: Anatomy, samples: Sequence[str]) -> list[Line]:
     if told.levels:
         contents = ", ".join(name for level in told.levels for _, name in level.contents())
         said.append(f"told the time by {contents}: {short(told.parameters)} parameters")
-    if network.elsewhere:
-        said.append(f"{short(network.elsewhere)} parameters belong to no block")
+    if network.elsewhere and not network.why:
+        said.append(f"{short(network.elsewhere)} parameters outside of these blocks")
     if network.receptive_field:
         said.append(f"each logit sees {CROSS.join([str(network.receptive_field)] * 2)} pixels")
-    unknown = [
-        (network.row.why, NOT_MEASURABLE),
-        *((part.why, f"{part.name} {NOT_MEASURABLE}") for part in network.parts),
-    ]
-    said += [f"{what}: {why}" for why, what in unknown if why]
+    if network.why:
+        said.append(f"{NOT_MEASURABLE}: {network.why}")
     return [(line, PLAIN) for line in (*said, *samples)]
 
 
@@ -97,41 +88,45 @@ def _drawing(network: Anatomy, scale: Scale, width: float) -> Iterator[Piece]:
         yield _autoencoder(network, scale, width)
         return
     part, colour = network.part("network"), COLOURS.get(network.kind, GREY)
-    given, made = _ends(network)
     middle = _bottleneck(part)
-    if middle is None and is_long(network):
-        yield stack([given, *_fewer(bars(part.levels, scale, colour, width - CHIP_WIDTH - PAD)), made])
-        return
     if middle is None:
-        pitch = width / (len(part.levels) + 2)
-        yield row([given, *bars(part.levels, scale, colour, min(pitch - PAD, CHIP_WIDTH)), made], width)
+        yield _one_way(network, part, scale, colour, width)
         return
+    given, made = _ends(network, CHIP_WIDTH)
     own = bars(part.levels, scale, colour, TEXT)
     centre = bars(part.levels[middle : middle + 1], scale, colour, 3 * CHIP_WIDTH)
     yield hourglass([given, *own[:middle]], [made, *own[:middle:-1]], centre, width)
 
 
-def _fewer(items: list[Item]) -> list[Item]:
+def _one_way(network: Anatomy, part: Part, scale: Scale, colour: str, width: float) -> Piece:
+    count = min(len(part.levels), MOST_LEVELS + 1) or 1
+    own = min(CHIP_WIDTH, width / in_a_row(count + 2) - 2 * PAD)
+    given, made = _ends(network, own)
+    shown = _fewer(bars(part.levels, scale, colour, own + PAD, narrow=True), own)
+    unknown = [chip(colour, network.use, "?" if part.why else "no layers", width=own)]
+    return rows([given, *(shown or unknown), made], width)
+
+
+def _fewer(items: list[Item], width: float) -> list[Item]:
     """Leave out the middle of very many."""
-    if len(items) <= IN_A_STACK:
+    if len(items) <= MOST_LEVELS:
         return items
-    left_out = chip(PALE, f"{len(items) - IN_A_STACK} more levels")
-    return [*items[: IN_A_STACK // 2], left_out, *items[-IN_A_STACK // 2 :]]
+    left_out = chip(PALE, f"{len(items) - MOST_LEVELS} more levels", width=width)
+    return [*items[: MOST_LEVELS // 2], left_out, *items[-MOST_LEVELS // 2 :]]
 
 
 def _bottleneck(part: Part) -> int | None:
     return next((index for index, level in enumerate(part.levels) if level.bottleneck), None)
 
 
-def _ends(network: Anatomy) -> tuple[Item, Item]:
+def _ends(network: Anatomy, width: float) -> tuple[Item, Item]:
     """Return what goes into a network, and what comes out of it."""
-    given, made = say(network.input), say(network.output) if network.output else ""
-    if network.kind == "denoiser":
-        predicts = f"prediction: {network.prediction}" if network.prediction else "prediction"
-        return chip(GREEN, "noisy latents", given), chip(GREEN, predicts, made)
-    if network.kind == "discriminator":
-        return chip(GREY, "image or reconstruction", given), chip(SKY, "logits", made)
-    return chip(GREY, "images", given), chip(GREEN, "features", network.row.output)
+    made = say(network.output) if network.output else ""
+    first, last, colours = {
+        "denoiser": ("noisy latents", f"prediction {network.prediction}", (GREEN, GREEN)),
+        "discriminator": ("image or reconstruction", "logits", (GREY, SKY)),
+    }.get(network.kind, ("images", "feature maps, the first", (GREY, GREEN)))
+    return chip(colours[0], first, say(network.input), width=width), chip(colours[1], last, made, width=width)
 
 
 def _autoencoder(network: Anatomy, scale: Scale, width: float) -> Piece:

@@ -19,7 +19,7 @@ from uldm_core.diagram.canvas import (
     text_piece,
     width_of,
 )
-from uldm_core.diagram.networks import is_long, panel
+from uldm_core.diagram.networks import panel
 from uldm_core.diagram.shapes import Scale, say
 from uldm_core.diagram.stages import nouns, stages
 from uldm_core.engine.anatomy import NETWORKS, Anatomy
@@ -40,12 +40,13 @@ def picture(plan: Plan, anatomies: Sequence[Anatomy]) -> Figure:
         anatomies: of its components, from ``anatomy(plan)``.
     """
     networks = [known for known in anatomies if known.kind in NETWORKS]
+    scale = Scale.of(networks)
     with settings():
         pieces = [
             text_piece([(plan.recipe.name, NAME), (_summary(anatomies), SUMMARY)], INNER),
             stages(plan, _images(anatomies), INNER),
             nouns(plan, [network.name for network in networks], INNER),
-            *_panels(plan, networks),
+            *(_panel(plan, network, scale) for network in networks),
             _legend(),
         ]
         page = below([piece for piece in pieces if piece.height], GUTTER)
@@ -55,32 +56,26 @@ def picture(plan: Plan, anatomies: Sequence[Anatomy]) -> Figure:
 
 
 def _summary(anatomies: Sequence[Anatomy]) -> str:
-    """Say in a line what the recipe is about."""
+    """Say in a line what the recipe is about, as far as it is known."""
     total = sum(known.row.parameters or 0 for known in anatomies)
-    coder = next((known for known in anatomies if known.latents), None)
-    said = f"images {say(coder.input)}, latents {say(coder.latents)}, " if coder else ""
-    return f"{said}{short(total)} parameters in all"
+    latents = next((say(known.latents) for known in anatomies if known.latents), "")
+    facts = [
+        f"images {_images(anatomies)}" if _images(anatomies) else "",
+        f"latents {latents}" if latents else "",
+        f"{short(total)} parameters in all" if total else "",
+    ]
+    return ", ".join(fact for fact in facts if fact)
 
 
 def _images(anatomies: Sequence[Anatomy]) -> str:
     """Say the shape of the dataset's images; nothing where it is not known."""
-    dataset = next((known for known in anatomies if known.kind == "dataset"), None)
-    return say(dataset.output) if dataset and dataset.output else ""
+    return next((say(known.output) for known in anatomies if known.kind == "dataset" and known.output), "")
 
 
-def _panels(plan: Plan, networks: Sequence[Anatomy]) -> Iterator[Piece]:
-    """Yield rows of networks: long columns side by side, two at a time, the others alone."""
-    scale = Scale.of(networks)
-    for row in _rows(networks):
-        width = (INNER - GUTTER * (len(row) - 1)) / len(row)
-        panels = [panel(network, scale, width - 2 * PAD, list(_samples(plan, network))) for network in row]
-        yield beside(panels, width, GUTTER)
-
-
-def _rows(networks: Sequence[Anatomy]) -> list[list[Anatomy]]:
-    long = [network for network in networks if is_long(network)]
-    pairs = [long[start : start + 2] for start in range(0, len(long), 2)]
-    return [*([network] for network in networks if not is_long(network)), *pairs]
+def _panel(plan: Plan, network: Anatomy, scale: Scale) -> Piece:
+    """Return a network in its box."""
+    samples = list(_samples(plan, network))
+    return beside([panel(network, scale, INNER - 2 * PAD, samples)], INNER, 0)
 
 
 def _samples(plan: Plan, denoiser: Anatomy) -> Iterator[str]:
@@ -97,7 +92,7 @@ def _legend() -> Piece:
         "bar: longer is higher and wider, thicker has more channels",
         "attention",
         "skip connection",
-        "\N{DOWNWARDS ARROW} \N{UPWARDS ARROW} the size changes first",
+        "\N{DOWNWARDS ARROW} \N{UPWARDS ARROW} begins by changing the size",
     ]
 
     def draw(canvas: Canvas, x: float, y: float) -> None:

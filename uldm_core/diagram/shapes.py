@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
-from math import log2
+from math import ceil, log2
 
 from attrs import evolve, field, frozen
 
@@ -16,6 +16,7 @@ from uldm_core.diagram.canvas import (
     Line,
     Piece,
     Style,
+    below,
     height_of,
     set_out,
 )
@@ -31,6 +32,8 @@ CHIP_WIDTH, TEXT = 104.0, 178.0
 """Of a column, and of what is said beside it."""
 GAP = 13.0
 """Between rows, where the arrows are."""
+MOST = 7
+"""Items from left to right."""
 CROSS = "\N{MULTIPLICATION SIGN}"
 
 
@@ -153,24 +156,31 @@ def chip(colour: str, *texts: str, width: float = CHIP_WIDTH, heading: Sequence[
     return Item(width, height_of(lines) + PAD, colour, lines, heading=set_out(heading, TEXT))
 
 
-def bars(levels: Sequence[Level], scale: Scale, colour: str, width: float) -> list[Item]:
+def bars(
+    levels: Sequence[Level], scale: Scale, colour: str, width: float, *, narrow: bool = False
+) -> list[Item]:
     """Return levels as bars, with what is said of each in lines of a width."""
-    return [Item(*scale.bar(level), colour, set_out(_caption(level), width), level) for level in levels]
+    return [
+        Item(*scale.bar(level), colour, set_out(_caption(level, narrow), width), level) for level in levels
+    ]
 
 
-def _caption(level: Level) -> list[Line]:
+def _caption(level: Level, narrow: bool) -> list[Line]:
     arrow = {DOWN: "\N{DOWNWARDS ARROW} ", UP: "\N{UPWARDS ARROW} "}.get(level.resize, "")
-    marks = ", bottleneck" if level.bottleneck else ""
+    channels = f"{level.width} channel{'s' * (level.width > 1)}" if level.grid else ""
+    facts = [arrow + _size(level), channels, "bottleneck" if level.bottleneck else ""]
+    said = [fact for fact in facts if fact]
+    heads = said if narrow else [", ".join(said)]
     contents = ", ".join(f"{count} {CROSS} {name}" if count > 1 else name for count, name in level.contents())
     parameters = f"{short(level.parameters)} parameters" if level.parameters else ""
-    lines = [(f"{arrow}{_size(level)}{marks}", HEAD), (contents, PLAIN), (parameters, SMALL)]
-    return [line for line in lines if line[0]]
+    return [*((head, HEAD) for head in heads), (contents, PLAIN), (parameters, SMALL)]
 
 
 def _size(level: Level) -> str:
+    """Say height and width, or of vectors and sequences the shape."""
     if level.grid:
-        return f"{_times(level.grid)}, {level.width} channel{'s' * (level.width > 1)}"
-    return f" {CROSS} ".join(map(str, level.output)) + (" wide" if len(level.output) < 2 else "")
+        return _times(level.grid)
+    return f" {CROSS} ".join(map(str, level.output)) + " wide" * (len(level.output) == 1)
 
 
 def _times(sides: Shape) -> str:
@@ -203,29 +213,41 @@ def column(
     return places
 
 
-def row(items: Sequence[Item], width: float) -> Piece:
-    """Return items from left to right, what is said of them below."""
-    items = [item.upright() for item in items]
-    pitch = width / len(items)
+def in_a_row(count: int) -> int:
+    """Return how many of so many items stand in a row, where rows are as few as can be, and as even."""
+    return ceil(count / ceil(count / MOST))
+
+
+def rows(items: Sequence[Item], width: float) -> Piece:
+    """Return items from left to right, in as many rows as it takes; what is said of them is below."""
+    each = in_a_row(len(items))
+    cut = [items[start : start + each] for start in range(0, len(items), each)]
+    pieces = [
+        _row(
+            [item.upright() for item in row],
+            width / each,
+            comes=row is not cut[0],
+            goes_on=row is not cut[-1],
+        )
+        for row in cut
+    ]
+    return below(pieces, GAP)
+
+
+def _row(items: Sequence[Item], pitch: float, *, comes: bool, goes_on: bool) -> Piece:
+    """Return a row; an arrow leads into it from the one before, another out to the next."""
     height = max(item.thickness for item in items)
 
     def draw(canvas: Canvas, x: float, y: float) -> None:
         middles = [x + (index + 0.5) * pitch for index in range(len(items))]
         places = [item.draw(canvas, middle, y, height, "center") for item, middle in zip(items, middles)]
-        for left, right in pairwise(places):
-            canvas.arrow([(left.right + 5, left.middle), (right.left - 4, left.middle)])
+        ends = [(left.right + 5, right.left - 4) for left, right in pairwise(places)]
+        ends += [(x - PAD / 2, places[0].left - 4)] if comes else []
+        ends += [(places[-1].right + 5, x + pitch * len(items) + PAD / 2)] if goes_on else []
+        for start, end in ends:
+            canvas.arrow([(start, y + height / 2), (end, y + height / 2)])
 
     return Piece(height + 4 + max(height_of(item.beside) for item in items), draw)
-
-
-def stack(items: Sequence[Item]) -> Piece:
-    """Return items below each other."""
-    heights = [item.height for item in items]
-
-    def draw(canvas: Canvas, x: float, y: float) -> None:
-        column(canvas, items, x + CHIP_WIDTH / 2, y, heights, "left", rises=False)
-
-    return Piece(sum(heights) + GAP * (len(heights) - 1), draw)
 
 
 def hourglass(down: Sequence[Item], up: Sequence[Item], bottom: Sequence[Item], width: float) -> Piece:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uldm_core.blueprint import Blueprint, Reference
 from uldm_core.engine.inputs import Inputs
 from uldm_core.engine.measure import parameters_of
-from uldm_core.engine.preflight import BATCH, SECONDS, Preflight, Row, checked
+from uldm_core.engine.preflight import BATCH, Preflight, Row, checked
 from uldm_core.engine.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
 from uldm_core.recipe import Plan
 from uldm_core.recipe.trial import Clock, TooLongError, reason, silence, without_values
@@ -24,6 +24,8 @@ from uldm_core.recipe.trial import Clock, TooLongError, reason, silence, without
 NETWORKS = ("autoencoder", "discriminator", "denoiser", "backbone")
 """Kinds that are drawn block by block; of others it is said how many parameters they have, if any."""
 DOWN, UP = "down", "up"
+SECONDS = 60.0
+"""At most for all components: more than before a run, since some import large libraries first."""
 
 
 @frozen
@@ -184,7 +186,7 @@ def anatomy(plan: Plan) -> list[Anatomy]:
     Raises:
         MistakeError: something in the recipe does not fit.
     """
-    found = checked(plan)
+    found = checked(plan, SECONDS)
     clock = Clock(time.monotonic() + SECONDS)
     with silence(), without_values(clock), torch.enable_grad():
         return list(_all(plan, found))
@@ -358,6 +360,8 @@ def _with_bottleneck(part: Part) -> Part:
     """Mark the levels where the way down ends: an encoder's last, a decoder's first, a U-Net's lowest."""
     ends = {"encoder": [len(part.levels) - 1], "decoder": [0], "network": _lowest(part.levels)}
     marked = ends.get(part.name, [])
+    if part.name == "decoder" and part.levels and part.levels[0].resize:
+        marked = []
     levels = [
         evolve(level, bottleneck=index in marked and bool(level.grid))
         for index, level in enumerate(part.levels)

@@ -87,22 +87,23 @@ class Preflight:
         return [asdict(row) for row in self.rows]
 
 
-def checked(plan: Plan) -> Preflight:
+def checked(plan: Plan, seconds: float | None = None) -> Preflight:
     """Return the preflight of a recipe; raises ``MistakeError`` with everything that does not fit."""
-    found = preflight(plan)
+    found = preflight(plan, seconds)
     if any(not problem.warning for problem in found.problems):
         raise MistakeError(*found.problems)
     return found
 
 
-def preflight(plan: Plan) -> Preflight:
+def preflight(plan: Plan, seconds: float | None = None) -> Preflight:
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
-    A component that cannot be run without values is not measurable, and stops nothing. Takes five seconds at
-    most; what is not measured by then is left.
+    A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
+    at most, five by default; what is not measured by then is left.
     """
-    clock = Clock(time.monotonic() + SECONDS)
-    tried = trial(plan, seconds=SECONDS / 2)
+    seconds = seconds or SECONDS
+    clock = Clock(time.monotonic() + seconds)
+    tried = trial(plan, seconds=seconds / 2)
     walk = _Walk(tried, plan, clock)
     with silence(), without_values(clock):
         rows = [walk.row(blueprint) for blueprint in _in_order(plan)]
