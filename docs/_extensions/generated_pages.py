@@ -1,7 +1,8 @@
 """Pages that are written from what is registered, so that they cannot fall behind it.
 
-``reference/components/KIND.md`` tells what ``uldm show`` tells, ``reference/included/commands.md`` what ``--help``
-tells, and ``reference/included/contracts.md`` what ``uldm check`` holds a component to.
+``reference/components/KIND.md`` tells what ``uldm show`` tells. What lies in ``reference/included`` is part of other
+pages: ``components.md`` tells what ``uldm ls`` tells, ``commands.md`` what ``--help`` tells, and ``contracts.md`` what
+``uldm check`` holds a component to.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def generated_pages() -> Iterator[tuple[str, str]]:
     """Yield each page's path below ``reference`` with its text."""
     for kind in our_kinds():
         yield f"components/{kind.name}.md", "\n".join(kind_page(kind))
+    yield "included/components.md", "\n".join(components_table())
     yield "included/commands.md", "\n".join(commands_page())
     yield "included/contracts.md", "\n".join(contracts_page())
 
@@ -74,6 +76,16 @@ def our_components(kind: Kind) -> list[Component]:
     return sorted(found, key=lambda component: (component.plugin != OURS, own.name_of(component)))
 
 
+def components_table() -> Iterator[str]:
+    """Yield the lines of a table of all kinds and their components, each with a link."""
+    rows = []
+    for kind in our_kinds():
+        names = map(registry.default().name_of, our_components(kind))
+        linked = [f"[`{name}`](#{label(kind, name)})" for name in names]
+        rows.append([f"[{kind.name}](/reference/components/{kind.name}.md)", ", ".join(linked)])
+    yield from table(["kind", "components"], rows)
+
+
 def kind_page(kind: Kind) -> Iterator[str]:
     """Yield the lines of a kind's page: its components at a glance, then each with its options."""
     pages = [page_of(f"{kind.name}/{component.plugin}/{component.name}") for component in our_components(kind)]
@@ -82,15 +94,15 @@ def kind_page(kind: Kind) -> Iterator[str]:
     yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
     yield from table(
         ["component", "what it is"],
-        ([f"[`{page['name']}`](#{label(page)})", to_markdown(page["summary"])] for page in pages),
+        ([f"[`{page['name']}`](#{label(kind, page['name'])})", to_markdown(page["summary"])] for page in pages),
     )
     for component, page in zip(our_components(kind), pages):
+        yield f"({label(kind, page['name'])})=\n"
         yield from component_section(component, page)
 
 
 def component_section(component: Component, page: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that ``uldm show`` has of a component, as Markdown."""
-    yield f"({label(page)})=\n"
     yield f"## {page['name']}\n"
     yield f"{to_markdown(page['text'])}\n"
     if page["options"]:
@@ -180,9 +192,9 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def label(page: Mapping[str, Any]) -> str:
+def label(kind: Kind, name: str) -> str:
     """Return the anchor of a component's section."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{page['kind']}-{page['name']}".lower())
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind.name}-{name}".lower())
 
 
 def to_markdown(text: str) -> str:
