@@ -20,6 +20,7 @@ html_title = "uldm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 
 linkcheck_timeout = 20

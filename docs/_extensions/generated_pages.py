@@ -42,7 +42,9 @@ def write_pages(app: Sphinx) -> None:
     try:
         pages = dict(generated_pages())
     except UldmError as error:
-        raise ExtensionError(f"the pages need what the extra brings: pip install '.[docs]'\n{error}") from error
+        raise ExtensionError(
+            f"the pages need what the extra brings: pip install '.[docs]'\n{error}"
+        ) from error
     folder = Path(app.srcdir) / "reference"
     for name, text in pages.items():
         path = folder / name
@@ -88,13 +90,18 @@ def components_table() -> Iterator[str]:
 
 def kind_page(kind: Kind) -> Iterator[str]:
     """Yield the lines of a kind's page: its components at a glance, then each with its options."""
-    pages = [page_of(f"{kind.name}/{component.plugin}/{component.name}") for component in our_components(kind)]
+    pages = [
+        page_of(f"{kind.name}/{component.plugin}/{component.name}") for component in our_components(kind)
+    ]
     yield f"# {kind.name}\n"
     yield f"{sentence(kind.summary)} {to_markdown(paragraphs(kind.load_protocol())[0])}"
     yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
     yield from table(
         ["component", "what it is"],
-        ([f"[`{page['name']}`](#{label(kind, page['name'])})", to_markdown(page["summary"])] for page in pages),
+        (
+            [f"[`{page['name']}`](#{label(kind, page['name'])})", to_markdown(page["summary"])]
+            for page in pages
+        ),
     )
     for component, page in zip(our_components(kind), pages):
         yield f"({label(kind, page['name'])})=\n"
@@ -139,7 +146,11 @@ def command_section(command: click.Command, context: click.Context, level: str) 
     yield from fenced("text", " ".join([context.command_path, *command.collect_usage_pieces(context)]))
     yield f"{to_markdown(inspect.cleandoc(command.help or ''))}\n"
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    rows = [[f"`{name}`", to_markdown(what)] for name, what in filter(None, records) if what and "--help" not in name]
+    rows = [
+        [f"`{name}`", to_markdown(what)]
+        for name, what in filter(None, records)
+        if what and "--help" not in name
+    ]
     if rows:
         yield from table(["option", "what it does"], rows)
     if isinstance(command, click.Group):
@@ -152,7 +163,9 @@ def contracts_page() -> Iterator[str]:
     for kind in our_kinds():
         contract = contract_of(kind)
         yield f"## {kind.name}\n"
-        yield from fenced("python", inspect.getsource(kind.load_protocol()).removeprefix("@runtime_checkable\n"))
+        yield from fenced(
+            "python", inspect.getsource(kind.load_protocol()).removeprefix("@runtime_checkable\n")
+        )
         if contract.inputs:
             yield "Besides, one that is an `nn.Module` is held to what holds of [every module](#every-module).\n"
         yield from checks_table(contract.checks)
