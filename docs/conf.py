@@ -1,4 +1,4 @@
-"""The site: ``pip install -e '.[docs]'``, then ``sphinx-build -W -n docs OUT``. It is built without a network."""
+"""The site: ``pip install -e '.[docs]'``, then ``sphinx-build -W -n docs OUT``; it needs no network."""
 
 import sys
 from importlib.metadata import version as version_of

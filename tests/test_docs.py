@@ -1,4 +1,4 @@
-"""What docs say is so: their recipes are right, their Python runs, their commands are commands; the site builds whole."""
+"""What docs say is so: recipes are right, Python runs, commands are commands; the site is whole."""
 
 import re
 import shlex

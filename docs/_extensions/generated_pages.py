@@ -1,8 +1,8 @@
 """Pages that are written from what is registered, so that they cannot fall behind it.
 
-``reference/components/KIND.md`` tells what ``uldm show`` tells. What lies in ``reference/included`` is part of other
-pages: ``components.md`` tells what ``uldm ls`` tells, ``commands.md`` what ``--help`` tells, and ``contracts.md`` what
-``uldm check`` holds a component to.
+``reference/components/KIND.md`` tells what ``uldm show`` tells. What lies in ``reference/included`` is a part
+of other pages: ``components.md`` tells what ``uldm ls`` tells, ``commands.md`` what ``--help`` tells, and
+``contracts.md`` what ``uldm check`` holds a component to.
 """
 
 from __future__ import annotations
@@ -90,20 +90,14 @@ def components_table() -> Iterator[str]:
 
 def kind_page(kind: Kind) -> Iterator[str]:
     """Yield the lines of a kind's page: its components at a glance, then each with its options."""
-    pages = [
-        page_of(f"{kind.name}/{component.plugin}/{component.name}") for component in our_components(kind)
-    ]
+    found = [(c, page_of(f"{kind.name}/{c.plugin}/{c.name}")) for c in our_components(kind)]
+    links = [f"[`{page['name']}`](#{label(kind, page['name'])})" for _, page in found]
+    summaries = [to_markdown(page["summary"]) for _, page in found]
     yield f"# {kind.name}\n"
     yield f"{sentence(kind.summary)} {to_markdown(paragraphs(kind.load_protocol())[0])}"
     yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
-    yield from table(
-        ["component", "what it is"],
-        (
-            [f"[`{page['name']}`](#{label(kind, page['name'])})", to_markdown(page["summary"])]
-            for page in pages
-        ),
-    )
-    for component, page in zip(our_components(kind), pages):
+    yield from table(["component", "what it is"], map(list, zip(links, summaries)))
+    for component, page in found:
         yield f"({label(kind, page['name'])})=\n"
         yield from component_section(component, page)
 
@@ -163,11 +157,10 @@ def contracts_page() -> Iterator[str]:
     for kind in our_kinds():
         contract = contract_of(kind)
         yield f"## {kind.name}\n"
-        yield from fenced(
-            "python", inspect.getsource(kind.load_protocol()).removeprefix("@runtime_checkable\n")
-        )
+        protocol = inspect.getsource(kind.load_protocol())
+        yield from fenced("python", protocol.removeprefix("@runtime_checkable\n"))
         if contract.inputs:
-            yield "Besides, one that is an `nn.Module` is held to what holds of [every module](#every-module).\n"
+            yield "An `nn.Module` is held to what holds of [every module](#every-module) as well.\n"
         yield from checks_table(contract.checks)
     yield "## Every module\n"
     yield from checks_table(module.contract.checks)

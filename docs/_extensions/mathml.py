@@ -1,4 +1,4 @@
-"""Formulas as MathML, made when the site is built: no script, no network, and a faulty formula is a warning."""
+"""Formulas as MathML, made when the site is built: no script, no network, and a faulty formula is told."""
 
 from docutils import nodes
 from docutils.utils.math import MathError
