@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "uldm"
 release = version = version_of("uldm")
-extensions = ["myst_parser", "generated_pages", "mathml"]
+extensions = ["myst_parser", "generated_pages", "component_links", "mathml"]
 exclude_patterns = ["reference/included"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]

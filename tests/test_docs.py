@@ -163,6 +163,7 @@ def test_every_component_command_and_check_has_its_place(site):
         name = registry.default().name_of(component)
         anchor = re.sub(r"[^a-z0-9]+", "-", f"{component.kind}-{name}")
         assert anchor in pages[f"reference/components/{component.kind}.html"].anchors, component.path
+    assert "reference/components/loss.html#loss-lpips" in pages["mathematics.html"].links
     context = click.Context(cli)
     for name in cli.list_commands(context):
         assert f"uldm-{name}" in pages["commands.html"].anchors
