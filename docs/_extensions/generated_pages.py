@@ -94,7 +94,7 @@ def kind_page(kind: Kind) -> Iterator[str]:
     links = [f"[`{page['name']}`](#{label(kind, page['name'])})" for _, page in found]
     summaries = [to_markdown(page["summary"]) for _, page in found]
     yield f"# {kind.name}\n"
-    yield f"{sentence(kind.summary)} {to_markdown(paragraphs(kind.load_protocol())[0])}"
+    yield to_markdown(introduction(kind))
     yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
     yield from table(["component", "what it is"], map(list, zip(links, summaries)))
     for component, page in found:
@@ -188,14 +188,11 @@ def fenced(language: str, code: str) -> Iterator[str]:
     yield f"```{language}\n{code.rstrip().replace(f'{CHECKOUT}/', '')}\n```\n"
 
 
-def paragraphs(thing: object) -> list[str]:
-    """Return a docstring's paragraphs."""
-    return (inspect.getdoc(thing) or "").split("\n\n")
-
-
-def sentence(text: str) -> str:
-    """Return a line of a listing as a sentence."""
-    return f"{text[:1].upper()}{text[1:]}."
+def introduction(kind: Kind) -> str:
+    """Return what a kind is: its line in listings as a sentence, and its protocol's first paragraph."""
+    listed = f"{kind.summary[:1].upper()}{kind.summary[1:]}."
+    promise = (inspect.getdoc(kind.load_protocol()) or "").partition("\n\n")[0]
+    return promise if promise.startswith(listed) else f"{listed} {promise}"
 
 
 def label(kind: Kind, name: str) -> str:
