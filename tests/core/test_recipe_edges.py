@@ -425,3 +425,49 @@ def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
     pair = builder.noun("autoencoder")
     assert isinstance(pair, Autoencoder)
     assert pair.quantizer is builder.noun("quantizer") and all(one is pair.quantizer for one in pair.more)
+
+
+def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
+    (problem,) = check(registry, write(), "denoiser . 'widht'=3")
+    assert "denoiser.widht: unknown option 'widht' (did you mean 'width'?)" in problem
+    (problem,) = check(registry, write(), "stages.first[0]=3")
+    assert "stages.first: it is a table, there is no [0]" in problem and "it has: use, steps" in problem
+    (problem,) = check(registry, write(), "seed=1\nuldm=2")
+    assert "seed: expected an integer >= 0, got '1\\nuldm=2'" in problem
+
+
+@pytest.mark.parametrize("override", ["a." * 2000 + "a=1", "seed=" + "[" * 200 + "]" * 200])
+def test_an_override_nested_too_deeply_is_told(registry, write, override):
+    (problem,) = check(registry, write(), override)
+    assert "nested too deeply" in problem
+
+
+def test_python_values_nested_too_deeply_or_in_themselves_are_told():
+    deep: dict = {}
+    deep["seed"] = deep
+    for _ in range(2):
+        with pytest.raises(MistakeError, match="nested too deeply"):
+            Recipe.from_dict(deep)
+        deep = {"seed": 0}
+        for _ in range(3000):
+            deep = {"x": deep}
+
+
+def test_what_cannot_be_read_is_told_with_the_rest_where_that_is_asked_for(registry, write):
+    path = write(("steps = 6", "steps = six"), ("seed = 3", "seed = -3"))
+    with pytest.raises(MistakeError, match="16: not TOML: expected a value") as caught:
+        Recipe.load(path)
+    assert len(caught.value.problems) == 1
+    found = Recipe.load(path, forgiving=True).check(registry)
+    assert [(problem.where.line, problem.what) for problem in found] == [
+        (2, "expected an integer >= 0, got -3"),
+        (16, "not TOML: expected a value"),
+    ]
+    with pytest.raises(MistakeError, match="16: not TOML"):
+        Recipe.load(path, forgiving=True).plan(registry)
+
+
+def test_what_comes_from_a_variable_that_cannot_be_read_is_not_told_as_well(registry, write):
+    path = write(("[dataset]", "[vars]\nn = six\n[dataset]"), ("steps = 6", 'steps = "${vars.n}"'))
+    (problem,) = Recipe.load(path, forgiving=True).check(registry)
+    assert problem.what == "not TOML: expected a value"
