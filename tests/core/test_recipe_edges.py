@@ -471,3 +471,28 @@ def test_what_comes_from_a_variable_that_cannot_be_read_is_not_told_as_well(regi
     path = write(("[dataset]", "[vars]\nn = six\n[dataset]"), ("steps = 6", 'steps = "${vars.n}"'))
     (problem,) = Recipe.load(path, forgiving=True).check(registry)
     assert problem.what == "not TOML: expected a value"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {f"v{i}": [f"${{vars.v{i + 1}}}"] * 9 for i in range(9)} | {"v9": 1},
+        {f"v{i}": f"${{vars.v{i + 1}}}" * 9 for i in range(9)} | {"v9": "x"},
+        {f"v{i}": f"${{vars.v{i + 1}}}" for i in range(500)} | {"v500": 1},
+    ],
+    ids=["lists", "texts", "deep"],
+)
+def test_variables_that_grow_beyond_measure_are_told_at_once(registry, variables):
+    problem, *_ = errors(Recipe.from_dict({"vars": variables, "seed": "${vars.v0}"}), registry)
+    assert str(problem.where) == "seed" and problem.what == "grows too large as its variables are filled in"
+
+
+@pytest.mark.parametrize("table", [{"from": "a" * 5000}, {"use": "net", "from": "\0"}])
+def test_what_cannot_be_a_path_is_no_run(registry, table):
+    problem, *_ = errors(Recipe.from_dict({"denoiser": table}), registry)
+    assert problem.what.startswith("there is no run")
+
+
+def test_a_list_with_a_component_that_is_none_is_tried_without_it(registry, write):
+    path = write(('[{ use = "distance"', '[{ use = 3 }, { use = "distance"'))
+    assert all("expected a name, got 3" in problem for problem in check(registry, path))
