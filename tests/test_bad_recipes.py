@@ -112,7 +112,7 @@ def everything():
 
 def problems_of(path, registry):
     try:
-        return Recipe.load(path).check(registry)
+        return Recipe.load(path, forgiving=True).check(registry)
     except MistakeError as error:
         return list(error.problems)
 

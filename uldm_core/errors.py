@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, time
+from pathlib import PurePath
 from typing import Any
 
 from attrs import evolve, frozen
@@ -13,11 +16,16 @@ Key = tuple[str | int, ...]
 
 
 def dotted(key: Key) -> str:
-    """Write a key as a person would: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
+    """Write a key as TOML does: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+        text += f"[{part}]" if isinstance(part, int) else f".{_bare(str(part))}"
+    return text.removeprefix(".")
+
+
+def _bare(name: str) -> str:
+    """Write a part of a key, in quotes if it has other signs than a bare one may have."""
+    return name if re.fullmatch(r"[A-Za-z0-9_\-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 @frozen
@@ -124,10 +132,29 @@ def expected(wanted: str, value: object) -> str:
     return f"expected {wanted}, got {shortened(value)}"
 
 
+def in_toml(value: object, quoted: Callable[[str], str] = repr) -> str:
+    """Write a value as TOML does, on one line; nothing at all is said in words.
+
+    Args:
+        value: any; what TOML has no word for is written as Python does.
+        quoted: writes a string.
+    """
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{dotted((str(name),))} = {in_toml(item, quoted)}" for name, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(in_toml(item, quoted) for item in value)}]"
+    if isinstance(value, bool) or value is None:
+        return "nothing" if value is None else str(value).lower()
+    if isinstance(value, (str, PurePath)):
+        return quoted(str(value))
+    return value.isoformat() if isinstance(value, (date, time)) else repr(value)
+
+
 def shortened(value: object, most: int = 100) -> str:
-    """Return a value's ``repr``, cut short if need be."""
+    """Return a value as TOML writes it, cut short if need be."""
     try:
-        text = repr(value)
+        text = in_toml(value)
     except ValueError:  # an integer of more digits than Python writes
         text = "a very large number"
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -118,6 +118,7 @@ _COMPONENTS = (
     ("tracker", "wandb", "trackers.wandb:Wandb", "Weights & Biases; offline where there is no key"),
     ("tracker", "mlflow", "trackers.mlflow:MLflow", "MLflow; a database in the run's folder, or a server"),
     ("tracker", "trackio", "trackers.trackio:Trackio", "Trackio, on this machine or in a space"),
+    ("tracker", "report", "report.tracker:Report", "the run as one page to look at"),
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
@@ -157,13 +158,17 @@ _REQUIRES = {
     "tracker/trackio": "trackio",
 }
 
-_ALWAYS = ("tracker/jsonl",)
+_ALWAYS = ("tracker/jsonl", "tracker/report")
 
 _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
-    ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
+    ("report", "commands.report:report", "Write a run's report.html anew."),
+    ("compare", "commands.compare:compare", "Lay runs side by side on one page."),
+    ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),
+    ("lpips", "commands.lpips:lpips", "Measure and show how two images differ to a feature network."),
+    ("codebook", "commands.codebook:codebook", "Show how a run uses its codebook, and what its codes mean."),
 )
 
 

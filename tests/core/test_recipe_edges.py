@@ -9,7 +9,7 @@ from uldm_core.blueprint import Builder, Reference
 from uldm_core.engine.machine import choose_machine
 from uldm_core.engine.run import run
 from uldm_core.engine.workshop import Workshop
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, dotted
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
@@ -46,13 +46,19 @@ def resolved_again(made, registry):
         ("a=b", "a=b"),
         ("", ""),
         ("C:\\runs", "C:\\runs"),
-        ("[unclosed", "[unclosed"),
     ],
 )
 def test_an_overrides_value_is_toml_or_else_a_bare_string(write, written, value):
     data = Recipe.load(write(), [f"stages.second.text={written}"]).document.data
     found = data["stages"]["second"]["text"]
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("written", ["[unclosed", "{ use = 'x'", '"unclosed'])
+def test_an_overrides_value_that_begins_as_a_list_or_a_string_is_one(registry, write, written):
+    (problem,) = check(registry, write(), f"stages.second.folder={written}")
+    said = f"override {f'stages.second.folder={written}'!r}: stages.second.folder: not TOML: "
+    assert problem.startswith(said) and "is never closed" in problem and "in quotes it is a string" in problem
 
 
 def test_overrides_reach_into_tables_that_are_not_there_yet(write):
@@ -65,7 +71,7 @@ def test_digits_name_a_table_and_number_a_list(registry, write):
     assert plan(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
     for digits in ("3", "²", "0"):
         (problem,) = check(registry, path, f"denoiser.{digits}=1")
-        assert f"denoiser.{digits}: unknown option {digits!r}" in problem
+        assert f"{dotted(('denoiser', digits))}: unknown option {digits!r}" in problem
 
 
 @pytest.mark.parametrize("where", ["losses[1]", "losses.²", "losses.x", "losses.-1"])
@@ -114,7 +120,7 @@ def test_what_an_override_put_in_place_of_a_table_has_no_line_of_the_file(regist
 MISTAKES = {
     "a reference that is no name": (
         ("steps = 6", "steps = 6\nautoencoder = { ref = ['x'] }"),
-        "17: stages.first.autoencoder.ref: there is no [['x']] in the recipe",
+        "17: stages.first.autoencoder.ref: expected the name of a table at the top, got ['x']",
     ),
     "something beside a reference": (
         ("steps = 6", 'steps = 6\nautoencoder = { ref = "autoencoder", width = 3 }'),
@@ -134,7 +140,7 @@ MISTAKES = {
     ),
     "a number for a noun": (
         ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),
-        "11: denoiser: expected a denoiser (a name or a table), got [{'x': 1}]",
+        "11: denoiser: expected a denoiser (a name or a table), got [{ x = 1 }]",
     ),
     "run is no table": (("seed = 3", "seed = 3\nrun = 3"), "3: run: expected a table"),
     "vars is no table": (("seed = 3", "seed = 3\nvars = 3"), "3: vars: expected a table"),
@@ -162,8 +168,9 @@ def test_a_mistake_is_reported_once_and_at_its_place(registry, write, name):
 
 
 def test_stages_are_tables(registry):
-    (problem,) = errors(Recipe.from_dict({"stages": [{"use": "draw"}]}), registry)
-    assert str(problem).startswith("stages: expected a table, got [{'use': 'draw'}]")
+    of_stages, *of_the_first = errors(Recipe.from_dict({"stages": [{"use": "draw"}]}), registry)
+    assert of_the_first and {problem.where.key for problem in of_the_first} == {("stages", 0)}
+    assert str(of_stages).startswith("stages: expected a table, got [{ use = 'draw' }]")
 
 
 def test_a_variable_that_is_unknown_is_reported_with_the_nearest(registry, write):

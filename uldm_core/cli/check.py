@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,22 +29,14 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
     from uldm_core import registry
+    from uldm_core.recipe.overrides import parse_options
 
     chosen = registry.default().components() if component is None else [component_named(component)]
-    values = _parse(options)
+    values = parse_options(options)
     states = [_check(one, values, deep) for one in chosen]
     if len(states) > 1:
         click.echo(f"{sum(states)} of {len(states)} components keep their contract")
     sys.exit(0 if states and all(states) else 1)
-
-
-def _parse(options: Iterable[str]) -> dict[str, Any]:
-    from uldm_core.recipe.document import Document
-    from uldm_core.recipe.overrides import apply_overrides
-
-    document = Document({})
-    apply_overrides(document, options)
-    return document.data
 
 
 def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:

@@ -48,6 +48,14 @@ def complete_component(context: click.Context, parameter: click.Parameter, incom
     return _beginning((f"{c.kind}/{own.name_of(c)}" for c in own.components()), incomplete)
 
 
+def complete_sampler(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the samplers that begin so."""
+    from uldm_core import registry
+
+    own = registry.default()
+    return _beginning(map(own.name_of, own.components("sampler")), incomplete)
+
+
 def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the shipped recipes and the files that begin so."""
     from uldm_core.recipe.shipped import names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +65,28 @@ def run(
         return
 
     from uldm_core.cli.progress import reporter
+    from uldm_core.engine.run import folder_of
     from uldm_core.engine.run import run as run_plan
     from uldm_core.engine.signals import Stop
 
-    with reporter() as tell, Stop().listening() as stop:
+    with _pointing_at_the_report(folder_of(plan, out)), reporter() as tell, Stop().listening() as stop:
         run_plan(plan, out=out, until=until, reporter=tell, stop=stop, command=command or "")
+
+
+@contextmanager
+def _pointing_at_the_report(folder: Path) -> Iterator[None]:
+    """Say in the end, however the run ended, where its report lies if a tracker has written one."""
+    path = folder / "report.html"
+    before = _age(path)
+    try:
+        yield
+    finally:
+        if _age(path) != before:
+            click.echo(f"report: {path}", err=True)
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _rehearse(plan: Plan, out: Path | None) -> None:

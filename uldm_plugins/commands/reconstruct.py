@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,35 +17,186 @@ from uldm_core.cli.common import (
     threads_option,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@click.command(short_help="Pass a dataset through a run's autoencoder.")
+    from uldm_core.engine.context import Context
+    from uldm_core.engine.trained import TrainedRun
+    from uldm_plugins.commands.originals import Originals
+    from uldm_plugins.stages.examine import Examined
+
+FEW = 20
+
+
+@click.command(short_help="Pass images through a run's autoencoder.")
 @run_argument
-@click.option("--split", default="test", show_default=True, help="Which split of the run's dataset.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz, or a grid as .png.")
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
+@click.option("--split", help="Which split of the run's dataset, where no images are named; default test.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    help=f"The first so many of the split; default {FEW} into a folder, else all.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions alone.",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "stretch", "off"]),
+    default="crop",
+    show_default=True,
+    help="Images of another size than the run's: resize the middle square, or the whole; or refuse them.",
+)
 @device_option
 @precision_option
 @threads_option
 @plugin_option
 def reconstruct(
-    run: Path, split: str, out: Path, device: str | None, precision: str | None, threads: int | None
+    run: Path,
+    images: tuple[Path, ...],
+    split: str | None,
+    count: int | None,
+    out: Path,
+    resize: str,
+    device: str | None,
+    precision: str | None,
+    threads: int | None,
 ) -> None:
-    """Write the reconstructions of a dataset by RUN, a folder that `uldm run` made."""
+    """Pass images through the autoencoder of RUN, a folder that `uldm run` made.
+
+    Images are files or folders of PNG, JPEG and WebP, or else a split of the run's dataset. Into a folder
+    --out go, for each image, NAME_recon.png; with a quantizer NAME_recon_indices.png (original,
+    reconstruction and code map) and NAME_code_hist.png (how often each code is used); and NAME_loss.json. A
+    summary.png and a summary.json show and count them all. What is transparent in an image is laid on white.
+    """
+    from uldm_core.cli.progress import reporter
+    from uldm_core.engine.trained import TrainedRun
+
+    pictures = out.suffix not in (".npz", ".png")
+    _check(images, split, count, out, pictures)
+    flags = run_overrides(device=device, precision=precision, threads=threads)
+    trained = TrainedRun.open(run, overrides=flags)
+    trained.require_trained("autoencoder")
+    count = count or (FEW if pictures else None)
+    originals = _originals(trained, images, split or "test", count, resize)
+    with reporter() as tell:
+        context = trained.context("reconstruct", trained.plan.seed, tell)
+        if pictures:
+            _draw(trained, originals, context, out)
+        else:
+            _write(trained, originals, context, out)
+
+
+def _check(images: Sequence[Path], split: str | None, count: int | None, out: Path, pictures: bool) -> None:
+    """Raise before any work is done for what does not go together, or could not be written."""
+    from uldm_core import MistakeError
+    from uldm_plugins.commands.output import check_output
+
+    if images and (split or count):
+        raise click.UsageError("name images, or say --split and --count; not both")
+    if not pictures:
+        check_output(out)
+    elif out.exists() and not out.is_dir():
+        raise MistakeError(f"--out {out}: is a file", hint="name a folder, or end it in .npz or .png")
+    elif any(path.is_dir() and out.resolve().is_relative_to(path.resolve()) for path in images):
+        raise MistakeError(f"--out {out}: lies in the folder of the images", hint="choose another folder")
+
+
+def _originals(
+    trained: TrainedRun, images: Sequence[Path], split: str, count: int | None, resize: str
+) -> Originals:
+    from uldm_plugins.commands.originals import of_files, of_split, other_sizes
+
+    dataset = trained.noun("dataset")
+    if not images:
+        return of_split(dataset, split, count)
+    originals = of_files(images, dataset.size, dataset.channels, resize)
+    resized = other_sizes([Path(source) for source in originals.sources], dataset.size)
+    if resized:
+        part = "the middle square" if resize == "crop" else "the whole"
+        what = f"{len(resized)} of {len(originals)} images are of another size"
+        click.echo(f"{what}: {part} is resized to {dataset.size}x{dataset.size}", err=True)
+    return originals
+
+
+def _examined(trained: TrainedRun, originals: Originals, context: Context) -> Iterable[Examined]:
+    """Yield what becomes of each image, and tell of the progress."""
+    from uldm_plugins.stages.examine import examine
+
+    context.begin("reconstructing images", len(originals))
+    for done, one in enumerate(examine(originals.batches(), trained.noun("autoencoder"), context), 1):
+        yield one
+        context.advance(done)
+
+
+def _write(trained: TrainedRun, originals: Originals, context: Context, out: Path) -> None:
+    """Write the reconstructions alone."""
     import torch
 
-    from uldm_core import MistakeError
-    from uldm_core.engine.trained import TrainedRun
-    from uldm_plugins.commands.output import check_output, write_images
-    from uldm_plugins.stages.latents import reconstruct as reconstruct_all
+    from uldm_plugins.commands.output import write_images
+    from uldm_plugins.stages.latents import passed
 
-    check_output(out)
-    trained = TrainedRun.open(
-        run, overrides=run_overrides(device=device, precision=precision, threads=threads)
-    )
-    trained.require_trained("autoencoder")
-    try:
-        dataset = trained.noun("dataset").split(split)
-    except ValueError as error:
-        raise MistakeError(f"--split: {error}") from error
-    context = trained.context("reconstruct", trained.plan.seed)
-    batches = reconstruct_all(dataset, trained.noun("autoencoder"), context)
+    batches = passed(originals.batches(), trained.noun("autoencoder"), context)
     write_images(torch.cat([batch.cpu() for batch in batches]), out)
+
+
+def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path) -> None:
+    """Write the pictures and losses of each image, and of all together."""
+    from uldm_core.engine.files import write_json
+    from uldm_plugins.pictures.reconstructions import MOST, save_summary
+
+    size = _codebook_size(trained.noun("autoencoder"))
+    if not size:
+        click.echo("the autoencoder has no codebook: there are no code maps and histograms", err=True)
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Tensor]] = []
+    losses: list[dict[str, float]] = []
+    for name, one in zip(originals.names, _examined(trained, originals, context)):
+        drawn = _draw_one(one, name, size, out)
+        rows += [drawn] if len(rows) < MOST else []
+        losses.append(one.losses)
+    mean = {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
+    parts = zip(originals.names, originals.sources, losses)
+    each = [{"name": name, "image": source, "losses": loss} for name, source, loss in parts]
+    write_json(out / "summary.json", {"run": str(trained.folder.path), "mean": mean, "images": each})
+    labels = [f"{name}  l1 {loss['l1']:.3f}" for name, loss in zip(originals.names, losses)]
+    save_summary(rows, labels, out / "summary.png", _headline(trained, len(rows), len(losses), mean, size))
+    click.echo(f"{out}: {len(losses)} images; {_said(mean)}")
+
+
+def _draw_one(one: Examined, name: str, codebook_size: int, out: Path) -> list[Tensor]:
+    """Write an image's files, and return its pictures."""
+    from uldm_core.engine.files import write_json
+    from uldm_plugins.nn.codebooks import code_counts
+    from uldm_plugins.pictures.figures import code_histogram
+    from uldm_plugins.pictures.reconstructions import save_image, save_triptych, titles, triptych
+
+    save_image(one.reconstruction, out / f"{name}_recon.png")
+    write_json(out / f"{name}_loss.json", one.losses)
+    pictures = triptych(one.original, one.reconstruction, one.codes, codebook_size)
+    if one.codes is not None:
+        path = out / f"{name}_recon_indices.png"
+        save_triptych(pictures, titles(one.codes), path, f"{name}: {_said(one.losses)}")
+        counts = code_counts(one.codes.unsqueeze(0), codebook_size)
+        code_histogram(counts, out / f"{name}_code_hist.png", f"Codes of {name}")
+    return pictures
+
+
+def _codebook_size(autoencoder: object) -> int:
+    """Return how many codes there are; 0 without a quantizer."""
+    quantized = hasattr(autoencoder, "encode_with_indices")
+    return autoencoder.quantizer.codebook_size if quantized else 0  # type: ignore[attr-defined]
+
+
+def _headline(trained: TrainedRun, shown: int, count: int, mean: Mapping[str, float], size: int) -> str:
+    which = f"{count} images" if shown == count else f"the first {shown} of {count} images"
+    what = "original, reconstruction, codes" if size else "original, reconstruction"
+    return f"{trained.folder.path.name}: {what} of {which}\nmean of all: {_said(mean)}"
+
+
+def _said(losses: Mapping[str, float]) -> str:
+    units = {"psnr": " dB"}
+    return ", ".join(f"{name} {value:.4g}{units.get(name, '')}" for name, value in losses.items())

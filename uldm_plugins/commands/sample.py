@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from uldm_core.cli.common import (
+    complete_sampler,
     device_option,
     plugin_option,
     precision_option,
@@ -15,37 +20,201 @@ from uldm_core.cli.common import (
     threads_option,
 )
 
+if TYPE_CHECKING:
+    from uldm_core.blueprint import Blueprint
+    from uldm_core.engine.context import Context
+    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.recipe.overrides import parse_options
+    from uldm_plugins.stages.sample import Sample
+
+IMAGES, ROWS = 100, 8
+MOST_ROWS = 100
+TIMES, FRAMES = 12, 40
+"""Times between noise and image, at most: on a picture, and in an animation."""
+COLUMNS, ARC_FRAMES = 8, 20
+"""Images on the arc between two noises: on a picture, and in an animation."""
+HEIGHT, GIF_HEIGHT = 64, 112
+ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--interpolate": (".png", ".gif")}
+
 
 @click.command(short_help="Draw images from a trained run.")
 @run_argument
-@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many images.")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Images: an .npz, or a grid as .png.")
+@click.option(
+    "--trajectory",
+    type=click.Path(path_type=Path),
+    help="How images come about of noise: a .png, a row for each, or an animated .gif.",
+)
+@click.option(
+    "--interpolate",
+    type=click.Path(path_type=Path),
+    help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    help=f"How many images, or pairs of them; default {IMAGES} for --out, else {ROWS}.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz, or a grid as .png.")
+@click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
+@click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_option
 @precision_option
 @threads_option
 @plugin_option
 def sample(
     run: Path,
-    count: int,
+    options: tuple[str, ...],
+    out: Path | None,
+    trajectory: Path | None,
+    interpolate: Path | None,
+    count: int | None,
     seed: int,
-    out: Path,
+    sampler: str | None,
+    steps: int | None,
+    force: bool,
     device: str | None,
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes."""
-    from uldm_core.cli.progress import reporter
-    from uldm_core.engine.signals import Stop
-    from uldm_core.engine.trained import TrainedRun
-    from uldm_plugins.commands.output import check_output, write_images
+    """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
-    check_output(out)
-    trained = TrainedRun.open(
-        run, overrides=run_overrides(device=device, precision=precision, threads=threads)
-    )
+    KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` says which it
+    has. Give one of --out, --trajectory and --interpolate.
+    """
+    from uldm_core.engine.trained import TrainedRun
+    from uldm_plugins.commands.output import write_images
+
+    count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
+    flags = run_overrides(device=device, precision=precision, threads=threads)
+    trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
-    with reporter() as tell, Stop().listening() as stop:
-        images = stage.draw(trained.context(name, seed, tell, stop), count)
-    write_images(images, out)
+    written = parse_options(options) | ({"steps": steps} if steps else {})
+    plan = _sampler(trained, name, sampler, written)
+    stage.sampler = trained.workshop.builder.build(plan)
+    with _drawing(trained, name, seed) as context:
+        if out:
+            write_images(stage.draw(context, count), out)
+        elif trajectory:
+            _save_trajectory(stage, context, count, trajectory, _said(plan, seed))
+        elif interpolate:
+            _save_arcs(stage, context, count, interpolate, _said(plan, seed))
+
+
+def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
+    """Return how many images or rows to draw; raise before any work is done for what cannot be."""
+    from uldm_core import MistakeError
+    from uldm_plugins.commands.output import check_output
+
+    given = [(option, path) for option, path in wanted.items() if path is not None]
+    if len(given) != 1:
+        raise click.UsageError(f"give one of {', '.join(wanted)}")
+    ((option, path),) = given
+    check_output(path, ENDINGS[option], option)
+    if path.exists() and not force:
+        raise MistakeError(f"{option} {path}: exists already", hint="give another name, or --force")
+    if option != "--out" and count and count > MOST_ROWS:
+        raise MistakeError(f"--count {count}: {option} shows {MOST_ROWS} at most")
+    return count or (IMAGES if option == "--out" else ROWS)
+
+
+def _sampler(trained: TrainedRun, stage: str, name: str | None, options: dict[str, Any]) -> Blueprint:
+    """Plan the run's own sampler, or the one of a name, with options changed.
+
+    Raises:
+        MistakeError: there is none of that name, or it does not take the options so.
+    """
+    from uldm_core import registry
+    from uldm_core.blueprint import Reference
+
+    nouns = trained.plan.nouns
+    own = trained.plan.stages[stage].options["sampler"]
+    own = nouns[own.noun] if isinstance(own, Reference) else own
+    table = own.to_dict() if name is None else {"use": name}
+    return registry.default().plan("sampler", {**table, **options}, {}, nouns=nouns)
+
+
+@contextmanager
+def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
+    """Give the surroundings for drawing, with progress; a signal or a sampler's objection ends it."""
+    from uldm_core import MistakeError
+    from uldm_core.cli.progress import reporter
+    from uldm_core.engine.signals import Interrupted, Stop
+
+    try:
+        with reporter() as tell, Stop().listening() as stop:
+            yield trained.context(stage, seed, tell, stop)
+    except Interrupted as error:
+        click.echo(f"{error}: nothing is written", err=True)
+        sys.exit(128 + error.signum)
+    except ValueError as error:  # of a sampler, to the noise scheduler that it meets
+        raise MistakeError(
+            f"sampler: {error}", hint="choose another, such as --sampler heun, or other options"
+        ) from error
+
+
+def _said(sampler: Blueprint, seed: int) -> str:
+    """Say what images were drawn with."""
+    steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
+    return f"{sampler.use}{steps}, seed {seed}"
+
+
+def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, said: str) -> None:
+    """Draw how images come about of noise."""
+    from uldm_plugins.commands.output import counted
+    from uldm_plugins.pictures.animations import save_animation
+    from uldm_plugins.pictures.tables import save_table
+    from uldm_plugins.stages.path import RecordedSampler
+
+    animated = path.suffix == ".gif"
+    recorded = RecordedSampler(stage.sampler, count, FRAMES if animated else TIMES)
+    stage.draw(context, count, recorded)
+    times, frames = stage.frames(recorded, context)
+    if animated:
+        labels = [f"time {time:.2f}: {_phase(time)}" for time in times.tolist()]
+        save_animation(frames, labels, path, height=GIF_HEIGHT)
+    else:
+        save_table(
+            frames.unbind(1),
+            path,
+            row_labels=[f"image {number}" for number in range(1, count + 1)],
+            column_labels=[f"{time:.2f}" for time in times.tolist()],
+            height=HEIGHT,
+            title=f"From noise to images: {said}\nthe latents, decoded, at times from 1 (noise) to 0 (image)",
+        )
+    click.echo(f"{path}: {counted(count, 'image')} at {len(times)} times", err=True)
+
+
+def _phase(time: float) -> str:
+    return "noise" if time == 1 else "image" if time == 0 else "on the way"
+
+
+def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: str) -> None:
+    """Draw what lies between pairs of noises."""
+    import torch
+
+    from uldm_plugins.commands.output import counted
+    from uldm_plugins.pictures.animations import save_animation
+    from uldm_plugins.pictures.tables import save_table
+
+    animated = path.suffix == ".gif"
+    steps = ARC_FRAMES if animated else COLUMNS
+    frames = stage.interpolate(context, pairs, steps)
+    labels = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
+    if animated:
+        save_animation(
+            frames, [f"{label} of the way" for label in labels], path, height=GIF_HEIGHT, back=True
+        )
+    else:
+        save_table(
+            frames.unbind(1),
+            path,
+            row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
+            column_labels=labels,
+            height=HEIGHT,
+            title=f"Between two noises: {said}\nimages of what lies from one (0%) to the other (100%)",
+        )
+    click.echo(f"{path}: {counted(pairs, 'pair')}, {steps} images each", err=True)

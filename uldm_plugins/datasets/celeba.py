@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import load_or_fetch
-from uldm_plugins.datasets.files import files_fingerprint, read_batch
+from uldm_plugins.nn.files import files_fingerprint, read_batch
 
 
 class CelebA:

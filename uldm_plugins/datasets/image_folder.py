@@ -10,7 +10,7 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.datasets.files import files_fingerprint, image_files, read_batch, usable
+from uldm_plugins.nn.files import files_fingerprint, image_files, read_batch, usable
 
 MAX_PIXELS = 100_000_000
 
@@ -41,7 +41,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        root: Annotated[Path, Exists()],
+        root: Annotated[Path, Exists(folder=True)],
         size: Annotated[int, Ge(1)] = 64,
         channels: Literal[1, 3] = 3,
         test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1,

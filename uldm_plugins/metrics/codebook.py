@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from uldm_core.protocols import Autoencoder
-from uldm_plugins.metrics.features import device_of, named
+from uldm_plugins.metrics.features import named
+from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.place import device_of
 
 
 class CodebookUsage:
@@ -49,22 +51,14 @@ class CodebookUsage:
         self.autoencoder.eval()
         place = device_of(self.autoencoder)
         indices = self.autoencoder.encode_with_indices(to_float(images.to(place)))[2]
-        self.counts = self.counts + _counted(indices.cpu(), self.counts.shape[1])
+        self.counts = self.counts + code_counts(indices, self.counts.shape[1])
         self.autoencoder.train(training)
 
     def compute(self) -> dict[str, float]:
         """Return ``used_codes``, ``used_share`` in [0, 1], and ``perplexity``."""
         used = int((self.counts > 0).sum())
-        shares = self.counts.double() / self.counts.sum(1, keepdim=True).clamp(min=1)
-        perplexities = torch.exp(torch.special.entr(shares).sum(1))
         return {
             "used_codes": float(used),
             "used_share": used / self.counts.numel(),
-            "perplexity": perplexities.mean().item() if used else 0.0,
+            "perplexity": perplexity(self.counts).mean().item(),
         }
-
-
-def _counted(indices: Tensor, codebook_size: int) -> Tensor:
-    """Return how often each code occurs in indices [B, H, W] or [B, Q, H, W], int64 [1 or Q, K]."""
-    codebooks = indices.flatten(2).unbind(1) if indices.ndim > 3 else [indices]
-    return torch.stack([torch.bincount(found.flatten(), minlength=codebook_size) for found in codebooks])

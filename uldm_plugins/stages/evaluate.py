@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 from uldm_core import MistakeError, spec
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
-from uldm_core.protocols import Autoencoder, Dataset, Metric
-from uldm_plugins.nn.images import save_grid
-from uldm_plugins.stages.latents import BATCH, index_batches, reconstruct
+from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
+from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
+from uldm_plugins.stages.latents import BATCH, index_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
 
-PAIRS = 40
+Batches = Callable[[], Iterable[Tensor]]
+"""Images, uint8 [B, C, H, W], as often as they are asked for."""
 
 
 class Evaluate:
@@ -25,10 +27,14 @@ class Evaluate:
     ``floor`` is what the training set scores against the test set (or the other way, where a metric compares
     with the training set), ``originals`` what the test set itself scores.
 
-    Writes ``metrics.json``, with what each number was measured with, and ``reconstructions.png``.
+    Writes ``metrics.json``, with what each number was measured with, and what can be looked at:
+    ``reconstructions.png`` and ``.npz``; ``nearest.npz``, the training images nearest to some samples, in
+    pixels; with a quantizer ``codebook.json``, how often each code is used; and where a metric's backbone
+    tells classes, ``classes.json``, how often it sees each.
 
     Args:
-        dataset: its ``test`` split is the reference; the training set against it is the floor.
+        dataset: its ``test`` split is the reference; the training set against it is the floor. A dataset
+            without that split is itself the reference, and there is no floor.
         autoencoder: reconstructs.
         metrics: what to measure.
     """
@@ -43,19 +49,28 @@ class Evaluate:
         autoencoder: Autoencoder,
         metrics: list[Metric] = [spec("frechet_mnist"), spec("class_balance")],  # noqa: B006 - read only
     ) -> None:
-        kinds = [type(metric).__name__ for metric in metrics]
-        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
-            raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+        check_once(metrics)
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.metrics = metrics
 
+    @property
+    def reference(self) -> Dataset:
+        """What samples and reconstructions are measured against: the test split, if the dataset has one."""
+        return self.dataset.split("test") if "test" in self.dataset.splits else self.dataset
+
     def run(self, context: Context) -> Mapping[str, float]:
         """Measure and write."""
-        test = self.dataset.split("test")
-        reconstructions = self.reconstructions(test, context)
-        self._save_pairs(test, reconstructions, context)
-        report = self.report(load_images(context.products["samples.npz"]), reconstructions, test)
+        test = self.reference
+        samples = load_images(context.products["samples.npz"])
+        reconstructions, codes = self._reconstruct(test, context)
+        save_reconstructions(test, reconstructions, codes, context)
+        if codes is not None:
+            save_codebook(codes, self.autoencoder, context)
+        save_nearest(samples, self.dataset, context)
+        if classifier := self._classifier():
+            save_classes(samples, test, classifier, context)
+        report = self.report(samples, reconstructions, test)
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
@@ -71,38 +86,30 @@ class Evaluate:
 
     def reconstructions(self, test: Dataset, context: Context) -> Tensor:
         """Return the test set after a pass through the autoencoder, uint8 [N, C, H, W]."""
-        return torch.cat(list(self._reconstructions(test, context)))
+        return self._reconstruct(test, context)[0]
 
-    def _reconstructions(self, test: Dataset, context: Context) -> Iterable[Tensor]:
+    def _reconstruct(self, test: Dataset, context: Context) -> tuple[Tensor, Tensor | None]:
+        """Return the reconstructions and, of a quantizer, the codes: int64 [N, h, w] or [N, Q, h, w]."""
         context.begin("reconstructing images", len(test))
-        done = 0
-        for batch in reconstruct(test, self.autoencoder, context):
-            yield batch.cpu()
-            done += len(batch)
-            context.advance(done)
+        images, codes = [], []
+        for batch, indices in passed_with_codes(batches_of(test), self.autoencoder, context):
+            images.append(batch.cpu())
+            codes += [] if indices is None else [indices.cpu()]
+            context.advance(sum(map(len, images)))
+        return torch.cat(images), torch.cat(codes) if codes else None
+
+    def _classifier(self) -> Backbone | None:
+        """Return the first backbone of the metrics that tells classes."""
+        backbones = [getattr(metric, "backbone", None) for metric in self.metrics]
+        return next((backbone for backbone in backbones if hasattr(backbone, "logits")), None)
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
-        splits = {"test": test, "train": self.dataset}
-        for metric in self.metrics:
-            metric.reset()
-            for batch in batches_of(splits[_reference(metric)]) if metric.compares else ():
-                metric.update(batch, real=True)
-        unpaired = [metric for metric in self.metrics if not getattr(metric, "paired", False)]
-        fitting = {"samples": unpaired, "reconstructions": self.metrics}
-        results = {name: measure(fitting[name], images.split(BATCH)) for name, images in sets.items()}
-        alone = [metric for metric in unpaired if not metric.compares]
-        floor = {}
-        for split, other in (("test", "train"), ("train", "test")):
-            against = [metric for metric in unpaired if metric.compares and _reference(metric) == split]
-            floor |= measure(against, batches_of(splits[other])) if against else {}
-        return {**results, "floor": floor, "originals": measure(alone, batches_of(test)) if alone else {}}
-
-    def _save_pairs(self, test: Dataset, reconstructions: Tensor, context: Context) -> None:
-        originals = test.images(torch.arange(min(PAIRS, len(test))))
-        pairs = torch.stack([originals, reconstructions[: len(originals)]], 1).flatten(0, 1)
-        save_grid(pairs, context.artifact("reconstructions.png"), columns=10)
-        context.publish("reconstructions.png")
+        real = {"test": partial(batches_of, test)}
+        if test is not self.dataset:
+            real["train"] = partial(batches_of, self.dataset)
+        batches = {name: partial(images.split, BATCH) for name, images in sets.items()}
+        return compare(self.metrics, batches, real, pairs=("reconstructions",))
 
 
 def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
@@ -112,9 +119,51 @@ def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         yield f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in known.items())}"
 
 
-def _reference(metric: Metric) -> str:
-    """Return the split that a metric's real images are taken from."""
-    return getattr(metric, "reference", "test")
+def check_once(metrics: Sequence[Metric]) -> None:
+    """Raise ``ValueError`` if two metrics are of one kind."""
+    kinds = [type(metric).__name__ for metric in metrics]
+    if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+        raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+
+
+def compare(
+    metrics: Sequence[Metric],
+    sets: Mapping[str, Batches],
+    real: Mapping[str, Batches],
+    pairs: Collection[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Measure sets of images against real ones, then real ones for what is to be expected.
+
+    Args:
+        metrics: what to measure.
+        sets: the images, uint8.
+        real: the real images: ``test``, and ``train`` for metrics that refer to it and for the floor.
+        pairs: which sets belong to ``test`` image by image; metrics of pairs are measured of them only.
+
+    Returns:
+        What the metrics say of each set, of ``train`` against ``test`` where there are both (``floor``), and
+        of ``test`` alone (``originals``).
+    """
+    for metric in metrics:
+        metric.reset()
+        for batch in real[_reference(metric, real)]() if metric.compares else ():
+            metric.update(batch, real=True)
+    unpaired = [metric for metric in metrics if not getattr(metric, "paired", False)]
+    results = {
+        name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
+    }
+    floor = {}
+    for split, other in (("test", "train"), ("train", "test")) if "train" in real else ():
+        against = [metric for metric in unpaired if metric.compares and _reference(metric, real) == split]
+        floor |= measure(against, real[other]()) if against else {}
+    alone = [metric for metric in unpaired if not metric.compares]
+    return {**results, "floor": floor, "originals": measure(alone, real["test"]()) if alone else {}}
+
+
+def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:
+    """Return which real images a metric compares with."""
+    wanted = getattr(metric, "reference", "test")
+    return wanted if wanted in real else "test"
 
 
 def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder, Dataset, LatentScaling
-from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.nn.images import to_float, to_uint8
 from uldm_plugins.stages.training import image_batch
 
 BATCH = 500
@@ -40,11 +40,27 @@ def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, co
         return to_uint8(autoencoder.decode(scaling.denormalize(latents)))
 
 
-@torch.inference_mode()
 def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
     """Yield the dataset's images after a pass through the autoencoder, uint8 [B, C, H, W]."""
+    return passed((dataset.images(indices) for indices in index_batches(len(dataset))), autoencoder, context)
+
+
+def passed(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
+    """Yield uint8 images after a pass through the autoencoder, uint8 [B, C, H, W]."""
+    return (images for images, _ in passed_with_codes(batches, autoencoder, context))
+
+
+@torch.inference_mode()
+def passed_with_codes(
+    batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield uint8 images after a pass through the autoencoder, with the indices of their codes.
+
+    These are [B, h, w], or [B, Q, h, w] with several codes a position; None without a quantizer.
+    """
     autoencoder.eval()
-    for indices in index_batches(len(dataset)):
+    encode = getattr(autoencoder, "encode_with_indices", None)
+    for batch in batches:
         with context.autocast():
-            latents, _ = autoencoder.encode(image_batch(dataset, indices, context))
-            yield to_uint8(autoencoder.decode(latents))
+            latents, _, *codes = (encode or autoencoder.encode)(to_float(batch.to(context.device)))
+            yield to_uint8(autoencoder.decode(latents)), codes[0] if codes else None

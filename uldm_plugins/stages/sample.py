@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +26,21 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.images import save_grid
 from uldm_plugins.stages.latents import decode
+from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
 
 GRID = 100
+PATHS = 10
+FRAMES = 12
+TELL_EVERY_SECONDS = 0.5
 
 
 class Sample:
     """Draws images: noise, through sampler and denoiser, to latents, and decodes them.
 
-    Makes ``samples``: an ``.npz`` with ``images``, uint8 [N, H, W, C]; and a grid as ``samples.png``.
+    Makes ``samples.npz`` with ``images``, uint8 [N, H, W, C]; a grid as ``samples.png``; and how the first
+    images come about as ``path.npz``: ``frames``, uint8 [F, N, H, W, C], what is decoded from the noisy
+    latents on the way, at ``times``, float32 [F], falling from 1 (noise) to 0.
 
     Args:
         dataset: says how large the images are.
@@ -72,45 +79,122 @@ class Sample:
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
-        images = self.draw(context, self.count)
+        recorded = RecordedSampler(self.sampler, PATHS, FRAMES)
+        images = self.draw(context, self.count, recorded)
         save_images(context.artifact("samples.npz"), images)
         save_grid(images[:GRID], context.artifact("samples.png"))
         context.publish("samples.png")
+        times, frames = self.frames(recorded, context)
+        save_arrays(context.artifact("path.npz"), frames=channels_last(frames), times=times)
         return {"count": float(len(images))}
 
-    def draw(self, context: Context, count: int) -> Tensor:
-        """Return so many images, uint8 [count, C, H, W]; the context's seed says which."""
-        self.autoencoder.eval()
-        self.denoiser.eval()
+    def draw(self, context: Context, count: int, sampler: Sampler | None = None) -> Tensor:
+        """Return so many images, uint8 [count, C, H, W]; the context's seed says which.
+
+        Args:
+            context: the surroundings.
+            count: how many.
+            sampler: instead of the stage's own.
+        """
         context.begin("drawing images", count)
         batches = []
-        for batch in self._batches(context, count):
+        for batch in self._batches(context, count, sampler or self.sampler):
             batches.append(batch)
             context.advance(sum(map(len, batches)))
         return torch.cat(batches)
 
-    @torch.inference_mode()
-    def _batches(self, context: Context, count: int) -> Iterator[Tensor]:
-        side = latent_size(self.dataset.size, self.autoencoder.downscale)
-        for number, start in enumerate(range(0, count, self.batch_size)):
-            size = min(self.batch_size, count - start)
-            generator = context.generator("batch", number)
-            shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
-            noise = torch.randn(shape, generator=generator)[:size].to(context.device)
-            latents = self.sampler(self._denoise(context), self.noise_scheduler, noise, generator)
-            yield decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+    def frames(self, recorded: RecordedSampler, context: Context) -> tuple[Tensor, Tensor]:
+        """Return the times of a recorded path [F], and what is decoded there, uint8 [F, N, C, H, W]."""
+        times, latents = recorded.path()
+        return times, torch.stack([self._decode(noisy, context) for noisy in latents])
 
-    def _denoise(self, context: Context) -> Denoise:
+    @torch.inference_mode()
+    def interpolate(self, context: Context, pairs: int, steps: int) -> Tensor:
+        """Return the images of noises on the arcs from the first to the second of each pair.
+
+        The pairs are those of the noises that ``draw`` begins with, in their order.
+
+        Args:
+            context: the surroundings; its seed says which noises.
+            pairs: how many arcs.
+            steps: images on an arc, its two ends included.
+
+        Returns:
+            uint8 [steps, pairs, C, H, W].
+
+        Raises:
+            ValueError: the sampler adds noise of its own, so that an image follows from more than its first.
+        """
+        context.begin("drawing images", steps * pairs)
+        starts = [self._noise(context, number)[0] for number in range(-(-2 * pairs // self.batch_size))]
+        first, second = torch.cat(starts)[: 2 * pairs].unflatten(0, (pairs, 2)).unbind(1)
+        arcs = torch.cat([slerp(first, second, share) for share in torch.linspace(0, 1, steps).tolist()])
+        images: list[Tensor] = []
+        for noise in arcs.split(self.batch_size):
+            generator = context.generator("arcs")
+            untouched = generator.get_state()
+            images.append(self._draw(context, noise, generator, self.sampler, sum(map(len, images))))
+            if not torch.equal(generator.get_state(), untouched):
+                raise ValueError("it adds noise of its own on the way: nothing lies between two images")
+            context.advance(sum(map(len, images)))
+        return torch.cat(images).unflatten(0, (steps, pairs))
+
+    @torch.inference_mode()
+    def _batches(self, context: Context, count: int, sampler: Sampler) -> Iterator[Tensor]:
+        for number, start in enumerate(range(0, count, self.batch_size)):
+            noise, generator = self._noise(context, number)
+            yield self._draw(context, noise[: count - start], generator, sampler, start)
+
+    def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
+        """Return a batch's noise on the CPU, and the generator that goes on from it."""
+        side = latent_size(self.dataset.size, self.autoencoder.downscale)
+        generator = context.generator("batch", number)
+        shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
+        return torch.randn(shape, generator=generator), generator
+
+    def _draw(
+        self, context: Context, noise: Tensor, generator: torch.Generator, sampler: Sampler, done: int
+    ) -> Tensor:
+        """Return the images of some noise on the CPU; ``done`` others are drawn already."""
+        self.denoiser.eval()
+        denoise = self._denoise(context, len(noise), done)
+        return self._decode(
+            sampler(denoise, self.noise_scheduler, noise.to(context.device), generator), context
+        )
+
+    def _decode(self, latents: Tensor, context: Context) -> Tensor:
+        self.autoencoder.eval()
+        return decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+
+    def _denoise(self, context: Context, size: int, done: int) -> Denoise:
+        """Return the denoiser as samplers call it; between calls it tells how far they are, and may stop."""
+        told = time.monotonic()
+
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
+            nonlocal told
+            context.stop.check()
+            if time.monotonic() - told > TELL_EVERY_SECONDS:
+                told = time.monotonic()
+                context.advance(done + int(size * (1 - float(t[0]))))
             with context.autocast():
                 return predict(self.denoiser, self.noise_scheduler, latents, t)
 
         return denoise
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Return images [..., C, H, W] as files have them, [..., H, W, C]."""
+    return images.movedim(-3, -1)
+
+
+def save_arrays(path: Path, **arrays: Tensor) -> None:
+    """Write tensors as an ``.npz``, compressed."""
+    np.savez_compressed(path, **{name: array.cpu().contiguous().numpy() for name, array in arrays.items()})
+
+
 def save_images(path: Path, images: Tensor) -> None:
     """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
-    np.savez_compressed(path, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+    save_arrays(path, images=channels_last(images))
 
 
 def load_images(path: Path) -> Tensor:

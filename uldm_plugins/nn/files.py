@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_GREY = ("1", "L", "LA")
+_MODES = {1: "L", 3: "RGB"}
 _TAIL = 64
 _NAMED = 5
 _log = logging.getLogger(__name__)
@@ -94,26 +97,84 @@ def read_square(path: Path, size: int, channels: int, crop: int | None = None) -
     Raises:
         ValueError: it cannot be decoded.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.format == "JPEG" and crop is None:
-                image.draft(None, (size, size))  # decodes at a fraction of the size, at least this
-            upright = ImageOps.exif_transpose(image)
-            eight = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
-            side = min(crop or min(eight.size), *eight.size)
-            left, top = ((length - side) // 2 for length in eight.size)
-            square = (left, top, left + side, top + side)
-            resized = eight.resize((size, size), Image.Resampling.LANCZOS, box=square, reducing_gap=3.0)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be decoded ({error}): remove or replace it") from error
+    with _decoding(path):
+        eight = _upright(path, draft=None if crop else size).convert(_MODES[channels])
+        side = min(crop or min(eight.size), *eight.size)
+        left, top = ((length - side) // 2 for length in eight.size)
+        square = (left, top, left + side, top + side)
+        resized = eight.resize((size, size), Image.Resampling.LANCZOS, box=square, reducing_gap=3.0)
     return np.asarray(resized).reshape(size, size, channels)
+
+
+def read_image(path: Path, channels: int | None = None, size: int | None = None) -> Tensor:
+    """Return an upright image, uint8 [C, H, W].
+
+    Args:
+        path: the file.
+        channels: 1 (grey) or 3 (RGB); as the file has it by default.
+        size: side of a square that it is stretched to (Lanczos); by default it keeps its size.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    with _decoding(path):
+        image = _upright(path)
+        image = image.convert(_MODES[channels or (1 if image.mode in _GREY else 3)])
+        if size and image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        pixels = np.array(image)
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return channels (1 or 3), height and width of the upright image, by its head.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    with _decoding(path), Image.open(path, formats=_FORMATS) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        channels = 1 if image.mode in _GREY or image.mode.startswith("I") else 3
+    return (channels, width, height) if turned else (channels, height, width)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Say of any fault that this file cannot be decoded."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}): remove or replace it") from error
+
+
+def _upright(path: Path, draft: int | None = None) -> Image.Image:
+    """Return an image of eight bits, turned as its EXIF says, what is transparent in it on white.
+
+    Args:
+        path: the file.
+        draft: a JPEG is decoded at a fraction of its size, at least this.
+    """
+    with Image.open(path, formats=_FORMATS) as image:
+        if draft and image.format == "JPEG":
+            image.draft(None, (draft, draft))
+        return _on_white(_eight_bits(ImageOps.exif_transpose(image)))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Keep the upper half of 16-bit grey: Pillow would clip it."""
-    if not image.mode.startswith("I;16"):
+    if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay an image that is transparent somewhere on white: below, its colours are anything."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    clear = image.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return flat.convert("L" if image.mode in _GREY else "RGB")
 
 
 def read_batch(paths: Iterable[Path], size: int, channels: int, crop: int | None = None) -> Tensor:

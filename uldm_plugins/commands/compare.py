@@ -1,0 +1,104 @@
+"""``uldm compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uldm_core.cli.common import (
+    complete_run,
+    device_option,
+    plugin_option,
+    precision_option,
+    run_overrides,
+    threads_option,
+)
+from uldm_core.errors import MistakeError
+
+if TYPE_CHECKING:
+    from uldm_plugins.report.comparison import Drawn
+
+NOISE = "compare"
+"""All runs draw as if their stage had this name: the stage is a part of what a seed means."""
+
+
+@click.command(short_help="Lay runs side by side on one page.")
+@click.argument(
+    "runs", nargs=-1, metavar="RUN RUN...", type=click.Path(path_type=Path), shell_complete=complete_run
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="compare.html",
+    show_default=True,
+    help="The page to write.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="How many samples to draw from each; 0 for none.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which samples.")
+@device_option
+@precision_option
+@threads_option
+@plugin_option
+def compare(
+    runs: tuple[Path, ...],
+    out: Path,
+    count: int,
+    seed: int,
+    device: str | None,
+    precision: str | None,
+    threads: int | None,
+) -> None:
+    """Write a page that lays two or more RUNs side by side: options, metrics, curves, and samples.
+
+    Samples are drawn anew, from the same noise in every run; a run that is not trained yet is shown without.
+    """
+    _check(runs, out)
+    from uldm_core.engine.files import write_text
+    from uldm_plugins.report.comparison import Drawn, comparison_of
+
+    flags = run_overrides(device=device, precision=precision, threads=threads)
+    drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
+    write_text(out, comparison_of(runs, drawn))
+    click.echo(out)
+
+
+def _check(runs: tuple[Path, ...], out: Path) -> None:
+    """Raise ``MistakeError`` before any work is done."""
+    if len(runs) < 2:
+        raise MistakeError("two runs or more can be compared", hint="uldm compare runs/one runs/other")
+    for run in runs:
+        if not (run / "recipe.toml").is_file():
+            raise MistakeError(
+                f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
+            )
+    if out.is_dir() or not out.parent.is_dir():
+        raise MistakeError(
+            f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}"
+        )
+
+
+def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
+    """Draw samples from a run, or say why there are none."""
+    from uldm_core.cli.progress import reporter
+    from uldm_core.engine.signals import Stop
+    from uldm_core.engine.trained import TrainedRun
+    from uldm_plugins.report.comparison import Drawn
+
+    try:
+        trained = TrainedRun.open(run, overrides=flags)
+        trained.require_trained("autoencoder", "denoiser")
+        _, stage = trained.stage("sample")
+    except MistakeError as error:
+        return Drawn(why_not=error.problems[0].what)
+    stage.batch_size = count  # a part of what a seed means as well
+    with reporter() as tell, Stop().listening() as stop:
+        images = stage.draw(trained.context(NOISE, seed, tell, stop), count)
+    return Drawn(images.permute(0, 2, 3, 1).contiguous().numpy())

@@ -1,0 +1,1 @@
+"""Drawing that commands, stages and reports share."""

@@ -1,0 +1,68 @@
+"""Arrays as pictures within a page."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+from PIL import Image
+
+_SHOWN_AT = 56
+"""Small images are enlarged to about this side, in CSS pixels; large ones shown at most twice as large."""
+
+
+@frozen
+class Picture:
+    """A picture that is written into the page itself.
+
+    Args:
+        source: a ``data:`` address.
+        width: in its own pixels.
+        height: in its own pixels.
+        says: what it shows, for who cannot see it.
+    """
+
+    source: str
+    width: int
+    height: int
+    says: str
+
+
+def picture(pixels: NDArray[np.uint8], says: str) -> Picture:
+    """Return uint8 pixels [H, W, C] as a picture; of other than 1 or 3 channels, the first is shown."""
+    channels = pixels.shape[2]
+    image = Image.fromarray(np.ascontiguousarray(pixels if channels == 3 else pixels[..., 0]))
+    buffer = BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return _of_bytes(buffer.getvalue(), image.size, says)
+
+
+def file_picture(path: Path, says: str) -> Picture | None:
+    """Return a PNG file as a picture, or None if it is none, or cut short."""
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            return _of_bytes(content, image.size, says)
+    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say so
+        return None
+
+
+def _of_bytes(content: bytes, size: tuple[int, int], says: str) -> Picture:
+    return Picture("data:image/png;base64," + b64encode(content).decode("ascii"), *size, says)
+
+
+def shown_at(side: int) -> int:
+    """Return the CSS pixels that an image of a side is shown at: a whole multiple if it is small."""
+    if side > 2 * _SHOWN_AT:
+        return 2 * _SHOWN_AT
+    return side * max(1, round(_SHOWN_AT / max(side, 1)))
+
+
+def how_many(side: int, most: int, pixels: int = 400_000) -> int:
+    """Return how many images of a side to show, so that the page stays small: eight, ``most`` at most."""
+    return max(min(8, most), min(most, pixels // max(side * side, 1)))

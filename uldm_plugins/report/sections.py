@@ -1,0 +1,344 @@
+"""The parts of the page: what each shows of a run's folder. One that has nothing to show is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import Factory, field, frozen
+from numpy.typing import NDArray
+
+from uldm_plugins.pictures.codes import code_colours
+from uldm_plugins.report.curves import Curve, chart_of, rounded
+from uldm_plugins.report.findings import copied
+from uldm_plugins.report.pictures import Picture, file_picture, how_many, picture, shown_at
+from uldm_plugins.report.records import Classes, Codebook, Codebooks, Measured, RunFiles, StageFiles
+from uldm_plugins.report.words import METRICS, STAGES, scalar_words
+
+SETS = {
+    "samples": "samples",
+    "reconstructions": "reconstructions",
+    "floor": "floor",
+    "originals": "originals",
+}
+GAN = ("generator", "discriminator")
+MOST_SAMPLES = 100
+MOST_PAIRS = 24
+MOST_FRAMES = 24
+MOST_CODEBOOKS = 4
+
+
+@frozen
+class Section:
+    """A part of the page: ``templates/sections/<name>.html`` writes what it ``shows``."""
+
+    name: str
+    title: str
+    shows: Mapping[str, Any]
+    short: str = field(default=Factory(lambda self: self.title, takes_self=True))
+
+
+@frozen
+class Chart:
+    """Curves that share their axes; ``data`` is what ``report.js`` draws."""
+
+    id: str
+    title: str
+    says: str
+    data: Mapping[str, Any]
+
+
+@frozen
+class Frame:
+    """A picture that was kept at a step."""
+
+    step: int
+    picture: Picture
+
+
+def sections_of(run: RunFiles) -> list[Section]:
+    """Return the parts that there is something to show in, in the order of the page."""
+    made = [
+        _samples(run),
+        _metrics(run),
+        _stages(run),
+        _curves(run),
+        _reconstructions(run),
+        _codebook(run),
+        _path(run),
+        _nearest(run),
+        _classes(run),
+    ]
+    return [section for section in made if section]
+
+
+def charts_of(sections: list[Section]) -> dict[str, Mapping[str, Any]]:
+    """Return the data of all charts by their ids."""
+    groups = [group for section in sections for group in section.shows.get("groups", ())]
+    return {chart.id: chart.data for group in groups for chart in group["charts"]}
+
+
+def _stages(run: RunFiles) -> Section | None:
+    longest = max((stage.state.seconds for stage in run.stages), default=0) or 1
+    rows = [
+        {
+            "name": stage.name,
+            "use": stage.use,
+            "does": STAGES.get(stage.use, ""),
+            "seconds": stage.state.seconds,
+            "share": stage.state.seconds / longest,
+            "step": stage.step,
+            "steps": stage.steps,
+            "state": _standing(run, stage),
+            "left": _seconds_left(stage),
+        }
+        for stage in run.stages
+    ]
+    return Section("stages", "Stages", {"rows": rows}) if rows else None
+
+
+def _standing(run: RunFiles, stage: StageFiles) -> str:
+    if stage.state.done:
+        return "done"
+    if not stage.begun:
+        return "waiting"
+    return "running" if run.running else "unfinished"
+
+
+def _seconds_left(stage: StageFiles) -> float:
+    """Return the seconds left at the speed of late, 0 if it cannot be said."""
+    speed, batch = stage.curves.get("images_per_second"), stage.options.get("batch_size")
+    if stage.state.done or speed is None or not len(speed.finite) or not isinstance(batch, int):
+        return 0.0
+    return max(stage.steps - stage.step, 0) * batch / max(float(np.median(speed.finite[-10:])), 1e-9)
+
+
+def _samples(run: RunFiles) -> Section | None:
+    trainer = run.stage_using("train_diffusion")
+    frames = _frames(trainer, "samples") if trainer else []
+    head = run.first_images("samples.npz", MOST_SAMPLES)
+    images, total = head if head else (np.empty((0, 1, 1, 1), np.uint8), 0)
+    images = images[: how_many(images.shape[1], MOST_SAMPLES)]
+    pictures = [picture(image, f"sample {number}") for number, image in enumerate(images, 1)]
+    if not pictures and not frames:
+        return None
+    shows = {
+        "pictures": pictures,
+        "total": total,
+        "side": shown_at(images.shape[1]),
+        "frames": frames,
+        "trainer": trainer.name if trainer else "",
+        "steps": trainer.steps if trainer else 0,
+    }
+    return Section("samples", "Samples", shows)
+
+
+def _frames(stage: StageFiles, name: str) -> list[Frame]:
+    """Return some of the pictures that were kept while a stage trained, the first and the last among them."""
+    shown = stage.shown(name)
+    chosen = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MOST_FRAMES)).astype(int))
+    found = (
+        (step, file_picture(path, f"{name} at step {step}")) for step, path in map(shown.__getitem__, chosen)
+    )
+    return [Frame(step, picture) for step, picture in found if picture]
+
+
+def _curves(run: RunFiles) -> Section | None:
+    groups = [
+        {"stage": stage.name, "does": STAGES.get(stage.use, stage.use), "charts": list(_charts(stage))}
+        for stage in run.stages
+        if stage.curves
+    ]
+    return Section("curves", "Training curves", {"groups": groups}, "Curves") if groups else None
+
+
+def _charts(stage: StageFiles) -> Iterator[Chart]:
+    """Yield a chart a number; the two sides of a GAN share one, the speed comes last."""
+    names = sorted(stage.curves, key=lambda name: name == "images_per_second")
+    together = set(GAN) <= set(names)
+    for name in names:
+        if together and name == GAN[1]:
+            continue
+        drawn = GAN if together and name == GAN[0] else (name,)
+        yield Chart(
+            id=f"{stage.name}/{name}",
+            title=" and ".join(drawn).replace("_", " "),
+            says=" ".join(filter(None, (scalar_words(stage.use, one) for one in drawn))),
+            data=chart_of({one: stage.curves[one] for one in drawn}),
+        )
+
+
+def _reconstructions(run: RunFiles) -> Section | None:
+    arrays = run.arrays("reconstructions.npz")
+    originals, decoded = arrays.get("originals"), arrays.get("reconstructions")
+    trainer = run.stage_using("train_autoencoder")
+    frames = _frames(trainer, "reconstructions") if trainer else []
+    if not (_are_images(originals) and _are_images(decoded)):
+        shows = {"rows": [], "frames": frames, "steps": trainer.steps if trainer else 0}
+        return Section("reconstructions", "Reconstructions", shows) if frames else None
+    count = min(how_many(originals.shape[1], MOST_PAIRS), len(originals), len(decoded))
+    maps = _code_maps(run, arrays.get("codes"), count)
+    rows = [
+        [
+            picture(originals[index], f"image {index + 1}"),
+            picture(decoded[index], f"reconstruction {index + 1}"),
+            *maps[index],
+        ]
+        for index in range(count)
+    ]
+    shows = {
+        "rows": rows,
+        "side": shown_at(originals.shape[1]),
+        "grid": _grid(arrays.get("codes")) if maps[0] else "",
+        "frames": frames,
+        "steps": trainer.steps if trainer else 0,
+    }
+    return Section("reconstructions", "Reconstructions", shows)
+
+
+def _are_images(found: NDArray[Any] | None) -> bool:
+    return found is not None and found.dtype == np.uint8 and found.ndim == 4 and found.size > 0
+
+
+def _grid(codes: NDArray[Any]) -> str:
+    return f"{codes.shape[-2]} by {codes.shape[-1]}"
+
+
+def _code_maps(run: RunFiles, codes: NDArray[Any] | None, count: int) -> list[list[Picture]]:
+    """Return each image's codes as pictures, one a codebook, a pixel a place; none without a quantizer."""
+    if codes is None or codes.dtype.kind != "i" or codes.ndim not in (3, 4) or len(codes) < count:
+        return [[] for _ in range(count)]
+    books = run.record("codebook.json", Codebooks)
+    sizes = [book.size for book in books.codebooks] if books else []
+    colours = code_colours(max([*sizes, int(codes.max()) + 1])).numpy()
+    stacked = codes.clip(0) if codes.ndim == 4 else codes.clip(0)[:, None]
+    return [
+        [
+            picture(colours[book], f"codes {', '.join(map(str, book.ravel()[:64]))}")
+            for book in image[:MOST_CODEBOOKS]
+        ]
+        for image in stacked[:count]
+    ]
+
+
+def _codebook(run: RunFiles) -> Section | None:
+    found = run.record("codebook.json", Codebooks)
+    books = [book for book in found.codebooks if book.counts] if found else []
+    if not books:
+        return None
+    charts = [
+        Chart(f"codebook/{number}", f"Codebook {number}" if len(books) > 1 else "Use of each code", "", data)
+        for number, data in enumerate(map(_ranked, books), 1)
+    ]
+    return Section("codebook", "Codebook usage", {"books": books, "groups": [{"charts": charts}]}, "Codebook")
+
+
+def _ranked(book: Codebook) -> dict[str, Any]:
+    """Return how often codes are used, the commonest first, beside what even use would give."""
+    counts = np.sort(np.array(book.counts, np.float64))[::-1]
+    ranks = np.arange(1, len(counts) + 1)
+    even = np.full(len(counts), counts.mean())
+    curves = {"uses of this code": Curve(ranks, counts), "if all were used alike": Curve(ranks, even)}
+    chart = chart_of(curves, "raw")
+    chart["series"][1]["dashed"] = True
+    return {**chart, "counted": "code"}
+
+
+def _path(run: RunFiles) -> Section | None:
+    arrays = run.arrays("path.npz")
+    frames, times = arrays.get("frames"), arrays.get("times")
+    if frames is None or frames.dtype != np.uint8 or frames.ndim != 5 or not frames.size:
+        return None
+    count = how_many(frames.shape[2], 10 * len(frames)) // len(frames) or 1
+    rows = [
+        [picture(frame, f"sample {number + 1} at moment {moment}") for moment, frame in enumerate(path, 1)]
+        for number, path in enumerate(frames.swapaxes(0, 1)[:count])
+    ]
+    known = times is not None and times.shape == (len(frames),)
+    shows = {"rows": rows, "times": times.tolist() if known else [], "side": shown_at(frames.shape[2])}
+    return Section("path", "From noise to image", shows, "Noise to image")
+
+
+def _nearest(run: RunFiles) -> Section | None:
+    arrays = run.arrays("nearest.npz")
+    samples, nearest, distance = (arrays.get(name) for name in ("samples", "nearest", "distance"))
+    if not _are_images(samples) or nearest is None or nearest.ndim != 5 or nearest.dtype != np.uint8:
+        return None
+    if distance is None or distance.shape != nearest.shape[:2] or len(nearest) != len(samples):
+        return None
+    count = how_many(samples.shape[1], 12 * nearest.shape[1]) // nearest.shape[1] or 1
+    rows = [
+        {
+            "sample": picture(samples[index], f"sample {index + 1}"),
+            "nearest": [
+                (picture(image, f"training image at distance {far:.3g}"), float(far))
+                for image, far in zip(nearest[index], distance[index])
+            ],
+            "copied": bool(copied(distance[index : index + 1])[0]),
+        }
+        for index in range(min(count, len(samples)))
+    ]
+    shows = {"rows": rows, "side": shown_at(samples.shape[1])}
+    return Section("nearest", "Nearest training images", shows, "Nearest")
+
+
+def _classes(run: RunFiles) -> Section | None:
+    found = run.record("classes.json", Classes)
+    if found is None or not found.labels:
+        return None
+    most = max([*found.samples, *found.real]) or 1
+    rows = [
+        {"label": label, "drawn": drawn, "real": real, "drawn_width": drawn / most, "real_width": real / most}
+        for label, drawn, real in zip(found.labels, found.samples, found.real)
+    ]
+    return Section("classes", "Balance of classes", {"rows": rows}, "Classes")
+
+
+def _metrics(run: RunFiles) -> Section | None:
+    own = run.record("metrics.json", Measured)
+    tables = [metric_table(measured) for measured in ([own] if own else []) + run.evaluations]
+    tables = [table for table in tables if table["rows"]]
+    return Section("metrics", "Metrics", {"tables": tables}) if tables else None
+
+
+def metric_table(measured: Measured) -> dict[str, Any]:
+    """Return the rows and columns of what was measured."""
+    sets = [name for name in {**SETS, **dict.fromkeys(measured.results)} if measured.results.get(name)]
+    names = dict.fromkeys(name for found in sets for name in measured.results[found])
+    rows = [
+        {
+            "name": name,
+            "words": METRICS.get(name),
+            "values": [rounded(measured.results[found].get(name, np.nan)) for found in sets],
+        }
+        for name in names
+    ]
+    counts = {"originals": measured.reference, **measured.counts}
+    return {
+        "measured": measured,
+        "sets": sets,
+        "counts": [counts.get(name, 0) for name in sets],
+        "rows": rows,
+    }
+
+
+def components_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the recipe's nouns, each with its component's name and those of the components within it."""
+    nouns = {name: table for name, table in recipe.items() if isinstance(table, dict) and "use" in table}
+    return [(name.replace("_", " "), _said(table)) for name, table in nouns.items()]
+
+
+def _said(table: Mapping[str, Any]) -> str:
+    inner = [(key, value) for key, value in table.items() if isinstance(value, dict) and "use" in value]
+    within = "".join(f", {key} {_said(value)}" for key, value in inner)
+    size = f" of {table['codebook_size']:,} codes" if isinstance(table.get("codebook_size"), int) else ""
+    return f"{table['use']}{size}{within}"
+
+
+def command_of(run: RunFiles, path: Path) -> str:
+    """Return the command that repeats the run, or goes on with it."""
+    from shlex import quote
+
+    return run.state.command or f"uldm run {quote(str(path / 'recipe.toml'))} --out {quote(str(path))}"
