@@ -92,8 +92,8 @@ def lpips(
     _check_out(out)
     options = {"weights": weights, "weights_url": weights_url, "auto_download": auto_download}
     given = {name: value for name, value in options.items() if value is not None}
-    network = _network(backbone, given, more)
     pair = _pair(images, None if no_resize else size or 256, seed)
+    network = _network(backbone, given, more)
     layers = _layers(network, pair, device)
     parts = [layer.mean().item() for layer in layers]
     report = {
