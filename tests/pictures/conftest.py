@@ -6,7 +6,14 @@ import pytest
 
 from uldm_core.cli import main as program
 
-TINY = ("dataset.limit=40", "stages.first.steps=2", "--until", "first")
+RECIPE = """
+uldm = 1
+dataset = { use = "mnist", limit = 40 }
+autoencoder = { use = "vqvae_fast", quantizer = "vq_ema" }
+[stages.first]
+use = "train_autoencoder"
+steps = 2
+"""
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def uldm(capsys, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    return trained(tmp_path_factory, "autoencoder.quantizer=vq_ema")
+    return trained(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +43,11 @@ def residual_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_without_codes(tmp_path_factory):
-    return trained(tmp_path_factory, "autoencoder=autoencoder_kl")
+    return trained(tmp_path_factory, "autoencoder=autoencoder_kl", "autoencoder.block_out_channels=[16, 16]")
 
 
 def trained(tmp_path_factory, *options):
-    folder = tmp_path_factory.mktemp("pictures") / "tiny"
-    assert program._run(["run", "mnist_smoke", *TINY, *options, "--out", str(folder)]) == 0
-    return folder
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "tiny.toml").write_text(RECIPE)
+    assert program._run(["run", str(folder / "tiny.toml"), *options, "--out", str(folder / "tiny")]) == 0
+    return folder / "tiny"
