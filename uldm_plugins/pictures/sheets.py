@@ -65,7 +65,7 @@ def save_sheet(
     """
     pictures = [enlarged(image, height) for image in images]
     wide, high = (max(picture.size[side] for picture in pictures) for side in (0, 1))
-    wide = max(wide, min(LABEL, *(ceil(_width(label, TEXT)) for label in ["", *labels])))
+    wide = max(wide, min(LABEL, *(ceil(text_width(label, TEXT)) for label in ["", *labels])))
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = title.splitlines()
