@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from uldm_core.blueprint import Blueprint
     from uldm_core.engine.context import Context
     from uldm_core.engine.trained import TrainedRun
-    from uldm_core.recipe.overrides import parse_options
     from uldm_plugins.stages.sample import Sample
 
 IMAGES, ROWS = 100, 8
@@ -85,6 +84,7 @@ def sample(
     has. Give one of --out, --trajectory and --interpolate.
     """
     from uldm_core.engine.trained import TrainedRun
+    from uldm_core.recipe.overrides import parse_options
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
