@@ -175,12 +175,12 @@ def test_an_evaluation_shows_pairs_codes_neighbours_and_classes(tmp_path):
     assert np.array_equal(pairs["originals"][:, 0, 0, 0], TinyDataset("test").pixels[:, 0, 0, 0])
     assert pairs["codes"].shape == (32, 2, 4, 4) and pairs["codes"].dtype == np.int32
     books = told["codebook.json"]["codebooks"]
-    assert [book["size"] for book in books] == [6, 6] and [sum(book["counts"]) for book in books] == [
+    assert [book["size"] for book in books] == [5, 5] and [sum(book["counts"]) for book in books] == [
         512,
         512,
     ]
     for number, book in enumerate(books):
-        counts = np.bincount(pairs["codes"][:, number].ravel(), minlength=6)  # all 32 are shown
+        counts = np.bincount(pairs["codes"][:, number].ravel(), minlength=5)  # all 32 are shown
         shares = counts[counts > 0] / 512
         assert book["counts"] == counts.tolist() and book["used"] == len(shares)
         assert book["perplexity"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), abs=1e-3)
