@@ -119,6 +119,12 @@ def test_the_path_is_of_all_batches_and_of_unit_variance():
     assert latents.std((1, 2, 3, 4)).tolist() == pytest.approx([1] * 5, abs=0.05)
 
 
+def test_as_many_steps_as_stretches_are_all_kept():
+    recorded = RecordedSampler(registry.build("sampler", "heun", steps=10), count=2, frames=11)
+    recorded(lambda x, t: x, straight(), torch.randn(2, 1, 2, 2), torch.Generator())
+    assert recorded.path()[0].tolist() == pytest.approx([1 - number / 10 for number in range(11)])
+
+
 def test_a_sampler_needs_no_more_than_the_protocol():
     noise = torch.randn(6, 1, 2, 2)
     recorded = RecordedSampler(HalfAtATime(), 4, 12)
