@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from PIL import Image, ImageSequence
 
 from uldm_core import registry
@@ -150,3 +151,9 @@ def test_an_interrupt_ends_a_batch_in_its_midst_and_writes_nothing(run, tmp_path
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "nothing is written" in error and "Traceback" not in error
     assert not (tmp_path / "a.png").exists()
+
+
+def test_the_shell_completes_samplers():
+    completions = ShellComplete(program.cli, {}, "uldm", "_ULDM_COMPLETE")
+    found = completions.get_completions(["sample", "runs/x", "--sampler"], "euler")
+    assert [one.value for one in found] == ["euler", "euler_ancestral"]
