@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 
@@ -27,8 +27,13 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
 
 
 def png_of_grid(images: Tensor) -> bytes:
-    """Return a PNG of uint8 images [N, C, H, W], ten a row, small ones larger than they are."""
-    picture = grid(images, min(len(images), 10), scale=max(1, 64 // images.shape[-1]))
+    """Return a PNG of uint8 images [N, C, H, W], ten a row, small ones larger than they are.
+
+    What is between them is transparent, so that it fits dark and light surroundings.
+    """
+    layout = {"columns": min(len(images), 10), "scale": max(1, 64 // images.shape[-1])}
+    picture = grid(images, **layout)
+    picture.putalpha(ImageOps.invert(grid(torch.zeros_like(images[:, :1]), **layout)))
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
