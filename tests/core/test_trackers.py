@@ -292,4 +292,5 @@ def test_the_log_draws_grids_of_ten_a_row(log, tmp_path, count, channels, side):
     columns, rows = min(count, 10), -(-count // 10)
     assert picture.shape[:2] == (scale * (rows * (side + 2) + 2), scale * (columns * (side + 2) + 2))
     shown = picture[2 * scale : (2 + side) * scale : scale, 2 * scale : (2 + side) * scale : scale]
-    assert np.array_equal(shown.reshape(side, side, channels), images[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(shown[..., :-1], images[0].permute(1, 2, 0).numpy())
+    assert (shown[..., -1] == 255).all() and not picture[: 2 * scale, :, -1].any()  # what is between is clear

@@ -51,7 +51,7 @@ def test_everything_there_is_is_shown(run):
     page = report_of(run.everything(), NOW)
     assert tuple(sections(page)) == SECTIONS
     for said in (
-        "21.48",
+        "4.481",
         "1.932",
         "ec75b2dac225e6d5",
         "5,000",
@@ -131,6 +131,7 @@ def test_a_page_of_a_run_that_goes_on_renews_itself(run):
         path.unlink()
     page = report_of(run.path, NOW)
     assert 'http-equiv="refresh" content="30"' in page and data(page)["refresh"] == 30
+    assert sections(page)[0] == "stages"
     assert "600 of 600 steps" in page and page.count('"badge waiting"') == 2
     assert found(run) == []
 
@@ -181,7 +182,7 @@ def test_what_broke_is_said(run):
     run.state("failed", error="loss is nan at step 20")
     run.log("second", [{"step": 10, "loss": 0.5}, {"step": 20, "loss": float("nan")}])
     assert found(run) == [
-        "bad: The run failed: loss is nan at step 20",
+        "bad: The run failed: loss is nan at step 20.",
         "bad: loss of stage second is no number at step 20.",
     ]
     assert data(report_of(run.path, NOW))["charts"]["second/loss"]["series"][0]["line"] == [0.5, None]
@@ -245,6 +246,17 @@ def test_classes_that_are_missing_and_numbers_of_few_samples(run):
         "worry: Samples hardly ever show: dog.",
         "note: frechet_mnist of 100 samples comes out too high.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("samples", "decoded", "half"), [(20.0, 2.5, "denoiser"), (20.0, 15.0, "autoencoder"), (5.0, 2.5, None)]
+)
+def test_what_limits_the_samples_is_named(run, samples, decoded, half):
+    run.recipe()
+    measured = {"samples": samples, "reconstructions": decoded, "floor": 2.0}
+    results = {of: {"frechet_mnist": value} for of, value in measured.items()}
+    run.json("stages/scores/artifacts/metrics.json", {"results": results, "counts": {"samples": 5000}})
+    assert [one.startswith(f"note: The {half} has most left") for one in found(run)] == [True] * bool(half)
 
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 100), (28, 100), (64, 97), (256, 8), (1024, 8)])

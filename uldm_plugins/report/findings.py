@@ -23,6 +23,7 @@ COPIED_BELOW = 1 / 3
 Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
 """
 ENOUGH_FOR_FRECHET = 2000
+FAR_FROM_FLOOR = 3
 
 
 @frozen
@@ -51,6 +52,7 @@ def findings(run: RunFiles, now: datetime) -> list[Finding]:
         *_copies(run),
         *_classes(run),
         *_small_numbers(run),
+        *_limits(run),
     ]
     return sorted(found, key=lambda finding: ("bad", "worry", "note").index(finding.level))
 
@@ -59,7 +61,8 @@ def _ending(run: RunFiles, now: datetime) -> Iterator[Finding]:
     state, updated = run.state, moment(run.state.updated)
     again = "The command at the foot of this page goes on from the last checkpoint."
     if state.state == "failed":
-        yield Finding("bad", f"The run failed: {state.error or 'it did not say why'}", again, "again")
+        why = state.error.rstrip(".\n") or "it did not say why"
+        yield Finding("bad", f"The run failed: {why}.", again, "again")
     elif state.state == "stopped":
         yield Finding("worry", "The run was stopped before it was done.", again, "again")
     elif run.running and updated and now - updated > SILENCE:
@@ -190,6 +193,24 @@ def _small_numbers(run: RunFiles) -> Iterator[Finding]:
             f"Draw {ENOUGH_FOR_FRECHET:,} or more (the sample stage's count) before you compare runs.",
             "metrics",
         )
+
+
+def _limits(run: RunFiles) -> Iterator[Finding]:
+    """Say which half has most left to gain, by the first number that has a floor."""
+    found = run.record("metrics.json", Measured) or Measured()
+    samples, decoded, floor = (found.results.get(of, {}) for of in ("samples", "reconstructions", "floor"))
+    name = next((name for name in samples if _is_frechet(name) and name in decoded and name in floor), None)
+    few = 0 < found.counts.get("samples", 0) < ENOUGH_FOR_FRECHET
+    if name is None or few or samples[name] < FAR_FROM_FLOOR * floor[name]:
+        return
+    half = "denoiser" if samples[name] > 2 * decoded[name] else "autoencoder"
+    yield Finding(
+        "note",
+        f"The {half} has most left to gain: {name} is {samples[name]:.4g} of samples, {decoded[name]:.4g} of "
+        f"reconstructions, {floor[name]:.4g} of real images.",
+        f"Train the {half} longer, or make it larger.",
+        "metrics",
+    )
 
 
 def _is_frechet(name: str) -> bool:

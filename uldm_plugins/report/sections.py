@@ -59,7 +59,10 @@ class Frame:
 
 
 def sections_of(run: RunFiles) -> list[Section]:
-    """Return the parts that there is something to show in, in the order of the page."""
+    """Return the parts that there is something to show in, in the order of the page.
+
+    What is drawn comes first, but how far it is while the run goes on.
+    """
     made = [
         _samples(run),
         _metrics(run),
@@ -71,7 +74,8 @@ def sections_of(run: RunFiles) -> list[Section]:
         _nearest(run),
         _classes(run),
     ]
-    return [section for section in made if section]
+    there = [section for section in made if section]
+    return sorted(there, key=lambda section: section.name != "stages") if run.running else there
 
 
 def charts_of(sections: list[Section]) -> dict[str, Mapping[str, Any]]:
