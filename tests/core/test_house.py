@@ -39,6 +39,8 @@ def test_the_core_imports_no_plugin():
         ("blueprint.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
         ("recipe", ("uldm_core.engine", "uldm_core.cli")),
         ("engine", ("uldm_core.cli",)),
+        ("engine", ("uldm_core.diagram",)),
+        ("diagram", ("uldm_core.cli",)),
     ],
 )
 def test_imports_of_the_core_point_one_way(room, forbidden):
@@ -58,7 +60,7 @@ def test_a_room_of_plugins_imports_no_other_kinds_room():
         assert others <= allowed, path
 
 
-HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision")
+HEAVY = ("torch", "numpy", "PIL", "rich", "matplotlib", "cattrs", "tomli_w", "safetensors", "torchvision")
 BUILDING = (*HEAVY, "annotated_types", "uldm_core.options", "uldm_core.blueprint", "uldm_core.recipe.recipe")
 PLUGINS_TOO = (*BUILDING, "pluggy", "importlib.metadata", "email", "uldm_core.plugins", "uldm_core.registry")
 

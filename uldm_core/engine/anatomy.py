@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from math import prod
 from typing import Any
 
@@ -37,12 +37,15 @@ class Level:
         resize: ``down`` or ``up`` where it begins by changing the height and width; else empty.
         joins: whether a block takes the concatenation of the one before it and an earlier one of this size.
         bottleneck: whether it is where the way down ends.
+        branch: where it does not go on from the level before it, but begins anew from the network's input at
+            another size, the shape of that; else empty.
     """
 
     blocks: list[Block]
     resize: str = ""
     joins: bool = False
     bottleneck: bool = False
+    branch: Shape = ()
 
     @property
     def output(self) -> Shape:
@@ -81,7 +84,7 @@ class Level:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, blocks that are no layers left out."""
-        keys = ("output", "width", "resize", "joins", "bottleneck", "attention", "parameters")
+        keys = ("output", "width", "resize", "joins", "bottleneck", "branch", "attention", "parameters")
         blocks = [asdict(block) for block in self.blocks if block.layer]
         return {key: getattr(self, key) for key in keys} | {"blocks": blocks}
 
@@ -258,13 +261,14 @@ class _Dissection:
         given, output, trace, why = self._run(make, forward)
         blocks = self._blocks(trace, follow=denoiser)
         told = [block for block in blocks if block.conditioning]
-        parts = [_part("network", [block for block in blocks if not block.conditioning], why)]
+        part = _part("network", [block for block in blocks if not block.conditioning], why)
+        parts = [_with_bottleneck(part) if denoiser else _with_branches(part, given)]
         parts += [_part("conditioning", told, "")] if told else []
         return evolve(
             self.known,
             input=given,
             output=_shape(output),
-            parts=[_with_bottleneck(part) if denoiser else part for part in parts],
+            parts=parts,
             receptive_field=_whole(self.network, "receptive_field"),
             prediction=getattr(self.inputs.noun("noise_scheduler"), "prediction", "") if denoiser else "",
         )
@@ -366,6 +370,17 @@ def _with_bottleneck(part: Part) -> Part:
         evolve(level, bottleneck=index in marked and bool(level.grid))
         for index, level in enumerate(part.levels)
     ]
+    return evolve(part, levels=levels)
+
+
+def _with_branches(part: Part, given: Shape) -> Part:
+    """Mark the levels that take the network's input, at a size that the level before has left behind."""
+    levels = part.levels[:1]
+    for before, level in pairwise(part.levels):
+        entered = level.blocks[0].input
+        anew = entered[:1] == given[:1] and entered != before.output
+        larger = bool(before.grid) and prod(grid_of(entered)) > prod(before.grid)
+        levels.append(evolve(level, branch=entered if anew and larger else ()))
     return evolve(part, levels=levels)
 
 
