@@ -72,6 +72,8 @@ def _foot(network: Anatomy, samples: Sequence[str]) -> list[Line]:
     if told.levels:
         contents = ", ".join(name for level in told.levels for _, name in level.contents())
         said.append(f"told the time by {contents}: {short(told.parameters)} parameters")
+    shown = network.codebook.use if network.codebook else ""
+    said += [f"{option}: {use}" for option, use in network.made_of.items() if use != shown]
     if network.elsewhere and not network.why:
         said.append(f"{short(network.elsewhere)} parameters outside of these blocks")
     if network.receptive_field:

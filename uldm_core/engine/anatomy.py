@@ -140,6 +140,7 @@ class Anatomy:
         receptive_field: of a discriminator, in pixels.
         prediction: of a denoiser, what it predicts: ``epsilon``, ``flow`` and so on.
         elsewhere: parameters that belong to no block.
+        made_of: the components that it is given, by option.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Anatomy:
     receptive_field: int | None = None
     prediction: str = ""
     elsewhere: int = 0
+    made_of: dict[str, str] = field(factory=dict)
 
     def part(self, name: str) -> Part:
         """Return a part; an empty one if there is none of that name."""
@@ -198,7 +200,10 @@ def anatomy(plan: Plan) -> list[Anatomy]:
 def _all(plan: Plan, found: Preflight) -> Iterator[Anatomy]:
     inputs = Inputs(found.tried)
     for (name, blueprint), row in zip(plan.nouns.items(), found.rows):
-        known = Anatomy(name, blueprint.kind.name, blueprint.use, row)
+        given = {
+            option: value.use for option, value in blueprint.options.items() if isinstance(value, Blueprint)
+        }
+        known = Anatomy(name, blueprint.kind.name, blueprint.use, row, made_of=given)
         component = found.tried.components.get(blueprint.key)
         if blueprint.kind.name in NETWORKS and isinstance(component, nn.Module):
             yield _Dissection(inputs, known, component).done(plan, blueprint)
