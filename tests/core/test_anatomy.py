@@ -144,6 +144,7 @@ def opened(registry):
     registry.register(Component("autoencoder", "squeezes", Squeezes))
     registry.register(Component("quantizer", "rounds", Rounds))
     registry.register(Component("discriminator", "twice", Twice))
+    registry.register(Component("discriminator", "shared", Shared))
 
     def opened(name, **tables):
         recipe = {"dataset": "points", "autoencoder": {"use": "coder"}, **tables}
@@ -225,6 +226,56 @@ def test_a_branch_begins_anew_from_the_image(opened):
 def test_a_recipe_that_does_not_fit_is_refused(opened):
     with pytest.raises(MistakeError):
         opened("denoiser", denoiser={"use": "net", "width": "wide"})
+
+
+def test_an_autoencoder_is_given_its_own_latents(opened):
+    second = {"kind": "autoencoder", "use": "squeezes", "quantizer": "rounds"}
+    found = opened("small", small=second)
+    assert (found.latents, found.output) == ((4, 2, 2), (1, 4, 4))
+
+
+class Shared(nn.Module):
+    """A discriminator that pools, and runs one layer twice."""
+
+    receptive_field = 4
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, in_channels, 1)
+
+    def forward(self, images):
+        return self.layer(F.max_pool2d(self.layer(images), 2))
+
+
+def test_a_layer_that_runs_twice_is_shown_twice_and_counted_once(opened):
+    net = opened("discriminator", discriminator="shared").part("network")
+    assert [(level.grid, level.parameters) for level in net.levels] == [((4, 4), 2), ((2, 2), 0)]
+    assert [level.branch for level in net.levels] == [(), ()]
+
+
+class Attention(nn.Module):
+    """By its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_attention_beside_its_blocks_makes_no_level_of_its_own():
+    network = nn.ModuleDict({"residuals": Residual(1, 1), "attentions": Attention(), "mids": Residual(1, 1)})
+    with trace.Trace(network) as watch:
+        x = trace.followed(torch.zeros(2, 1, 4, 4))
+        for name in network:
+            x = network[name](x)
+    levels = anatomies.levels_of(trace.blocks_of(list(watch.top.blocks()), set(), follow=False))
+    assert [level.contents() for level in levels] == [
+        [(1, "Residual"), (1, "Attention")],
+        [(1, "Residual")],
+    ]
+    assert [level.attention for level in levels] == [True, False]
 
 
 def test_plain_values_say_the_same(opened):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise, takewhile
 from math import prod
 from typing import Any
@@ -235,8 +236,9 @@ class _Dissection:
     def _autoencoder(self, use: str) -> Anatomy:
         network: Any = self.network
         encode = getattr(network, "encode_with_indices", network.encode)
+        make = partial(self.inputs.latents, autoencoder=network)
         given, encoded, trace, why = self._run(self.inputs.images, encode)
-        latents, decoded, back, why_not = self._run(self.inputs.latents, network.decode)
+        latents, decoded, back, why_not = self._run(make, network.decode)
         own = _modules_of(getattr(network, "quantizer", None))
         blocks = self._blocks(trace)
         codes = [block for block in blocks if network.get_submodule(block.path) in own]
