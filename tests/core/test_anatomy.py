@@ -145,6 +145,7 @@ def opened(registry):
     registry.register(Component("quantizer", "rounds", Rounds))
     registry.register(Component("discriminator", "twice", Twice))
     registry.register(Component("discriminator", "shared", Shared))
+    registry.register(Component("autoencoder", "one_way", OneWay))
 
     def opened(name, **tables):
         recipe = {"dataset": "points", "autoencoder": {"use": "coder"}, **tables}
@@ -232,6 +233,24 @@ def test_an_autoencoder_is_given_its_own_latents(opened):
     second = {"kind": "autoencoder", "use": "squeezes", "quantizer": "rounds"}
     found = opened("small", small=second)
     assert (found.latents, found.output) == ((4, 2, 2), (1, 4, 4))
+
+
+class OneWay(Squeezes):
+    """An autoencoder that cannot decode."""
+
+    decode = None
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, Rounds())
+
+    def forward(self, x):
+        return x, *self.encode(x)
+
+
+def test_an_autoencoder_without_a_way_back_is_no_traceback(opened):
+    found = opened("autoencoder", autoencoder="one_way")
+    assert found.part("decoder").why == "TypeError: 'NoneType' object is not callable"
+    assert [level.output for level in found.part("encoder").levels] == [(4, 2, 2)]
 
 
 class Shared(nn.Module):

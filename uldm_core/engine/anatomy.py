@@ -235,10 +235,12 @@ class _Dissection:
 
     def _autoencoder(self, use: str) -> Anatomy:
         network: Any = self.network
-        encode = getattr(network, "encode_with_indices", network.encode)
+        encode = "encode_with_indices" if hasattr(network, "encode_with_indices") else "encode"
         make = partial(self.inputs.latents, autoencoder=network)
-        given, encoded, trace, why = self._run(self.inputs.images, encode)
-        latents, decoded, back, why_not = self._run(make, network.decode)
+        given, encoded, trace, why = self._run(
+            self.inputs.images, lambda images: getattr(network, encode)(images)
+        )
+        latents, decoded, back, why_not = self._run(make, lambda latents: network.decode(latents))
         own = _modules_of(getattr(network, "quantizer", None))
         blocks = self._blocks(trace)
         codes = [block for block in blocks if network.get_submodule(block.path) in own]
@@ -369,10 +371,9 @@ def _joins(before: list[Block], blocks: list[Block]) -> bool:
 
 def _with_bottleneck(part: Part) -> Part:
     """Mark the levels where the way down ends: an encoder's last, a decoder's first, a U-Net's lowest."""
-    ends = {"encoder": [len(part.levels) - 1], "decoder": [0], "network": _lowest(part.levels)}
+    begins = [0] if part.levels and not part.levels[0].resize else []
+    ends = {"encoder": [len(part.levels) - 1], "decoder": begins, "network": _lowest(part.levels)}
     marked = ends.get(part.name, [])
-    if part.name == "decoder" and part.levels and part.levels[0].resize:
-        marked = []
     levels = [
         evolve(level, bottleneck=index in marked and bool(level.grid))
         for index, level in enumerate(part.levels)
