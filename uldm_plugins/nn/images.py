@@ -33,9 +33,11 @@ def grid_of_ten(images: Tensor) -> Image.Image:
 
 
 def png_of_grid(images: Tensor) -> bytes:
-    """Return ``grid_of_ten`` as a PNG."""
+    """Return ``grid_of_ten`` as a PNG, transparent between images: it fits dark and light surroundings."""
+    picture = grid_of_ten(images)
+    picture.putalpha(ImageOps.invert(grid_of_ten(torch.zeros_like(images[:, :1]))))
     file = io.BytesIO()
-    grid_of_ten(images).save(file, "PNG")
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
