@@ -109,19 +109,19 @@ def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
     return validate
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
+def nearest(name: object, known: Iterable[str]) -> list[str]:
     """Return up to three of ``known`` that ``name`` may be a slip of, the likeliest first.
 
     One that is much likelier than the others stands alone.
     """
-    folded = {other.casefold(): other for other in known}
+    name, folded = str(name), {other.casefold(): other for other in known}
     cutoff = 0.6 if len(name) > 3 else 0.5
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=cutoff)
     likeness = [difflib.SequenceMatcher(None, other, name.casefold()).ratio() for other in near]
     return [folded[other] for other, ratio in zip(near, likeness) if ratio > likeness[0] - 0.15]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x', 'y' or 'z'?)"`` with the nearest of ``known``, or an empty string."""
     *others, last = [repr(other) for other in nearest(name, known)] or [""]
     return f" (did you mean {' or '.join(filter(None, [', '.join(others), last]))}?)" if last else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -359,10 +360,10 @@ def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
 
 def _refuse_absent(path: Path, wanted: Exists) -> None:
     """Raise ``Mismatch`` if there is no such path, or a file where a folder is wanted."""
-    if not path.exists():
+    if not os.path.exists(path):  # which, unlike Path's, minds no name that cannot be one
         where = "" if path.is_absolute() else f": looked for {str(path.absolute())!r}"
         raise Mismatch(f"there is no path {str(path)!r}{where}")
-    if wanted.folder and not path.is_dir():
+    if wanted.folder and not os.path.isdir(path):
         raise Mismatch(f"expected a folder, {str(path)!r} is a file")
 
 

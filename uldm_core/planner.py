@@ -88,7 +88,7 @@ class Planner:
         if "use" in value:
             return self._complain((*key, "use"), expected("a name", value["use"]), self._known(kind))
         if slip := self.slip(kind, value, key):
-            what = f"unknown option {slip!r}{did_you_mean(slip, _words(kind, key)) or _MEANS_USE}"
+            what = f"unknown option {slip!r}{did_you_mean(str(slip), _words(kind, key)) or _MEANS_USE}"
             self._complain((*key, slip), what, self._known(kind))
             named = value[slip] in self.registry.names(kind.name)
             rest = {name: item for name, item in value.items() if name != slip}
@@ -271,12 +271,12 @@ class Planner:
             return self._complain(key, expected("a list", value))
         items = [self.value(args[0], item, (*key, index)) for index, item in enumerate(value)]
         self._refuse_repeated(items, key)
-        return items
+        return [item for item in items if item is not _LEFT_OUT]
 
     def _constrained(self, annotation: Any, value: Any, key: Key) -> Any:
         planned = self.value(get_args(annotation)[0], value, key)
         try:
-            if isinstance(planned, list):
+            if isinstance(planned, list) and len(planned) == len(value):
                 check_constraints(planned, annotation, value)
         except Mismatch as mismatch:
             return self._complain(key, mismatch.what)
@@ -308,7 +308,8 @@ class Planner:
         kind = self.registry.kind_of(annotation)
         if kind is None:
             return Term(self.value(annotation, value, key), **checked)
-        return Term(self.component(kind, value, key, beside=Term.FIELDS), **checked)
+        component = self.component(kind, value, key, beside=Term.FIELDS)
+        return _LEFT_OUT if component is _LEFT_OUT else Term(component, **checked)
 
     def _term_field(self, name: str, value: Any, key: Key) -> Any:
         try:

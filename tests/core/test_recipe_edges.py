@@ -425,3 +425,74 @@ def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
     pair = builder.noun("autoencoder")
     assert isinstance(pair, Autoencoder)
     assert pair.quantizer is builder.noun("quantizer") and all(one is pair.quantizer for one in pair.more)
+
+
+def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
+    (problem,) = check(registry, write(), "denoiser . 'widht'=3")
+    assert "denoiser.widht: unknown option 'widht' (did you mean 'width'?)" in problem
+    (problem,) = check(registry, write(), "stages.first[0]=3")
+    assert "stages.first: it is a table, there is no [0]" in problem and "it has: use, steps" in problem
+    (problem,) = check(registry, write(), "seed=1\nuldm=2")
+    assert "seed: expected an integer >= 0, got '1\\nuldm=2'" in problem
+
+
+@pytest.mark.parametrize("override", ["a." * 2000 + "a=1", "seed=" + "[" * 200 + "]" * 200])
+def test_an_override_nested_too_deeply_is_told(registry, write, override):
+    (problem,) = check(registry, write(), override)
+    assert "nested too deeply" in problem
+
+
+def test_python_values_nested_too_deeply_or_in_themselves_are_told():
+    deep: dict = {}
+    deep["seed"] = deep
+    for _ in range(2):
+        with pytest.raises(MistakeError, match="nested too deeply"):
+            Recipe.from_dict(deep)
+        deep = {"seed": 0}
+        for _ in range(3000):
+            deep = {"x": deep}
+
+
+def test_what_cannot_be_read_is_told_with_the_rest_where_that_is_asked_for(registry, write):
+    path = write(("steps = 6", "steps = six"), ("seed = 3", "seed = -3"))
+    with pytest.raises(MistakeError, match="16: not TOML: expected a value") as caught:
+        Recipe.load(path)
+    assert len(caught.value.problems) == 1
+    found = Recipe.load(path, forgiving=True).check(registry)
+    assert [(problem.where.line, problem.what) for problem in found] == [
+        (2, "expected an integer >= 0, got -3"),
+        (16, "not TOML: expected a value"),
+    ]
+    with pytest.raises(MistakeError, match="16: not TOML"):
+        Recipe.load(path, forgiving=True).plan(registry)
+
+
+def test_what_comes_from_a_variable_that_cannot_be_read_is_not_told_as_well(registry, write):
+    path = write(("[dataset]", "[vars]\nn = six\n[dataset]"), ("steps = 6", 'steps = "${vars.n}"'))
+    (problem,) = Recipe.load(path, forgiving=True).check(registry)
+    assert problem.what == "not TOML: expected a value"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {f"v{i}": [f"${{vars.v{i + 1}}}"] * 9 for i in range(9)} | {"v9": 1},
+        {f"v{i}": f"${{vars.v{i + 1}}}" * 9 for i in range(9)} | {"v9": "x"},
+        {f"v{i}": f"${{vars.v{i + 1}}}" for i in range(500)} | {"v500": 1},
+    ],
+    ids=["lists", "texts", "deep"],
+)
+def test_variables_that_grow_beyond_measure_are_told_at_once(registry, variables):
+    problem, *_ = errors(Recipe.from_dict({"vars": variables, "seed": "${vars.v0}"}), registry)
+    assert str(problem.where) == "seed" and problem.what == "grows too large as its variables are filled in"
+
+
+@pytest.mark.parametrize("table", [{"from": "a" * 5000}, {"use": "net", "from": "\0"}])
+def test_what_cannot_be_a_path_is_no_run(registry, table):
+    problem, *_ = errors(Recipe.from_dict({"denoiser": table}), registry)
+    assert problem.what.startswith("there is no run")
+
+
+def test_a_list_with_a_component_that_is_none_is_tried_without_it(registry, write):
+    path = write(('[{ use = "distance"', '[{ use = 3 }, { use = "distance"'))
+    assert all("expected a name, got 3" in problem for problem in check(registry, path))

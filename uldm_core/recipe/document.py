@@ -76,13 +76,13 @@ class Document:
         """
         try:
             text = path.read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            raise MistakeError(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise MistakeError(
                 Problem(Where((), str(path), line), "not UTF-8", "save the file as UTF-8")
             ) from error
+        except (OSError, ValueError) as error:  # no file of that name can be
+            raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}") from error
         try:
             data = parse_toml(text)
         except ValueError as error:

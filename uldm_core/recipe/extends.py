@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ def with_base(
     if not isinstance(named, str) or not named:
         raise _refused(document, expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
+    if not os.path.isfile(path):
+        raise _refused(document, *_no_file(path))
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
         raise _refused(document, f"a cycle: {names}")
-    if not path.is_file():
-        raise _refused(document, *_no_file(path))
     base = read_whole(path, behind, forgiving=forgiving)
     merge(base, base.data, document, document.data)
     base.source = document.source
@@ -50,7 +51,7 @@ def with_base(
 
 
 def _file_of(document: Document, folder: Path, named: str) -> Path:
-    if (folder / named).exists() or Path(named).suffix:
+    if os.path.exists(folder / named) or Path(named).suffix:
         return folder / named
     try:
         return find(named)
@@ -59,7 +60,7 @@ def _file_of(document: Document, folder: Path, named: str) -> Path:
 
 
 def _no_file(path: Path) -> tuple[str, str]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
     beside = sorted(other.name for other in path.parent.glob("*.toml"))
     what = f"there is no file {path}{did_you_mean(path.name, beside)}"

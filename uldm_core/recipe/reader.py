@@ -35,7 +35,7 @@ FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
 _SEED = Annotated[int, Ge(0)]
-_NAME = re.compile(r"[A-Za-z0-9_\-]+")
+NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 @frozen
@@ -325,7 +325,7 @@ class Reader:
 
     def _check_name(self, key: Key, name: str) -> None:
         """A name is a file's and a folder's as well."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             self._complain(key, f"{name!r} cannot be a name", "use letters, digits, _ and -")
 
     def _refuse_aliases(self, nouns: Mapping[str, Any]) -> None:

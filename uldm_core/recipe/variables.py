@@ -15,6 +15,16 @@ _FOREIGN = re.compile(r"\$\{[^}]*\}?")
 _BARE = re.compile(r"\W*\bvars\.([\w.\-\[\]]*\w)\W*")
 
 
+MOST = 100_000
+"""So many values and letters may variables make, all in all: a few lines could fill the memory."""
+DEEPEST = 50
+"""So many variables may be made of each other."""
+
+
+class _TooLargeError(Exception):
+    """Variables make too much; the problem is where the outermost of them is used."""
+
+
 @define
 class Filled:
     """A recipe's tables with variables filled in.
@@ -47,7 +57,7 @@ def substitute(data: Mapping[str, Any]) -> Filled:
     if not isinstance(variables, dict):
         return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables))])
     filler = _Filler(variables, table)
-    filled = Filled({name: filler.fill(value, (name,)) for name, value in rest.items()})
+    filled = Filled({name: filler.fill_top(value, name) for name, value in rest.items()})
     filled.origins = filler.origins
     filled.problems = [*filler.problems, *(filler.unused() if table == "vars" else ())]
     return filled
@@ -66,9 +76,25 @@ class _Filler:
     problems: list[Problem] = field(factory=list)
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
+    made: int = 0
+    outermost: Key = ()
+
+    def fill_top(self, value: Any, name: str) -> Any:
+        """Fill in what stands at the top; what grows too large stays as it is."""
+        self.made = 0
+        try:
+            return self.fill(value, (name,))
+        except _TooLargeError:
+            hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
+            return self._complain(
+                self.outermost, "grows too large as its variables are filled in", hint, value
+            )
 
     def fill(self, value: Any, key: Key, within: tuple[str, ...] = ()) -> Any:
         """Fill in a value; ``within`` are the variables whose value it is."""
+        self.made += bool(within)
+        if self.made > MOST or len(within) > DEEPEST:
+            raise _TooLargeError
         if isinstance(value, dict):
             return {name: self.fill(item, (*key, name), within) for name, item in value.items()}
         if isinstance(value, list):
@@ -89,9 +115,11 @@ class _Filler:
             if isinstance(value, (dict, list)):
                 what = f"vars.{name} is {shortened(value)}, which cannot stand inside a text"
                 return self._complain(key, what, "", text)
-        return _REFERENCE.sub(lambda found: _as_text(values[found[1]]), text)
+        filled = _REFERENCE.sub(lambda found: _as_text(values[found[1]]), text)
+        self.made += len(filled)
+        return filled
 
-    def _not_a_variable(self, written: str, meant: str | None, key: Key, text: str) -> str:
+    def _not_a_variable(self, written: str, meant: str | None, key: Key, text: str) -> Any:
         example = f"${{vars.{meant or 'NAME'}}}"
         hint = f'write "{example}"' if meant else f'only "{example}" is filled in, from the table [vars]'
         return self._complain(key, f"{written!r} is no variable", hint, text)
@@ -107,6 +135,7 @@ class _Filler:
 
     def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> Any:
         """Return a variable's value, variables in it filled in."""
+        self.outermost = self.outermost if within else key
         path = tuple(
             int(part) if part.isdecimal() else part for part in re.split(r"\.|\[|\]\.?", name) if part
         )
@@ -141,7 +170,7 @@ class _Filler:
                 near = did_you_mean(dotted(leaf), [dotted(path) for path in self.used])
                 yield Problem(Where(("vars", *leaf)), f"nothing uses this variable{near}", hint, warning=True)
 
-    def _complain(self, key: Key, what: str, hint: str, text: str) -> str:
+    def _complain(self, key: Key, what: str, hint: str, text: Any) -> Any:
         self.problems.append(Problem(Where(key), what, hint))
         return text
 
