@@ -260,8 +260,9 @@ def test_digits_have_metrics_of_their_own(uldm, systems):
     assert [row.split()[0] for row in rows] == ["frechet_mnist", "smallest_class", "largest_class"]
 
 
+@pytest.mark.slow
 def test_a_dataset_brings_its_floor(uldm, systems):
-    ask = ("--against", "synthetic", "--size", 64, "--metrics", "frechet_mnist,class_balance", "--json")
+    ask = ("--against", "synthetic", "--size", 32, "--metrics", "frechet_mnist,class_balance", "--json")
     report = json.loads(uldm("evaluate", "b", *ask)[1])
     assert report["results"].keys() == {"images", "floor", "originals"}
     assert report["results"]["floor"]["frechet_mnist"] < report["results"]["images"]["frechet_mnist"]

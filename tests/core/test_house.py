@@ -58,7 +58,7 @@ def test_a_room_of_plugins_imports_no_other_kinds_room():
         assert others <= allowed, path
 
 
-HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision")
+HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision", "matplotlib")
 BUILDING = (*HEAVY, "annotated_types", "uldm_core.options", "uldm_core.blueprint", "uldm_core.recipe.recipe")
 PLUGINS_TOO = (*BUILDING, "pluggy", "importlib.metadata", "email", "uldm_core.plugins", "uldm_core.registry")
 
@@ -69,7 +69,10 @@ PLUGINS_TOO = (*BUILDING, "pluggy", "importlib.metadata", "email", "uldm_core.pl
         (["ls"], BUILDING),
         (["ls", "--json"], BUILDING),
         (["--help"], BUILDING),
-        (["sample", "--help"], BUILDING),
+        *(
+            ([name, "--help"], BUILDING)
+            for name in ("sample", "reconstruct", "evaluate", "codebook", "lpips")
+        ),
         *(([name, "--help"], PLUGINS_TOO) for name in program.CORE),
     ],
 )

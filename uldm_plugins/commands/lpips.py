@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from uldm_plugins.losses.lpips import LPIPS
+    from uldm_plugins.nn.perceptual import PerceptualDistance
 
 
 def complete_backbone(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -92,8 +92,8 @@ def lpips(
     _check_out(out)
     options = {"weights": weights, "weights_url": weights_url, "auto_download": auto_download}
     given = {name: value for name, value in options.items() if value is not None}
-    network = _network(backbone, given, more)
     pair = _pair(images, None if no_resize else size or 256, seed)
+    network = _network(backbone, given, more)
     layers = _layers(network, pair, device)
     parts = [layer.mean().item() for layer in layers]
     report = {
@@ -120,7 +120,7 @@ def _check_out(out: Path) -> None:
     check_output(out)
 
 
-def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> LPIPS:
+def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> PerceptualDistance:
     """Return the distance on a backbone of these options.
 
     Raises:
@@ -188,7 +188,7 @@ def _random_pair(size: int, seed: int) -> list[Tensor]:
     return [first, second]
 
 
-def _layers(network: LPIPS, pair: Sequence[Tensor], device: str | None) -> list[Tensor]:
+def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | None) -> list[Tensor]:
     """Return each layer's distances, [1, 1, h, w], on the CPU.
 
     Raises:
@@ -210,7 +210,7 @@ def _layers(network: LPIPS, pair: Sequence[Tensor], device: str | None) -> list[
         raise MistakeError(str(error)) from error
 
 
-def _heads(network: LPIPS) -> str:
+def _heads(network: PerceptualDistance) -> str:
     """Say how the channels of a layer are weighed."""
     return "published" if hasattr(network.backbone, "lpips_heads") else "even"
 
@@ -223,7 +223,12 @@ def _draw(
 
     maps = [one[0, 0] for one in enlarged(layers, pair[0].shape[1:])]
     names = [Path(name).name for name in report["images"]]
-    save_heat_maps(pair, names, maps, report["layers"], out, title=_said(report), overlay=overlay)
+    grids = [f"{layer.shape[3]}x{layer.shape[2]}" for layer in layers]
+    parts = [
+        f"layer {number} ({grid}): {part:.4f}"
+        for number, (grid, part) in enumerate(zip(grids, report["layers"]), 1)
+    ]
+    save_heat_maps(pair, names, maps, parts, out, title=_said(report), overlay=overlay)
 
 
 def _said(report: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ MOST = 240
 """Codes on a sheet."""
 _COLUMNS = 15
 _HEIGHT = 84
+_MAPS = 3
 
 
 def save_usage(counts: Tensor, path: Path, title: str) -> None:
@@ -51,9 +52,12 @@ def save_map(vectors: Sequence[Tensor], counts: Tensor, path: Path, title: str) 
         path: the PNG.
         title: what it is.
     """
-    with drawn(path, 6.2 * len(vectors), 5.4) as figure:
+    columns = min(len(vectors), _MAPS)
+    rows = -(-len(vectors) // columns)
+    with drawn(path, 6.2 * columns, 5.4 * rows) as figure:
         figure.suptitle(title)
-        for number, axes in enumerate(figure.subplots(1, len(vectors), squeeze=False)[0]):
+        for number in range(len(vectors)):
+            axes = figure.add_subplot(rows, columns, number + 1)
             places, explained = principal(vectors[number], counts[number])
             _scatter(axes, places, counts[number])
             axes.set_title(codebook_title(counts, number), loc="left")
@@ -124,12 +128,16 @@ def _share(share: float) -> str:
 
 def stack(paths: Sequence[Path], out: Path) -> None:
     """Write pictures below each other as one PNG."""
-    pictures = [Image.open(path).convert("RGB") for path in paths]
-    sheet = Image.new(
-        "RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white"
-    )
+    pictures = [_opened(path) for path in paths]
+    wide, high = max(one.width for one in pictures), sum(one.height for one in pictures)
+    sheet = Image.new("RGB", (wide, high), "white")
     top = 0
     for picture in pictures:
         sheet.paste(picture, (0, top))
         top += picture.height
     sheet.save(out)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")

@@ -22,7 +22,7 @@ def save_heat_maps(
     images: Sequence[Tensor],
     names: Sequence[str],
     maps: Sequence[Tensor],
-    parts: Sequence[float],
+    parts: Sequence[str],
     path: Path,
     *,
     title: str,
@@ -37,7 +37,7 @@ def save_heat_maps(
         images: two, uint8 [1 or 3, H, W].
         names: what they are called.
         maps: each layer's distances, [H, W], at the images' size.
-        parts: each layer's part of the distance.
+        parts: what each layer is called.
         path: the PNG.
         title: stands on top.
         overlay: also lay the distances over the first image.
@@ -54,12 +54,12 @@ def save_heat_maps(
         scale = Normalize(0, max(total.max().item(), _LEAST))
         if overlay:
             _lay_over(row[2], images[0], total, scale)
-        _heat(row[-1], total, scale, f"all layers: {sum(parts):.4f}")
+        _heat(row[-1], total, scale, "all layers, added up")
         _legend(upper, row, scale, "distance at a pixel")
         layers = lower.subplots(1, len(maps), squeeze=False)[0]
         scale = PowerNorm(0.5, 0, max(*(one.max().item() for one in maps), _LEAST))
-        for number, (axes, one, part) in enumerate(zip(layers, maps, parts), 1):
-            _heat(axes, one, scale, f"layer {number}: {part:.4f}")
+        for axes, one, part in zip(layers, maps, parts):
+            _heat(axes, one, scale, part)
         _legend(lower, layers, scale, "distance of a layer")
 
 
