@@ -280,6 +280,7 @@ LAYERS = (
     {"plugins", "blueprint", "planner", "registry"},
     {"recipe"},
     {"engine"},
+    {"diagram"},
     {"cli", "testing"},
 )
 
