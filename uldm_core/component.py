@@ -124,6 +124,8 @@ def _normalized(name: str) -> str:
 
 
 def _say(error: Exception) -> str:
-    """Say what went wrong and on which line of the component's own code."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    """Say what went wrong and, if it came so far, on which line of the component's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
