@@ -126,6 +126,8 @@ def _normalized(name: str) -> str:
 
 
 def say_failure(error: Exception) -> str:
-    """Say what went wrong in a component and on which line of code."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    """Say what went wrong in a component and, if it came so far, on which line of its own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
