@@ -6,7 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from click.shell_completion import ShellComplete
+from PIL import Image
 
 from uldm_core import registry
 from uldm_core.cli import main as program
@@ -156,7 +158,7 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
     report = json.loads(uldm("evaluate", run, "--json")[1])
     assert report == json.loads((run / "metrics.json").read_text())
     head, *rows = uldm("evaluate", run, "--metric", "psnr")[1].splitlines()
-    assert head.split() == ["metric", "samples", "reconstructions", "floor", "originals"]
+    assert head.split() == ["metric", "reconstructions"]
     assert rows[0].startswith("psnr") and f"{report['results']['reconstructions']['psnr']:.4g}" in rows[0]
     assert uldm("evaluate", run, "--metric", "codebook_usage")[0] == 0
 
@@ -169,24 +171,39 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
         (["{run}", "--samples", "none.npz"], "there are no samples none.npz"),
         (["{run}", "--metric", "psnr", "--metric", "psnr"], "metrics: PSNR is listed twice"),
         (["{run}", "--samples", "one.npz", "--metric", "frechet_mnist"], "FrechetMnist cannot be measured: "),
-        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, 28, 28, 1]"),
-        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, 28, 28, 1]"),
+        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
+        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
         (
             ["{run}", "--samples", "small.npz"],
-            "images are uint8 [2, 5, 5, 1]; those of the run's dataset are",
+            "images are 5x5 with 1 channels; those of the run's dataset are 28x28 with 1 channels",
         ),
-        (["{run}", "--samples", "flat.npz"], "images are uint8 [2, 28, 28]; "),
+        (["{run}", "--samples", "line.npz"], "images are uint8 [2, 28]; "),
         (["{run}", "--samples", "floats.npz"], "images are float32 [2, 28, 28, 1]; "),
         (["{run}", "--samples", "none_in_it.npz"], "images are uint8 [0, 28, 28, 1]; "),
+        (["{run}", "--backbone", "dummy"], "--backbone is for metrics that are named"),
+        (["{run}", "--metric", "psnr", "--backbone", "dummy"], "--backbone: psnr takes none"),
+        (["{run}", "--against", "mnst"], "mnst is no folder, no .npz and no dataset"),
+        (["{run}", "--against", "none.npz"], "there is no file none.npz"),
+        (["{run}", "--against", "small.npz"], "28x28, small.npz has images of 5x5"),
+        (["small.npz"], "small.npz is not a run: say what real images to compare it with"),
+        (["small.npz", "--samples", "one.npz"], "--samples is for a run"),
+        (["small.npz", "--against", "small.npz"], "say which metrics: --metrics NAME,NAME"),
+        (["one.npz", "--against", "one.npz", "--metrics", "codebook_usage"], "missing option 'autoencoder'"),
+        (["one.npz", "--against", "line.npz", "--metrics", "psnr"], "line.npz: images are uint8 [2, 28]"),
+        (
+            ["one.npz", "--against", "two.npz", "--metrics", "psnr"],
+            "PSNR cannot be measured: 1 images against",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
     (tmp_path / "text.npz").write_text("no archive")
-    np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 28, 28, 1), np.uint8))
+    np.savez(tmp_path / "other.npz", a=np.zeros((2, 28, 28, 1), np.uint8), b=np.zeros(3))
     for name, shape, kind in [
         ("one", (1, 28, 28, 1), np.uint8),
+        ("two", (2, 28, 28, 1), np.uint8),
         ("small", (2, 5, 5, 1), np.uint8),
-        ("flat", (2, 28, 28), np.uint8),
+        ("line", (2, 28), np.uint8),
         ("floats", (2, 28, 28, 1), np.float32),
         ("none_in_it", (0, 28, 28, 1), np.uint8),
     ]:
@@ -195,13 +212,82 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
     assert code == 2 and said in error and out == "" and "Traceback" not in error
 
 
-def test_evaluate_measures_the_images_it_is_given_and_writes_nothing(uldm, run, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     np.savez(tmp_path / "mine.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
-    report = json.loads(uldm("evaluate", run, "--samples", "mine.npz", "--json")[1])
+    _, out, _ = uldm("evaluate", run, "--samples", "mine.npz", "--metrics", "class_balance,psnr", "--json")
+    report = json.loads(out)
     assert report["counts"]["samples"] == 3 and report["results"]["samples"]["largest_class"] == 1
     assert "ClassBalance" in report["metrics"]
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    (kept,) = after.keys() - before.keys()
+    assert kept.parent == run / "evaluations" and {path: after[path] for path in before} == before
+    record = json.loads(kept.read_text())
+    assert record.keys() == {"command", "when", "against", "results", "counts", "metrics"}
+    assert record["results"] == report["results"] and record["against"] == "test"
+    assert record["command"].endswith(
+        f"evaluate {run} --samples mine.npz --metrics class_balance --metrics psnr --json"
+    )
+    kept.unlink()
+
+
+@pytest.fixture
+def systems(tmp_path):
+    """The same digits by two systems: an .npz as others write it, and a folder of RGB files."""
+    digits = Mnist(subset="test", limit=12).images(torch.arange(12))
+    np.savez(tmp_path / "a.npz", digits[:, 0].numpy())
+    for folder, shift in (("b", 0), ("c", 40)):
+        (tmp_path / folder).mkdir()
+        for index, digit in enumerate(digits):
+            pixels = (digit[0].int() + shift).clamp(0, 255).byte().numpy()
+            Image.fromarray(pixels).convert("RGB").save(tmp_path / folder / f"{index:02d}.png")
+    return tmp_path
+
+
+def test_two_systems_are_compared_without_a_run(uldm, systems):
+    ask = ("--metrics", "psnr,precision_recall", "--backbone", "mnist_judge", "--json")
+    report = json.loads(uldm("evaluate", "b", "--against", "a.npz", *ask)[1])
+    assert report["results"]["images"] == {"psnr": 100.0, "precision": 1.0, "recall": 1.0}
+    assert report["counts"] == {"images": 12} and report["reference"] == 12
+    worse = json.loads(uldm("evaluate", "c", "--against", "b", *ask)[1])["results"]["images"]
+    assert 10 < worse["psnr"] < 30
+    assert not list(systems.rglob("evaluations"))
+
+
+def test_digits_have_metrics_of_their_own(uldm, systems):
+    head, *rows = uldm("evaluate", "c", "--against", "a.npz")[1].splitlines()
+    assert head.split() == ["metric", "images", "originals"]
+    assert [row.split()[0] for row in rows] == ["frechet_mnist", "smallest_class", "largest_class"]
+
+
+@pytest.mark.slow
+def test_a_dataset_brings_its_floor(uldm, systems):
+    ask = ("--against", "synthetic", "--size", 32, "--metrics", "frechet_mnist,class_balance", "--json")
+    report = json.loads(uldm("evaluate", "b", *ask)[1])
+    assert report["results"].keys() == {"images", "floor", "originals"}
+    assert report["results"]["floor"]["frechet_mnist"] < report["results"]["images"]["frechet_mnist"]
+    assert report["counts"]["images"] == 12 and report["counts"]["floor"] > 12
+
+
+def test_a_runs_samples_are_measured_against_other_images(uldm, run, systems):
+    report = json.loads(uldm("evaluate", run, "--against", "c", "--metrics", "class_balance", "--json")[1])
+    assert report["results"].keys() == {"samples", "floor", "originals"} and report["reference"] == 12
+    records = [json.loads(path.read_text()) for path in (run / "evaluations").iterdir()]
+    assert "c" in [record["against"] for record in records]
+
+
+def test_pairs_of_folders_have_the_same_names(uldm, systems):
+    (systems / "c" / "03.png").rename(systems / "c" / "other.png")
+    code, _, error = uldm("evaluate", "c", "--against", "b", "--metrics", "psnr")
+    assert code == 2 and "2 are in one folder only, such as 03" in error
+
+
+def test_a_folder_of_several_sizes_is_refused_or_resized(uldm, systems):
+    Image.new("RGB", (40, 30)).save(systems / "b" / "12.png")
+    ask = ("evaluate", "b", "--against", "a.npz", "--metrics", "class_balance", "--json")
+    code, _, error = uldm(*ask)
+    assert code == 2 and "images of several sizes: 28x28, 40x30" in error and "--size N" in error
+    assert json.loads(uldm(*ask, "--size", 28)[1])["counts"]["images"] == 13
 
 
 def test_nothing_is_evaluated_that_is_not_trained(uldm, run, tmp_path):

@@ -17,6 +17,7 @@ from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.recipe import Recipe
+from uldm_plugins.pictures.codes import code_colours
 
 SMOKE = Path(__file__).parent.parent / "recipes" / "mnist_smoke.toml"
 TINY = (
@@ -64,7 +65,8 @@ def test_previews_change_no_bit_of_what_is_trained(shown, tmp_path):
 
 def test_previews_are_spread_over_the_training(shown):
     names = {str(path.relative_to(shown / "stages")) for path in shown.glob("stages/*/images/*/*.png")}
-    first = {f"first/images/reconstructions/{step:08d}.png" for step in (2, 4, 6)}
+    names_of = ("reconstructions", "codes")
+    first = {f"first/images/{name}/{step:08d}.png" for name in names_of for step in (2, 4, 6)}
     assert names == first | {f"second/images/samples/{step:08d}.png" for step in (2, 4, 5)}
 
 
@@ -112,6 +114,27 @@ def test_the_last_reconstructions_are_those_of_the_averaged_weights(shown):
     path = shown / "stages/first/images/reconstructions/00000006.png"
     difference = np.abs(cell(path, 1).astype(int) - batch[0, 0].numpy().astype(int))
     assert difference.max() <= 1
+
+
+def test_a_colour_stands_for_a_code(shown):
+    colours = np.asarray(Image.open(shown / "stages/first/images/codes/00000006.png"))
+    place = colours[4 : 4 + 28 * 2, 4 : 4 + 28 * 2]
+    assert place.shape == (56, 56, 3)
+    blocks = place.reshape(7, 8, 7, 8, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all(), "a square a code"
+    known = {tuple(colour) for colour in code_colours(16).tolist()}
+    assert {tuple(colour) for colour in place.reshape(-1, 3).tolist()} <= known
+
+
+def test_without_a_quantizer_there_are_no_codes(tmp_path):
+    plain = (
+        "autoencoder.use=autoencoder_kl",
+        "autoencoder.block_out_channels=[32, 32]",
+        "stages.first.steps=1",
+    )
+    tiny = [override for override in TINY if "quantizer" not in override and "first.steps" not in override]
+    folder = run(Recipe.load(SMOKE, (*tiny, *plain)), out=tmp_path / "run", until="first")
+    assert [path.name for path in (folder / "stages/first/images").iterdir()] == ["reconstructions"]
 
 
 def test_samples_are_of_the_same_noise_each_time(tmp_path):
@@ -192,7 +215,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     weights = [read_tensors(folder / "stages/first/weights/autoencoder.safetensors") for folder in folders]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[1])
     cut, whole = map(files, folders)
-    assert cut.keys() == whole.keys() and len(cut) == 7
+    assert cut.keys() == whole.keys() and len(cut) == 13
     for name in [name for name in cut if name.endswith(".png")]:
         assert cut[name].read_bytes() == whole[name].read_bytes(), name
     assert logged(cut) == logged(whole)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from uldm_core import registry
 from uldm_core.engine.files import read_state, read_tensors
+from uldm_core.engine.preflight import preflight
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.recipe import Recipe
@@ -48,6 +49,12 @@ def uldm(*arguments, **options):
 def test_shipped_recipes_have_no_problems(path):
     assert Recipe.load(path).check() == []
     assert path.read_text("utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_everything_in_a_shipped_recipe_can_be_measured_before_it_runs(path):
+    found = preflight(Recipe.load(path).plan())
+    assert not found.problems and not [row for row in found.rows if row.why]
 
 
 @pytest.fixture(scope="module")

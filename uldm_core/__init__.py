@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uldm_core import registry
+    from uldm_core.engine.alone import run_stage
     from uldm_core.engine.run import run
     from uldm_core.errors import MistakeError, Problem, RunError, UldmError, Where
     from uldm_core.options import Excludes, Exists, Factory, Term, spec
@@ -32,11 +33,13 @@ __all__ = [
     "hookimpl",
     "registry",
     "run",
+    "run_stage",
     "spec",
 ]
 
 _HOMES = {
     "uldm_core.component": ("Component",),
+    "uldm_core.engine.alone": ("run_stage",),
     "uldm_core.engine.run": ("run",),
     "uldm_core.errors": ("MistakeError", "Problem", "RunError", "UldmError", "Where"),
     "uldm_core.options": ("Excludes", "Exists", "Factory", "Term", "spec"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, time
+from pathlib import PurePath
 from typing import Any
 
 from attrs import evolve, frozen
@@ -13,11 +16,16 @@ Key = tuple[str | int, ...]
 
 
 def dotted(key: Key) -> str:
-    """Write a key as a person would: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
+    """Write a key as TOML does: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+        text += f"[{part}]" if isinstance(part, int) else f".{_bare(str(part))}"
+    return text.removeprefix(".")
+
+
+def _bare(name: str) -> str:
+    """Write a part of a key, in quotes if it has other signs than a bare one may have."""
+    return name if re.fullmatch(r"[A-Za-z0-9_\-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 @frozen
@@ -101,19 +109,19 @@ def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
     return validate
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
+def nearest(name: object, known: Iterable[str]) -> list[str]:
     """Return up to three of ``known`` that ``name`` may be a slip of, the likeliest first.
 
     One that is much likelier than the others stands alone.
     """
-    folded = {other.casefold(): other for other in known}
+    name, folded = str(name), {other.casefold(): other for other in known}
     cutoff = 0.6 if len(name) > 3 else 0.5
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=cutoff)
     likeness = [difflib.SequenceMatcher(None, other, name.casefold()).ratio() for other in near]
     return [folded[other] for other, ratio in zip(near, likeness) if ratio > likeness[0] - 0.15]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x', 'y' or 'z'?)"`` with the nearest of ``known``, or an empty string."""
     *others, last = [repr(other) for other in nearest(name, known)] or [""]
     return f" (did you mean {' or '.join(filter(None, [', '.join(others), last]))}?)" if last else ""
@@ -124,10 +132,29 @@ def expected(wanted: str, value: object) -> str:
     return f"expected {wanted}, got {shortened(value)}"
 
 
+def in_toml(value: object, quoted: Callable[[str], str] = repr) -> str:
+    """Write a value as TOML does, on one line; nothing at all is said in words.
+
+    Args:
+        value: any; what TOML has no word for is written as Python does.
+        quoted: writes a string.
+    """
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{dotted((str(name),))} = {in_toml(item, quoted)}" for name, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(in_toml(item, quoted) for item in value)}]"
+    if isinstance(value, bool) or value is None:
+        return "nothing" if value is None else str(value).lower()
+    if isinstance(value, (str, PurePath)):
+        return quoted(str(value))
+    return value.isoformat() if isinstance(value, (date, time)) else repr(value)
+
+
 def shortened(value: object, most: int = 100) -> str:
-    """Return a value's ``repr``, cut short if need be."""
+    """Return a value as TOML writes it, cut short if need be."""
     try:
-        text = repr(value)
+        text = in_toml(value)
     except ValueError:  # an integer of more digits than Python writes
         text = "a very large number"
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -30,7 +30,7 @@ class Kind:
         summary: one line for listings.
         takes: options that are filled in from the recipe's nouns.
         verb: a stage; its component options are the recipe's nouns of the same name.
-        listed: where recipes list its components, ``"[run] trackers"`` say, if they are no nouns.
+        listed: where recipes list its components, ``"run.trackers"`` say, if they are no nouns.
         checks: ``"module:attribute"`` of the ``Contract`` its components are held to.
     """
 
@@ -111,5 +111,5 @@ BUILTIN_KINDS = (
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
     _kind("stage", "Stage", "a verb of a recipe", verb=True),
-    _kind("tracker", "Tracker", "is told of a run while it goes on", listed="[run] trackers"),
+    _kind("tracker", "Tracker", "is told of a run while it goes on", listed="run.trackers"),
 )

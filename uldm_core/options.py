@@ -9,18 +9,19 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
-from attrs import NOTHING, field, fields, frozen
+from attrs import NOTHING, evolve, field, fields, frozen
 
-from uldm_core.errors import Key, expected, shortened
+from uldm_core.errors import Key, did_you_mean, expected, in_toml, shortened
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -83,7 +84,13 @@ class Excludes:
 
 @frozen
 class Exists:
-    """Says of a path, within ``Annotated``, that it must be there: ``Annotated[Path, Exists()]``."""
+    """Says of a path, within ``Annotated``, that it must be there: ``Annotated[Path, Exists()]``.
+
+    Args:
+        folder: whether it must be a folder.
+    """
+
+    folder: bool = False
 
 
 def spec(use: str, /, **options: Any) -> Any:
@@ -181,14 +188,27 @@ def _argument_help(target: Callable[..., Any]) -> dict[str, str]:
 
 @frozen
 class Mismatch(Exception):
-    """A value that is not what an annotation says; ``key`` leads to the part of it that is wrong."""
+    """A value that is not what an annotation says.
+
+    Args:
+        what: is wrong.
+        key: leads to the part that is wrong.
+        others: further parts that are wrong.
+    """
 
     what: str
     key: Key = field(default=())
+    others: tuple[Mismatch, ...] = field(default=())
 
     def within(self, part: str | int) -> Mismatch:
         """Return the same mismatch seen from one level further out."""
-        return Mismatch(self.what, (part, *self.key))
+        return Mismatch(self.what, (part, *self.key), tuple(other.within(part) for other in self.others))
+
+    def parts(self) -> Iterator[Mismatch]:
+        """Yield each part that is wrong."""
+        yield self
+        for other in self.others:
+            yield from other.parts()
 
 
 def structure(value: Any, annotation: Any) -> Any:
@@ -226,13 +246,8 @@ def say_type(annotation: Any) -> str:
 
 
 def say_value(value: Any) -> str:
-    """Write a value as TOML does, on one line; nothing at all is said in words."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {say_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(say_value, value)) + "]"
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return "nothing" if value is None else json.dumps(value if plain else str(value))
+    """Write a value as a recipe does, on one line; nothing at all is said in words."""
+    return in_toml(value, json.dumps)
 
 
 def is_union(annotation: Any) -> bool:
@@ -282,7 +297,7 @@ def _holds(constraint: object, value: Any) -> bool:
 def _structure_scalar(value: Any, annotation: Any) -> Any:
     if annotation is float and type(value) is int:
         return _as_float(value)
-    if type(value) is not annotation or value != value:  # nan is no number
+    if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
         raise Mismatch(expected(say_type(annotation), value))
     return value
 
@@ -300,15 +315,21 @@ def _as_float(value: int) -> float:
 
 
 def _structure_path(value: Any, annotation: Any) -> Path:
-    if not isinstance(value, (str, Path)):
+    if not isinstance(value, (str, Path)) or value == "":
         raise Mismatch(expected(say_type(annotation), value))
     return Path(value)
 
 
 def _structure_literal(value: Any, annotation: Any) -> Any:
-    if not any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
-        raise Mismatch(expected(say_type(annotation), value))
+    choices = get_args(annotation)
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        near = did_you_mean(value, filter(_is_text, choices)) if _is_text(value) else ""
+        raise Mismatch(expected(say_type(annotation), value) + near)
     return value
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _structure_annotated(value: Any, annotation: Any) -> Any:
@@ -331,15 +352,19 @@ def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
         value: as it was written, for the message.
     """
     for constraint in (part for group in get_args(annotation)[1:] for part in _constraints(group)):
-        if isinstance(constraint, Exists) and isinstance(structured, Path) and not structured.exists():
-            raise Mismatch(_no_path(structured))
+        if isinstance(constraint, Exists) and isinstance(structured, Path):
+            _refuse_absent(structured, constraint)
         if structured is not None and not _holds(constraint, structured):
             raise Mismatch(expected(say_type(annotation), value))
 
 
-def _no_path(path: Path) -> str:
-    where = "" if path.is_absolute() else f": looked for {str(path.absolute())!r}"
-    return f"there is no path {str(path)!r}{where}"
+def _refuse_absent(path: Path, wanted: Exists) -> None:
+    """Raise ``Mismatch`` if there is no such path, or a file where a folder is wanted."""
+    if not os.path.exists(path):  # which, unlike Path's, minds no name that cannot be one
+        where = "" if path.is_absolute() else f": looked for {str(path.absolute())!r}"
+        raise Mismatch(f"there is no path {str(path)!r}{where}")
+    if wanted.folder and not os.path.isdir(path):
+        raise Mismatch(f"expected a folder, {str(path)!r} is a file")
 
 
 def _structure_union(value: Any, annotation: Any) -> Any:
@@ -364,12 +389,7 @@ def _structure_sequence(value: Any, annotation: Any) -> Any:
     if fixed and len(args) != len(value):
         raise Mismatch(f"expected {len(args)} values, got {len(value)}")
     inners = args if fixed else [args[0] if args else Any] * len(value)
-    items = []
-    for index, (item, inner) in enumerate(zip(value, inners)):
-        try:
-            items.append(structure(item, inner))
-        except Mismatch as mismatch:
-            raise mismatch.within(index) from None
+    items = list(_structure_each(zip(range(len(value)), value, inners)).values())
     return tuple(items) if (get_origin(annotation) or annotation) is tuple else items
 
 
@@ -377,12 +397,19 @@ def _structure_mapping(value: Any, annotation: Any) -> Any:
     if not isinstance(value, Mapping):
         raise Mismatch(expected("a table", value))
     inner = (get_args(annotation) or (str, Any))[1]
-    items = {}
-    for name, item in value.items():
+    return _structure_each((name, item, inner) for name, item in value.items())
+
+
+def _structure_each(parts: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
+    """Structure the parts of a value, each with its key and annotation; all that are wrong are told."""
+    items, wrong = {}, []
+    for key, item, annotation in parts:
         try:
-            items[name] = structure(item, inner)
+            items[key] = structure(item, annotation)
         except Mismatch as mismatch:
-            raise mismatch.within(name) from None
+            wrong.append(mismatch.within(key))
+    if wrong:
+        raise evolve(wrong[0], others=(*wrong[0].others, *wrong[1:]))
     return items
 
 

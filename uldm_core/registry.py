@@ -239,7 +239,7 @@ class Registry:
         nouns: Mapping[str, Blueprint] | None = None,
     ) -> Blueprint:
         """Check a component's options without building it; ``nouns`` are a recipe's, if it stands in one."""
-        from uldm_core.blueprint import Planner
+        from uldm_core.planner import Planner
 
         table = {"use": spec} if isinstance(spec, str) else dict(spec)
         kinds = {name: noun.kind for name, noun in (nouns or {}).items()}

@@ -114,6 +114,10 @@ _COMPONENTS = (
     ("stage", "sample", "stages.sample:Sample", "draws new images"),
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
     ("tracker", "jsonl", "trackers.jsonl:Jsonl", "the run's own log: lines of JSON, images as PNG"),
+    ("tracker", "tensorboard", "trackers.tensorboard:TensorBoard", "event files, a TensorBoard run a stage"),
+    ("tracker", "wandb", "trackers.wandb:Wandb", "Weights & Biases; offline where there is no key"),
+    ("tracker", "mlflow", "trackers.mlflow:MLflow", "MLflow; a database in the run's folder, or a server"),
+    ("tracker", "trackio", "trackers.trackio:Trackio", "Trackio, on this machine or in a space"),
     ("tracker", "report", "report.tracker:Report", "the run as one page to look at"),
 )
 
@@ -131,6 +135,7 @@ _EXAMPLES = {  # where the defaults need a download, or would be checked without
     "metric/lpips": {"backbone": "dummy", "heads": "even"},
     "metric/codebook_usage": {"autoencoder": {"use": "vqvae_fast", "in_channels": 1}},
     "stage/train_autoencoder": {"adversarial": "hinge"},
+    "tracker/wandb": {"mode": "offline"},
     "stage/train_classifier": {"backbone": {"use": "mnist_classifier", "weights": "random"}},
 }
 
@@ -145,7 +150,13 @@ _XFAIL = {
     "quantizer/fsq": {"idempotent": "its codes are squashed again, as the paper has it"},
 }
 
-_REQUIRES = {"backbone/inception": "torch_fidelity"}
+_REQUIRES = {
+    "backbone/inception": "torch_fidelity",
+    "tracker/tensorboard": "tensorboard",
+    "tracker/wandb": "wandb",
+    "tracker/mlflow": "mlflow",
+    "tracker/trackio": "trackio",
+}
 
 _ALWAYS = ("tracker/jsonl", "tracker/report")
 
@@ -155,7 +166,9 @@ _COMMANDS = (
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
     ("report", "commands.report:report", "Write a run's report.html anew."),
     ("compare", "commands.compare:compare", "Lay runs side by side on one page."),
-    ("reconstruct", "commands.reconstruct:reconstruct", "Pass a dataset through a run's autoencoder."),
+    ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),
+    ("lpips", "commands.lpips:lpips", "Measure and show how two images differ to a feature network."),
+    ("codebook", "commands.codebook:codebook", "Show how a run uses its codebook, and what its codes mean."),
 )
 
 

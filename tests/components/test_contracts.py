@@ -17,7 +17,13 @@ def name(component):
     return f"{component.kind}/{registry.default().name_of(component)}"
 
 
-@pytest.mark.parametrize("component", registry.default().components(), ids=name)
+def _slow(component):
+    """A database is made anew for each check: test_trackers.py holds it to the same in one go."""
+    marks = pytest.mark.slow if component.path == "tracker/mlflow" else ()
+    return pytest.param(component, marks=marks, id=name(component))
+
+
+@pytest.mark.parametrize("component", [*map(_slow, registry.default().components())])
 def test_a_built_in_keeps_its_contract(component):
     subject = registered(component.kind, f"{component.plugin}/{component.name}")
     report = check_subject(subject, component.xfail, profile=QUICK)

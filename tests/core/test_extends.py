@@ -143,3 +143,28 @@ def test_python_values_extend_too_and_an_override_comes_too_late(registry, base,
     assert Recipe.from_dict({"extends": "r.toml", "seed": 7}).plan(registry).seed == 7
     (problem,) = Recipe.load(base, ["extends=other.toml"]).check(registry)
     assert problem.what.startswith("comes too late")
+
+
+def test_mistakes_of_both_files_are_told_each_in_its_own_even_of_syntax(registry, write):
+    base = write(("steps = 6", "steps = six"))
+    path = over(base, "[denoiser]\nwidht = 3")
+    problems = Recipe.load(path, forgiving=True).check(registry)
+    assert [(problem.where.source, problem.where.line) for problem in problems] == [
+        (str(path), 3),
+        (str(base), 16),
+    ]
+
+
+def test_a_base_that_is_not_there_is_told_with_the_nearest_beside_it(base):
+    path = over(base, "")
+    path.write_text(f'extends = "{base.stem}s.toml"', "utf-8")
+    with pytest.raises(MistakeError, match=rf"did you mean '{base.name}'"):
+        Recipe.load(path)
+
+
+def test_a_folder_is_no_base(base):
+    path = over(base, "")
+    (base.parent / "sub").mkdir()
+    path.write_text('extends = "sub"', "utf-8")
+    with pytest.raises(MistakeError, match="is a folder, not a recipe"):
+        Recipe.load(path)

@@ -100,7 +100,8 @@ def test_a_stage_may_act_on_what_comes_trained_before_it_is_trained_further(regi
     again = (last, f'{last}\n[stages.again]\nuse = "train"\n')
     problems = Recipe.load(write(ONLY_DRAW, again)).check(registry)
     assert any("acts on autoencoder, which only a later stage trains" in problem.what for problem in problems)
-    assert Recipe.load(write(TAKEN, ONLY_DRAW, again)).check(registry) == []
+    (untrained,) = Recipe.load(write(TAKEN, ONLY_DRAW, again)).check(registry)
+    assert untrained.warning and str(untrained.where).endswith(": denoiser")
 
 
 @pytest.mark.parametrize(

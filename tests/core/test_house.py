@@ -36,7 +36,8 @@ def test_the_core_imports_no_plugin():
         ("errors.py", ("uldm_core",)),
         ("component.py", ("uldm_core.registry", "uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
         ("registry.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
-        ("blueprint.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
+        ("blueprint.py", ("uldm_core.planner", "uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
+        ("planner.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
         ("recipe", ("uldm_core.engine", "uldm_core.cli")),
         ("engine", ("uldm_core.cli",)),
     ],
@@ -60,8 +61,15 @@ def test_a_room_of_plugins_imports_no_other_kinds_room():
         assert others <= allowed, path
 
 
-HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision")
-BUILDING = (*HEAVY, "annotated_types", "uldm_core.options", "uldm_core.blueprint", "uldm_core.recipe.recipe")
+HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision", "matplotlib")
+BUILDING = (
+    *HEAVY,
+    "annotated_types",
+    "uldm_core.options",
+    "uldm_core.blueprint",
+    "uldm_core.planner",
+    "uldm_core.recipe.recipe",
+)
 PLUGINS_TOO = (*BUILDING, "pluggy", "importlib.metadata", "email", "uldm_core.plugins", "uldm_core.registry")
 
 
@@ -71,7 +79,10 @@ PLUGINS_TOO = (*BUILDING, "pluggy", "importlib.metadata", "email", "uldm_core.pl
         (["ls"], BUILDING),
         (["ls", "--json"], BUILDING),
         (["--help"], BUILDING),
-        (["sample", "--help"], BUILDING),
+        *(
+            ([name, "--help"], BUILDING)
+            for name in ("sample", "reconstruct", "evaluate", "codebook", "lpips")
+        ),
         *(([name, "--help"], PLUGINS_TOO) for name in program.CORE),
     ],
 )

@@ -400,7 +400,7 @@ def test_the_table_is_aligned_and_plain_values_say_the_same(flown):
     [(None, ""), (0, "0"), (999, "999"), (1000, "1.0 k"), (1_234_567, "1.2 M"), (5e9, "5.0 G")],
 )
 def test_large_numbers_are_short(number, said):
-    assert preflight._count(number) == said
+    assert preflight.short(number) == said
 
 
 def test_a_run_is_refused_with_everything_that_does_not_fit(flown, registry):

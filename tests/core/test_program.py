@@ -277,7 +277,7 @@ def test_importing_the_core_and_its_protocols_imports_no_torch():
 LAYERS = (
     {"errors"},
     {"kinds", "component", "options", "protocols", "shapes"},
-    {"plugins", "blueprint", "registry"},
+    {"plugins", "blueprint", "planner", "registry"},
     {"recipe"},
     {"engine"},
     {"cli", "testing"},

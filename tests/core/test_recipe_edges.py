@@ -9,7 +9,7 @@ from uldm_core.blueprint import Builder, Reference
 from uldm_core.engine.machine import choose_machine
 from uldm_core.engine.run import run
 from uldm_core.engine.workshop import Workshop
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, dotted
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
@@ -46,13 +46,19 @@ def resolved_again(made, registry):
         ("a=b", "a=b"),
         ("", ""),
         ("C:\\runs", "C:\\runs"),
-        ("[unclosed", "[unclosed"),
     ],
 )
 def test_an_overrides_value_is_toml_or_else_a_bare_string(write, written, value):
     data = Recipe.load(write(), [f"stages.second.text={written}"]).document.data
     found = data["stages"]["second"]["text"]
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("written", ["[unclosed", "{ use = 'x'", '"unclosed'])
+def test_an_overrides_value_that_begins_as_a_list_or_a_string_is_one(registry, write, written):
+    (problem,) = check(registry, write(), f"stages.second.folder={written}")
+    said = f"override {f'stages.second.folder={written}'!r}: stages.second.folder: not TOML: "
+    assert problem.startswith(said) and "is never closed" in problem and "in quotes it is a string" in problem
 
 
 def test_overrides_reach_into_tables_that_are_not_there_yet(write):
@@ -65,7 +71,7 @@ def test_digits_name_a_table_and_number_a_list(registry, write):
     assert plan(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
     for digits in ("3", "²", "0"):
         (problem,) = check(registry, path, f"denoiser.{digits}=1")
-        assert f"denoiser.{digits}: unknown option {digits!r}" in problem
+        assert f"{dotted(('denoiser', digits))}: unknown option {digits!r}" in problem
 
 
 @pytest.mark.parametrize("where", ["losses[1]", "losses.²", "losses.x", "losses.-1"])
@@ -114,7 +120,7 @@ def test_what_an_override_put_in_place_of_a_table_has_no_line_of_the_file(regist
 MISTAKES = {
     "a reference that is no name": (
         ("steps = 6", "steps = 6\nautoencoder = { ref = ['x'] }"),
-        "17: stages.first.autoencoder.ref: there is no [['x']] in the recipe",
+        "17: stages.first.autoencoder.ref: expected the name of a table at the top, got ['x']",
     ),
     "something beside a reference": (
         ("steps = 6", 'steps = 6\nautoencoder = { ref = "autoencoder", width = 3 }'),
@@ -134,7 +140,7 @@ MISTAKES = {
     ),
     "a number for a noun": (
         ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),
-        "11: denoiser: expected a denoiser (a name or a table), got [{'x': 1}]",
+        "11: denoiser: expected a denoiser (a name or a table), got [{ x = 1 }]",
     ),
     "run is no table": (("seed = 3", "seed = 3\nrun = 3"), "3: run: expected a table"),
     "vars is no table": (("seed = 3", "seed = 3\nvars = 3"), "3: vars: expected a table"),
@@ -162,8 +168,9 @@ def test_a_mistake_is_reported_once_and_at_its_place(registry, write, name):
 
 
 def test_stages_are_tables(registry):
-    (problem,) = errors(Recipe.from_dict({"stages": [{"use": "draw"}]}), registry)
-    assert str(problem).startswith("stages: expected a table, got [{'use': 'draw'}]")
+    of_stages, *of_the_first = errors(Recipe.from_dict({"stages": [{"use": "draw"}]}), registry)
+    assert of_the_first and {problem.where.key for problem in of_the_first} == {("stages", 0)}
+    assert str(of_stages).startswith("stages: expected a table, got [{ use = 'draw' }]")
 
 
 def test_a_variable_that_is_unknown_is_reported_with_the_nearest(registry, write):
@@ -418,3 +425,74 @@ def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
     pair = builder.noun("autoencoder")
     assert isinstance(pair, Autoencoder)
     assert pair.quantizer is builder.noun("quantizer") and all(one is pair.quantizer for one in pair.more)
+
+
+def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
+    (problem,) = check(registry, write(), "denoiser . 'widht'=3")
+    assert "denoiser.widht: unknown option 'widht' (did you mean 'width'?)" in problem
+    (problem,) = check(registry, write(), "stages.first[0]=3")
+    assert "stages.first: it is a table, there is no [0]" in problem and "it has: use, steps" in problem
+    (problem,) = check(registry, write(), "seed=1\nuldm=2")
+    assert "seed: expected an integer >= 0, got '1\\nuldm=2'" in problem
+
+
+@pytest.mark.parametrize("override", ["a." * 2000 + "a=1", "seed=" + "[" * 200 + "]" * 200])
+def test_an_override_nested_too_deeply_is_told(registry, write, override):
+    (problem,) = check(registry, write(), override)
+    assert "nested too deeply" in problem
+
+
+def test_python_values_nested_too_deeply_or_in_themselves_are_told():
+    deep: dict = {}
+    deep["seed"] = deep
+    for _ in range(2):
+        with pytest.raises(MistakeError, match="nested too deeply"):
+            Recipe.from_dict(deep)
+        deep = {"seed": 0}
+        for _ in range(3000):
+            deep = {"x": deep}
+
+
+def test_what_cannot_be_read_is_told_with_the_rest_where_that_is_asked_for(registry, write):
+    path = write(("steps = 6", "steps = six"), ("seed = 3", "seed = -3"))
+    with pytest.raises(MistakeError, match="16: not TOML: expected a value") as caught:
+        Recipe.load(path)
+    assert len(caught.value.problems) == 1
+    found = Recipe.load(path, forgiving=True).check(registry)
+    assert [(problem.where.line, problem.what) for problem in found] == [
+        (2, "expected an integer >= 0, got -3"),
+        (16, "not TOML: expected a value"),
+    ]
+    with pytest.raises(MistakeError, match="16: not TOML"):
+        Recipe.load(path, forgiving=True).plan(registry)
+
+
+def test_what_comes_from_a_variable_that_cannot_be_read_is_not_told_as_well(registry, write):
+    path = write(("[dataset]", "[vars]\nn = six\n[dataset]"), ("steps = 6", 'steps = "${vars.n}"'))
+    (problem,) = Recipe.load(path, forgiving=True).check(registry)
+    assert problem.what == "not TOML: expected a value"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {f"v{i}": [f"${{vars.v{i + 1}}}"] * 9 for i in range(9)} | {"v9": 1},
+        {f"v{i}": f"${{vars.v{i + 1}}}" * 9 for i in range(9)} | {"v9": "x"},
+        {f"v{i}": f"${{vars.v{i + 1}}}" for i in range(500)} | {"v500": 1},
+    ],
+    ids=["lists", "texts", "deep"],
+)
+def test_variables_that_grow_beyond_measure_are_told_at_once(registry, variables):
+    problem, *_ = errors(Recipe.from_dict({"vars": variables, "seed": "${vars.v0}"}), registry)
+    assert str(problem.where) == "seed" and problem.what == "grows too large as its variables are filled in"
+
+
+@pytest.mark.parametrize("table", [{"from": "a" * 5000}, {"use": "net", "from": "\0"}])
+def test_what_cannot_be_a_path_is_no_run(registry, table):
+    problem, *_ = errors(Recipe.from_dict({"denoiser": table}), registry)
+    assert problem.what.startswith("there is no run")
+
+
+def test_a_list_with_a_component_that_is_none_is_tried_without_it(registry, write):
+    path = write(('[{ use = "distance"', '[{ use = 3 }, { use = "distance"'))
+    assert all("expected a name, got 3" in problem for problem in check(registry, path))

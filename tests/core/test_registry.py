@@ -1,6 +1,7 @@
 """Options from signatures, strictness, building, plugins."""
 
 import sys
+from math import isfinite
 from typing import Annotated, Literal
 
 import attrs
@@ -62,10 +63,12 @@ def test_options_are_the_named_parameters_of_the_targets_own_signature():
 @example(2**53 + 1)
 @example(10**400)
 @example(float("nan"))
+@example(float("inf"))
 def test_scalars_are_never_converted_but_integers_that_a_float_can_hold(value):
     exact = type(value) is int and abs(value) < 10**308 and float(value) == value
     for wanted in (bool, int, float, str):
-        if value == value and (type(value) is wanted or (wanted is float and exact)):
+        finite = type(value) is not float or isfinite(value)
+        if finite and (type(value) is wanted or (wanted is float and exact)):
             assert structure(value, wanted) == value
         else:
             with pytest.raises(Mismatch):
@@ -113,9 +116,9 @@ def test_build_fills_defaults_and_nests(registry):
 def test_build_reports_every_mistake_at_once(registry):
     with pytest.raises(MistakeError) as caught:
         registry.build("autoencoder", "coder", in_chanels=1, quantizer={"use": "codes", "codebook_size": 0})
+    assert len(caught.value.problems) == 2
     text = str(caught.value)
     assert "autoencoder.in_chanels: unknown option 'in_chanels' (did you mean 'in_channels'?)" in text
-    assert "autoencoder: missing option 'in_channels'" in text
     assert "autoencoder.quantizer.codebook_size: expected an integer >= 1, got 0" in text
 
 

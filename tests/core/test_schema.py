@@ -51,7 +51,7 @@ def test_the_readmes_recipe_passes(validator):
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_what_is_wrong_in_structure_fails(path, validator):
-    text = path.read_bytes().decode()
+    text = path.read_bytes().decode("utf-8-sig")
     try:
         data = parse_toml(text)
     except ValueError:

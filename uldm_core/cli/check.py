@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import complete_component, component_named, option_values, plugin_option
+from uldm_core.cli.common import complete_component, component_named, plugin_option
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
     from uldm_core import registry
+    from uldm_core.recipe.overrides import parse_options
 
     chosen = registry.default().components() if component is None else [component_named(component)]
-    values = option_values(options)
+    values = parse_options(options)
     states = [_check(one, values, deep) for one in chosen]
     if len(states) > 1:
         click.echo(f"{sum(states)} of {len(states)} components keep their contract")

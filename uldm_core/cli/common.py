@@ -110,16 +110,6 @@ def component_named(path: str) -> Component:
     return registry.default().get(kind, name)
 
 
-def option_values(words: Iterable[str]) -> dict[str, Any]:
-    """Return a component's options, given as ``KEY=VALUE`` of TOML values or bare strings."""
-    from uldm_core.recipe.document import Document
-    from uldm_core.recipe.overrides import apply_overrides
-
-    document = Document({})
-    apply_overrides(document, words)
-    return document.data
-
-
 def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:
     """Return flags as overrides of the recipe's ``[run]`` table; those not given are left out."""
     return tuple(

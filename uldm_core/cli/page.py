@@ -59,8 +59,10 @@ def option_row(kind: Kind, option: Option) -> dict[str, Any]:
 
 def in_a_recipe(component: Component, kind: Kind, name: str) -> str:
     """Return the component as a recipe writes it; what surrounds it is filled in there."""
-    place = f"stages.{name}" if kind.verb else kind.name
-    return f"{place} = {say_value({'use': name, **component.example})}"
+    table = say_value({"use": name, **component.example})
+    if kind.listed:
+        return f"{kind.listed} = [{table}]"
+    return f"stages.{name} = {table}" if kind.verb else f"{kind.name} = {table}"
 
 
 def in_python(component: Component, kind: Kind, name: str, options: Iterable[Option]) -> str | None:

@@ -1,62 +1,151 @@
-"""Progress for a person at a terminal: a live bar there, plain lines in a file or pipe."""
+"""Progress for a person at a terminal: the list of stages, alive there; plain lines in a file or pipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from attrs import define, field
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from uldm_core.engine.progress import Lines, Reporter, say_metrics, say_seconds
+from uldm_core.engine.progress import Clock, Lines, Reporter, say_metrics, say_seconds
+
+REFRESHED_PER_SECOND = 4
+MARKS = {"waiting": "·", "running": "▸", "stopped": "■", "done": "✓"}
+ASCII_MARKS = {"waiting": ".", "running": ">", "stopped": "!", "done": "+"}
+STYLES = {"waiting": "dim", "running": "bold", "stopped": "yellow", "done": "green"}
+WIDEST_BAR = 40
+ROOM_FOR_A_KEY = 3
+"""Columns left free at the right: a terminal echoes ``^C`` there, and must not begin a line for it."""
 
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
     """Yield a reporter that suits standard error."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(lambda text: click.echo(text, err=True))
         return
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[metrics]}", style="dim"),
-    )
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
-        yield _Terminal(progress)
+    terminal = Terminal(console)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
 
 
-class _Terminal:
-    """One live line for the stage that runs; finished stages stay above it."""
+@define
+class Row:
+    """A stage in the list: ``waiting``, ``running``, ``done``, or ``stopped`` where it was when all ended."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task: TaskID | None = None
+    name: str
+    state: str = "waiting"
+    doing: str = ""
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    left: float = 0.0
+    metrics: Mapping[str, float] = field(factory=dict)
+    said: str = ""
 
-    def started(self, stage: str, doing: str, total: int, done: int) -> None:
-        self._drop()
-        self.task = self.progress.add_task(
-            f"{stage}: {doing}", total=total, completed=done, rate="", metrics=""
+    def rendered(self) -> RenderableType:
+        """Return what there is to say beside its name."""
+        if self.state == "running":
+            return Group(*self._bar(), Text(", ".join(self._details()), style="dim"))
+        if self.state == "stopped":
+            return Text(f"stopped at {self.done} of {self.total}" if self.total else "stopped")
+        return Text(self.said or self.state, style="dim" if self.state == "waiting" else "")
+
+    def _bar(self) -> Iterator[RenderableType]:
+        if self.total:
+            left = f"{say_seconds(self.left)} left" if self.left else ""
+            line = Table.grid(padding=(0, 2, 0, 0))
+            line.add_column(max_width=WIDEST_BAR)
+            line.add_row(ProgressBar(self.total, self.done), f"{self.done}/{self.total}", left)
+            yield line
+
+    def _details(self) -> Iterator[str]:
+        yield self.doing
+        if self.rate:
+            yield f"{self.rate:.0f} images/s"
+        yield from (say_metrics({name: value}) for name, value in self.metrics.items())
+
+
+class Terminal:
+    """The stages of a run below each other, each with what has become of it; messages stand above them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.marks = ASCII_MARKS if console.options.ascii_only else MARKS
+        self.rows: dict[str, Row] = {}
+        self.running = Row("")
+        self.closing: list[str] = []
+        self.live = Live(
+            console=console,
+            get_renderable=self.rendered,
+            refresh_per_second=REFRESHED_PER_SECOND,
+            transient=True,
         )
 
+    def stages(self, names: Sequence[str]) -> None:
+        """Show the list; it stays when the run has ended."""
+        self.rows = {name: Row(name) for name in names}
+        self.console.print()
+        self.live.transient = False
+        self.live.start()
+
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
+        """Show what the stage does."""
+        self.running = self.rows[stage] = Row(stage, "running", doing, done, total)
+        self.clock = Clock(done)
+        self.live.start()
+
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
-        if self.task is not None:
-            speed = f"{rate:.0f} images/s" if rate else ""
-            self.progress.update(self.task, completed=done, rate=speed, metrics=say_metrics(metrics))
+        """Show how far the stage is."""
+        row = self.running
+        row.done, row.metrics, row.rate = done, metrics, rate
+        row.left = self.clock.left(done, row.total)
 
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
-        self._drop()
-        self.message(f"[{stage}] done in {say_seconds(seconds)} {say_metrics(summary)}".rstrip())
+        """Show how long the stage took, and its summary."""
+        said = f"{say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
+        self.rows[stage] = Row(stage, "done", said=said)
+
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Show that the stage was done before."""
+        said = f"done before, in {say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
+        self.rows[stage] = Row(stage, "done", said=said)
 
     def message(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False)
+        """Print above the list; what is said when all is done, below it."""
+        if self.rows and all(row.state == "done" for row in self.rows.values()):
+            self.closing.append(text)
+        else:
+            self._print(text)
 
-    def _drop(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
+    def close(self) -> None:
+        """Leave the list as it is, with what runs as stopped."""
+        for row in self.rows.values():
+            row.state = "stopped" if row.state == "running" else row.state
+        self.live.stop()
+        for text in self.closing:
+            self._print(text)
+
+    def rendered(self) -> RenderableType:
+        """Return the list."""
+        table = Table.grid(padding=(0, 1))
+        table.width = self.console.width - ROOM_FOR_A_KEY
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, max_width=max(8, self.console.width // 4), overflow="ellipsis")
+        table.add_column(ratio=1)
+        for row in list(self.rows.values()):
+            style = STYLES[row.state]
+            table.add_row(Text(self.marks[row.state], style), Text(row.name, style), row.rendered())
+        return table
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)

@@ -43,7 +43,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
     from uldm_core.recipe import Recipe
 
     try:
-        loaded = Recipe.load(recipe, overrides)
+        loaded = Recipe.load(recipe, overrides, forgiving=True)
     except MistakeError as error:
         return list(error.problems), ("", None)
     problems = loaded.check()
@@ -53,7 +53,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
     from uldm_core.engine.preflight import preflight
 
     found = preflight(loaded.plan())
-    return [*problems, *found.problems], (found.table(), found.to_json())
+    return list(dict.fromkeys([*problems, *found.problems])), (found.table(), found.to_json())
 
 
 def _show(recipe: str, problems: list[Problem], table: str) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from uldm_core.blueprint import Blueprint
 from uldm_core.engine import measure
+from uldm_core.engine.inputs import Inputs
 from uldm_core.engine.origins import misfits, origins
 from uldm_core.errors import MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.kinds import latent_size
 from uldm_core.recipe import Plan
-from uldm_core.recipe.graph import needs, trained_by
+from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.trial import (
     Clock,
     TooLongError,
@@ -28,6 +29,7 @@ from uldm_core.recipe.trial import (
     reason,
     silence,
     trial,
+    untrained,
     without_values,
 )
 
@@ -62,10 +64,14 @@ class Row:
 
 @frozen
 class Preflight:
-    """What shapes say of a recipe: a row a component, and what does not fit."""
+    """What shapes say of a recipe: a row a component, the nouns' first, and what does not fit.
+
+    ``tried`` are the components, as they were built for it.
+    """
 
     rows: list[Row]
     problems: list[Problem]
+    tried: Trial
 
     def table(self) -> str:
         """Return the rows as aligned text."""
@@ -82,28 +88,29 @@ class Preflight:
         return [asdict(row) for row in self.rows]
 
 
-def checked(plan: Plan) -> Preflight:
+def checked(plan: Plan, seconds: float | None = None) -> Preflight:
     """Return the preflight of a recipe; raises ``MistakeError`` with everything that does not fit."""
-    found = preflight(plan)
+    found = preflight(plan, seconds)
     if any(not problem.warning for problem in found.problems):
         raise MistakeError(*found.problems)
     return found
 
 
-def preflight(plan: Plan) -> Preflight:
+def preflight(plan: Plan, seconds: float | None = None) -> Preflight:
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
-    A component that cannot be run without values is not measurable, and stops nothing. Takes five seconds at
-    most; what is not measured by then is left.
+    A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
+    at most, five by default; what is not measured by then is left.
     """
-    clock = Clock(time.monotonic() + SECONDS)
-    tried = trial(plan, seconds=SECONDS / 2)
-    walk = _Walk(plan, tried, clock)
+    seconds = seconds or SECONDS
+    clock = Clock(time.monotonic() + seconds)
+    tried = trial(plan, seconds=seconds / 2)
+    walk = _Walk(tried, plan, clock)
     with silence(), without_values(clock):
         rows = [walk.row(blueprint) for blueprint in _in_order(plan)]
     of_runs = _weights_that_do_not_fit(plan, tried)
-    problems = [*tried.problems, *walk.problems, *of_runs, *_untrained(plan, tried)]
-    return Preflight(rows, [plan.placed(problem) for problem in problems])
+    problems = [*tried.problems, *walk.problems, *of_runs, *untrained(plan, tried)]
+    return Preflight(rows, [plan.placed(problem) for problem in problems], tried)
 
 
 def _optimizer_of(stage: Blueprint, noun: Blueprint) -> Blueprint | None:
@@ -126,11 +133,10 @@ def _in_order(plan: Plan) -> Iterator[Blueprint]:
 
 
 @define
-class _Walk:
+class _Walk(Inputs):
     """Runs each component on what the others would give it."""
 
     plan: Plan
-    tried: Trial
     clock: Clock
     problems: list[Problem] = field(factory=list)
 
@@ -215,25 +221,6 @@ class _Walk:
         if time.monotonic() > self.clock.until:
             raise TooLongError
         return torch.zeros_like(latents)
-
-    def noun(self, name: str) -> Any:
-        """Return a noun as it was built for its shapes, or None."""
-        return self.tried.components.get((name,))
-
-    def images(self, batch: int) -> Tensor:
-        """Return images of the dataset's shape, float [batch, C, H, W]."""
-        dataset = self.noun("dataset")
-        if dataset is None:
-            raise NotImplementedError("the dataset's shapes are not known")
-        return torch.zeros(batch, dataset.channels, dataset.size, dataset.size)
-
-    def latents(self, batch: int) -> Tensor:
-        """Return latents of the shape that the autoencoder says it gives, float [batch, C, h, w]."""
-        dataset, autoencoder = self.noun("dataset"), self.noun("autoencoder")
-        if dataset is None or autoencoder is None:
-            raise NotImplementedError("the latents' shapes are not known")
-        side = latent_size(dataset.size, autoencoder.downscale)
-        return torch.zeros(batch, autoencoder.latent_channels, side, side)
 
 
 Forward = Callable[[_Walk, Blueprint, Any, int], Any]
@@ -373,20 +360,6 @@ def _weights_that_do_not_fit(plan: Plan, tried: Trial) -> Iterator[Problem]:
             yield Problem(Where((name, "from")), what, hint)
 
 
-def _untrained(plan: Plan, tried: Trial) -> Iterator[Problem]:
-    """Yield the networks that some stage acts on, and that none trains."""
-    used = set().union(*(needs(stage, plan.nouns) for stage in plan.stages.values()))
-    trained = set().union(*(trained_by(stage) for stage in plan.stages.values()))
-    for name in sorted((used & plan.nouns.keys()) - trained):
-        noun = plan.nouns[name]
-        loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
-        if network and measure.trainable(tried.components.get((name,))):
-            what = "nothing trains it: it stays as it was drawn at random"
-            hint = 'train it in a stage, or take it from a run: from = "runs/other"'
-            yield Problem(Where((name,)), what, hint, warning=True)
-
-
 def _say_output(output: Any) -> str:
     if isinstance(output, Tensor):
         return _say_shape(["B", *output.shape[1:]]) if output.ndim else "a number"
@@ -401,10 +374,10 @@ def _say_shape(shape: list[Any]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.component, row.output, _count(row.parameters), _count(row.flops), _count(row.memory, "B"))
+    return (row.component, row.output, short(row.parameters), short(row.flops), short(row.memory, "B"))
 
 
-def _count(number: int | None, unit: str = "") -> str:
+def short(number: int | None, unit: str = "") -> str:
     """Write a number as a person would: ``1.2 M``, ``34.5 kB``."""
     if number is None:
         return ""

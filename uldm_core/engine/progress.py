@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import define, field
 
 
 class Reporter(Protocol):
-    """Listens to a run. The engine calls it; what is shown, and where, is its own business."""
+    """Shows how far a run is, moment by moment. What is shown, and where, is its own business.
+
+    It is for whoever waits: of what a run was, nothing is kept. That is a ``Tracker``'s.
+    """
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Tell which stages are to be done, in order."""
 
     def started(self, stage: str, doing: str, total: int, done: int) -> None:
         """Tell that a stage begins ``doing`` something, at ``done`` of ``total`` steps or images."""
@@ -21,12 +27,18 @@ class Reporter(Protocol):
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Tell that a stage is done."""
 
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Tell that a stage was done before, and how long it took then."""
+
     def message(self, text: str) -> None:
         """Tell anything else."""
 
 
 class Silent:
     """Tells nothing."""
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Do nothing."""
 
     def started(self, stage: str, doing: str, total: int, done: int) -> None:
         """Do nothing."""
@@ -35,6 +47,9 @@ class Silent:
         """Do nothing."""
 
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Do nothing."""
 
     def message(self, text: str) -> None:
@@ -51,6 +66,9 @@ class Lines:
     total: int = field(default=0, init=False)
     clock: Clock = field(factory=lambda: Clock(), init=False)
     last: float = field(default=0.0, init=False)
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Do nothing: each stage is written of when its turn comes."""
 
     def started(self, stage: str, doing: str, total: int, done: int) -> None:
         """Write what the stage begins to do."""
@@ -70,6 +88,10 @@ class Lines:
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Write how long the stage took, and its summary."""
         self.write(f"[{stage}] done in {say_seconds(seconds)} {say_metrics(summary)}".rstrip())
+
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Write that there is nothing to do."""
+        self.write(f"[{stage}] is done already, nothing to do")
 
     def message(self, text: str) -> None:
         """Write the text."""

@@ -115,7 +115,9 @@ class _Runner:
         started = time.monotonic()
         with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
-            worked = [self._stage(name, keys[name]) for name in _up_to(list(self.plan.stages), until)]
+            wanted = _up_to(list(self.plan.stages), until)
+            self.reporter.stages(wanted)
+            worked = [self._stage(name, keys[name]) for name in wanted]
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
@@ -129,7 +131,7 @@ class _Runner:
         """Do a stage unless it is done; return whether there was anything to do."""
         record = self.folder.claim(name, key)
         if record.done:
-            self.reporter.message(f"[{name}] is done already, nothing to do")
+            self.reporter.reused(name, record.seconds, record.summary)
         else:
             self._work(name, record)
         self._hand_on(name)

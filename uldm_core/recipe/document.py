@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.recipe.locate import locate
-from uldm_core.recipe.syntax import syntax_problems
+from uldm_core.recipe.recovery import read_on
+from uldm_core.recipe.syntax import TOO_DEEP
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,12 +20,29 @@ else:
     import tomli as tomllib
 
 
+DEEPEST = 100
+"""So many tables and lists may lie in each other."""
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; raises ``ValueError`` if it is none."""
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    refuse_depth(data)
+    return data
+
+
+def refuse_depth(data: object) -> None:
+    """Raise ``ValueError`` if tables and lists lie too deep in each other, or in themselves."""
+    level = [data]
+    for _ in range(DEEPEST):
+        holders = [value for value in level if isinstance(value, (dict, list))]
+        level = [item for held in holders for item in (held.values() if isinstance(held, dict) else held)]
+        if not level:
+            return
+    raise ValueError(TOO_DEEP)
 
 
 @define
@@ -34,33 +53,45 @@ class Document:
         data: the tables.
         source: the file; None for Python values.
         places: where each key was written.
-        problems: what was wrong with overrides.
+        problems: what was wrong with overrides, and with the syntax.
+        holes: keys whose values are not readable.
     """
 
     data: dict[str, Any]
     source: str | None = None
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
+    holes: set[Key] = field(factory=set)
 
     @classmethod
-    def read(cls, path: Path) -> Document:
-        """Read a TOML file; raises ``MistakeError`` if it is missing, unreadable or not TOML."""
+    def read(cls, path: Path, *, forgiving: bool = False) -> Document:
+        """Read a TOML file.
+
+        Args:
+            path: the file.
+            forgiving: read on behind what is not TOML, if one can; it is among the problems then.
+
+        Raises:
+            MistakeError: it is missing, unreadable or not TOML.
+        """
         try:
             text = path.read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            raise MistakeError(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise MistakeError(
                 Problem(Where((), str(path), line), "not UTF-8", "save the file as UTF-8")
             ) from error
+        except (OSError, ValueError) as error:  # no file of that name can be
+            raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}") from error
         try:
             data = parse_toml(text)
         except ValueError as error:
-            problems = syntax_problems(text, str(error))
-            raise MistakeError(*(_of_file(problem, str(path)) for problem in problems)) from error
-        lines = locate(text)
-        return cls(data, str(path), {key: Where(key, str(path), line) for key, line in lines.items()})
+            rest = read_on(text, str(error), parse_toml)
+            problems = [_of_file(problem, str(path)) for problem in rest.problems]
+            if not forgiving or rest.data is None:
+                raise MistakeError(*problems) from error
+            return cls(rest.data, str(path), _places(rest.lines, path), problems, rest.holes)
+        return cls(data, str(path), _places(locate(text), path))
 
     def where(self, key: Key) -> Where:
         """Return the place of a key, or of the nearest table around it that has one."""
@@ -83,6 +114,10 @@ class Document:
     def placed(self, problem: Problem) -> Problem:
         """Return the problem with the place of its key."""
         return evolve(problem, where=self.where(problem.where.key))
+
+
+def _places(lines: Mapping[Key, int], path: Path) -> dict[Key, Where]:
+    return {key: Where(key, str(path), line) for key, line in lines.items()}
 
 
 def _of_file(problem: Problem, source: str) -> Problem:

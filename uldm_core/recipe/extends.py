@@ -2,54 +2,69 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uldm_core.errors import Key, MistakeError, Problem, expected
+from uldm_core.errors import Key, MistakeError, Problem, did_you_mean, expected
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
 
 
-def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
+def read_whole(path: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False) -> Document:
     """Read a recipe and those that it extends, merged.
 
     Args:
         path: the recipe's file.
         behind: the files that extend this one, the first first.
+        forgiving: read on behind what is not TOML.
 
     Raises:
         MistakeError: a file is missing or not TOML, or a recipe extends itself.
     """
-    return with_base(Document.read(path), path.parent, (*behind, path.resolve()))
+    document = Document.read(path, forgiving=forgiving)
+    return with_base(document, path.parent, (*behind, path.resolve()), forgiving=forgiving)
 
 
-def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -> Document:
+def with_base(
+    document: Document, folder: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False
+) -> Document:
     """Return a document on top of what it ``extends``: a path seen from ``folder``, or a shipped recipe."""
     if "extends" not in document.data:
         return document
     named = document.data.pop("extends")
-    if not isinstance(named, str):
+    if not isinstance(named, str) or not named:
         raise _refused(document, expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
+    if not os.path.isfile(path):
+        raise _refused(document, *_no_file(path))
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
         raise _refused(document, f"a cycle: {names}")
-    if not path.is_file():
-        raise _refused(document, f"there is no file {path}", "a path is seen from the recipe's own folder")
-    base = read_whole(path, behind)
+    base = read_whole(path, behind, forgiving=forgiving)
     merge(base, base.data, document, document.data)
     base.source = document.source
+    base.problems += document.problems
+    base.holes |= document.holes
     return base
 
 
 def _file_of(document: Document, folder: Path, named: str) -> Path:
-    if (folder / named).exists() or Path(named).suffix:
+    if os.path.exists(folder / named) or Path(named).suffix:
         return folder / named
     try:
         return find(named)
     except MistakeError as error:
         raise _refused(document, error.problems[0].what, error.problems[0].hint) from error
+
+
+def _no_file(path: Path) -> tuple[str, str]:
+    if os.path.isdir(path):
+        return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
+    beside = sorted(other.name for other in path.parent.glob("*.toml"))
+    what = f"there is no file {path}{did_you_mean(path.name, beside)}"
+    return what, "a path is seen from the recipe's own folder"
 
 
 def _refused(document: Document, what: str, hint: str = "") -> MistakeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from uldm_core.blueprint import Blueprint, nouns_behind
@@ -11,36 +11,20 @@ from uldm_core.errors import Problem, Where
 Blueprints = Mapping[str, Blueprint]
 
 
-def graph_problems(nouns: Blueprints, stages: Blueprints, *, whole: bool) -> list[Problem]:
+def graph_problems(
+    nouns: Blueprints, stages: Blueprints, *, whole: bool, spared: Collection[str] = ()
+) -> list[Problem]:
     """Return what is wrong between components that are each right by themselves.
 
     Args:
         nouns: by name.
         stages: by name, in the order written.
-        whole: whether these are all the stages there are; what nothing uses is said only then.
+        whole: whether these are all the stages there are; what nothing uses, or makes, is said only then.
+        spared: nouns that are not called unused.
     """
-    unused = _unused(nouns, stages) if whole else ()
-    return [*_circles(nouns), *_order_of_products(stages), *_order_of_training(nouns, stages), *unused]
-
-
-def sound(
-    nouns: Blueprints, stages: Blueprints, problems: Iterable[Problem]
-) -> tuple[dict[str, Blueprint], dict[str, Blueprint]]:
-    """Return the nouns and stages that nothing is wrong with, nor with any noun that they need."""
-    wrong = [problem.where.key for problem in problems if not problem.warning]
-    bad = {key[0] for key in wrong if key}
-    good = {
-        name: noun
-        for name, noun in nouns.items()
-        if not bad & {name, *needs(noun, nouns)} and needs(noun, nouns) <= nouns.keys()
-    }
-    bad_stages = {key[1] for key in wrong if key[:1] == ("stages",) and len(key) > 1}
-    fit = {
-        name: stage
-        for name, stage in stages.items()
-        if name not in bad_stages and needs(stage, nouns) <= good.keys()
-    }
-    return good, fit
+    unused = _unused(nouns, stages, spared) if whole else ()
+    products = _order_of_products(stages, whole=whole)
+    return [*_circles(nouns), *products, *_order_of_training(nouns, stages), *unused]
 
 
 def needs(blueprint: Blueprint, nouns: Blueprints) -> set[str]:
@@ -81,17 +65,15 @@ def _way_back(name: str, nouns: Blueprints) -> list[str]:
     return []
 
 
-def _order_of_products(stages: Blueprints) -> Iterator[Problem]:
+def _order_of_products(stages: Blueprints, *, whole: bool) -> Iterator[Problem]:
     """A stage may need what only an earlier stage makes."""
     made: set[str] = set()
     for name, stage in stages.items():
         for product in [product for product in _verb(stage).needs if product not in made]:
             makers = [other for other, stage in stages.items() if product in _verb(stage).makes]
-            yield Problem(
-                Where(("stages", name)),
-                f"needs {product}, which no earlier stage makes",
-                _mend(name, product, makers, stages),
-            )
+            if makers or whole:
+                what = f"needs {product}, which no earlier stage makes"
+                yield Problem(Where(("stages", name)), what, _mend(name, product, makers, stages))
         made |= set(_verb(stage).makes)
 
 
@@ -139,14 +121,14 @@ def trained_by(stage: Blueprint) -> set[str]:
     return {references[option] for option in _verb(stage).trains if option in references}
 
 
-def _unused(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+def _unused(nouns: Blueprints, stages: Blueprints, spared: Collection[str]) -> Iterator[Problem]:
     if not stages:
         yield Problem(
             Where(("stages",)), "there are no stages: nothing would be done", "add one: [stages.first]", True
         )
         return
     used = set().union(*(needs(stage, nouns) for stage in stages.values()))
-    for name in [name for name in nouns if name not in used]:
+    for name in [name for name in nouns if name not in used and name not in spared]:
         hint = f'take it out, or name it where it is wanted: {{ ref = "{name}" }}'
         yield Problem(Where((name,)), "nothing uses this component", hint, warning=True)
 

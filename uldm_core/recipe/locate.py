@@ -57,9 +57,10 @@ class Walker:
 
     text: str
     lines: dict[Key, int] = field(factory=dict)
-    repeated: dict[Key, tuple[int, int]] = field(factory=dict)
+    repeated: list[tuple[Key, int, int]] = field(factory=list)
     at: int = 0
     counts: dict[Key, int] = field(factory=dict)
+    _dotted: dict[Key, int] = field(factory=dict)
     _written: dict[Key, int] = field(factory=dict)
 
     def walk(self) -> None:
@@ -80,7 +81,7 @@ class Walker:
 
     def _refuse(self, key: Key, line: int) -> None:
         if key in self._written:
-            self.repeated[key] = (self._written[key], line)
+            self.repeated.append((key, self._written[key], line))
 
     def _header(self) -> Key:
         """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
@@ -95,8 +96,8 @@ class Walker:
         key = (*key, last)
         self.lines.setdefault(key, line)
         if not array:
-            if key in self.counts:
-                self.repeated[key] = (self.lines[key], line)
+            if key in self.counts or key in self._dotted:
+                self.repeated.append((key, self.lines[key], line))
             self._write(key, line)
             return key
         self._refuse(key, line)
@@ -112,6 +113,7 @@ class Walker:
         line = self._line()
         key = table
         for part in self._key():
+            self._dotted |= {key: line} if key not in (table, *self._dotted) else {}
             key = (*key, part)
             self.lines.setdefault(key, line)
         self._write(key, line)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge
 from attrs import Attribute, define, field, fields, frozen
 
-from uldm_core.blueprint import Blueprint, Planner, Reference, names_code
+from uldm_core.blueprint import Blueprint, Reference
 from uldm_core.component import Component
 from uldm_core.errors import (
     Key,
@@ -24,7 +24,8 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, say_value, structure
+from uldm_core.options import Mismatch, say_type, say_value, structure
+from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.runs import noun_of_run
@@ -33,7 +34,8 @@ from uldm_core.registry import Registry
 FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
-_NAME = re.compile(r"[A-Za-z0-9_\-]+")
+_SEED = Annotated[int, Ge(0)]
+NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 @frozen
@@ -69,7 +71,9 @@ class Reader:
         run: the ``[run]`` table.
         nouns: components by name.
         stages: by name, in the order written.
-        meant: nouns whose names are misspelt, so that nobody misses them as well.
+        meant: what tables with misspelt names are meant to be: nouns, or ``stages``.
+        guessed: nouns whose kind is misspelt, so that nobody calls them unused as well.
+        missing: kinds of nouns that are likely there, misspelt, so that nobody misses them as well.
     """
 
     registry: Registry
@@ -79,25 +83,53 @@ class Reader:
     run: RunOptions = field(factory=RunOptions)
     nouns: dict[str, Blueprint] = field(factory=dict)
     stages: dict[str, Blueprint] = field(factory=dict)
-    meant: dict[str, Kind] = field(factory=dict)
+    meant: dict[str, str] = field(factory=dict)
+    guessed: set[str] = field(factory=set)
+    missing: dict[str, Kind] = field(factory=dict)
 
     def read(self) -> None:
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
-        self.seed = self._structured(Annotated[int, Ge(0)], self.data.get("seed", 0), ("seed",), 0)
+        says = f"seed = 0 ({say_type(_SEED)}): every random number follows from it"
+        self.seed = self._structured(_SEED, self.data.get("seed", 0), ("seed",), 0, says)
         self.run = self._run_options()
         kinds = self._noun_kinds()
-        planner = Planner(self.registry, {**self.meant, **kinds}, problems=self.problems)
-        nouns = {name: self._noun(planner, kind, name) for name, kind in kinds.items()}
+        meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
+        planner = Planner(self.registry, {**self.missing, **meant}, problems=self.problems)
+        nouns = {self.meant.get(name, name): self._noun(planner, kind, name) for name, kind in kinds.items()}
         tables = self._table("stages")
-        stages = {name: self._stage(planner, name, tables) for name in tables}
+        stages = {name: self._stage(planner, ("stages", name), tables) for name in tables}
+        for key, beside in self._stages_elsewhere():
+            self._stage(planner, key, beside)
+        planner.settle()
         self._refuse_aliases(nouns)
         self.nouns = {**_planned(nouns), **planner.implied}
         self.stages = _planned(stages)
         self._check_versions()
-        whole = len(self.stages) == len(stages) and isinstance(self.data.get("stages", {}), dict)
-        self.problems += graph_problems(self.nouns, self.stages, whole=whole)
+        self.problems += graph_problems(
+            self.nouns,
+            self.stages,
+            whole=len(self.stages) == len(stages) and self._holds_all_stages(),
+            spared=self.guessed,
+        )
+
+    def _holds_all_stages(self) -> bool:
+        """Whether the stages are where they belong."""
+        return isinstance(self.data.get("stages", {}), dict) and "stages" not in self.meant.values()
+
+    def _stages_elsewhere(self) -> list[tuple[Key, dict[Any, Any]]]:
+        """Return the stages in a list or below a misspelt ``[stages]``: each by key, with those beside it."""
+        misspelt = [name for name, meant in self.meant.items() if meant == "stages"]
+        tables: dict[str, Any] = {name: self.data[name] for name in misspelt}
+        if isinstance(self.data.get("stages"), list):
+            tables["stages"] = dict(enumerate(self.data["stages"]))
+        return [
+            ((name, part), table)
+            for name, table in tables.items()
+            for part, stage in table.items()
+            if isinstance(stage, dict) and "use" in stage
+        ]
 
     def _known_format(self) -> bool:
         version = self.data.get("uldm", FORMAT)
@@ -114,33 +146,48 @@ class Reader:
         table = self._table("run")
         known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
         for name in [name for name in table if name not in known]:
-            takes = listing([f"{option.name} = {say_value(option.default)}" for option in known.values()])
-            self._complain(
-                ("run", name), f"unknown option {name!r}{did_you_mean(name, known)}", f"[run] takes: {takes}"
-            )
-        hints = get_type_hints(RunOptions, include_extras=True)
-        return RunOptions(
-            **{
-                name: self._run_option(hints[name], table[name], ("run", name), option.default)
-                for name, option in known.items()
-                if name in table
-            }
-        )
+            what = f"unknown option {name!r}{did_you_mean(name, known)}"
+            takes = "; ".join(map(self._say_run_option, known.values()))
+            self._complain(("run", name), what, f"[run] takes: {takes}")
+        given = {
+            name: self._run_option(option, table[name]) for name, option in known.items() if name in table
+        }
+        self._refuse_unknown_device(given.get("device", "auto"))
+        return RunOptions(**given)
 
-    def _run_option(self, annotation: Any, value: Any, key: Key, fallback: Any) -> Any:
+    def _refuse_unknown_device(self, device: str) -> None:
+        """A device that no machine has is a mistake in the recipe; one that this machine lacks is not."""
+        import torch
+
+        try:
+            torch.device("cpu" if device == "auto" else device)
+        except RuntimeError:
+            self._complain(
+                ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
+            )
+
+    def _run_option(self, option: Attribute[Any], value: Any) -> Any:
+        """Structure an option of ``[run]``; components listed there are planned."""
+        annotation, key = _run_annotation(option), ("run", option.name)
+        hint = f"[run]: {self._say_run_option(option)}"
         if not self.registry.takes_component(annotation):
-            return self._structured(annotation, value, key, fallback)
-        planner = Planner(self.registry, problems=self.problems)
-        planned = planner.value(annotation, value, key)
-        blueprints = (
-            [item for item in planned if isinstance(item, Blueprint)] if isinstance(planned, list) else []
-        )
+            return self._structured(annotation, value, key, option.default, hint)
+        planned = Planner(self.registry, problems=self.problems).value(annotation, value, key)
+        items = planned if isinstance(planned, list) else []
+        blueprints = [item for item in items if isinstance(item, Blueprint)]
         self._refuse_listed_twice(blueprints)
         return blueprints
 
+    def _say_run_option(self, option: Attribute[Any]) -> str:
+        """Write an option of ``[run]`` with its default and its type."""
+        said = self.registry.say_type(_run_annotation(option))
+        return f"{option.name} = {say_value(option.default)} ({said})"
+
     def _refuse_listed_twice(self, blueprints: Sequence[Blueprint]) -> None:
+        """Refuse the same component with other options; the very same is a duplicate, refused already."""
         for index, blueprint in enumerate(blueprints):
-            if blueprint.component in [other.component for other in blueprints[:index]]:
+            twins = [other for other in blueprints[:index] if other.component == blueprint.component]
+            if twins and blueprint.to_dict() not in [twin.to_dict() for twin in twins]:
                 self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
 
     @property
@@ -176,40 +223,74 @@ class Reader:
             what = f"{with_article(name)} is no component of the recipe's own"
             self._complain((name,), what, f"list it in {kind.listed}")
             return None
-        if isinstance(table, dict) and "kind" in table:
-            return self._kind_said(name, table["kind"], kinds)
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
-        if endings:
-            return kinds[max(endings, key=len)]
+        by_name = kinds[max(endings, key=len)] if endings else None
+        if isinstance(table, dict) and "kind" in table:
+            return self._kind_said(name, table["kind"], kinds, by_name)
+        return by_name or self._not_a_noun(name, table, kinds)
+
+    def _kind_said(
+        self, name: str, said: Any, kinds: Mapping[str, Kind], by_name: Kind | None
+    ) -> Kind | None:
+        if by_name and by_name.name == name and said in list(kinds) and said != name:
+            what = f"[{name}] is {with_article(name)}, it cannot be {with_article(said)}"
+            self._complain((name, "kind"), what, "leave kind out, or give the table another name")
+            return by_name
+        if said in list(kinds):
+            return kinds[said]
+        what = f"unknown kind {shortened(said)}{did_you_mean(str(said), kinds)}"
+        self._complain((name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
+        self.guessed.add(name)
+        return by_name or next((kinds[near] for near in nearest(str(said), kinds)), None)
+
+    def _not_a_noun(self, name: str, table: Any, kinds: Mapping[str, Kind]) -> Kind | None:
+        """Complain of a key that is none; return the kind that it is likely meant to be."""
         verbs = [component.name for component in self.registry.components() if self._is_verb(component)]
         if isinstance(table, dict) and table.get("use") in verbs:
             self._complain((name,), f"{table['use']!r} is a stage", f"write [stages.{name}]")
             return None
-        self.meant |= {near: kinds[near] for near in nearest(str(name), kinds)}
-        thing = "table" if isinstance(table, dict) else "key"
-        self._complain(
-            (name,),
-            f"unknown {thing} {name!r}{did_you_mean(str(name), [*RESERVED, *kinds])}",
-            f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}',
-        )
+        bearers = {c.kind for c in self.registry.components() if c.name == name and c.kind in kinds}
+        near = [*bearers] if len(bearers) == 1 else nearest(str(name), [*RESERVED, *kinds])
+        self._complain((name,), *self._strange(name, table, kinds, bearers))
+        free = [other for other in near if other in kinds and other not in self.data]
+        use = table.get("use") if isinstance(table, dict) else None
+        free = [other for other in free if use in self.registry.names(other)] or free
+        if near[:1] == ["stages"] and isinstance(table, dict):
+            self.meant[name] = "stages"
+        elif len(free) == 1 and isinstance(table, dict) and (use or bearers):
+            self.meant[name] = free[0]
+            return kinds[free[0]]
+        self.missing |= {other: kinds[other] for other in free}
         return None
+
+    def _strange(
+        self, name: str, table: Any, kinds: Mapping[str, Kind], bearers: Collection[str]
+    ) -> tuple[str, str]:
+        """Say that a key at the top is none, and what it may be meant to be."""
+        near = did_you_mean(str(name), [*RESERVED, *kinds])
+        if len(bearers) == 1:
+            (kind,) = bearers
+            return f"unknown table {name!r}: it is {with_article(kind)}", f'write [{kind}] and use = "{name}"'
+        if name in {option.name for option in fields(RunOptions)}:
+            return f"unknown key {name!r}", "write it into the table [run]"
+        if isinstance(table, (dict, str)):
+            hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}'
+            return f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}", hint
+        hint = f"at the top stand {listing(RESERVED)} and components: {listing(list(kinds))}"
+        return f"unknown key {name!r}{near}", hint
 
     def _is_verb(self, component: Component) -> bool:
         return self.registry.kinds[component.kind].verb
 
-    def _kind_said(self, name: str, said: Any, kinds: Mapping[str, Kind]) -> Kind | None:
-        if said not in list(kinds):
-            what = f"unknown kind {shortened(said)}{did_you_mean(str(said), kinds)}"
-            self._complain((name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
-            return None
-        return kinds[said]
-
     def _noun(self, planner: Planner, kind: Kind, name: str) -> Any:
-        self._check_name((name,), name)
+        if name not in self.meant:
+            self._check_name((name,), name)
         table = self.data[name]
         if not isinstance(table, dict):
             return planner.component(kind, table, (name,))
         table = {option: value for option, value in table.items() if option != "kind"}
+        if name in self.meant and "use" not in table:
+            table["use"] = name
         if "from" not in table:
             return self._component(planner, kind, table, (name,), self.data)
         taken, problem = noun_of_run(table, name, kind)
@@ -220,18 +301,21 @@ class Reader:
             planned.source = table["from"]
         return planned
 
-    def _stage(self, planner: Planner, name: str, tables: Mapping[str, Any]) -> Any:
-        self._check_name(("stages", name), name)
+    def _stage(self, planner: Planner, key: Key, tables: Mapping[Any, Any]) -> Any:
+        self._check_name(key, str(key[-1]))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        return self._component(planner, kind, tables[name], ("stages", name), tables)
+        return self._component(planner, kind, tables[key[-1]], key, tables)
 
     def _component(
         self, planner: Planner, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
     ) -> Any:
         """Plan a component; a table without ``use`` of nearly a sibling's name is taken for a slip."""
         name = str(key[-1])
-        near = nearest(name, [other for other in siblings if other != name and other not in RESERVED])
-        says = isinstance(table, dict) and (table.keys() & {"use", "ref"} or any(map(names_code, table)))
+        others = [str(other) for other in siblings if other != key[-1] and other not in RESERVED]
+        near = nearest(name, others)
+        says = isinstance(table, dict) and (
+            table.keys() & {"use", "ref"} or any(map(names_code, table)) or planner.slip(kind, table, key)
+        )
         if near and isinstance(table, dict) and not says:
             meant = " or ".join(repr(dotted((*key[:-1], other))) for other in near)
             what = f"there is no {kind.name} {name!r} (did you mean {meant}?)"
@@ -241,7 +325,7 @@ class Reader:
 
     def _check_name(self, key: Key, name: str) -> None:
         """A name is a file's and a folder's as well."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             self._complain(key, f"{name!r} cannot be a name", "use letters, digits, _ and -")
 
     def _refuse_aliases(self, nouns: Mapping[str, Any]) -> None:
@@ -261,11 +345,12 @@ class Reader:
                 what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
                 self._complain(("versions", path), what, "results may differ", warning=True)
 
-    def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any) -> Any:
+    def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
         try:
             return structure(value, annotation)
         except Mismatch as mismatch:
-            self._complain((*key, *mismatch.key), mismatch.what)
+            for part in mismatch.parts():
+                self._complain((*key, *part.key), part.what, hint)
             return fallback
 
     def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
@@ -274,3 +359,7 @@ class Reader:
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:
     return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, Blueprint)}
+
+
+def _run_annotation(option: Attribute[Any]) -> Any:
+    return get_type_hints(RunOptions, include_extras=True)[option.name]

@@ -11,10 +11,9 @@ import tomli_w
 from attrs import define, evolve, field, fields
 
 from uldm_core.blueprint import Blueprint, plain
-from uldm_core.errors import Key, MistakeError, Problem
-from uldm_core.recipe.document import Document
+from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
-from uldm_core.recipe.graph import sound
 from uldm_core.recipe.overrides import apply_overrides
 from uldm_core.recipe.reader import FORMAT, Reader, RunOptions
 from uldm_core.recipe.shipped import find
@@ -30,25 +29,33 @@ class Recipe:
     name: str = "recipe"
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    def load(cls, path: str | Path, overrides: Iterable[str] = (), *, forgiving: bool = False) -> Recipe:
         """Read a recipe and apply ``KEY=VALUE`` overrides.
 
         Args:
             path: a file, a run's folder, or the name of a recipe that ships with uldm or a plugin.
             overrides: such as ``stages.first.steps=100``.
+            forgiving: read on behind what is not TOML, if one can, so that ``check`` finds all that is wrong.
 
         Raises:
-            MistakeError: the file, or one that it extends, is missing or not TOML; an override is no
-                ``KEY=VALUE``.
+            MistakeError: the file, or one that it extends, is missing or not TOML.
         """
         file = find(path)
-        document = read_whole(file)
+        document = read_whole(file, forgiving=forgiving)
         apply_overrides(document, overrides)
         return cls(document, file.parent.name if _is_of_a_run(file) else file.stem)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "recipe") -> Recipe:
-        """Make a recipe from Python values; its errors are located by key."""
+        """Make a recipe from Python values; its errors are located by key.
+
+        Raises:
+            MistakeError: the recipe that it extends is missing or not TOML; it is nested too deeply.
+        """
+        try:
+            refuse_depth(data)
+        except ValueError as error:
+            raise MistakeError(str(error)) from error
         return cls(with_base(Document(deepcopy(dict(data))), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,12 +72,16 @@ class Recipe:
 
         Every component is built for its shapes alone, so what one objects to its options is found as well.
         """
-        from uldm_core.recipe.trial import trial
+        from uldm_core.recipe.trial import trial, untrained
 
         plan, problems = self._read(registry or default())
-        nouns, stages = sound(plan.nouns, plan.stages, problems)
-        objections = trial(evolve(plan, nouns=nouns, stages=stages)).problems
-        return _in_order([*problems, *map(plan.placed, objections)])
+        doubts = [problem for problem in problems if not problem.warning]
+        doubts += [Problem(Where(key), "not readable") for key in self._unread(plan.filled)]
+        tried = trial(plan, doubts=doubts)
+        found = [*problems, *map(plan.placed, tried.problems)]
+        if all(problem.warning for problem in found):
+            found += map(plan.placed, untrained(plan, tried))
+        return _in_order(found)
 
     def plan(self, registry: Registry | None = None) -> Plan:
         """Return the checked recipe; raises ``MistakeError`` with all problems at once."""
@@ -92,10 +103,18 @@ class Recipe:
         reader = Reader(registry, filled.data)
         reader.read()
         plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
-        unfilled = {problem.where.key for problem in filled.problems}
-        read = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
-        problems = [*self.document.problems, *filled.problems, *read]
+        unread = {problem.where.key for problem in filled.problems} | self._unread(filled)
+        problems = [problem for problem in reader.problems if not _is_within(problem, unread)]
+        problems = [*filled.problems, *problems]
+        if self.document.holes:  # who knows what would be used there
+            problems = [problem for problem in problems if not problem.warning]
+        problems = [*self.document.problems, *problems]
         return plan, _in_order([plan.placed(problem) for problem in problems])
+
+    def _unread(self, filled: Filled) -> set[Key]:
+        """Return the keys whose values are not readable, or come from a variable that is not."""
+        holes = self.document.holes
+        return holes | {key for key, origins in filled.origins.items() if holes & {*origins}}
 
 
 def _is_of_a_run(file: Path) -> bool:
@@ -109,10 +128,13 @@ def _is_within(problem: Problem, keys: Collection[Key]) -> bool:
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems as a reader meets them: file by file, line by line; each is said once."""
-    return sorted(
-        dict.fromkeys(problems), key=lambda problem: (problem.where.source or "", problem.where.line or 0)
-    )
+    """Sort problems as a reader meets them: file by file, line by line, then overrides; each is said once."""
+
+    def place(problem: Problem) -> tuple[bool, str, int]:
+        where = problem.where
+        return where.line is None, where.source or "", where.line or 0
+
+    return sorted(dict.fromkeys(problems), key=place)
 
 
 @define

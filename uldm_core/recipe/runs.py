@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def noun_of_run(table: Mapping[str, Any], name: str, kind: Kind) -> tuple[dict[s
     options = {option: value for option, value in table.items() if option != "from"}
     if not isinstance(said, str):
         return options, (expected("a run's folder", said), "such as runs/mnist_latent")
-    if not (Path(said) / "recipe.toml").is_file():
+    if not os.path.isfile(Path(said) / "recipe.toml"):
         hint = f"looked for {Path(said).absolute() / 'recipe.toml'}; make it with: uldm run RECIPE"
         return options, (f"there is no run {said!r}", hint)
     try:

@@ -13,13 +13,15 @@ from uldm_core.component import Component
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import Kind
 from uldm_core.options import Factory, Option, Term, is_sequence, is_union
-from uldm_core.recipe.reader import FORMAT, RunOptions
+from uldm_core.recipe.reader import FORMAT, NAME, RunOptions
 from uldm_core.registry import Registry
 
 Schema = dict[str, Any]
 VARIABLE: Schema = {"type": "string", "pattern": r"\$\{\s*vars\."}
 _WITHOUT_USE: Schema = {"not": {"anyOf": [{"required": ["use"]}, {"required": ["ref"]}]}}
-_SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
+_SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_TEXT: Schema = {"type": "string", "minLength": 1}
+_NAMES: Schema = {"pattern": rf"^{NAME.pattern}$"}
 _WORDS = {
     annotated_types.Ge: ("ge", "minimum"),
     annotated_types.Gt: ("gt", "exclusiveMinimum"),
@@ -64,9 +66,10 @@ class _Writer:
         """Return what may stand at the top; ``group`` says whether tables may say a part only."""
         nouns = {kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.noun}
         verb = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        stages = {"type": "object", "additionalProperties": _ref(group, verb.name)}
+        stages = {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref(group, verb.name)}
         otherwise = [{"properties": {"kind": {"const": name}}, **noun} for name, noun in nouns.items()]
         return {
+            "propertyNames": _NAMES,
             "properties": {**self._beside(), "stages": stages, **nouns},
             "patternProperties": {_ending(name, nouns): noun for name, noun in nouns.items()},
             "additionalProperties": {"type": "object", "required": ["kind"], "anyOf": otherwise},
@@ -81,7 +84,7 @@ class _Writer:
         }
         return {
             "uldm": {"const": FORMAT, "description": "the recipe format"},
-            "extends": {"type": "string", "description": "a recipe that this one changes"},
+            "extends": {**_TEXT, "description": "a recipe that this one changes"},
             "seed": self._value(Annotated[int, annotated_types.Ge(0)]),
             "vars": {"type": "object", "description": 'values, for "${vars.NAME}"'},
             "run": {"type": "object", "properties": run, "additionalProperties": False},
@@ -93,14 +96,14 @@ class _Writer:
         components = self.registry.components(kind.name)
         tables = [self._define(component) for component in components]
         bare = {"enum": sorted({name for component in components for name in self._names(component)})}
-        reference = _table({"ref": {"type": "string"}}, "ref")
+        reference = _table({"ref": _TEXT}, "ref")
         within = [{**table, "unevaluatedProperties": False} for table in tables]
         self._put("kind", kind.name, [bare, VARIABLE, reference, *within], kind.summary)
         fields = {name: self._value(annotation) for name, annotation in Term.FIELDS.items()}
-        referred = _table({"ref": {"type": "string"}, **fields}, "ref")
+        referred = _table({"ref": _TEXT, **fields}, "ref")
         terms = [{"properties": fields, **table} for table in within]
         self._put("term", kind.name, [bare, VARIABLE, referred, *terms], kind.summary)
-        beside = {"kind": {"const": kind.name}, "from": {"type": "string"}}
+        beside = {"kind": {"const": kind.name}, "from": _TEXT}
         taken = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
         nouns = [taken, *({"properties": beside, **table} for table in within)]
         whole = [reference, *within] if kind.verb else nouns
@@ -146,12 +149,28 @@ class _Writer:
         said = self.registry.say_type(option.annotation)
         schema = self._value(option.annotation)
         if isinstance(option.default, Mapping) and "use" in option.default:
-            schema = {
-                "anyOf": [schema, {"type": "object", **_WITHOUT_USE}]
-            }  # options of the default component
+            schema = {"anyOf": [schema, self._changes(option)]}
         described = {**schema, "description": f"{said}: {option.help}" if option.help else said}
         default = _plain(option.default)
         return described if option.required or default is None else {**described, "default": default}
+
+    def _changes(self, option: Option) -> Schema:
+        """Return the schema of a table without ``use``: options of the default component."""
+        kind, use = self._kind_within(option.annotation), option.default["use"]
+        if kind is None:
+            return {"type": "object", **_WITHOUT_USE}
+        name = _full_name(self.registry.get(kind.name, use))
+        options = self.registry.describe(kind.name, use).options
+        own = ("component", kind.name, name, "properties")
+        properties = {other.name: _ref(*own, other.name) for other in options}
+        changes = {"type": "object", "properties": properties, "additionalProperties": False}
+        self.definitions.setdefault("changes", {}).setdefault(kind.name, {})[name] = changes
+        return _ref("changes", kind.name, name)
+
+    def _kind_within(self, annotation: Any) -> Kind | None:
+        """Return the kind of component that an annotation is, perhaps finished by its owner."""
+        inner = get_args(annotation)[0] if get_origin(annotation) is Factory else annotation
+        return self.registry.kind_of(inner)
 
     def _value(self, annotation: Any) -> Schema:
         """Return the schema of an option's value."""
@@ -170,6 +189,8 @@ class _Writer:
             return _constrained(self._value(args[0]), args[1:])
         if origin is Literal:
             return {"anyOf": [{"enum": list(args)}, VARIABLE]}
+        if annotation is Path:
+            return {"anyOf": [_TEXT, VARIABLE]}
         if annotation in _SCALARS:
             return {"anyOf": [{"type": _SCALARS[annotation]}, VARIABLE]}
         return self._container(annotation, args)
@@ -182,6 +203,8 @@ class _Writer:
             if fixed:
                 length = {"minItems": len(args), "maxItems": len(args)}
                 items = {"prefixItems": [self._value(arg) for arg in args], **length}
+            if any(map(self.registry.takes_component, args)):
+                items["uniqueItems"] = True
             return {"anyOf": [{"type": "array", **items}, VARIABLE]}
         if origin in (dict, Mapping):
             values = {"additionalProperties": self._value(args[1])} if len(args) == 2 else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from uldm_core import registry
@@ -19,10 +20,10 @@ def find(text: str | Path) -> Path:
         MistakeError: it is a bare name, and no recipe of that name ships.
     """
     path = Path(text)
-    if (path / "recipe.toml").is_file():
+    if os.path.isfile(path / "recipe.toml"):
         return path / "recipe.toml"
     name = str(text)
-    if path.exists() or path.suffix or not name:
+    if os.path.exists(path) or path.suffix or not name:
         return path
     known = shipped()
     if name in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from uldm_core.errors import Key, Problem, Where, dotted
 from uldm_core.recipe.locate import Unreadable, walk
@@ -18,6 +19,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CLOSES = {"[": "]", "{": "}"}
+TOO_DEEP = "nested too deeply"
 _SAID = {
     "Invalid value": "expected a value",
     "Invalid statement": "expected KEY = VALUE or [TABLE]",
@@ -26,18 +28,30 @@ _SAID = {
     "Invalid initial character for a key part": "expected a key",
     "Unclosed array": "expected ',' or ']'",
     "Unclosed inline table": "expected ',' or '}'",
+    "Unescaped '\\' in a string": "a backslash that begins no escape",
     "Expected ']' at the end of a table declaration": "'[' is never closed",
     "Expected ']]' at the end of an array declaration": "'[[' is never closed",
 }
 _HINTS = {
     "expected a value": (
-        'a string needs quotes ("..."); true and false are lower-case; there is no null: leave the key out'
+        'a string needs quotes ("..."); true and false are lower-case; '
+        "a number begins with a digit; there is no null: leave the key out"
     ),
+    "expected KEY = VALUE": "a value stands behind '=': KEY = VALUE; a table begins with [NAME]",
+    "expected KEY = VALUE or [TABLE]": "a recipe is TOML: a value is KEY = VALUE, a table begins with [NAME]",
     "there is something behind the value": "one KEY = VALUE a line; a string needs quotes",
+    "a backslash that begins no escape": "a path in single quotes keeps its backslashes: 'C:\\images'",
     "'[' is never closed": "close it with ']'",
     "'[[' is never closed": "close it with ']]'",
     "expected a key": "no comma before '}'; a key of other signs than letters, digits, _ and - needs quotes",
+    "there is something behind the name of the table": "one [NAME] a line, and nothing behind it",
+    "expected the name of a table": "a table is [NAME] or [NAME.NAME]",
 }
+_OF_HEADERS = {
+    "there is something behind the value": "there is something behind the name of the table",
+    "expected a key": "expected the name of a table",
+}
+_LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
 
 
 def syntax_problems(text: str, message: str) -> list[Problem]:
@@ -52,12 +66,40 @@ def syntax_problems(text: str, message: str) -> list[Problem]:
         return repeated
     found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
     offset = _offset(text, int(found[1]), int(found[2])) if found and found[1] else len(text)
+    if unplaced := _unplaced(text, message):
+        return [unplaced]
     if opening := _never_closed(text, offset):
         line = _line(text, opening[0])
         return [Problem(Where((), None, line), f"not TOML: {opening[1]} is never closed", opening[2])]
     what = (message[: found.start()] if found else message).partition(";")[0]
     what = _SAID.get(what, what[:1].lower() + what[1:])
-    return [Problem(Where((), None, _line(text, offset)), f"not TOML: {what}", _HINTS.get(what, ""))]
+    line = _line(text, offset)
+    if text.split("\n")[line - 1].lstrip().startswith("["):
+        what = _OF_HEADERS.get(what, what)
+    return [Problem(Where((), None, line), f"not TOML: {what}", _HINTS.get(what, ""))]
+
+
+def _unplaced(text: str, message: str) -> Problem | None:
+    """Return a problem of which the parser says no place: numbers too long, tables in tables too deep."""
+    if message == TOO_DEEP and not _never_closed(text, len(text)):
+        return Problem(Where((), None, _deepest(text)), f"not TOML: {TOO_DEEP}", "no recipe needs that")
+    if "integer string conversion" in message and (number := _LONG_NUMBER.search(text)):
+        line = _line(text, number.start())
+        return Problem(Where((), None, line), "not TOML: an integer of too many digits")
+    return None
+
+
+def _deepest(text: str) -> int:
+    """Return the line on which tables and lists lie deepest in each other."""
+    with suppress(Unreadable):
+        lines = walk(text).lines
+        return lines[max(lines, key=len)]
+    depth, deepest, line = 0, 0, 1
+    for token in _TOKEN.finditer(text):
+        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
+        if depth > deepest:
+            deepest, line = depth, _line(text, token.start())
+    return line
 
 
 def _repeated(text: str) -> Iterator[Problem]:
@@ -66,15 +108,16 @@ def _repeated(text: str) -> Iterator[Problem]:
         repeated = walk(text).repeated
     except Unreadable:
         return
-    for key, (first, again) in repeated.items():
-        if any(key[:end] in repeated for end in range(1, len(key))):
+    keys = {key for key, _, _ in repeated}
+    for key, first, again in repeated:
+        if any(key[:end] in keys for end in range(1, len(key))):
             continue  # what is in a table that is written twice
         what = f"{_called(key)} is written twice"
         yield Problem(Where(key, None, again), what, f"first on line {first}: keep one of the two")
 
 
 def _called(key: Key) -> str:
-    return repr(dotted(key[-1:]))
+    return repr(key[-1]) if isinstance(key[-1], str) else dotted(key[-1:])
 
 
 def _never_closed(text: str, until: int) -> tuple[int, str, str] | None:

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uldm_core.blueprint import Blueprint, Builder
-from uldm_core.errors import Key, MistakeError, Problem, dotted, is_unavailable
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable, nearest
 from uldm_core.options import options_of, say_value
+from uldm_core.recipe.graph import needs, trained_by
 from uldm_core.shapes import shapes_only
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Trial:
     unmeasured: dict[Key, str] = field(factory=dict)
 
 
-def trial(plan: Plan, *, seconds: float = 1.0) -> Trial:
+def trial(plan: Plan, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None) -> Trial:
     """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
@@ -57,12 +58,29 @@ def trial(plan: Plan, *, seconds: float = 1.0) -> Trial:
     Args:
         plan: the recipe's.
         seconds: what is not built by then is left.
+        doubts: what else is wrong with the recipe. Where it is given, a component is built even if a noun
+            that its options follow from cannot be, and objections that may follow from either are not told.
     """
-    rehearsal = _Rehearsal(plan.nouns, clock=Clock(time.monotonic() + seconds))
+    rehearsal = _Rehearsal(plan.nouns, clock=Clock(time.monotonic() + seconds), doubts=doubts)
     with silence():
         for blueprint in plan.blueprints():
             rehearsal.attempt(blueprint)
     return rehearsal.found
+
+
+def untrained(plan: Plan, tried: Trial) -> Iterator[Problem]:
+    """Yield the networks that some stage acts on, and that none trains."""
+    used = set().union(*(needs(stage, plan.nouns) for stage in plan.stages.values()))
+    trained = set().union(*(trained_by(stage) for stage in plan.stages.values()))
+    for name in sorted((used & plan.nouns.keys()) - trained):
+        noun, component = plan.nouns[name], tried.components.get((name,))
+        loaded = noun.source or noun.options.get("weights") is not None
+        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        weights = component.parameters() if network and isinstance(component, nn.Module) else ()
+        if any(weight.requires_grad for weight in weights):
+            what = "nothing trains it: it stays as it was drawn at random"
+            hint = 'train it in a stage, or take it from a run: from = "runs/other"'
+            yield Problem(Where((name,)), what, hint, warning=True)
 
 
 class TooLongError(BaseException):
@@ -150,11 +168,22 @@ class _Rehearsal(Builder):
     """Builds each blueprint once at most, and goes on when one cannot be built."""
 
     clock: Clock = field(kw_only=True)
+    doubts: Sequence[Problem] | None = field(default=None, kw_only=True)
     found: Trial = field(factory=Trial)
     tried: set[Key] = field(factory=set)
 
     def noun(self, name: str) -> Any:
+        if name not in self.nouns:
+            raise _MissingError(name)
         return self.build(self.nouns[name])
+
+    def around(self, name: str) -> Any:
+        try:
+            return self.noun(name)
+        except _MissingError:
+            if self.doubts is None:
+                raise
+            return _Any()
 
     def build(self, blueprint: Blueprint, *args: Any) -> Any:
         self.attempt(blueprint)
@@ -167,7 +196,8 @@ class _Rehearsal(Builder):
         if blueprint.key in self.tried:
             return
         self.tried.add(blueprint.key)
-        for needed in (*blueprint.parts(), *(self.nouns[noun] for noun in blueprint.asks())):
+        nouns = [self.nouns[noun] for noun in blueprint.asks() if noun in self.nouns]
+        for needed in (*blueprint.parts(), *nouns):
             self.attempt(needed)
         try:
             self.found.components[blueprint.key] = self._made(blueprint)
@@ -196,8 +226,34 @@ class _Rehearsal(Builder):
             return
         for problem in error.problems:
             placed = problem if problem.where.key[: len(key)] == key else problem.within(key)
+            if self._may_follow(blueprint, placed):
+                self.found.unmeasured[key] = "something else is wrong with it"
+                continue
             hint = problem.hint or self._options_named(blueprint, problem.what)
             self.found.problems.append(evolve(placed, hint=hint))
+
+    def _may_follow(self, blueprint: Blueprint, objection: Problem) -> bool:
+        """Whether an objection may be due to what else is wrong: one cause is told once."""
+        if any(map(self._doubtful, blueprint.all_references())):
+            return True
+        key, options = blueprint.key, options_of(blueprint.component.load())
+        doubts = [doubt.where.key for doubt in self.doubts or ()]
+        inside = [doubt[len(key) :] for doubt in doubts if doubt[: len(key)] == key]
+        parts = {str(part) for within in inside for part in within}
+        suspects = parts.union(*(nearest(part, options) for part in parts))
+        for option in blueprint.surrounded:
+            suspects |= {option} if any(map(self._doubtful, blueprint.kind.takes[option].nouns)) else set()
+        said = f"{dotted(objection.where.key[len(key) :])} {objection.what}"
+        return () in inside or any(_names(said, suspect) for suspect in suspects)
+
+    def _doubtful(self, name: str) -> bool:
+        """Whether anything is wrong with a noun, or with one that it needs."""
+        names = {name, *needs(self.nouns[name], self.nouns)} if name in self.nouns else {name}
+        keys = [self.nouns[other].key for other in names if other in self.nouns]
+        wrong = {doubt.where.key[:1] for doubt in self.doubts or ()}
+        return len(keys) < len(names) or any(
+            key not in self.found.components or key[:1] in wrong for key in keys
+        )
 
     def _options_named(self, blueprint: Blueprint, what: str) -> str:
         """Say each option that a message names: its value, and where that is from."""
@@ -205,14 +261,30 @@ class _Rehearsal(Builder):
         written = blueprint.to_dict()
         said = []
         for name in (*blueprint.options, *(name for name in derived if name not in blueprint.options)):
-            if not re.search(rf"\b{re.escape(name)}\b", what):
-                continue
+            value = written.get(name)
             if name in blueprint.options:
-                origin = "" if name in blueprint.written else " (default)"
-                said.append(f"{name} = {say_value(written.get(name))}{origin}")
-            else:
+                number = name in blueprint.written and type(value) is int and value > 9
+                if _names(what, name) or (number and _names(what, str(value))):
+                    origin = "" if name in blueprint.written else " (default)"
+                    said.append(f"{name} = {say_value(value)}{origin}")
+            elif _names(what, name) and _names(what, str(derived[name])):
                 said.append(f"{name} is {blueprint.kind.takes[name].says}")
         return "; ".join(said)
+
+
+def _names(text: str, word: str) -> bool:
+    """Whether a text has a word in it."""
+    return bool(re.search(rf"\b{re.escape(word)}\b", text))
+
+
+@frozen
+class _Any:
+    """Stands for a dataset or an autoencoder of which nothing is known, so that others can be built."""
+
+    channels: int = 3
+    size: int = 32
+    latent_channels: int = 4
+    downscale: int = 4
 
 
 @frozen

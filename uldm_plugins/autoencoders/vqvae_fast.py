@@ -60,7 +60,9 @@ class FastVQVAE(QuantizedAutoencoder):
     def check_size(self, height: int, width: int) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
         if self.size is None:
-            super().check_size(height, width)
+            if height % self.downscale or width % self.downscale:
+                sides = f"sides must be multiples of {self.downscale}, unless the option size is given"
+                raise ValueError(f"images of {height}x{width}: {sides}")
         elif (height, width) != (self.size, self.size):
             raise ValueError(f"images of {height}x{width}: this autoencoder is for {self.size}x{self.size}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,37 @@ from uldm_core.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from uldm_core.engine.machine import Machine
     from uldm_core.engine.trained import TrainedRun
-    from uldm_core.protocols import Dataset
+    from uldm_core.protocols import Dataset, Metric
+    from uldm_plugins.commands.image_sets import ImageSet
     from uldm_plugins.stages.evaluate import Evaluate
 
 SETS = ("samples", "reconstructions", "floor", "originals")
 
 
-@click.command(short_help="Measure a run's samples and reconstructions.")
+def _split_names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str]:
+    """Take names apart at commas."""
+    return [name.strip() for names in given for name in names.split(",") if name.strip()]
+
+
+@click.command(short_help="Measure a run's images, or any others, against real ones.")
 @run_argument
-@click.option("--samples", type=click.Path(path_type=Path), help="An .npz of others than the run's.")
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Instead of the run's. Repeatable.")
+@click.option("--samples", type=click.Path(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option("--against", metavar="WHAT", help="Real images: a folder, an .npz, or a dataset's test split.")
+@click.option(
+    "--metrics",
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    callback=_split_names,
+    help="Instead of the run's. Repeatable.",
+)
+@click.option("--backbone", metavar="NAME", help="The feature network of the named metrics that take one.")
+@click.option(
+    "--size", type=click.IntRange(min=1), help="Resize the middle squares of a folder's images to this side."
+)
 @json_option
 @device_option
 @precision_option
@@ -40,88 +59,231 @@ SETS = ("samples", "reconstructions", "floor", "originals")
 def evaluate(
     run: Path,
     samples: Path | None,
-    metrics: tuple[str, ...],
+    against: str | None,
+    metrics: list[str],
+    backbone: str | None,
+    size: int | None,
     as_json: bool,
     device: str | None,
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Measure samples and reconstructions of RUN, a folder that `uldm run` made, against its test set.
+    """Measure images against real ones, and print a table.
 
-    `floor` is what real images score, `originals` what the test set itself scores. Nothing is written.
+    RUN is a folder that `uldm run` made: its samples and its reconstructions are measured against the test
+    set, or its samples --against other images, and the result is kept in RUN/evaluations for its report. Or
+    RUN is a folder of images or an .npz (uint8 [N, H, W, C]) made by anything, which is measured --against a
+    folder, an .npz or a registered dataset.
+
+    `floor` is what real images score, `originals` what the test set itself scores. Files of two folders are
+    pairs by their names, images of others by their order.
     """
+    if backbone and not metrics:
+        raise click.UsageError("--backbone is for metrics that are named: --metrics NAME")
+    specs = _specs(metrics, backbone)
+    flags = run_overrides(device=device, precision=precision, threads=threads)
+    if (run / "recipe.toml").is_file():
+        report = _of_run(run, flags, samples, against, specs, size)
+    elif samples:
+        raise click.UsageError("--samples is for a run; name the images in its place")
+    else:
+        report = _of_images(run, against, specs, size, device or "auto", threads or 0)
+    click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
+    if (run / "recipe.toml").is_file():
+        _keep(run, report, against)
+
+
+def _specs(names: Sequence[str], backbone: str | None) -> list[dict[str, Any]]:
+    """Return the named metrics as a recipe has them, those that take a backbone with this one."""
+    from uldm_core import MistakeError, registry
+
+    specs: list[dict[str, Any]] = []
+    for name in names:
+        known = [option.name for option in registry.describe("metric", name).options]
+        specs.append({"use": name, **({"backbone": backbone} if backbone and "backbone" in known else {})})
+    if backbone and not any("backbone" in spec for spec in specs):
+        raise MistakeError(f"--backbone: {', '.join(names)} takes none")
+    return specs
+
+
+def _of_run(
+    run: Path,
+    flags: tuple[str, ...],
+    samples: Path | None,
+    against: str | None,
+    specs: Sequence[dict[str, Any]],
+    size: int | None,
+) -> dict[str, Any]:
+    """Measure a run's samples, and unless they are compared with other images, its reconstructions."""
+    import torch
+
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.trained import TrainedRun
+    from uldm_plugins.commands.image_sets import found
 
-    flags = run_overrides(device=device, precision=precision, threads=threads)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
-    stage = _stage(trained, metrics)
+    stage = _stage(trained, specs)
+    images = _samples(trained, samples, size)
+    if against:
+        pairs = ("samples",) if specs else ()
+        return _compared("samples", images, found(against, size), stage.metrics, pairs)
     test = stage.reference
-    images = _images(trained, samples, test)
+    images = _of_shape(images, test)
     with reporter() as tell:
         context = trained.context("evaluate", trained.plan.seed, tell)
-        report = stage.report(images, stage.reconstructions(test, context), test)
-    click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
+        drawn = torch.cat(list(images.batches()))
+        return stage.report(drawn, stage.reconstructions(test, context), test)
 
 
-def _stage(trained: TrainedRun, names: tuple[str, ...]) -> Evaluate:
+def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
     from uldm_core import MistakeError, registry
     from uldm_core.blueprint import Builder
     from uldm_plugins.stages.evaluate import Evaluate
 
-    if not names:
+    if not specs:
         _, stage = trained.stage("evaluate")
         return stage
     autoencoder = trained.noun("autoencoder")
     builder = Builder(trained.plan.nouns, built=trained.workshop.builder.built)
     own = registry.default()
-    metrics = [builder.build(own.plan("metric", name, {}, nouns=trained.plan.nouns)) for name in names]
+    metrics = [builder.build(own.plan("metric", spec, {}, nouns=trained.plan.nouns)) for spec in specs]
     try:
         return Evaluate(trained.noun("dataset"), autoencoder, metrics)
     except ValueError as error:  # its objection to one that is named twice
         raise MistakeError(str(error)) from error
 
 
-def _images(trained: TrainedRun, path: Path | None, test: Dataset) -> Tensor:
-    """Return the images to be measured, uint8 [N, C, H, W].
+def _samples(trained: TrainedRun, path: Path | None, size: int | None) -> ImageSet:
+    """Return the images to be measured: the run's samples unless others are named.
 
     Raises:
-        MistakeError: they are not there, or not images of the dataset's shape.
+        MistakeError: they are not there, or no images.
     """
     from uldm_core import MistakeError
-    from uldm_plugins.stages.sample import load_images
+    from uldm_plugins.commands.image_sets import found
 
     if path is None:
         name, _ = trained.stage("sample")
         path = trained.folder.stage(name).artifact("samples.npz")
-    if not path.is_file():
+    if not path.exists():
         raise MistakeError(f"there are no samples {path}", hint="finish the run, or name others: --samples")
-    _check_images(path, [test.size, test.size, test.channels])
-    return load_images(path)
+    return found(str(path), size)
 
 
-def _check_images(path: Path, shape: list[int]) -> None:
-    """Raise ``MistakeError`` unless a file holds one or more ``images`` of a shape, [H, W, C]."""
-    import numpy as np
-
+def _of_shape(images: ImageSet, test: Dataset) -> ImageSet:
+    """Return images with the dataset's channels; raises ``MistakeError`` if their shape is another."""
     from uldm_core import MistakeError
 
-    wanted = f"uint8 [N, {str(shape)[1:]}"
+    if images.adapts:
+        images = images.with_channels(test.channels)
+    wanted = (test.channels, test.size, test.size)
+    if images.shape != wanted:
+        said = [
+            f"{height}x{width} with {channels} channels" for channels, height, width in (images.shape, wanted)
+        ]
+        raise MistakeError(f"{images.name}: images are {said[0]}; those of the run's dataset are {said[1]}")
+    return images
+
+
+def _of_images(
+    path: Path,
+    against: str | None,
+    specs: Sequence[dict[str, Any]],
+    size: int | None,
+    device: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Measure a folder of images, or an ``.npz``."""
+    from uldm_core import MistakeError
+    from uldm_core.engine.machine import choose_machine
+    from uldm_core.recipe import RunOptions
+    from uldm_plugins.commands.image_sets import alike, found
+
+    if not path.exists():
+        raise MistakeError(
+            f"{path} is not a run, a folder of images or an .npz: there is no such path",
+            hint="make a run with: uldm run RECIPE",
+        )
+    images = found(str(path), size)
+    if not against:
+        raise MistakeError(
+            f"{path} is not a run: say what real images to compare it with",
+            hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
+        )
+    images, reference = alike(images, found(against, size))
+    machine = choose_machine(RunOptions(device=device, threads=threads))
+    return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
+
+
+def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Machine) -> list[Metric]:
+    """Return the named metrics, or those of digits where images look like digits.
+
+    Raises:
+        MistakeError: none is named, and the images are no digits; or one cannot be had without a run.
+    """
+    from uldm_core import MistakeError, registry
+    from uldm_plugins.stages.evaluate import check_once
+
+    if not specs and images.shape != (1, 28, 28):
+        raise MistakeError(
+            "say which metrics: --metrics NAME,NAME",
+            hint=f"there are: {', '.join(registry.names('metric'))}; those on vgg16 or inception fetch its "
+            "weights once, --backbone dummy needs none",
+        )
+    metrics = [registry.build("metric", spec) for spec in specs or ["frechet_mnist", "class_balance"]]
     try:
-        with np.load(path) as file:
-            images = file["images"]
-    except Exception as error:  # numpy has many ways to say that a file is no archive of arrays
-        raise MistakeError(f"{path}: no .npz with images, {wanted}", hint=str(error)) from error
-    if images.dtype != np.uint8 or list(images.shape[1:]) != shape or not len(images):
-        found = f"{images.dtype} {list(images.shape)}"
-        raise MistakeError(f"{path}: images are {found}; those of the run's dataset are {wanted}")
+        check_once(metrics)
+    except ValueError as error:
+        raise MistakeError(str(error)) from error
+    for part in [part for metric in metrics for part in vars(metric).values()]:
+        machine.place(part)
+    return metrics
+
+
+def _compared(
+    name: str, images: ImageSet, reference: ImageSet, metrics: Sequence[Metric], pairs: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the metrics say of images against any others."""
+    from uldm_plugins.commands.image_sets import alike, check_pairs
+    from uldm_plugins.stages.evaluate import compare
+
+    images, reference = alike(images, reference)
+    if pairs:
+        check_pairs(metrics, images, reference)
+    real = {"test": reference.batches}
+    counts = {name: len(images)}
+    if reference.other:
+        real["train"] = reference.other.batches
+        counts["floor"] = len(reference.other)
+    results = compare(metrics, {name: images.batches}, real, pairs)
+    described = {type(metric).__name__: dict(metric.description) for metric in metrics}
+    return {"results": results, "counts": counts, "reference": len(reference), "metrics": described}
+
+
+def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
+    """Write the result where the run's report finds it."""
+    from datetime import datetime, timezone
+
+    from uldm_core.engine.files import write_json
+    from uldm_plugins.commands.output import command_line
+
+    now = datetime.now(timezone.utc)
+    path = run / "evaluations" / f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json"
+    said = {
+        "command": command_line(),
+        "when": now.isoformat(timespec="seconds"),
+        "against": against or "test",
+    }
+    write_json(path, said | {key: report[key] for key in ("results", "counts", "metrics")})
+    click.echo(f"{path}: kept for the report", err=True)
 
 
 def _table(results: dict[str, Any]) -> str:
-    names = list(dict.fromkeys(name for found in SETS for name in results[found]))
-    rows = [("metric", *SETS), *((name, *(_cell(results[found], name) for found in SETS)) for name in names)]
+    sets = [name for name in ("images", *SETS) if results.get(name)]
+    names = list(dict.fromkeys(name for found in sets for name in results[found]))
+    rows = [("metric", *sets), *((name, *(_cell(results[found], name) for found in sets)) for name in names)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows

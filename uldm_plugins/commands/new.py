@@ -27,6 +27,7 @@ DEFAULTS = {
     "sampler": "euler",
     "metric": "frechet_mnist",
     "stage": "",
+    "tracker": "",
 }
 """What the recipe of a new plugin uses for everything but the plugin's own component."""
 
@@ -109,6 +110,8 @@ def _components(name: str, kind: str) -> dict[str, str]:
     chosen = dict(DEFAULTS)
     if kind == "stage":
         chosen["stage"] = f'\n[stages.{name}]\nuse = "{name}"'
+    elif kind == "tracker":
+        chosen["tracker"] = f'\n\n[run]\ntrackers = ["{name}"]'
     elif kind in ("dataset", "autoencoder", "denoiser"):
         chosen[kind] = f'use = "{name}"'
     elif kind == "quantizer":

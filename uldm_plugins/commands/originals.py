@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uldm_core import MistakeError
 from uldm_core.protocols import Dataset
-from uldm_plugins.nn.files import fault, image_files, image_size, read_image, read_square, usable
+from uldm_plugins.nn.files import fault, image_files, image_shape, read_image, read_square, usable
 
 BATCH = 64
 MAX_PIXELS = 100_000_000
@@ -136,8 +136,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def other_sizes(paths: Sequence[Path], size: int) -> list[tuple[Path, int, int]]:
     """Return the files whose upright image is not of a size, with their height and width."""
     with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(image_size, paths))
-    return [(path, *found) for path, found in zip(paths, sizes) if found != (size, size)]
+        shapes = list(pool.map(image_shape, paths))
+    return [(path, *shape[1:]) for path, shape in zip(paths, shapes) if shape[1:] != (size, size)]
 
 
 def _check_sizes(paths: Sequence[Path], size: int) -> None:

@@ -97,7 +97,7 @@ def _check(images: Sequence[Path], split: str | None, count: int | None, out: Pa
 
     if images and (split or count):
         raise click.UsageError("name images, or say --split and --count; not both")
-    if not pictures:
+    if not pictures or out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".npy"):
         check_output(out)
     elif out.exists() and not out.is_dir():
         raise MistakeError(f"--out {out}: is a file", hint="name a folder, or end it in .npz or .png")

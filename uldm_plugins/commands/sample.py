@@ -13,7 +13,6 @@ import click
 from uldm_core.cli.common import (
     complete_sampler,
     device_option,
-    option_values,
     plugin_option,
     precision_option,
     run_argument,
@@ -22,6 +21,8 @@ from uldm_core.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from uldm_core.blueprint import Blueprint
     from uldm_core.engine.context import Context
     from uldm_core.engine.trained import TrainedRun
@@ -33,7 +34,8 @@ TIMES, FRAMES = 12, 40
 """Times between noise and image, at most: on a picture, and in an animation."""
 COLUMNS, ARC_FRAMES = 8, 20
 """Images on the arc between two noises: on a picture, and in an animation."""
-HEIGHT, GIF_HEIGHT = 64, 112
+HEIGHT, GIF_HEIGHT, MOST_HEIGHT = 64, 112, 160
+"""Pixels that images of a picture and of an animation grow to, and that larger ones shrink to."""
 ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--interpolate": (".png", ".gif")}
 
 
@@ -85,6 +87,7 @@ def sample(
     has. Give one of --out, --trajectory and --interpolate.
     """
     from uldm_core.engine.trained import TrainedRun
+    from uldm_core.recipe.overrides import parse_options
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
@@ -92,7 +95,7 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
-    written = option_values(options) | ({"steps": steps} if steps else {})
+    written = parse_options(options) | ({"steps": steps} if steps else {})
     plan = _sampler(trained, name, sampler, written)
     stage.sampler = trained.workshop.builder.build(plan)
     with _drawing(trained, name, seed) as context:
@@ -175,17 +178,22 @@ def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, sa
     times, frames = stage.frames(recorded, context)
     if animated:
         labels = [f"time {time:.2f}: {_phase(time)}" for time in times.tolist()]
-        save_animation(frames, labels, path, height=GIF_HEIGHT)
+        save_animation(frames, labels, path, height=_height(frames, GIF_HEIGHT))
     else:
         save_table(
             frames.unbind(1),
             path,
             row_labels=[f"image {number}" for number in range(1, count + 1)],
             column_labels=[f"{time:.2f}" for time in times.tolist()],
-            height=HEIGHT,
+            height=_height(frames, HEIGHT),
             title=f"From noise to images: {said}\nthe latents, decoded, at times from 1 (noise) to 0 (image)",
         )
     click.echo(f"{path}: {counted(count, 'image')} at {len(times)} times", err=True)
+
+
+def _height(frames: Tensor, least: int) -> int:
+    """Return how high images are shown: as high as they are, within bounds."""
+    return max(least, min(frames.shape[-2], MOST_HEIGHT))
 
 
 def _phase(time: float) -> str:
@@ -206,7 +214,11 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: st
     labels = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
     if animated:
         save_animation(
-            frames, [f"{label} of the way" for label in labels], path, height=GIF_HEIGHT, back=True
+            frames,
+            [f"{label} of the way" for label in labels],
+            path,
+            height=_height(frames, GIF_HEIGHT),
+            back=True,
         )
     else:
         save_table(
@@ -214,7 +226,7 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: st
             path,
             row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
             column_labels=labels,
-            height=HEIGHT,
+            height=_height(frames, HEIGHT),
             title=f"Between two noises: {said}\nimages of what lies from one (0%) to the other (100%)",
         )
     click.echo(f"{path}: {counted(pairs, 'pair')}, {steps} images each", err=True)

@@ -41,7 +41,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        root: Annotated[Path, Exists()],
+        root: Annotated[Path, Exists(folder=True)],
         size: Annotated[int, Ge(1)] = 64,
         channels: Literal[1, 3] = 3,
         test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1,

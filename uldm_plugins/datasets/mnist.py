@@ -41,7 +41,7 @@ class Mnist(InMemory):
 
     def __init__(
         self,
-        root: Annotated[Path, Exists()] | None = None,
+        root: Annotated[Path, Exists(folder=True)] | None = None,
         subset: Literal["train", "test"] = "train",
         limit: Annotated[int, Ge(1)] | None = None,
     ) -> None:

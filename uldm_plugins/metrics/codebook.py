@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from uldm_core.protocols import Autoencoder
-from uldm_plugins.metrics.features import device_of, named
+from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.place import device_of
 
 
 class CodebookUsage:

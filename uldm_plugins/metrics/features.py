@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from uldm_core.protocols import Backbone
 from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.place import device_of
 
 _BLOCK_VALUES = 1 << 25
 
@@ -61,12 +62,6 @@ class FeatureSets:
 def pooled(backbone: Backbone, images: Tensor) -> Tensor:
     """Return a backbone's last feature map of uint8 images, averaged over places, [B, D]."""
     return backbone(to_float(images.to(device_of(backbone))))[-1].mean((2, 3))
-
-
-def device_of(network: object) -> torch.device:
-    """Return where a network's tensors live."""
-    tensors = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
-    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def named(network: object) -> str:

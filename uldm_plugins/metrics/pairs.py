@@ -10,9 +10,10 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.protocols import Backbone
-from uldm_plugins.metrics.features import device_of, named
+from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.images import to_float
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
+from uldm_plugins.nn.place import device_of
 
 _BLOCK = 100
 _WINDOW, _DEVIATION = 11, 1.5

@@ -126,8 +126,8 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
     return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of the upright image, by its head.
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return channels (1 or 3), height and width of the upright image, by its head.
 
     Raises:
         ValueError: it is no image.
@@ -135,7 +135,8 @@ def image_size(path: Path) -> tuple[int, int]:
     with _decoding(path), Image.open(path, formats=_FORMATS) as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (width, height) if turned else (height, width)
+        channels = 1 if image.mode in _GREY or image.mode.startswith("I") else 3
+    return (channels, width, height) if turned else (channels, height, width)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -26,17 +27,24 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
     grid(images, columns, scale, gap).save(path)
 
 
-def png_of_grid(images: Tensor) -> bytes:
-    """Return a PNG of uint8 images [N, C, H, W], ten a row, small ones larger than they are.
+def grid_of_ten(images: Tensor) -> Image.Image:
+    """Return uint8 images [N, C, H, W], ten a row, small ones magnified: how trackers show them."""
+    return grid(images, min(len(images), 10), scale=max(1, 64 // images.shape[-1]))
 
-    What is between them is transparent, so that it fits dark and light surroundings.
-    """
-    layout = {"columns": min(len(images), 10), "scale": max(1, 64 // images.shape[-1])}
-    picture = grid(images, **layout)
-    picture.putalpha(ImageOps.invert(grid(torch.zeros_like(images[:, :1]), **layout)))
+
+def png_of_grid(images: Tensor) -> bytes:
+    """Return ``grid_of_ten`` as a PNG, clear between the images, so that it fits dark and light pages."""
+    picture = grid_of_ten(images)
+    picture.putalpha(ImageOps.invert(grid_of_ten(torch.zeros_like(images[:, :1]))))
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def array_of_grid(images: Tensor) -> np.ndarray:
+    """Return ``grid_of_ten`` as uint8 [H, W, C]."""
+    pixels = np.asarray(grid_of_ten(images))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 2) -> Image.Image:

@@ -52,20 +52,15 @@ class PerceptualDistance(nn.Module):
 
     def distances(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each pair of images [B, 1 or 3, H, W], [B, 1, 1, 1]."""
-        layers = [layer.mean((2, 3), keepdim=True) for layer in self._layers(prediction, target)]
+        layers = [layer.mean((2, 3), keepdim=True) for layer in self.layers(prediction, target)]
         return torch.stack(layers).sum(0)
 
     def maps(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance at each pixel, [B, 1, H, W]: the layers' maps, enlarged and added up."""
-        size = prediction.shape[-2:]
-        layers = [
-            F.interpolate(layer, size, mode="bilinear", align_corners=False)
-            for layer in self._layers(prediction, target)
-        ]
-        return torch.stack(layers).sum(0)
+        return torch.stack(enlarged(self.layers(prediction, target), prediction.shape[-2:])).sum(0)
 
-    def _layers(self, prediction: Tensor, target: Tensor) -> list[Tensor]:
-        """Return each layer's weighted squared differences, [B, 1, h, w]."""
+    def layers(self, prediction: Tensor, target: Tensor) -> list[Tensor]:
+        """Return each layer's weighted squared differences, [B, 1, h, w], finest first."""
         maps = zip(*self._features(prediction, target), strict=True)
         return [
             ((unit_length(p) - unit_length(t)).square() * getattr(self, f"head_{index}")).sum(1, keepdim=True)
@@ -86,6 +81,11 @@ class PerceptualDistance(nn.Module):
 
     def _prepared(self, images: Tensor) -> Tensor:
         return images * 2 - 1 if self.normalize else images
+
+
+def enlarged(layers: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
+    """Return each layer's map [B, 1, h, w] brought to the images' height and width."""
+    return [F.interpolate(layer, list(size), mode="bilinear", align_corners=False) for layer in layers]
 
 
 def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:

@@ -46,11 +46,18 @@ def code_histogram(counts: Tensor, path: Path, title: str) -> None:
     """
     with drawn(path, 7, 0.6 + 2.2 * len(counts)) as figure:
         figure.suptitle(title)
+        explain_perplexity(figure)
         plots = figure.subplots(len(counts), 1, squeeze=False)[:, 0]
         for number, (axes, uses) in enumerate(zip(plots, counts)):
             bars(axes, uses)
             axes.set_title(codebook_title(counts, number), loc="left")
             axes.set(xlabel="code", ylabel="places with it")
+
+
+def explain_perplexity(figure: Figure) -> None:
+    """Say below a figure what its perplexities mean."""
+    said = "perplexity: so many codes, all used alike, would be as varied"
+    figure.supxlabel(said, fontsize=8, color="#666666", x=0.99, ha="right")
 
 
 def codebook_title(counts: Tensor, number: int) -> str:

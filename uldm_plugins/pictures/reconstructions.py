@@ -38,8 +38,9 @@ def titles(codes: Tensor | None) -> list[str]:
     if codes is None:
         return ["original", "reconstruction"]
     grid = f"{codes.shape[1]}x{codes.shape[2]}"
-    several = [f"codes {number + 1} ({grid})" for number in range(len(codes))]
-    return ["original", "reconstruction", *(several if len(codes) > 1 else [f"codes ({grid})"])]
+    several = [f"codes {number + 1}, a colour each ({grid})" for number in range(len(codes))]
+    one = [f"codes, a colour each ({grid})"]
+    return ["original", "reconstruction", *(several if len(codes) > 1 else one)]
 
 
 def save_triptych(pictures: Sequence[Tensor], names: Sequence[str], path: Path, title: str) -> None:

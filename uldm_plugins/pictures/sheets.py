@@ -15,6 +15,8 @@ from torch import Tensor
 GAP = 10
 TEXT = 13
 TITLE = 15
+LABEL = 120
+"""Pixels that a text may take where its image is narrower."""
 _LINE = TEXT + 7
 _TITLE_LINE = TITLE + 10
 _COLOUR = "#222222"
@@ -63,6 +65,7 @@ def save_sheet(
     """
     pictures = [enlarged(image, height) for image in images]
     wide, high = (max(picture.size[side] for picture in pictures) for side in (0, 1))
+    wide = max(wide, min(LABEL, *(ceil(text_width(label, TEXT)) for label in ["", *labels])))
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = title.splitlines()

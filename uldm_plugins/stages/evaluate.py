@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
 from uldm_plugins.stages.latents import BATCH, index_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
+
+Batches = Callable[[], Iterable[Tensor]]
+"""Images, uint8 [B, C, H, W], as often as they are asked for."""
 
 
 class Evaluate:
@@ -45,9 +49,7 @@ class Evaluate:
         autoencoder: Autoencoder,
         metrics: list[Metric] = [spec("frechet_mnist"), spec("class_balance")],  # noqa: B006 - read only
     ) -> None:
-        kinds = [type(metric).__name__ for metric in metrics]
-        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
-            raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+        check_once(metrics)
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.metrics = metrics
@@ -103,20 +105,11 @@ class Evaluate:
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
-        splits = {"test": test, "train": self.dataset}
-        for metric in self.metrics:
-            metric.reset()
-            for batch in batches_of(splits[_reference(metric)]) if metric.compares else ():
-                metric.update(batch, real=True)
-        unpaired = [metric for metric in self.metrics if not getattr(metric, "paired", False)]
-        fitting = {"samples": unpaired, "reconstructions": self.metrics}
-        results = {name: measure(fitting[name], images.split(BATCH)) for name, images in sets.items()}
-        alone = [metric for metric in unpaired if not metric.compares]
-        floor: dict[str, float] = {}
-        for split, other in (("test", "train"), ("train", "test")) if test is not self.dataset else ():
-            against = [metric for metric in unpaired if metric.compares and _reference(metric) == split]
-            floor |= measure(against, batches_of(splits[other])) if against else {}
-        return {**results, "floor": floor, "originals": measure(alone, batches_of(test)) if alone else {}}
+        real = {"test": partial(batches_of, test)}
+        if test is not self.dataset:
+            real["train"] = partial(batches_of, self.dataset)
+        batches = {name: partial(images.split, BATCH) for name, images in sets.items()}
+        return compare(self.metrics, batches, real, pairs=("reconstructions",))
 
 
 def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
@@ -126,9 +119,51 @@ def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         yield f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in known.items())}"
 
 
-def _reference(metric: Metric) -> str:
-    """Return the split that a metric's real images are taken from."""
-    return getattr(metric, "reference", "test")
+def check_once(metrics: Sequence[Metric]) -> None:
+    """Raise ``ValueError`` if two metrics are of one kind."""
+    kinds = [type(metric).__name__ for metric in metrics]
+    if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+        raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+
+
+def compare(
+    metrics: Sequence[Metric],
+    sets: Mapping[str, Batches],
+    real: Mapping[str, Batches],
+    pairs: Collection[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Measure sets of images against real ones, then real ones for what is to be expected.
+
+    Args:
+        metrics: what to measure.
+        sets: the images, uint8.
+        real: the real images: ``test``, and ``train`` for metrics that refer to it and for the floor.
+        pairs: which sets belong to ``test`` image by image; metrics of pairs are measured of them only.
+
+    Returns:
+        What the metrics say of each set, of ``train`` against ``test`` where there are both (``floor``), and
+        of ``test`` alone (``originals``).
+    """
+    for metric in metrics:
+        metric.reset()
+        for batch in real[_reference(metric, real)]() if metric.compares else ():
+            metric.update(batch, real=True)
+    unpaired = [metric for metric in metrics if not getattr(metric, "paired", False)]
+    results = {
+        name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
+    }
+    floor = {}
+    for split, other in (("test", "train"), ("train", "test")) if "train" in real else ():
+        against = [metric for metric in unpaired if metric.compares and _reference(metric, real) == split]
+        floor |= measure(against, real[other]()) if against else {}
+    alone = [metric for metric in unpaired if not metric.compares]
+    return {**results, "floor": floor, "originals": measure(alone, real["test"]()) if alone else {}}
+
+
+def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:
+    """Return which real images a metric compares with."""
+    wanted = getattr(metric, "reference", "test")
+    return wanted if wanted in real else "test"
 
 
 def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import save_grid, to_float
+from uldm_plugins.nn.place import device_of
 from uldm_plugins.stages.latents import BATCH, index_batches
 from uldm_plugins.stages.sample import channels_last, save_arrays
 
@@ -117,17 +118,18 @@ def save_classes(samples: Tensor, real: Dataset, classifier: Backbone, context: 
     """
     real_batches = (real.images(indices) for indices in index_batches(len(real)))
     shares = {
-        "samples": class_shares(samples.split(BATCH), classifier, context),
-        "real": class_shares(real_batches, classifier, context),
+        "samples": class_shares(samples.split(BATCH), classifier),
+        "real": class_shares(real_batches, classifier),
     }
     labels = [str(number) for number in range(len(shares["samples"]))]
     write_json(context.artifact("classes.json"), {"labels": labels, **shares})
 
 
 @torch.inference_mode()
-def class_shares(batches: Iterable[Tensor], classifier: Backbone, context: Context) -> list[float]:
+def class_shares(batches: Iterable[Tensor], classifier: Backbone) -> list[float]:
     """Return the share of each class in batches of uint8 images, as a backbone with ``logits`` sees them."""
-    logits = [classifier.logits(to_float(batch.to(context.device))) for batch in batches]
+    place = device_of(classifier)
+    logits = [classifier.logits(to_float(batch.to(place))) for batch in batches]
     classes = torch.cat([of_batch.argmax(1) for of_batch in logits])
     counts = torch.bincount(classes, minlength=logits[0].shape[1])
     return [round(share, 6) for share in (counts / len(classes)).tolist()]

@@ -10,6 +10,9 @@ from torch import Generator, Tensor
 
 from uldm_core.protocols import Denoise, NoiseScheduler, Sampler
 
+ROUNDING = 1e-4
+"""Of a stretch of time, so that 0.9 in float32 is the end of a tenth, not the beginning of the next."""
+
 
 @define
 class RecordedSampler:
@@ -63,7 +66,7 @@ class RecordedSampler:
 
     def _keep(self, t: float, latents: Tensor) -> None:
         kept = self._batches[-1]
-        stretch = math.ceil(min(max(t, 0.0), 1.0) * (self.frames - 1))
+        stretch = math.ceil(min(max(t, 0.0), 1.0) * (self.frames - 1) - ROUNDING)
         if stretch not in kept or t >= kept[stretch][0]:
             kept[stretch] = t, latents.clone()
 

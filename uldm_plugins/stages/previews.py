@@ -15,6 +15,7 @@ from uldm_core.kinds import latent_size
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler
 from uldm_plugins.nn.ema import EMA
 from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.stages.training import image_batch, predict
 
 PAIRS = 20
@@ -35,14 +36,28 @@ def at_rest(module: nn.Module, average: EMA) -> Iterator[None]:
             part.training = training
 
 
-def pairs(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
-    """Return a few test images, each followed by its reconstruction: uint8 [2 N, C, H, W]."""
+def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> dict[str, Tensor]:
+    """Return what an autoencoder makes of a few test images, as it is.
+
+    Returns:
+        ``reconstructions``, each image followed by its own, uint8 [2 N, C, H, W]; with a quantizer also
+        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H].
+    """
     test = dataset.split("test") if "test" in dataset.splits else dataset
     indices = torch.arange(min(PAIRS, len(test)))
+    images = image_batch(test, indices, context)
+    quantizer = getattr(autoencoder, "quantizer", None)
+    maps = {}
     with context.autocast():
-        latents, _ = autoencoder.encode(image_batch(test, indices, context))
-        reconstructions = to_uint8(autoencoder.decode(latents))
-    return torch.stack([test.images(indices), reconstructions.cpu()], 1).flatten(0, 1)
+        if quantizer is None:
+            latents, _ = autoencoder.encode(images)
+        else:
+            latents, _, codes = autoencoder.encode_with_indices(images)
+            first = codes if codes.ndim == 3 else codes[:, 0]
+            maps["codes"] = code_map(first, dataset.size, quantizer.codebook_size)
+        reconstructions = to_uint8(autoencoder.decode(latents)).cpu()
+    pairs = torch.stack([test.images(indices), reconstructions], 1).flatten(0, 1)
+    return {"reconstructions": pairs, **maps}
 
 
 @frozen

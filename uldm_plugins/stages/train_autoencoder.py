@@ -22,7 +22,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.nn.frozen import without_gradients
-from uldm_plugins.stages.previews import at_rest, pairs
+from uldm_plugins.stages.previews import at_rest, reconstructed
 from uldm_plugins.stages.training import Descent, detached, image_batch, weighted_sum
 
 
@@ -125,9 +125,14 @@ class TrainAutoencoder:
         return detached(logged)
 
     def preview(self, step: int) -> None:
-        """Show ``reconstructions``: test images, each followed by what the averaged weights make of it."""
+        """Show ``reconstructions``: test images, each followed by what the averaged weights make of it.
+
+        With a quantizer also their ``codes``, as colours; see ``code_map``.
+        """
         with at_rest(self.autoencoder, self.ema):
-            self.context.show("reconstructions", pairs(self.dataset, self.autoencoder, self.context), step)
+            shown = reconstructed(self.dataset, self.autoencoder, self.context)
+        for name, images in shown.items():
+            self.context.show(name, images, step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""

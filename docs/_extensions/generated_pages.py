@@ -1,0 +1,214 @@
+"""Pages that are written from what is registered, so that they cannot fall behind it.
+
+``reference/components/KIND.md`` tells what ``uldm show`` tells. What lies in ``reference/included`` is a part
+of other pages: ``components.md`` tells what ``uldm ls`` tells, ``commands.md`` what ``--help`` tells, and
+``contracts.md`` what ``uldm check`` holds a component to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+from uldm_core import registry
+from uldm_core.cli.main import cli
+from uldm_core.cli.page import page_of
+from uldm_core.component import Component
+from uldm_core.errors import UldmError
+from uldm_core.kinds import Kind
+from uldm_core.options import say_value
+from uldm_core.testing.checks import module
+from uldm_core.testing.contract import Check, contract_of
+
+OURS = "uldm"
+CHECKOUT = Path(inspect.getfile(registry)).parents[1]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the pages before Sphinx looks for documents."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write every page that is new or another than last time."""
+    try:
+        pages = dict(generated_pages())
+    except UldmError as error:
+        raise ExtensionError(
+            f"the pages need what the extra brings: pip install '.[docs]'\n{error}"
+        ) from error
+    folder = Path(app.srcdir) / "reference"
+    for name, text in pages.items():
+        path = folder / name
+        if not path.is_file() or path.read_text("utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+    for path in folder.rglob("*.md"):
+        if path.relative_to(folder).as_posix() not in pages:
+            path.unlink()
+
+
+def generated_pages() -> Iterator[tuple[str, str]]:
+    """Yield each page's path below ``reference`` with its text."""
+    for kind in our_kinds():
+        yield f"components/{kind.name}.md", "\n".join(kind_page(kind))
+    yield "included/components.md", "\n".join(components_table())
+    yield "included/commands.md", "\n".join(commands_page())
+    yield "included/contracts.md", "\n".join(contracts_page())
+
+
+def our_kinds() -> list[Kind]:
+    """Return the kinds that have components of ours; other plugins in the environment do not count."""
+    kinds = registry.default().kinds.values()
+    return [kind for kind in kinds if our_components(kind)]
+
+
+def our_components(kind: Kind) -> list[Component]:
+    """Return our components of a kind, by name; those of adapters last."""
+    own = registry.default()
+    found = [c for c in own.components(kind.name) if c.distribution == OURS]
+    return sorted(found, key=lambda component: (component.plugin != OURS, own.name_of(component)))
+
+
+def components_table() -> Iterator[str]:
+    """Yield the lines of a table of all kinds and their components, each with a link."""
+    rows = []
+    for kind in our_kinds():
+        names = map(registry.default().name_of, our_components(kind))
+        linked = [f"[`{name}`](#{label(kind, name)})" for name in names]
+        rows.append([f"[{kind.name}](/reference/components/{kind.name}.md)", ", ".join(linked)])
+    yield from table(["kind", "components"], rows)
+
+
+def kind_page(kind: Kind) -> Iterator[str]:
+    """Yield the lines of a kind's page: its components at a glance, then each with its options."""
+    found = [(c, page_of(f"{kind.name}/{c.plugin}/{c.name}")) for c in our_components(kind)]
+    links = [f"[`{page['name']}`](#{label(kind, page['name'])})" for _, page in found]
+    summaries = [to_markdown(page["summary"]) for _, page in found]
+    yield f"# {kind.name}\n"
+    yield to_markdown(introduction(kind))
+    yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
+    yield from table(["component", "what it is"], map(list, zip(links, summaries)))
+    for component, page in found:
+        yield f"({label(kind, page['name'])})=\n"
+        yield from component_section(component, page)
+
+
+def component_section(component: Component, page: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that ``uldm show`` has of a component, as Markdown."""
+    yield f"## {page['name']}\n"
+    yield f"{to_markdown(page['text'])}\n"
+    if page["options"]:
+        yield from table(["option", "default", "type", "meaning"], map(option_cells, page["options"]))
+    if component.xfail:
+        known = (f"`{check}`: {to_markdown(reason)}" for check, reason in component.xfail.items())
+        yield f"Known exceptions to its contract: {'; '.join(known)}.\n"
+    yield from fenced("toml", page["in_a_recipe"])
+    if page["in_python"]:
+        yield from fenced("python", page["in_python"])
+
+
+def option_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return an option's cells."""
+    if row["filled_from"]:
+        default = f"from {to_markdown(row['filled_from'])}"
+    else:
+        default = "required" if row["required"] else f"`{say_value(row['default'])}`"
+    return [f"`{row['name']}`", default, to_markdown(row["type"]), to_markdown(row["help"])]
+
+
+def commands_page() -> Iterator[str]:
+    """Yield the lines that ``--help`` has of every command, as Markdown."""
+    context = click.Context(cli, info_name="uldm")
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None, name
+        yield from command_section(command, click.Context(command, parent=context, info_name=name), "##")
+
+
+def command_section(command: click.Command, context: click.Context, level: str) -> Iterator[str]:
+    """Yield the lines of a command, and of those below it."""
+    yield f"{level} {context.command_path}\n"
+    yield from fenced("text", " ".join([context.command_path, *command.collect_usage_pieces(context)]))
+    yield f"{to_markdown(inspect.cleandoc(command.help or ''))}\n"
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    rows = [
+        [f"`{name}`", to_markdown(what)]
+        for name, what in filter(None, records)
+        if what and "--help" not in name
+    ]
+    if rows:
+        yield from table(["option", "what it does"], rows)
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from command_section(below, click.Context(below, parent=context, info_name=name), "###")
+
+
+def contracts_page() -> Iterator[str]:
+    """Yield the lines of every kind's protocol and checks, then those of every module."""
+    for kind in our_kinds():
+        contract = contract_of(kind)
+        yield f"## {kind.name}\n"
+        protocol = inspect.getsource(kind.load_protocol())
+        yield from fenced("python", protocol.removeprefix("@runtime_checkable\n"))
+        if contract.inputs:
+            yield "An `nn.Module` is held to what holds of [every module](#every-module) as well.\n"
+        yield from checks_table(contract.checks)
+    yield "## Every module\n"
+    yield from checks_table(module.contract.checks)
+
+
+def checks_table(checks: Iterable[Check]) -> Iterator[str]:
+    """Yield the lines of a table of checks."""
+    rows = ([f"`{check.name}`", to_markdown(inspect.getdoc(check.function) or "")] for check in checks)
+    yield from table(["check", "what it holds"], rows)
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table; what stands in its cells is Markdown."""
+    yield from (line(cells) for cells in (head, ["---"] * len(head), *rows))
+    yield ""
+
+
+def line(cells: list[str]) -> str:
+    """Return one line of a table."""
+    return "| " + " | ".join(re.sub(r"\\?\|", r"\|", " ".join(cell.split())) for cell in cells) + " |"
+
+
+def fenced(language: str, code: str) -> Iterator[str]:
+    """Yield the lines of a block of code; paths are those of a checkout, wherever it lies here."""
+    yield f"```{language}\n{code.rstrip().replace(f'{CHECKOUT}/', '')}\n```\n"
+
+
+def introduction(kind: Kind) -> str:
+    """Return what a kind is: its line in listings as a sentence, and its protocol's first paragraph."""
+    listed = f"{kind.summary[:1].upper()}{kind.summary[1:]}."
+    promise = (inspect.getdoc(kind.load_protocol()) or "").partition("\n\n")[0]
+    return promise if promise.startswith(listed) else f"{listed} {promise}"
+
+
+def label(kind: Kind, name: str) -> str:
+    """Return the anchor of a component's section."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind.name}-{name}".lower())
+
+
+def to_markdown(text: str) -> str:
+    """Return a docstring as Markdown: code stays code, everything else is what it looks like."""
+    parts = re.split(r"(``.+?``|`.+?`)", text, flags=re.DOTALL)
+    text = "".join(part if part[:1] == "`" else re.sub(r"([*_\[\]<>$|\\#])", r"\\\1", part) for part in parts)
+    text = re.sub(r"arXiv\s+(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"^(\w+):\n((?: +.*\n?)+)", _listed, text, flags=re.MULTILINE)
+
+
+def _listed(section: re.Match[str]) -> str:
+    """Return a section of a docstring (``Raises:``) as a list."""
+    entries = re.sub(r"^    (?! )", "- ", section[2], flags=re.MULTILINE)
+    return f"{section[1]}:\n\n{entries}"

@@ -1,0 +1,243 @@
+"""Broken and sound trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mutants.catalogue import mutant, sound
+
+
+@sound("tracker")
+class Deaf:
+    """Hears everything and does nothing."""
+
+    def begin(self, run):
+        pass
+
+    def stage(self, name, step, total):
+        pass
+
+    def scalars(self, stage, step, values):
+        pass
+
+    def images(self, stage, step, name, images):
+        pass
+
+    def stage_done(self, stage, seconds, summary):
+        pass
+
+    def end(self, state):
+        pass
+
+
+@sound("tracker")
+class Keeps(Deaf):
+    """Keeps everything in memory, and writes it when the run ends."""
+
+    def begin(self, run):
+        self.folder, self.values, self.recipe = run.folder, {}, dict(run.recipe)
+
+    def stage(self, name, step, total):
+        kept = self.values.get(name, {})
+        self.values[name] = {at: values for at, values in kept.items() if at <= step}
+
+    def scalars(self, stage, step, values):
+        self.values[stage][step] = dict(values)
+
+    def end(self, state):
+        (self.folder / "kept.json").write_text(json.dumps({"state": state, "values": self.values}))
+
+
+@sound("tracker")
+class Pictures(Deaf):
+    """Writes each image as a file of its own."""
+
+    def begin(self, run):
+        self.folder = run.folder / "pictures"
+
+    def images(self, stage, step, name, images):
+        self.folder.mkdir(exist_ok=True)
+        for index, image in enumerate(images.permute(0, 2, 3, 1).squeeze(-1).numpy()):
+            Image.fromarray(image).save(self.folder / f"{stage}_{name}_{step}_{index}.png")
+
+
+@mutant("tracker", killed_by="hears_a_whole_run")
+class KnowsOneEnd(Deaf):
+    """How a run ends is looked up among the ways that came to mind."""
+
+    def end(self, state):
+        return {"done": 0}[state]
+
+
+@mutant("tracker", killed_by="hears_a_whole_run")
+class SharesTheSteps(Deaf):
+    """How far a stage is, is a share of its steps, of which some stages have none."""
+
+    def stage(self, name, step, total):
+        self.share = step / total
+
+
+@mutant("tracker", killed_by="hears_of_nothing_to_do")
+class SumsUpTheLastStage(Deaf):
+    """The end speaks of the last stage, as if there always were one."""
+
+    def stage(self, name, step, total):
+        self.last = name
+
+    def end(self, state):
+        return f"{self.last} is the last"
+
+
+@mutant("tracker", killed_by="goes_on")
+class FileMustBeNew(Deaf):
+    """A run that goes on finds the file of the first half, and refuses."""
+
+    def begin(self, run):
+        (run.folder / "log.txt").open("x").close()
+
+
+@mutant("tracker", killed_by="goes_on")
+class StepsMustGrow(Deaf):
+    """The last step is kept on disk, and one that comes again is an error."""
+
+    def begin(self, run):
+        self.path = run.folder / "last_step"
+
+    def scalars(self, stage, step, values):
+        last = int(self.path.read_text()) if self.path.exists() else 0
+        assert step > last
+        self.path.write_text(str(step))
+
+
+@mutant("tracker", killed_by="takes_any_number")
+class StrictJson(Deaf):
+    """What is no number is no JSON, and raises."""
+
+    def scalars(self, stage, step, values):
+        json.dumps(values, allow_nan=False)
+
+
+@mutant("tracker", killed_by="takes_any_number")
+class FixedColumns(Deaf):
+    """The first line decides which columns there are."""
+
+    columns = None
+
+    def scalars(self, stage, step, values):
+        self.columns = self.columns or list(values)
+        return [values[name] for name in self.columns]
+
+
+@mutant("tracker", killed_by="takes_any_images")
+class ColourOnly(Deaf):
+    """Images are taken for RGB, whatever they are."""
+
+    def images(self, stage, step, name, images):
+        for image in images.permute(0, 2, 3, 1).numpy():
+            Image.fromarray(image, "RGB" if image.shape[-1] == 3 else None)
+
+
+@mutant("tracker", killed_by="takes_any_images")
+class FourAlways(Deaf):
+    """A grid has two rows of two."""
+
+    def images(self, stage, step, name, images):
+        return images[:4].view(2, 2, *images.shape[1:])
+
+
+@mutant("tracker", killed_by="changes_nothing_it_is_given")
+class InvertsInPlace(Deaf):
+    """Dark on white looks better, and is made so in the run's own images."""
+
+    def images(self, stage, step, name, images):
+        images.neg_().sub_(1)
+
+
+@mutant("tracker", killed_by="changes_nothing_it_is_given")
+class AddsAValue(Deaf):
+    """The step is added to the values that others are told as well."""
+
+    def scalars(self, stage, step, values):
+        values["step"] = step
+
+
+@mutant("tracker", killed_by="changes_nothing_it_is_given")
+class FlattensTheRecipe(Deaf):
+    """Lists are made strings within the recipe, since some server wants it."""
+
+    def begin(self, run):
+        run.recipe["stages"]["first"]["losses"] = str(run.recipe["stages"]["first"]["losses"])
+
+
+@mutant("tracker", killed_by="leaves_the_process_alone")
+class SeedsEverything(Deaf):
+    """For the sake of repeatable names, all generators are seeded."""
+
+    def begin(self, run):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+
+@mutant("tracker", killed_by="leaves_the_process_alone")
+class DrawsAName(Deaf):
+    """A run's identifier is drawn from Python's generator, on which data loaders rely."""
+
+    def begin(self, run):
+        self.id = random.getrandbits(64)
+
+
+@mutant("tracker", killed_by="leaves_the_process_alone")
+class TakesTheSignal(Deaf):
+    """Ctrl-C is taken to finish an upload first; the run does not hear of it any more."""
+
+    def begin(self, run):
+        signal.signal(signal.SIGINT, lambda signum, frame: None)
+
+
+@mutant("tracker", killed_by="leaves_the_process_alone")
+class MovesThere(Deaf):
+    """It moves into the run's folder to write."""
+
+    def begin(self, run):
+        os.chdir(run.folder)
+
+
+@mutant("tracker", killed_by="writes_within_the_run")
+class WritesWhereItStands(Deaf):
+    """The log goes into the working folder."""
+
+    def begin(self, run):
+        Path("tracker.log").write_text(run.name)
+
+
+@mutant("tracker", killed_by="writes_within_the_run")
+class TakesTheRunsFile(Deaf):
+    """Its state is kept in ``run.json``, which is the engine's."""
+
+    def begin(self, run):
+        (run.folder / "run.json").write_text("{}")
+
+
+@mutant("tracker", killed_by="building_writes_nothing")
+class OpensItsFileAtOnce(Deaf):
+    """The log is opened when it is built, also for a recipe that is only checked."""
+
+    def __init__(self):
+        Path("tracker.log").touch()
+
+
+@mutant("tracker", killed_by="prints_nothing")
+class Prints(Deaf):
+    """Values are printed where a command's data goes."""
+
+    def scalars(self, stage, step, values):
+        print(stage, step, values)

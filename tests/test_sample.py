@@ -1,0 +1,159 @@
+"""``uldm sample`` on a real, very small run: images, the way to them, and what lies between."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from click.shell_completion import ShellComplete
+from PIL import Image, ImageSequence
+
+from uldm_core import registry
+from uldm_core.cli import main as program
+
+TINY = (
+    "dataset.limit=40",
+    "stages.first.steps=2",
+    "stages.second.steps=2",
+    "stages.samples.count=6",
+    "stages.samples.batch_size=6",
+)
+ALL_AT_ONCE = """
+from uldm_core import Component, hookimpl
+
+class AllAtOnce:
+    '''One step, whatever is wished.'''
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        t = noise.new_ones(len(noise))
+        return noise_scheduler.split(denoise(noise, t), noise, t)[0]
+
+@hookimpl
+def uldm_components():
+    return [Component("sampler", "all_at_once", AllAtOnce)]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "tiny"
+    assert program._run(["run", "mnist_smoke", *TINY, "--until", "samples", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def uldm(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder; return its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                code = program._run(list(map(str, arguments)))
+            except SystemExit as error:
+                code = error.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    registry.default.cache_clear()  # of what --plugin brought
+
+
+def test_a_sampler_is_chosen_and_set_on_the_command_line(uldm, run, tmp_path):
+    draw = ("sample", run, "--count", 4)
+    assert uldm(*draw, "--out", "own.npz")[0] == 0
+    assert uldm(*draw, "--out", "same.npz", "--sampler", "euler", "--steps", 5)[0] == 0
+    assert uldm(*draw, "--out", "other.npz", "--sampler", "ddim", "steps=3", "eta=1")[0] == 0
+    own, same, other = ((tmp_path / f"{name}.npz").read_bytes() for name in ("own", "same", "other"))
+    assert own == same != other
+    assert "at 6 times" in uldm(*draw, "--trajectory", "five.png")[2]
+    assert "at 4 times" in uldm(*draw, "--trajectory", "three.png", "--steps", 3)[2]
+
+
+def test_a_trajectory_and_what_lies_between_two_noises_are_drawn(uldm, run, tmp_path):
+    assert "3 images at 6 times" in uldm("sample", run, "--count", 3, "--trajectory", "path.png")[2]
+    assert uldm("sample", run, "--count", 8, "--trajectory", "path.gif")[0] == 0  # of two batches
+    assert "2 pairs, 8 images each" in uldm("sample", run, "--count", 2, "--interpolate", "arcs.png")[2]
+    assert uldm("sample", run, "--count", 1, "--interpolate", "arcs.gif")[0] == 0
+    with Image.open(tmp_path / "path.gif") as gif:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
+        assert len(times) == 6 and times[-1] == max(times) > 2000 and gif.info["loop"] == 0
+    with Image.open(tmp_path / "arcs.gif") as gif:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+    assert np.array_equal(frames[1][30:], frames[-1][30:]), "it goes back the way it came"
+    with Image.open(tmp_path / "path.png") as low, Image.open(tmp_path / "arcs.png") as wide:
+        assert low.width < wide.width and low.height > wide.height  # 6 columns of 3 rows, 8 of 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give one of --out, --trajectory, --interpolate"),
+        (["--out", "a.png", "--trajectory", "b.png"], "give one of --out, --trajectory, --interpolate"),
+        (["--out", "there.png"], "--out there.png: exists already"),
+        (["--out", "folder.png"], "--out folder.png: is a folder"),
+        (["--trajectory", "a.npz"], "--trajectory a.npz: must end in .png or .gif"),
+        (["--interpolate", "no/a.gif"], "--interpolate no/a.gif: there is no folder no"),
+        (["--trajectory", "a.gif", "--count", "101"], "--count 101: --trajectory shows 100 at most"),
+        (["--out", "a.png", "--sampler", "huen"], "unknown sampler 'huen' (did you mean 'heun'?)"),
+        (
+            ["--out", "a.png", "--sampler", "all_at_once", "--steps", "3"],
+            "sampler.steps: unknown option 'steps'",
+        ),
+        (["--out", "a.png", "stepz=3"], "unknown option 'stepz' (did you mean 'steps'?)"),
+        (["--out", "a.png", "shift=-1"], "sampler.shift: expected a number > 0, got -1"),
+        (["--out", "a.png", "shift"], "expected KEY=VALUE"),
+        (
+            ["--interpolate", "a.png", "--sampler", "ddpm", "--steps", "3"],
+            "it adds noise of its own on the way",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_or_at_once(uldm, run, tmp_path, arguments, said):
+    (tmp_path / "there.png").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "once.py").write_text(ALL_AT_ONCE)
+    code, out, error = uldm("sample", run, *arguments, "--plugin", "once.py")
+    assert code == 2 and said in error and out == "" and "Traceback" not in error
+    assert (tmp_path / "there.png").read_text() == "mine" and not (tmp_path / "a.png").exists()
+
+
+def test_a_file_is_overwritten_where_that_is_wanted(uldm, run, tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    assert uldm("sample", run, "--count", 1, "--out", "a.png", "--force") == (
+        0,
+        "",
+        "[samples] drawing images: 1\na.png: 1 image\n",
+    )
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (64, 64)
+
+
+def test_a_sampler_of_a_plugin_that_keeps_the_protocol_has_a_path_too(uldm, run, tmp_path):
+    (tmp_path / "once.py").write_text(ALL_AT_ONCE)
+    ask = ("--sampler", "all_at_once", "--plugin", "once.py", "--count", 2)
+    assert "2 images at 2 times" in uldm("sample", run, *ask, "--trajectory", "a.png")[2]
+    assert uldm("sample", run, *ask, "--interpolate", "b.png")[0] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_an_interrupt_ends_a_batch_in_its_midst_and_writes_nothing(run, tmp_path):
+    code = "import sys; from uldm_core.cli.main import main; main(sys.argv[1:])"
+    asked = ("--sampler", "euler", "--steps", "1000000", "--out", tmp_path / "a.png", "--threads", "1")
+    words = [sys.executable, "-u", "-c", code, "sample", run, *asked]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert "drawing images: 100" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "nothing is written" in error and "Traceback" not in error
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_shell_completes_samplers():
+    completions = ShellComplete(program.cli, {}, "uldm", "_ULDM_COMPLETE")
+    found = completions.get_completions(["sample", "runs/x", "--sampler"], "euler")
+    assert [one.value for one in found] == ["euler", "euler_ancestral"]

@@ -1,0 +1,1 @@
+"""A recipe as a picture: its stages, and its networks level by level."""

@@ -1,0 +1,71 @@
+"""Doing a stage outside a recipe, on components built by hand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from uldm_core.engine.context import Context
+from uldm_core.engine.folder import RunFolder
+from uldm_core.engine.loop import train
+from uldm_core.engine.machine import choose_machine
+from uldm_core.engine.progress import Reporter, Silent
+from uldm_core.engine.signals import Stop
+from uldm_core.errors import MistakeError
+from uldm_core.protocols import Trainer, Verb
+from uldm_core.recipe import RunOptions
+
+
+def run_stage(
+    stage: Trainer | Verb,
+    out: str | Path,
+    *,
+    name: str = "",
+    seed: int = 0,
+    options: RunOptions | None = None,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Mapping[str, float]:
+    """Do one stage from its beginning, and return its summary; what it trains is trained in place.
+
+    It is done as ``run`` does it, with the same loop, logs and artifacts, in ``out/stages/NAME``; what lies
+    there is replaced. What it needs of an earlier stage (samples, say) is taken from those done in ``out``.
+
+    Args:
+        stage: as ``registry.build("stage", ...)`` makes it.
+        out: the folder.
+        name: the stage's; by default its class's.
+        seed: of its randomness, together with the name.
+        options: device, precision and so on, as in a recipe's ``[run]`` table.
+        reporter: told of progress; silent by default.
+        stop: asked after every step whether to stop.
+
+    Raises:
+        MistakeError: ``out`` is the folder of a recipe's run, or lacks what the stage needs.
+        Interrupted: it was asked to stop.
+        RunError: a metric of the training is not finite.
+    """
+    if (Path(out) / "recipe.toml").exists():
+        raise MistakeError(
+            f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
+        )
+    products = dict(_needed(stage.needs, Path(out)))
+    machine = choose_machine(options or RunOptions())
+    for component in vars(stage).values():
+        machine.place(component)
+    name = name or type(stage).__name__
+    folder = RunFolder(Path(out)).stage(name)
+    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.path.mkdir(parents=True)
+    context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())
+    return stage.run(context) if isinstance(stage, Verb) else train(stage, context)
+
+
+def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:
+    """Yield the newest artifact of each name."""
+    for name in names:
+        found = sorted(out.glob(f"stages/*/artifacts/{name}"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise MistakeError(f"{out} has no {name} yet", hint="do the stage that makes it first")
+        yield name, found[-1]

@@ -1,0 +1,188 @@
+"""Sets of images to be measured, wherever they were made: a folder, an ``.npz``, a registered dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from uldm_core import MistakeError, registry
+from uldm_core.errors import listing
+from uldm_core.protocols import Dataset
+from uldm_plugins.commands.originals import image_paths
+from uldm_plugins.nn.files import image_shape, read_batch, read_image
+from uldm_plugins.stages.evaluate import batches_of
+from uldm_plugins.stages.latents import BATCH
+
+_LISTED = 5
+
+
+@frozen
+class ImageSet:
+    """Images of one size, read a batch at a time and any number of times.
+
+    Args:
+        name: what a person called it.
+        count: how many there are.
+        shape: channels, height and width.
+        read: yields batches with so many channels, uint8 [B, C, H, W].
+        other: the training set, where it is the test set of a dataset.
+        files: what each image is called, if they are files.
+        adapts: it can be read as grey as well as in colour.
+    """
+
+    name: str
+    count: int
+    shape: tuple[int, int, int]
+    read: Callable[[int], Iterable[Tensor]]
+    other: ImageSet | None = None
+    files: Sequence[str] = ()
+    adapts: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the images in order, uint8 [B, C, H, W].
+
+        Raises:
+            MistakeError: one cannot be decoded.
+        """
+        try:
+            yield from self.read(self.shape[0])
+        except ValueError as error:
+            raise MistakeError(str(error)) from error
+
+    def with_channels(self, channels: int) -> ImageSet:
+        """Return the same set, its images with so many channels."""
+        other = self.other.with_channels(channels) if self.other else None
+        return evolve(self, shape=(channels, *self.shape[1:]), other=other)
+
+
+def found(name: str, size: int | None = None) -> ImageSet:
+    """Return the images of a folder, an ``.npz`` or a registered dataset's test split.
+
+    Args:
+        name: a path, or a dataset's name.
+        size: the middle square of each file is resized to this side.
+
+    Raises:
+        MistakeError: there is no such thing, it holds no images, or they are of several sizes.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return of_folder(path, size)
+    if path.is_file():
+        return of_array(path, load_array(path))
+    if "/" not in name and path.suffix:
+        raise MistakeError(f"there is no file {name}")
+    if name in registry.names("dataset") or not path.suffix:
+        return of_dataset(name)
+    raise MistakeError(f"there is no file or folder {name}")
+
+
+def of_dataset(name: str) -> ImageSet:
+    """Return a registered dataset's test split; ``other`` is its training split."""
+    if name not in registry.names("dataset"):
+        datasets = listing(registry.names("dataset"))
+        raise MistakeError(f"{name} is no folder, no .npz and no dataset", hint=f"datasets: {datasets}")
+    dataset = registry.build("dataset", name)
+    train, test = (_of_split(dataset.split(split), f"{name}, {split} split") for split in ("train", "test"))
+    return evolve(test, other=train)
+
+
+def _of_split(dataset: Dataset, name: str) -> ImageSet:
+    def read(channels: int) -> Iterator[Tensor]:
+        return (batch.expand(-1, channels, -1, -1) for batch in batches_of(dataset))
+
+    return ImageSet(name, len(dataset), (dataset.channels, dataset.size, dataset.size), read)
+
+
+def of_folder(folder: Path, size: int | None) -> ImageSet:
+    """Return every usable image file below a folder, in the order of their paths."""
+    paths = image_paths([folder])
+    with ThreadPoolExecutor() as pool:
+        shapes = list(pool.map(image_shape, paths))
+    if size is None and len({shape[1:] for shape in shapes}) > 1:
+        sizes = sorted({f"{width}x{height}" for _, height, width in shapes})
+        more = f" and {len(sizes) - _LISTED} more" if len(sizes) > _LISTED else ""
+        raise MistakeError(
+            f"{folder} has images of several sizes: {', '.join(sizes[:_LISTED])}{more}",
+            hint="--size N takes the middle square of each, resized",
+        )
+
+    def read(channels: int) -> Iterator[Tensor]:
+        for start in range(0, len(paths), BATCH):
+            some = paths[start : start + BATCH]
+            if size:
+                yield read_batch(some, size, channels)
+            else:
+                yield torch.stack([read_image(path, channels) for path in some])
+
+    height, width = (size, size) if size else shapes[0][1:]
+    channels = max(shape[0] for shape in shapes)
+    files = [str(path.relative_to(folder).with_suffix("")) for path in paths]
+    return ImageSet(str(folder), len(paths), (channels, height, width), read, files=files, adapts=True)
+
+
+def of_array(path: Path, images: Tensor) -> ImageSet:
+    """Return images uint8 [N, C, H, W] that were read from a file."""
+
+    def read(channels: int) -> Iterator[Tensor]:
+        return (batch.expand(-1, channels, -1, -1) for batch in images.split(BATCH))
+
+    return ImageSet(str(path), len(images), tuple(images.shape[1:]), read)
+
+
+def load_array(path: Path) -> Tensor:
+    """Read an ``.npz``'s array ``images``, or its only one, as uint8 [N, C, H, W].
+
+    Raises:
+        MistakeError: it is no ``.npz``, or holds no images uint8 [N, H, W, 1 or 3] or [N, H, W].
+    """
+    wanted = "uint8 [N, H, W, 1 or 3], named images or alone in the file"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            name = "images" if "images" in file.files or len(file.files) != 1 else file.files[0]
+            images = file[name]
+    except Exception as error:  # numpy has many ways to say that a file is no archive of arrays
+        raise MistakeError(f"{path}: no .npz with images, {wanted}", hint=str(error)) from error
+    whole = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or whole.ndim != 4 or whole.shape[-1] not in (1, 3) or not whole.size:
+        raise MistakeError(f"{path}: images are {images.dtype} {list(images.shape)}; expected {wanted}")
+    return torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
+
+
+def alike(images: ImageSet, reference: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return both sets with the same number of channels.
+
+    Files are read as the other side is, grey or in colour; else grey images get three equal channels.
+
+    Raises:
+        MistakeError: their sizes differ.
+    """
+    if images.shape[1:] != reference.shape[1:]:
+        said = [f"{one.name} has images of {one.shape[2]}x{one.shape[1]}" for one in (images, reference)]
+        raise MistakeError(", ".join(said), hint="--size N resizes those of folders")
+    fixed = {one.shape[0] for one in (images, reference) if not one.adapts}
+    channels = max(fixed or {images.shape[0], reference.shape[0]})
+    return images.with_channels(channels), reference.with_channels(channels)
+
+
+def check_pairs(metrics: Sequence[Any], images: ImageSet, reference: ImageSet) -> None:
+    """Raise ``MistakeError`` if a metric of pairs is wanted of folders whose files do not belong together."""
+    paired = [type(metric).__name__ for metric in metrics if getattr(metric, "paired", False)]
+    if not (paired and images.files and reference.files):
+        return
+    lone = sorted(set(images.files) ^ set(reference.files))
+    if lone:
+        raise MistakeError(
+            f"{paired[0]} compares files of one name: {len(lone)} are in one folder only, such as {lone[0]}",
+            hint="give both folders the same names, or leave out metrics of pairs",
+        )
