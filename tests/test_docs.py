@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from uldm_core import registry
 from uldm_core.cli.main import cli
+from uldm_core.component import Component
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
 from uldm_core.testing.checks import module
@@ -174,6 +176,15 @@ def test_every_component_command_and_check_has_its_place(site):
     kinds = {component.kind for component in own}
     for contract in [module.contract, *(contract_of(registry.default().kind(kind)) for kind in kinds)]:
         assert [check.name for check in contract.checks if f">{check.name}<" not in contracts] == []
+
+
+@pytest.mark.slow
+def test_a_component_whose_library_is_absent_has_its_place_all_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs/_extensions")
+    monkeypatch.setattr(Component, "installed", property(lambda component: not component.requires))
+    pages = dict(import_module("generated_pages").generated_pages())
+    section = pages["components/backbone.md"].partition("## features\n")[2].partition("\n## ")[0]
+    assert "pip install 'uldm[timm]'" in section and "| `model` |" not in section
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from sphinx.errors import ExtensionError
 from uldm_core import registry
 from uldm_core.cli.main import cli
 from uldm_core.cli.page import page_of
-from uldm_core.component import Component
+from uldm_core.component import Component, how_to_install
 from uldm_core.errors import UldmError
 from uldm_core.kinds import Kind
 from uldm_core.options import say_value
@@ -42,9 +42,7 @@ def write_pages(app: Sphinx) -> None:
     try:
         pages = dict(generated_pages())
     except UldmError as error:
-        raise ExtensionError(
-            f"the pages need what the extra brings: pip install '.[docs]'\n{error}"
-        ) from error
+        raise ExtensionError(str(error)) from error
     folder = Path(app.srcdir) / "reference"
     for name, text in pages.items():
         path = folder / name
@@ -90,21 +88,23 @@ def components_table() -> Iterator[str]:
 
 def kind_page(kind: Kind) -> Iterator[str]:
     """Yield the lines of a kind's page: its components at a glance, then each with its options."""
-    found = [(c, page_of(f"{kind.name}/{c.plugin}/{c.name}")) for c in our_components(kind)]
-    links = [f"[`{page['name']}`](#{label(kind, page['name'])})" for _, page in found]
-    summaries = [to_markdown(page["summary"]) for _, page in found]
+    named = [(registry.default().name_of(component), component) for component in our_components(kind)]
     yield f"# {kind.name}\n"
     yield to_markdown(introduction(kind))
     yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
-    yield from table(["component", "what it is"], map(list, zip(links, summaries)))
-    for component, page in found:
-        yield f"({label(kind, page['name'])})=\n"
-        yield from component_section(component, page)
+    rows = (
+        [f"[`{name}`](#{label(kind, name)})", to_markdown(component.summary)] for name, component in named
+    )
+    yield from table(["component", "what it is"], rows)
+    for name, component in named:
+        yield f"({label(kind, name)})=\n"
+        yield f"## {name}\n"
+        yield from component_section(component) if component.installed else absent_section(component)
 
 
-def component_section(component: Component, page: Mapping[str, Any]) -> Iterator[str]:
+def component_section(component: Component) -> Iterator[str]:
     """Yield the lines that ``uldm show`` has of a component, as Markdown."""
-    yield f"## {page['name']}\n"
+    page = page_of(f"{component.kind}/{component.plugin}/{component.name}")
     yield f"{to_markdown(page['text'])}\n"
     if page["options"]:
         yield from table(["option", "default", "type", "meaning"], map(option_cells, page["options"]))
@@ -114,6 +114,13 @@ def component_section(component: Component, page: Mapping[str, Any]) -> Iterator
     yield from fenced("toml", page["in_a_recipe"])
     if page["in_python"]:
         yield from fenced("python", page["in_python"])
+
+
+def absent_section(component: Component) -> Iterator[str]:
+    """Yield the lines on a component whose library was not there to ask for its options."""
+    mend = how_to_install(str(component.requires), component.distribution)
+    yield to_markdown(sentence(component.summary))
+    yield f"It needs a library of its own: `{mend}`. With it, `uldm show` tells its options.\n"
 
 
 def option_cells(row: Mapping[str, Any]) -> list[str]:
@@ -190,9 +197,14 @@ def fenced(language: str, code: str) -> Iterator[str]:
 
 def introduction(kind: Kind) -> str:
     """Return what a kind is: its line in listings as a sentence, and its protocol's first paragraph."""
-    listed = f"{kind.summary[:1].upper()}{kind.summary[1:]}."
+    listed = sentence(kind.summary)
     promise = (inspect.getdoc(kind.load_protocol()) or "").partition("\n\n")[0]
     return promise if promise.startswith(listed) else f"{listed} {promise}"
+
+
+def sentence(text: str) -> str:
+    """Return a line of a listing as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def label(kind: Kind, name: str) -> str:

@@ -40,6 +40,8 @@ def test_the_core_imports_no_plugin():
         ("planner.py", ("uldm_core.recipe", "uldm_core.engine", "uldm_core.cli")),
         ("recipe", ("uldm_core.engine", "uldm_core.cli")),
         ("engine", ("uldm_core.cli",)),
+        ("engine", ("uldm_core.diagram",)),
+        ("diagram", ("uldm_core.cli",)),
     ],
 )
 def test_imports_of_the_core_point_one_way(room, forbidden):

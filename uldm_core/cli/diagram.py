@@ -47,10 +47,13 @@ def diagram(
 def _draw(plan: Plan, out: Path) -> None:
     from uldm_core.diagram.canvas import check_picture, save
     from uldm_core.diagram.picture import picture
-    from uldm_core.engine.anatomy import anatomy
+    from uldm_core.engine.anatomy import NETWORKS, anatomy
 
     check_picture(out)
-    save(picture(plan, anatomy(plan)), out)
+    found = anatomy(plan)
+    save(picture(plan, found), out)
+    drawn = [known.name for known in found if known.kind in NETWORKS]
+    click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
 
 
 def _print_json(plan: Plan) -> None:

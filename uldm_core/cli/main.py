@@ -26,7 +26,7 @@ CORE = {
     "show": "Show what a component is and takes.",
     "cp": "Copy a shipped recipe, to change it.",
     "diff": "Show what differs between two runs or recipes.",
-    "diagram": "Draw how a recipe's components and stages hang together.",
+    "diagram": "Draw a recipe: its stages, and its networks level by level.",
     "schema": "Print the JSON Schema of recipes, for help in the editor.",
     "check": "Hold a component to the contract of its kind.",
     "doctor": "Show versions, devices, plugins, weights, and what is missing.",

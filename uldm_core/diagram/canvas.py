@@ -217,14 +217,12 @@ def below(pieces: Sequence[Piece], gap: float = 0.0) -> Piece:
     return Piece(sum(piece.height for piece in pieces) + gap * max(len(pieces) - 1, 0), draw)
 
 
-def beside(pieces: Sequence[Piece], width: float, gap: float, *, arrows: bool = False) -> Piece:
-    """Return boxes of a width side by side, as high as the highest, with arrows between if asked for."""
+def boxed(pieces: Sequence[Piece], width: float, gap: float) -> Piece:
+    """Return boxes of a width side by side, as high as the highest."""
     height = 2 * PAD + max(piece.height for piece in pieces)
 
     def draw(canvas: Canvas, x: float, y: float) -> None:
-        for index, piece in enumerate(pieces):
-            if arrows and index:
-                canvas.arrow([(x - gap + 2, y + 2 * PAD), (x - 2, y + 2 * PAD)])
+        for piece in pieces:
             canvas.box(x, y, width, height)
             piece.draw(canvas, x + PAD, y + PAD)
             x += width + gap

@@ -36,7 +36,7 @@ from uldm_core.diagram.shapes import (
     rows,
     say,
 )
-from uldm_core.engine.anatomy import Anatomy, Codebook, Part
+from uldm_core.engine.anatomy import Anatomy, Codebook, Level, Part
 from uldm_core.engine.preflight import NOT_MEASURABLE, short
 
 MOST_LEVELS = 16
@@ -72,6 +72,8 @@ def _foot(network: Anatomy, samples: Sequence[str]) -> list[Line]:
     if told.levels:
         contents = ", ".join(name for level in told.levels for _, name in level.contents())
         said.append(f"told the time by {contents}: {short(told.parameters)} parameters")
+    shown = network.codebook.use if network.codebook else ""
+    said += [f"{option}: {use}" for option, use in network.made_of.items() if use != shown]
     if network.elsewhere and not network.why:
         said.append(f"{short(network.elsewhere)} parameters outside of these blocks")
     if network.receptive_field:
@@ -99,12 +101,28 @@ def _drawing(network: Anatomy, scale: Scale, width: float) -> Iterator[Piece]:
 
 
 def _one_way(network: Anatomy, part: Part, scale: Scale, colour: str, width: float) -> Piece:
-    count = min(len(part.levels), MOST_LEVELS + 1) or 1
+    """Return levels from left to right, each branch in rows of its own."""
+    branches = _branches(part)
+    count = max(min(len(levels), MOST_LEVELS + 1) for levels in branches) or 1
     own = min(CHIP_WIDTH, width / in_a_row(count + 2) - 2 * PAD)
     given, made = _ends(network, own)
-    shown = _fewer(bars(part.levels, scale, colour, own + PAD, narrow=True), own)
-    unknown = [chip(colour, network.use, "?" if part.why else "no layers", width=own)]
-    return rows([given, *(shown or unknown), made], width)
+    pieces = []
+    for levels in branches:
+        shown = _fewer(bars(levels, scale, colour, own + PAD, narrow=True), own)
+        shown = shown or [chip(colour, network.use, "?" if part.why else "no layers", width=own)]
+        resized = levels and levels[0].branch
+        first = chip(GREY, "the same, resized", say(levels[0].branch), width=own) if resized else given
+        pieces.append(rows([first, *shown, *([made] if levels is branches[-1] else [])], width))
+    return below(pieces, GAP)
+
+
+def _branches(part: Part) -> list[list[Level]]:
+    branches: list[list[Level]] = [[]]
+    for level in part.levels:
+        if level.branch:
+            branches.append([])
+        branches[-1].append(level)
+    return branches
 
 
 def _fewer(items: list[Item], width: float) -> list[Item]:
@@ -123,7 +141,7 @@ def _ends(network: Anatomy, width: float) -> tuple[Item, Item]:
     """Return what goes into a network, and what comes out of it."""
     made = say(network.output) if network.output else ""
     first, last, colours = {
-        "denoiser": ("noisy latents", f"prediction {network.prediction}", (GREEN, GREEN)),
+        "denoiser": ("noisy latents", f"predicted {network.prediction or 'target'}", (GREEN, GREEN)),
         "discriminator": ("image or reconstruction", "logits", (GREY, SKY)),
     }.get(network.kind, ("images", "feature maps, the first", (GREY, GREEN)))
     return chip(colours[0], first, say(network.input), width=width), chip(colours[1], last, made, width=width)

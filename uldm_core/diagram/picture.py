@@ -14,7 +14,7 @@ from uldm_core.diagram.canvas import (
     Piece,
     Style,
     below,
-    beside,
+    boxed,
     settings,
     text_piece,
     width_of,
@@ -75,7 +75,7 @@ def _images(anatomies: Sequence[Anatomy]) -> str:
 def _panel(plan: Plan, network: Anatomy, scale: Scale) -> Piece:
     """Return a network in its box."""
     samples = list(_samples(plan, network))
-    return beside([panel(network, scale, INNER - 2 * PAD, samples)], INNER, 0)
+    return boxed([panel(network, scale, INNER - 2 * PAD, samples)], INNER, 0)
 
 
 def _samples(plan: Plan, denoiser: Anatomy) -> Iterator[str]:

@@ -7,7 +7,19 @@ from math import ceil
 from typing import Any
 
 from uldm_core.blueprint import Blueprint
-from uldm_core.diagram.canvas import BLUE, GREEN, PAD, PALE, Line, Piece, Style, below, beside, text_piece
+from uldm_core.diagram.canvas import (
+    BLUE,
+    GREEN,
+    PAD,
+    PALE,
+    Canvas,
+    Line,
+    Piece,
+    Style,
+    below,
+    boxed,
+    text_piece,
+)
 from uldm_core.options import Term
 from uldm_core.recipe import Plan
 from uldm_core.recipe.diagram import MAKES, TRAINS, USES, Graph, Node, graph_of
@@ -32,7 +44,7 @@ def stages(plan: Plan, images: str, width: float) -> Piece:
     names = dict(zip((node.id for node in graph.nodes), (*plan.nouns, *plan.stages)))
     boxes = [_dataset(plan.nouns["dataset"], images)] if "dataset" in plan.nouns else []
     boxes += [_stage(plan.stages[names[node.id]], node, graph, names) for node in graph.nodes if node.stage]
-    return _rows(boxes, width, gap=16, most=MOST, arrows=True)
+    return _rows(boxes, width, gap=16, most=MOST, flows=True)
 
 
 def nouns(plan: Plan, drawn: Iterable[str], width: float) -> Piece:
@@ -42,15 +54,24 @@ def nouns(plan: Plan, drawn: Iterable[str], width: float) -> Piece:
     return _rows([_noun(node) for node in left], width, gap=12, most=3)
 
 
-def _rows(texts: Sequence[list[Line]], width: float, *, gap: float, most: int, arrows: bool = False) -> Piece:
-    """Return boxes in as few rows as there is room for, as many in each as can be."""
+def _rows(texts: Sequence[list[Line]], width: float, *, gap: float, most: int, flows: bool = False) -> Piece:
+    """Return boxes in as few rows as there is room for, as even as can be, with arrows if asked for."""
     if not texts:
         return below([])
-    in_a_row = ceil(len(texts) / ceil(len(texts) / most))
-    own = (width - gap * (in_a_row - 1)) / in_a_row
+    each = ceil(len(texts) / ceil(len(texts) / most))
+    own = (width - gap * (each - 1)) / each
     boxes = [text_piece(text, own - 2 * PAD) for text in texts]
-    rows = [boxes[start : start + in_a_row] for start in range(0, len(boxes), in_a_row)]
-    return below([beside(row, own, gap, arrows=arrows) for row in rows], gap)
+    rows = [boxed(boxes[start : start + each], own, gap) for start in range(0, len(boxes), each)]
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        below(rows, gap).draw(canvas, x, y)
+        for index in range(1, len(boxes)):
+            row, place = divmod(index, each)
+            top = y + sum(piece.height + gap for piece in rows[:row]) + 2 * PAD
+            start = x + place * (own + gap) - gap
+            canvas.arrow([(start + 2, top), (start + gap - 2, top)])
+
+    return Piece(below(rows, gap).height, draw if flows else below(rows, gap).draw)
 
 
 def _dataset(dataset: Blueprint, images: str) -> list[Line]:
@@ -63,7 +84,7 @@ def _stage(stage: Blueprint, node: Node, graph: Graph, names: dict[str, str]) ->
     takes = [names[edge.start] for edge in graph.edges if edge.what == USES and edge.end == node.id]
     takes += [edge.label for edge in graph.edges if edge.what == MAKES and edge.end == node.id]
     trains = [names[edge.end] for edge in graph.edges if edge.what == TRAINS and edge.start == node.id]
-    makes = [edge.label for edge in graph.edges if edge.what == MAKES and edge.start == node.id]
+    makes = dict.fromkeys(edge.label for edge in graph.edges if edge.what == MAKES and edge.start == node.id)
     lines = [(names[node.id], NAME), (stage.use, USE)]
     lines += [(f"takes {', '.join(takes)}", TAKEN)] if takes else []
     lines += [(line, OPTION) for line in _options(stage)]

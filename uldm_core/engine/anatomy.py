@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from functools import partial
+from itertools import pairwise, takewhile
 from math import prod
 from typing import Any
 
@@ -37,12 +38,15 @@ class Level:
         resize: ``down`` or ``up`` where it begins by changing the height and width; else empty.
         joins: whether a block takes the concatenation of the one before it and an earlier one of this size.
         bottleneck: whether it is where the way down ends.
+        branch: where it does not go on from the level before it, but begins anew from the network's input at
+            another size, the shape of that; else empty.
     """
 
     blocks: list[Block]
     resize: str = ""
     joins: bool = False
     bottleneck: bool = False
+    branch: Shape = ()
 
     @property
     def output(self) -> Shape:
@@ -81,7 +85,7 @@ class Level:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, blocks that are no layers left out."""
-        keys = ("output", "width", "resize", "joins", "bottleneck", "attention", "parameters")
+        keys = ("output", "width", "resize", "joins", "bottleneck", "branch", "attention", "parameters")
         blocks = [asdict(block) for block in self.blocks if block.layer]
         return {key: getattr(self, key) for key in keys} | {"blocks": blocks}
 
@@ -137,6 +141,7 @@ class Anatomy:
         receptive_field: of a discriminator, in pixels.
         prediction: of a denoiser, what it predicts: ``epsilon``, ``flow`` and so on.
         elsewhere: parameters that belong to no block.
+        made_of: the components that it is given, by option.
     """
 
     name: str
@@ -151,6 +156,7 @@ class Anatomy:
     receptive_field: int | None = None
     prediction: str = ""
     elsewhere: int = 0
+    made_of: dict[str, str] = field(factory=dict)
 
     def part(self, name: str) -> Part:
         """Return a part; an empty one if there is none of that name."""
@@ -195,7 +201,10 @@ def anatomy(plan: Plan) -> list[Anatomy]:
 def _all(plan: Plan, found: Preflight) -> Iterator[Anatomy]:
     inputs = Inputs(found.tried)
     for (name, blueprint), row in zip(plan.nouns.items(), found.rows):
-        known = Anatomy(name, blueprint.kind.name, blueprint.use, row)
+        given = {
+            option: value.use for option, value in blueprint.options.items() if isinstance(value, Blueprint)
+        }
+        known = Anatomy(name, blueprint.kind.name, blueprint.use, row, made_of=given)
         component = found.tried.components.get(blueprint.key)
         if blueprint.kind.name in NETWORKS and isinstance(component, nn.Module):
             yield _Dissection(inputs, known, component).done(plan, blueprint)
@@ -226,9 +235,12 @@ class _Dissection:
 
     def _autoencoder(self, use: str) -> Anatomy:
         network: Any = self.network
-        encode = getattr(network, "encode_with_indices", network.encode)
-        given, encoded, trace, why = self._run(self.inputs.images, encode)
-        latents, decoded, back, why_not = self._run(self.inputs.latents, network.decode)
+        encode = "encode_with_indices" if hasattr(network, "encode_with_indices") else "encode"
+        make = partial(self.inputs.latents, autoencoder=network)
+        given, encoded, trace, why = self._run(
+            self.inputs.images, lambda images: getattr(network, encode)(images)
+        )
+        latents, decoded, back, why_not = self._run(make, lambda latents: network.decode(latents))
         own = _modules_of(getattr(network, "quantizer", None))
         blocks = self._blocks(trace)
         codes = [block for block in blocks if network.get_submodule(block.path) in own]
@@ -258,13 +270,14 @@ class _Dissection:
         given, output, trace, why = self._run(make, forward)
         blocks = self._blocks(trace, follow=denoiser)
         told = [block for block in blocks if block.conditioning]
-        parts = [_part("network", [block for block in blocks if not block.conditioning], why)]
+        part = _part("network", [block for block in blocks if not block.conditioning], why)
+        parts = [_with_bottleneck(part) if denoiser else _with_branches(part, given)]
         parts += [_part("conditioning", told, "")] if told else []
         return evolve(
             self.known,
             input=given,
             output=_shape(output),
-            parts=[_with_bottleneck(part) if denoiser else part for part in parts],
+            parts=parts,
             receptive_field=_whole(self.network, "receptive_field"),
             prediction=getattr(self.inputs.noun("noise_scheduler"), "prediction", "") if denoiser else "",
         )
@@ -358,14 +371,24 @@ def _joins(before: list[Block], blocks: list[Block]) -> bool:
 
 def _with_bottleneck(part: Part) -> Part:
     """Mark the levels where the way down ends: an encoder's last, a decoder's first, a U-Net's lowest."""
-    ends = {"encoder": [len(part.levels) - 1], "decoder": [0], "network": _lowest(part.levels)}
+    begins = [0] if part.levels and not part.levels[0].resize else []
+    ends = {"encoder": [len(part.levels) - 1], "decoder": begins, "network": _lowest(part.levels)}
     marked = ends.get(part.name, [])
-    if part.name == "decoder" and part.levels and part.levels[0].resize:
-        marked = []
     levels = [
         evolve(level, bottleneck=index in marked and bool(level.grid))
         for index, level in enumerate(part.levels)
     ]
+    return evolve(part, levels=levels)
+
+
+def _with_branches(part: Part, given: Shape) -> Part:
+    """Mark the levels that take the network's input, at a size that the level before has left behind."""
+    levels = part.levels[:1]
+    for before, level in pairwise(part.levels):
+        entered = level.blocks[0].input
+        anew = entered[:1] == given[:1] and entered != before.output
+        larger = bool(before.grid) and prod(grid_of(entered)) > prod(before.grid)
+        levels.append(evolve(level, branch=entered if anew and larger else ()))
     return evolve(part, levels=levels)
 
 

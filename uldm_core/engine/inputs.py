@@ -37,13 +37,17 @@ class Inputs:
             raise NotImplementedError("the dataset's shapes are not known")
         return torch.zeros(batch, dataset.channels, dataset.size, dataset.size)
 
-    def latents(self, batch: int) -> Tensor:
-        """Return latents of the shape that the autoencoder says it gives, float [batch, C, h, w].
+    def latents(self, batch: int, autoencoder: Any = None) -> Tensor:
+        """Return latents of the shape that an autoencoder says it gives, float [batch, C, h, w].
+
+        Args:
+            batch: how many.
+            autoencoder: the noun of this name unless another is given.
 
         Raises:
             NotImplementedError: the shape is not known.
         """
-        dataset, autoencoder = self.noun("dataset"), self.noun("autoencoder")
+        dataset, autoencoder = self.noun("dataset"), autoencoder or self.noun("autoencoder")
         if dataset is None or autoencoder is None:
             raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)

@@ -166,7 +166,7 @@ def blocks_of(calls: Sequence[Call], counted: set[int], *, follow: bool) -> list
 def _block(call: Call, counted: set[int], follow: bool) -> Block:
     new = {id(parameter): parameter.numel() for parameter in parameters_of(call.module)}
     parameters = sum(count for key, count in new.items() if key not in counted)
-    counted |= new.keys()
+    counted.update(new)
     leaf = _is_layer(call.module)
     return Block(
         path=call.path,
