@@ -203,8 +203,9 @@ def test_hostile_names_do_nothing(browser, run):
     run.log(
         "first", [{"step": step, hostile: 0.5, "</script><script>alert(1)</script>": 1} for step in (1, 2)]
     )
-    browser.open(page.write_report(run.path))
+    browser.open(page.write_report(run.path), width=390)
     assert browser.driver.title == "digits: failed" and browser.logs()[0] == []
+    assert browser.run(SIDEWAYS) == 0
     assert browser.run("return document.images.length") == 0 and browser.run(BLANK_CANVASES) == 0
 
 
@@ -221,3 +222,27 @@ def test_a_comparison_is_drawn(browser, run, tmp_path):
         complaints, asked = browser.logs()
         assert complaints == [] and len(asked) == 1
     assert browser.legend("first/distance")[1] == browser.legend("first/distance")[2] != ""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0],
+        [float("nan")],
+        [float("nan")] * 3,
+        [1e300, 1e-300],
+        [-5.0, 0.0],
+        [0.0] * 9,
+        [1e9, float("inf"), 2e9],
+    ],
+)
+def test_any_numbers_can_be_drawn(browser, run, values):
+    run.recipe()
+    run.log("first", [{"step": step, "loss": value} for step, value in enumerate(values)])
+    browser.open(page.write_report(run.path))
+    for button in browser.driver.find_elements(By.CSS_SELECTOR, ".log"):
+        button.click()
+    area, middle = browser.over("first/loss", 0.5)
+    ActionChains(browser.driver).move_to_element_with_offset(area, middle, 0).perform()
+    assert browser.logs()[0] == [] and browser.run(BLANK_CANVASES) == 0
+    assert browser.legend("first/loss")[0] != ""

@@ -20,9 +20,9 @@
     : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en")
     : String(Number(value.toPrecision(4)));
 
-  function lines(series, index) {
+  function lines(series, index, few) {
     const stroke = colour("--c" + ((series.colour ?? index) % 8));
-    const shared = { spanGaps: true, points: { show: false }, value: (_, found) => digits(found) };
+    const shared = { spanGaps: true, points: { show: few }, value: (_, found) => digits(found) };
     const dash = series.dashed ? [6, 4] : undefined;
     if (!series.smooth) return [{ ...shared, label: series.label, stroke, width: 1.75, dash }];
     return [
@@ -53,7 +53,7 @@
       ],
       series: [
         { label: chart.counted ?? "step", value: (_, found) => digits(found) },
-        ...chart.series.flatMap(lines),
+        ...chart.series.flatMap((series, index) => lines(series, index, chart.x.length < 3)),
       ],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, dist: 5 } },
       hooks: {
