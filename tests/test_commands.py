@@ -136,6 +136,9 @@ def test_a_dry_run_says_what_each_stage_would_do_and_does_nothing(uldm, run, tmp
         "samples: redo, sampler.steps 5 -> 4",
         "scores: redo, samples.npz is made anew",
     ]
+    other = ["stages.samples.sampler=heun", "--out", run, "--dry-run"]
+    why = uldm("run", "mnist_smoke", *TINY, *other)[1].splitlines()[-2]
+    assert why == 'samples: redo, sampler.use "euler" -> "heun"; sampler.steps 5 -> 10'
 
 
 def test_diff_shows_the_options_that_differ(uldm, run):

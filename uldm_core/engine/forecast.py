@@ -68,8 +68,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between what two keys are made of, as a person would say it."""
     before, after = flattened(old), flattened(new)
     for key in [*before, *(key for key in after if key not in before)]:
-        if before.get(key) != after.get(key):
-            yield _say_change(key, before.get(key), after.get(key))
+        old, new = before.get(key), after.get(key)
+        if old != new and not (key[0] == "sources" and None in (old, new)):  # another `use` tells of itself
+            yield _say_change(key, old, new)
 
 
 def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
