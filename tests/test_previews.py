@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from uldm_core.engine import loop
@@ -146,6 +147,31 @@ def test_samples_are_of_the_same_noise_each_time(tmp_path):
         for path in sorted(folder.glob("stages/second/images/samples/*.png"))
     )
     assert np.abs(before - after).max() <= 2 and before.std() > 10
+
+
+def test_a_preview_that_fails_costs_the_training_nothing(shown, tmp_path, monkeypatch):
+    tried, said = [], []
+
+    def fail(*_):
+        tried.append(1)
+        torch.rand(5)
+        raise ValueError("cannot be drawn")
+
+    class Messages(Silent):
+        def message(self, text):
+            said.append(text)
+
+    monkeypatch.setattr("uldm_plugins.stages.train_autoencoder.reconstructed", fail)
+    folder = run(tiny(3), out=tmp_path / "run", until="second", reporter=Messages())
+    (warning,) = [text for text in said if text.startswith("warning: stages.first")]
+    assert "trains on without previews: ValueError: cannot be drawn" in warning and len(tried) == 1
+    assert_same_training(shown, folder)
+
+
+def test_a_process_of_few_timesteps_is_shown_in_as_few_steps(tmp_path):
+    few = ("noise_scheduler.use=cosine", "noise_scheduler.timesteps=8")
+    folder = run(Recipe.load(SMOKE, (*TINY, *few)), out=tmp_path / "run", until="second")
+    assert len(list(folder.glob("stages/second/images/samples/*.png"))) == 5
 
 
 def test_more_or_fewer_previews_are_no_other_training(shown):

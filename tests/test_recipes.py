@@ -16,6 +16,7 @@ from PIL import Image
 from uldm_core import registry
 from uldm_core.engine.files import read_state, read_tensors
 from uldm_core.engine.preflight import preflight
+from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.recipe import Recipe
@@ -149,7 +150,7 @@ def interrupted_at(step, stage):
     """A stop that asks to stop after so many steps of a stage, as a reporter that counts would."""
     stop = Stop()
 
-    class Counter:
+    class Counter(Silent):
         current = ""
 
         def started(self, name, *_):
@@ -158,11 +159,6 @@ def interrupted_at(step, stage):
         def advanced(self, done, metrics, rate):
             if self.current == stage and metrics and done >= step:
                 stop.signum = signal.SIGINT
-
-        def finished(self, *_):
-            pass
-
-        message = finished
 
     return stop, Counter()
 

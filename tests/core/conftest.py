@@ -200,8 +200,8 @@ COMPONENTS = [
     Component("stage", "train", Train),
     Component("stage", "draw", Draw),
     Component("stage", "frame", Frame),
-    Component("tracker", "jsonl", "uldm_plugins.trackers.jsonl:Jsonl", always=True),
 ]
+LOG = Component("tracker", "jsonl", "uldm_plugins.trackers.jsonl:Jsonl", always=True)
 
 RECIPE = """\
 uldm = 1
@@ -233,7 +233,7 @@ use = "frame"
 @pytest.fixture
 def registry():
     own = Registry()
-    for component in COMPONENTS:
+    for component in [*COMPONENTS, LOG]:
         own.register(component)
     return own
 

@@ -11,6 +11,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from uldm_core.component import say_failure
 from uldm_core.engine.context import Context
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import RunError
@@ -42,8 +43,8 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
         step += 1
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
             log.write(step, metrics)
-        if step in previews:
-            _preview(trainer, context, step)
+        if step in previews and not _preview(trainer, context, step):
+            previews.clear()
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
             _save(trainer, context, step)
@@ -67,10 +68,16 @@ def _preview_steps(trainer: Any) -> set[int]:
     return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
 
 
-def _preview(trainer: Any, context: Context, step: int) -> None:
-    """Have a trainer show itself; what it draws from torch's own generator, nobody misses."""
-    with seeded(context.seed, context.name, "preview", step):
-        trainer.preview(step)
+def _preview(trainer: Any, context: Context, step: int) -> bool:
+    """Have a trainer show itself; return whether it could. Training goes on with the same numbers."""
+    try:
+        with seeded(context.seed, context.name, "preview", step):
+            trainer.preview(step)
+    except Exception as error:
+        what = f"stages.{context.name} trains on without previews: {say_failure(error)}"
+        context.reporter.message(f"warning: {what}")
+        return False
+    return True
 
 
 def _save(trainer: Trainer, context: Context, step: int) -> None:

@@ -83,7 +83,8 @@ class Sketch:
         generator = context.generator("preview")
         side = latent_size(self.size, self.autoencoder.downscale)
         noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, side, side, generator=generator)
-        sampler = registry.build("sampler", "euler", steps=SAMPLER_STEPS)
+        steps = min(SAMPLER_STEPS, self.noise_scheduler.timesteps or SAMPLER_STEPS)
+        sampler = registry.build("sampler", "euler", steps=steps)
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
             with context.autocast():
