@@ -87,8 +87,8 @@ def test_steps_of_previews(steps, previews, wanted):
 
 
 def cell(path, index, side=28, gap=2, scale=2):
-    """Return one image of a grid of ten a row."""
-    picture = np.asarray(Image.open(path))[::scale, ::scale]
+    """Return one grey image of a grid of ten a row, its transparency left out."""
+    picture = np.asarray(Image.open(path))[::scale, ::scale, 0]
     top, left = (place * (side + gap) + gap for place in divmod(index, 10))
     return picture[top : top + side, left : left + side]
 
@@ -118,7 +118,7 @@ def test_the_last_reconstructions_are_those_of_the_averaged_weights(shown):
 
 
 def test_a_colour_stands_for_a_code(shown):
-    colours = np.asarray(Image.open(shown / "stages/first/images/codes/00000006.png"))
+    colours = np.asarray(Image.open(shown / "stages/first/images/codes/00000006.png").convert("RGB"))
     place = colours[4 : 4 + 28 * 2, 4 : 4 + 28 * 2]
     assert place.shape == (56, 56, 3)
     blocks = place.reshape(7, 8, 7, 8, 3)

@@ -209,7 +209,7 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MistakeError, match=r"there is no path '.*nowhere'\n"):
         build(tmp_path / "nowhere")
-    with pytest.raises(MistakeError, match=r"there is no folder .*file"):
+    with pytest.raises(MistakeError, match=r"expected a folder, '.*file' is a file"):
         build(tmp_path / "file")
     with pytest.raises(MistakeError, match="has no images"):
         build(tmp_path)
