@@ -113,7 +113,8 @@ class Walker:
         line = self._line()
         key = table
         for part in self._key():
-            self._dotted |= {key: line} if key not in (table, *self._dotted) else {}
+            if key != table:
+                self._dotted.setdefault(key, line)
             key = (*key, part)
             self.lines.setdefault(key, line)
         self._write(key, line)
