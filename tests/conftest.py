@@ -1,10 +1,15 @@
-"""For every test: one thread, since the tests' tensors are too small to share, and Hypothesis's profile."""
+"""For every test: one thread, since tests' tensors are too small to share; Hypothesis's profile; the program."""
 
 import os
 import tempfile
+import warnings
 
+import pytest
 import torch
 from hypothesis import settings
+
+from uldm_core import registry
+from uldm_core.cli import main as program
 
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio")  # not a person's own, nor another worker's
 
@@ -12,3 +17,22 @@ torch.set_num_threads(1)
 
 settings.register_profile("everyday", deadline=None, max_examples=50)
 settings.load_profile("everyday")
+
+
+@pytest.fixture
+def uldm(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder; return its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                code = program._run(list(map(str, arguments)))
+            except SystemExit as error:
+                code = error.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    registry.default.cache_clear()  # of what --plugin brought

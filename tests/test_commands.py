@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -25,24 +24,6 @@ TINY = (
     "stages.samples.batch_size=6",
     'stages.scores.metrics=["class_balance", "psnr"]',
 )
-
-
-@pytest.fixture
-def uldm(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder; return its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                code = program._run(list(map(str, arguments)))
-            except SystemExit as error:
-                code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
 from PIL import Image, ImageSequence
 
-from uldm_core import registry
 from uldm_core.cli import main as program
 
 TINY = (
@@ -42,25 +40,6 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "tiny"
     assert program._run(["run", "mnist_smoke", *TINY, "--until", "samples", "--out", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture
-def uldm(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder; return its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                code = program._run(list(map(str, arguments)))
-            except SystemExit as error:
-                code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    registry.default.cache_clear()  # of what --plugin brought
 
 
 def test_a_sampler_is_chosen_and_set_on_the_command_line(uldm, run, tmp_path):

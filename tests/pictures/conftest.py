@@ -1,7 +1,5 @@
 """Commands on a very small run."""
 
-import warnings
-
 import pytest
 
 from uldm_core.cli import main as program
@@ -14,21 +12,6 @@ autoencoder = { use = "vqvae_fast", quantizer = "vq_ema" }
 use = "train_autoencoder"
 steps = 2
 """
-
-
-@pytest.fixture
-def uldm(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder; return its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            code = program._run(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
