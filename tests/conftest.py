@@ -1,4 +1,4 @@
-"""For every test: one thread, since tests' tensors are too small to share; Hypothesis's profile; the program."""
+"""For every test: one thread, since the tensors are too small to share; Hypothesis's profile; the program."""
 
 import os
 import tempfile

@@ -63,7 +63,7 @@ def _print_json(plan: Plan) -> None:
 
 
 def _print_graph(plan: Plan, form: str) -> None:
-    from uldm_core.recipe.diagram import dot, graph_of, mermaid
+    from uldm_core.diagram.flowchart import dot, graph_of, mermaid
 
     graph = graph_of(plan)
     click.echo(mermaid(graph) if form == "mermaid" else dot(graph))

@@ -20,9 +20,9 @@ from uldm_core.diagram.canvas import (
     boxed,
     text_piece,
 )
+from uldm_core.diagram.flowchart import MAKES, TRAINS, USES, Graph, Node, graph_of
 from uldm_core.options import Term
 from uldm_core.recipe import Plan
-from uldm_core.recipe.diagram import MAKES, TRAINS, USES, Graph, Node, graph_of
 
 NAME, USE = Style(9, bold=True), Style(8, bold=True, colour=BLUE)
 OPTION, TAKEN, GIVEN = Style(7.5), Style(7.5, colour=PALE), Style(7.5, bold=True, colour=GREEN)

@@ -68,9 +68,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between what two keys are made of, as a person would say it."""
     before, after = flattened(old), flattened(new)
     for key in [*before, *(key for key in after if key not in before)]:
-        old, new = before.get(key), after.get(key)
-        if old != new and not (key[0] == "sources" and None in (old, new)):  # another `use` tells of itself
-            yield _say_change(key, old, new)
+        was, now = before.get(key), after.get(key)
+        if was != now and not (key[0] == "sources" and None in (was, now)):  # another `use` tells of itself
+            yield _say_change(key, was, now)
 
 
 def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
