@@ -197,13 +197,16 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
 
 
 def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    page = run / "report.html"
+    assert "--samples mine.npz" not in page.read_text("utf-8")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path != page}
     np.savez(tmp_path / "mine.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
     _, out, _ = uldm("evaluate", run, "--samples", "mine.npz", "--metrics", "class_balance,psnr", "--json")
     report = json.loads(out)
     assert report["counts"]["samples"] == 3 and report["results"]["samples"]["largest_class"] == 1
     assert "ClassBalance" in report["metrics"]
-    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path != page}
+    assert "--samples mine.npz" in page.read_text("utf-8"), "it is shown as well"
     (kept,) = after.keys() - before.keys()
     assert kept.parent == run / "evaluations" and {path: after[path] for path in before} == before
     record = json.loads(kept.read_text())

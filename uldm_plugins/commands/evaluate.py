@@ -71,9 +71,9 @@ def evaluate(
     """Measure images against real ones, and print a table.
 
     RUN is a folder that `uldm run` made: its samples and its reconstructions are measured against the test
-    set, or its samples --against other images, and the result is kept in RUN/evaluations for its report. Or
-    RUN is a folder of images or an .npz (uint8 [N, H, W, C]) made by anything, which is measured --against a
-    folder, an .npz or a registered dataset.
+    set, or its samples --against other images, and the result is kept in RUN/evaluations and shown in its
+    report. Or RUN is a folder of images or an .npz (uint8 [N, H, W, C]) made by anything, which is measured
+    --against a folder, an .npz or a registered dataset.
 
     `floor` is what real images score, `originals` what the test set itself scores. Files of two folders are
     pairs by their names, images of others by their order.
@@ -263,11 +263,12 @@ def _compared(
 
 
 def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
-    """Write the result where the run's report finds it."""
+    """Keep the result, and show it in the run's report."""
     from datetime import datetime, timezone
 
     from uldm_core.engine.files import write_json
     from uldm_plugins.commands.output import command_line
+    from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
     path = run / "evaluations" / f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json"
@@ -277,7 +278,7 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
         "against": against or "test",
     }
     write_json(path, said | {key: report[key] for key in ("results", "counts", "metrics")})
-    click.echo(f"{path}: kept for the report", err=True)
+    click.echo(f"{path}: kept, and shown in {write_report(run)}", err=True)
 
 
 def _table(results: dict[str, Any]) -> str:

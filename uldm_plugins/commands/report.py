@@ -15,7 +15,7 @@ from uldm_core.errors import MistakeError
 def report(run: Path) -> None:
     """Write RUN/report.html anew, from what the run's folder holds, and print where it lies.
 
-    Every run writes its own; this is for one of an older version, or after `uldm evaluate`.
+    Every run writes its own, and `uldm evaluate` adds to it; this is for a run of an older version.
     """
     if not (run / "recipe.toml").is_file():
         raise MistakeError(
