@@ -11,6 +11,7 @@ from hypothesis import settings
 from uldm_core import registry
 from uldm_core.cli import main as program
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start: several at once only wait for each other
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio")  # not a person's own, nor another worker's
 
 torch.set_num_threads(1)

@@ -80,7 +80,7 @@ def test_a_new_user_scaffolds_installs_lists_checks_tests_and_runs(tmp_path):
     assert ("my_quantizer", "my-quantizer") in {(row["name"], row["distribution"]) for row in rows}
     assert "0 failed" in run(*uldm, "check", "quantizer/my_quantizer", folder=tmp_path, env=env)
     run(sys.executable, "-m", "pytest", "-q", folder=folder, env=env)
-    run(*uldm, "run", "recipe.toml", "--threads", "2", folder=folder, env=env)
+    run(*uldm, "run", "recipe.toml", folder=folder, env=env)
     assert (folder / "runs" / "recipe" / "samples.png").is_file()
 
 
