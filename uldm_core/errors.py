@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -114,6 +113,8 @@ def nearest(name: object, known: Iterable[str]) -> list[str]:
 
     One that is much likelier than the others stands alone.
     """
+    import difflib  # a slip is rare, and every start would wait for it
+
     name, folded = str(name), {other.casefold(): other for other in known}
     cutoff = 0.6 if len(name) > 3 else 0.5
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=cutoff)

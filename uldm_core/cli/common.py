@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -141,5 +140,7 @@ def _wrapped(hint: str) -> str:
     """Indent a hint; wrap it where a terminal is narrower."""
     if not sys.stderr.isatty():
         return f"    {hint}"
+    from textwrap import TextWrapper
+
     width = max(40, shutil.get_terminal_size().columns)
     return TextWrapper(width, initial_indent="    ", subsequent_indent="      ").fill(hint)
