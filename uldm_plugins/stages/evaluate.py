@@ -14,7 +14,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
-from uldm_plugins.stages.latents import BATCH, index_batches, passed_with_codes
+from uldm_plugins.stages.latents import BATCH, held_out, index_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
 
 Batches = Callable[[], Iterable[Tensor]]
@@ -57,7 +57,7 @@ class Evaluate:
     @property
     def reference(self) -> Dataset:
         """What samples and reconstructions are measured against: the test split, if the dataset has one."""
-        return self.dataset.split("test") if "test" in self.dataset.splits else self.dataset
+        return held_out(self.dataset)
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Measure and write."""

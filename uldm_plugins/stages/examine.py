@@ -11,6 +11,7 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder
 from uldm_plugins.nn.images import to_float, to_uint8
+from uldm_plugins.stages.latents import encode_with_codes
 
 
 @frozen
@@ -42,17 +43,9 @@ def examine(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Contex
             decoded = autoencoder.decode(latents).float()
             own = [autoencoder.encode(image)[1] for image in images.split(1)]  # a loss is a batch's mean
         for index, original in enumerate(batch):
-            found = None if codes is None else codes[index].cpu()
+            found = None if codes is None else _maps(codes[index]).cpu()
             losses = {**distances(decoded[index], images[index]), **_floats(own[index])}
             yield Examined(original, to_uint8(decoded[index]).cpu(), found, losses)
-
-
-def encode_with_codes(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return latents, and codes [B, Q, h, w] if there is a quantizer."""
-    if not hasattr(autoencoder, "encode_with_indices"):
-        return autoencoder.encode(images)[0], None
-    latents, _, indices = autoencoder.encode_with_indices(images)
-    return latents, indices if indices.ndim == 4 else indices.unsqueeze(1)
 
 
 def distances(reconstruction: Tensor, image: Tensor) -> dict[str, float]:
@@ -65,6 +58,11 @@ def distances(reconstruction: Tensor, image: Tensor) -> dict[str, float]:
         "l2": difference.square().mean().item(),
         "psnr": psnr.item(),
     }
+
+
+def _maps(codes: Tensor) -> Tensor:
+    """Return an image's codes as one map for each codebook, [Q, h, w]."""
+    return codes if codes.ndim == 3 else codes.unsqueeze(0)
 
 
 def _floats(losses: dict[str, Tensor]) -> dict[str, float]:

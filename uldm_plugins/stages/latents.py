@@ -59,8 +59,20 @@ def passed_with_codes(
     These are [B, h, w], or [B, Q, h, w] with several codes a position; None without a quantizer.
     """
     autoencoder.eval()
-    encode = getattr(autoencoder, "encode_with_indices", None)
     for batch in batches:
         with context.autocast():
-            latents, _, *codes = (encode or autoencoder.encode)(to_float(batch.to(context.device)))
-            yield to_uint8(autoencoder.decode(latents)), codes[0] if codes else None
+            latents, codes = encode_with_codes(autoencoder, to_float(batch.to(context.device)))
+            yield to_uint8(autoencoder.decode(latents)), codes
+
+
+def encode_with_codes(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return latents, and the indices of their codes, [B, h, w] or [B, Q, h, w]; None without a quantizer."""
+    if not hasattr(autoencoder, "encode_with_indices"):
+        return autoencoder.encode(images)[0], None
+    latents, _, indices = autoencoder.encode_with_indices(images)
+    return latents, indices
+
+
+def held_out(dataset: Dataset) -> Dataset:
+    """Return the test split, or the dataset itself where it has none."""
+    return dataset.split("test") if "test" in dataset.splits else dataset

@@ -16,6 +16,7 @@ from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, N
 from uldm_plugins.nn.ema import EMA
 from uldm_plugins.nn.images import to_uint8
 from uldm_plugins.pictures.codes import code_map
+from uldm_plugins.stages.latents import encode_with_codes, held_out
 from uldm_plugins.stages.training import image_batch, predict
 
 PAIRS = 20
@@ -43,19 +44,17 @@ def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) 
         ``reconstructions``, each image followed by its own, uint8 [2 N, C, H, W]; with a quantizer also
         ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H].
     """
-    test = dataset.split("test") if "test" in dataset.splits else dataset
+    test = held_out(dataset)
     indices = torch.arange(min(PAIRS, len(test)))
     images = image_batch(test, indices, context)
     quantizer = getattr(autoencoder, "quantizer", None)
     maps = {}
     with context.autocast():
-        if quantizer is None:
-            latents, _ = autoencoder.encode(images)
-        else:
-            latents, _, codes = autoencoder.encode_with_indices(images)
-            first = codes if codes.ndim == 3 else codes[:, 0]
-            maps["codes"] = code_map(first, dataset.size, quantizer.codebook_size)
+        latents, codes = encode_with_codes(autoencoder, images)
         reconstructions = to_uint8(autoencoder.decode(latents)).cpu()
+    if quantizer is not None and codes is not None:
+        first = codes if codes.ndim == 3 else codes[:, 0]
+        maps["codes"] = code_map(first, dataset.size, quantizer.codebook_size)
     pairs = torch.stack([test.images(indices), reconstructions], 1).flatten(0, 1)
     return {"reconstructions": pairs, **maps}
 
