@@ -107,7 +107,7 @@ class Discrete(Cosine):
         return (t * (self.timesteps - 1)).round().long()
 
     def coefficients(self, t):
-        alpha_bar = self.alpha_bar[self.index(t)]
+        alpha_bar = self.alpha_bar.to(t.device)[self.index(t)]
         return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
 
     def conditioning(self, t):

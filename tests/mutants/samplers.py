@@ -71,7 +71,7 @@ class Ancestral(Walk):
         alpha, sigma = self.level(ask, ask.then, x)
         alpha_now, sigma_now = self.level(ask, ask.now, x)
         share = sigma * math.sqrt(max(0.0, 1 - (alpha_now * sigma / alpha / sigma_now) ** 2))
-        fresh = torch.randn(x.shape, generator=ask.generator)
+        fresh = torch.randn(x.shape, generator=ask.generator).to(x)
         return alpha * x0 + math.sqrt(max(0.0, sigma**2 - share**2)) * noise + share * fresh
 
 

@@ -26,12 +26,14 @@ class Case:
     Args:
         subject: the component under check.
         contract: of its kind.
+        device: where the tensors are that it hands out.
         drawn: every value drawn so far, by its label: the example that a report shows.
     """
 
     subject: Subject
     contract: Contract
     _draw: Callable[[st.SearchStrategy[Any]], Any]
+    device: str = "cpu"
     drawn: dict[str, Any] = field(factory=dict)
 
     def draw(self, strategy: st.SearchStrategy[T], label: str) -> T:
@@ -62,7 +64,7 @@ class Case:
         """Draw what the component takes."""
         if self.contract.inputs is None:
             raise Skip(f"kind {self.subject.kind} says nothing of its inputs")
-        return self.contract.inputs(self, component)
+        return tuple(tensor.to(self.device) for tensor in self.contract.inputs(self, component))
 
     def call(self, component: Any, *inputs: Tensor) -> Any:
         """Exercise the component; what it draws at random is the same each time."""
@@ -74,6 +76,14 @@ class Case:
         """Exercise the component for everything that its parameters have a say in."""
         return (self.contract.in_full or self.contract.call)(component, *inputs)
 
+    def exercise(self, built: Any) -> Any:
+        """Put what ``contract.build`` returned through all that it is there for, always in the same way."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            if self.contract.exercise:
+                return self.contract.exercise(self, built)
+            return self.contract.call(built, *map(_with_graph, self.inputs(built)))
+
     def batch(self, low: int = 1, high: int = 3) -> int:
         """Draw a batch size."""
         return self.draw(strategies.batch_sizes(low, high), "batch")
@@ -84,11 +94,17 @@ class Case:
 
     def normal(self, *shape: int, salt: int = 0) -> Tensor:
         """Return standard normal values that the drawn seed decides."""
-        return strategies.normal(shape, 1000 * salt + self.seed())
+        return strategies.normal(shape, 1000 * salt + self.seed()).to(self.device)
 
     def images(self, shape: Shape, pattern: Pattern = "noise") -> Tensor:
         """Return images in [-1, 1]."""
-        return strategies.fill_images(shape, pattern, self.seed() if pattern == "noise" else 0)
+        seed = self.seed() if pattern == "noise" else 0
+        return strategies.fill_images(shape, pattern, seed).to(self.device)
+
+
+def _with_graph(tensor: Tensor) -> Tensor:
+    """Return what a network would hand on: floats that have a graph behind them."""
+    return tensor.requires_grad_().clone() if tensor.is_floating_point() else tensor
 
 
 def tensors_in(value: Any) -> list[Tensor]:

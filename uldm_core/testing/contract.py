@@ -81,9 +81,13 @@ class Contract:
         call: exercises it with these inputs; by default it is called with them.
         in_full: exercises it so that all it returns is there, losses too; by default as ``call`` does.
         build: builds it once, with what its owner would pass; by default nothing.
+        exercise: puts what ``build`` returned through all that it is there for, and returns what came of it,
+            as nested tensors and numbers; by default it is called with ``inputs``.
         per_sample: the output's first dimension is the batch's.
         discrete: it picks codes, so that rounding may change its output by more than a little.
         same_dtype: what it returns has the dtype of what it takes.
+        draws: it may draw from torch's global random state while it is exercised (dropout, say).
+        remembers: it changes as it is used, by design: exercised again, it may answer otherwise.
     """
 
     options: Mapping[str, SearchStrategy[Any]] = field(factory=dict)
@@ -91,9 +95,12 @@ class Contract:
     call: Callable[..., Any] = lambda component, *inputs: component(*inputs)
     in_full: Callable[..., Any] | None = None
     build: Callable[[Case], Any] = lambda case: case.build()
+    exercise: Callable[[Case, Any], Any] | None = None
     per_sample: bool = True
     discrete: bool = False
     same_dtype: bool = True
+    draws: bool = False
+    remembers: bool = False
     checks: list[Check] = field(factory=list, init=False)
 
     def check(self, function: CheckFunction) -> CheckFunction:

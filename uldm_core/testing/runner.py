@@ -19,6 +19,7 @@ from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import NOT_A_MODULE, Broken, Check, Contract, Skip, contract_of
+from uldm_core.testing.process import restored
 from uldm_core.testing.subject import Subject, subject_of
 
 Outcome = Literal["passed", "failed", "expected failure", "skipped"]
@@ -183,11 +184,12 @@ BUILDS = builds.__name__
 
 def checks_for(subject: Subject) -> dict[str, tuple[Check, Contract]]:
     """Return the checks a subject is held to, by name: its kind's, and those of every module."""
-    from uldm_core.testing.checks import module
+    from uldm_core.testing.checks import every, module
 
     own = contract_of(registry.default().kind(subject.kind))
     shared = module.contract.checks if own.inputs and subject.may_be_module else []
-    checks = [Check(BUILDS, builds), *own.checks, *shared]
+    general = every.contract.checks if own.exercise or own.inputs else []
+    checks = [Check(BUILDS, builds), *own.checks, *general, *shared]
     return {check.name: (check, own) for check in checks}
 
 
@@ -241,7 +243,7 @@ class _Attempt:
 
     def _try(self, case: Case) -> None:
         try:
-            with torch.random.fork_rng():
+            with restored():
                 torch.manual_seed(0)
                 self.check.function(case)
         except Skip as skip:

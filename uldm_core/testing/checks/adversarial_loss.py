@@ -11,7 +11,7 @@ from torch import Tensor
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
 
-contract = Contract()
+contract = Contract(exercise=lambda case, loss: _exercise(case, loss))
 
 
 def _sides(loss: Any) -> dict[str, Callable[..., Tensor]]:
@@ -21,6 +21,12 @@ def _sides(loss: Any) -> dict[str, Callable[..., Tensor]]:
 def _logits(case: Case) -> tuple[Tensor, Tensor]:
     shape = (case.batch(), 1, 2, 3)
     return case.normal(*shape), case.normal(*shape, salt=1)
+
+
+def _exercise(case: Case, loss: Any) -> list[Tensor]:
+    """Measure both sides on logits that have a graph behind them."""
+    real, fake = (logits.requires_grad_().clone() for logits in _logits(case))
+    return [side(real, fake) for side in _sides(loss).values()]
 
 
 @contract.check

@@ -11,7 +11,7 @@ from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 
-contract = Contract()
+contract = Contract(exercise=lambda case, dataset: _exercise(dataset))
 CHUNK = 1000
 SOME = 512
 
@@ -19,6 +19,12 @@ SOME = 512
 def _indices(case: Case, dataset: Any) -> torch.Tensor:
     index = st.integers(0, len(dataset) - 1)
     return torch.tensor(case.draw(st.lists(index, min_size=1, max_size=8), "indices"))
+
+
+def _exercise(dataset: Any) -> list[torch.Tensor]:
+    """Ask every split for its first images."""
+    splits = [dataset, *(dataset.split(name) for name in dataset.splits)]
+    return [split.images(torch.arange(min(3, len(split)))) for split in splits]
 
 
 def _some(dataset: Any) -> torch.Tensor:

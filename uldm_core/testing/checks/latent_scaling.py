@@ -32,6 +32,7 @@ contract = Contract(
     options={"channels": st.sampled_from((2, 4))},
     inputs=_latents,
     call=lambda scaling, latents: scaling.normalize(latents),
+    exercise=lambda case, scaling: _exercise(case, scaling),
     same_dtype=False,
 )
 
@@ -44,6 +45,14 @@ def _fitted(case: Case) -> tuple[Any, Tensor]:
     latents = 3 * spread * case.normal(24, channels, 4, 4) + 5
     scaling.fit(latents.split(8))
     return scaling, latents
+
+
+def _exercise(case: Case, scaling: Any) -> list[Tensor]:
+    """Fit it, and pass latents there and back."""
+    (latents,) = case.inputs(scaling)
+    scaling.fit([latents, latents + 1])
+    scaled = scaling.normalize(latents.requires_grad_().clone())
+    return [scaled, scaling.denormalize(scaled)]
 
 
 @contract.check

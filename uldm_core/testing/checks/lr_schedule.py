@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect
 
-contract = Contract(build=lambda case: case.build(100))
+contract = Contract(
+    build=lambda case: case.build(100),
+    exercise=lambda case, schedule: [schedule(step) for step in range(0, 100, 9)],
+)
 
 
 def _steps(case: Case) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 
-contract = Contract()
+contract = Contract(exercise=lambda case, metric: _measure(metric, _images(case), _images(case, 1)))
 COUNT, SIDE = 40, 28
 SAME = 1e-4
 

@@ -208,12 +208,12 @@ def autocast(case: Case) -> None:
 @contract.check
 def moves_whole(case: Case) -> None:
     """``.to(device)`` moves all of it: every tensor and module is registered, none stays behind."""
-    component, inputs = _lived(case)
-    for name, module in component.named_modules():
+    for name, module in _module(case).named_modules():
         for attribute in vars(module).keys() - _REGISTERED:
             place = ".".join(filter(None, (name, attribute)))
             for what in _strays(vars(module)[attribute]):
                 raise Broken(f"{place} holds {what} that is not registered: it stays behind")
+    component, inputs = _lived(case)
     _call_on_meta(case, deepcopy(component), inputs)
 
 

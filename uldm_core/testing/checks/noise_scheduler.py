@@ -24,9 +24,18 @@ def _noised(case: Case, scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
     return case.normal(*shape), case.normal(*shape, salt=1), t
 
 
+def _exercise(case: Case, scheduler: Any) -> list[Any]:
+    """Noise data, split a prediction, and ask for all that follows from the time."""
+    x0, noise, t = case.inputs(scheduler)
+    x_t = scheduler.add_noise(x0, noise, t)
+    target = scheduler.target(x0, noise, t)
+    return [x_t, target, scheduler.split(target, x_t, t), scheduler.snr(t), scheduler.conditioning(t)]
+
+
 contract = Contract(
     inputs=_noised,
     call=lambda scheduler, x0, noise, t: scheduler.add_noise(x0, noise, t),
+    exercise=_exercise,
     same_dtype=False,
 )
 

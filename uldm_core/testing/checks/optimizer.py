@@ -11,7 +11,21 @@ from torch import Tensor, nn
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close
 
-contract = Contract(build=lambda case: case.build([nn.Parameter(torch.ones(2))]))
+contract = Contract(
+    build=lambda case: case.build([nn.Parameter(torch.ones(2, 2))]),
+    exercise=lambda case, optimizer: _exercise(optimizer),
+    remembers=True,
+)
+
+
+def _exercise(optimizer: Any) -> Tensor:
+    """Take a few steps on the one parameter that it was built for."""
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for _ in range(3):
+        optimizer.zero_grad()
+        parameter.square().sum().backward()
+        optimizer.step()
+    return parameter.detach().clone()
 
 
 def _network(case: Case) -> nn.Module:

@@ -14,7 +14,7 @@ from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.doubles import Path, circular, gaussian_denoiser, straight
 
-contract = Contract()
+contract = Contract(build=lambda case: _small(case), exercise=lambda case, built: _exercise(case, built))
 MEAN, STD = 0.7, 0.5
 STEPS = 64
 DETERMINISTIC_ERROR, RANDOM_ERROR = 0.03, 0.08
@@ -29,6 +29,25 @@ def _with_steps(case: Case, steps: int) -> Any:
     if not attrs.has(type(sampler)) or not hasattr(sampler, "steps"):
         raise Skip("its number of steps cannot be set")
     return attrs.evolve(sampler, steps=steps)
+
+
+def _small(case: Case) -> Any:
+    """Build the sampler for a few steps, if they can be set."""
+    try:
+        return _with_steps(case, 4)
+    except Skip:
+        return case.build()
+
+
+def _exercise(case: Case, sampler: Any) -> list[Tensor]:
+    """Draw on every process that it takes."""
+    drawn = []
+    for path in (straight(), circular()):
+        try:
+            drawn.append(_draw(sampler, path, case.normal(2, 1, 2, 2)))
+        except ValueError:
+            continue
+    return drawn
 
 
 def _noise(case: Case) -> Tensor:

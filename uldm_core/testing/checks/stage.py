@@ -26,7 +26,12 @@ from uldm_core.testing.contract import Contract, Skip, expect, expect_close
 from uldm_core.testing.doubles import nouns
 from uldm_core.testing.subject import Subject, registered
 
-contract = Contract(build=lambda case: _build(case))
+contract = Contract(
+    build=lambda case: _build(case),
+    exercise=lambda case, built: _exercise(case, *built),
+    draws=True,
+    remembers=True,
+)
 SMALL = {"steps": 20, "batch_size": 8, "count": 8}
 SEED = 11
 
@@ -62,6 +67,19 @@ def _context(products: Mapping[str, Path] | None = None) -> Iterator[Context]:
         place = StageFolder(Path(folder) / "stages" / "checked")
         place.path.mkdir(parents=True)
         yield Context("checked", SEED, Machine(torch.device("cpu"), torch.float32), place, products or {})
+
+
+def _exercise(case: Case, stage: Any, given: Mapping[str, Any]) -> list[Tensor]:
+    """Do it, and return the weights of all that it was given."""
+    with _products(stage, case) as products, _context(products) as context:
+        if hasattr(stage, "step"):
+            stage.prepare(context)
+            for step in range(2):
+                _step(stage, step)
+            stage.finish()
+        else:
+            stage.run(context)
+    return list(_weights(given, sorted(given)).values())
 
 
 def _trainer(case: Case) -> tuple[Any, dict[str, Any]]:

@@ -13,7 +13,19 @@ from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_finite
 from uldm_core.testing.doubles import Path
 
-contract = Contract()
+contract = Contract(exercise=lambda case, weighting: _exercise(weighting))
+
+
+def _exercise(weighting: Any) -> list[Tensor]:
+    """Draw times and weigh them under each prediction that it has weights for."""
+    t = _sample(weighting, 8, 0)
+    weights = [t]
+    for prediction in ("flow", "v", "epsilon", "sample"):
+        try:
+            weights.append(weighting.weight(t, Path("circular", prediction)))
+        except (ValueError, UldmError):
+            continue
+    return weights
 
 
 def _sample(weighting: Any, count: int, seed: int) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
@@ -13,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from attrs import frozen
 from hypothesis import strategies as st
@@ -23,7 +20,7 @@ from uldm_core.protocols import RunStart
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect
 
-contract = Contract()
+contract = Contract(exercise=lambda case, tracker: _exercise(tracker), remembers=True)
 RECIPE: Mapping[str, Any] = {
     "uldm": 1,
     "seed": 0,
@@ -82,6 +79,13 @@ def _whole_run(tracker: Any, place: _Place, state: str = "done") -> None:
     tracker.stage("second", 0, 0)
     tracker.stage_done("second", 0.5, {"frechet": 12.5})
     tracker.end(state)
+
+
+def _exercise(tracker: Any) -> None:
+    """Tell it of a whole run."""
+    with _place() as place:
+        _whole_run(tracker, place)
+        expect(Path.cwd() == place.elsewhere, "the working folder changes, and is not its own")
 
 
 @contract.check
@@ -155,30 +159,6 @@ def changes_nothing_it_is_given(case: Case) -> None:
     expect(torch.equal(images, _images(channels=3)), "the images are changed")
     expect(values == {"loss": 0.5, "images_per_second": 10.0}, "the scalars are changed")
     expect(start.recipe == RECIPE, "the recipe is changed")
-
-
-@contract.check
-def leaves_the_process_alone(case: Case) -> None:
-    """Random states, the working folder, and who is called on Ctrl-C stay as they were."""
-    with _place() as place, torch.random.fork_rng():
-        _ = random.random(), np.random.random(), torch.rand(())  # or seeding anew would not be seen
-        before = _process()
-        _whole_run(case.build(), place)
-        for what, state in _process().items():
-            expect(state == before[what], f"{what} changes")
-
-
-def _process() -> dict[str, Any]:
-    numpy = np.random.get_state(legacy=True)
-    return {
-        "torch's random state": torch.get_rng_state().tolist(),
-        "numpy's random state": [part.tolist() if isinstance(part, np.ndarray) else part for part in numpy],
-        "Python's random state": random.getstate(),
-        "the working folder": Path.cwd(),
-        "what Ctrl-C calls": signal.getsignal(signal.SIGINT),
-        "what a termination calls": signal.getsignal(signal.SIGTERM),
-        "whether gradients are computed": torch.is_grad_enabled(),
-    }
 
 
 @contract.check
