@@ -51,6 +51,7 @@ class StageState:
     done: bool = False
     seconds: float = 0.0
     summary: dict[str, float] = field(factory=dict)
+    adjusted: list[dict[str, Any]] = field(factory=list)
 
 
 @frozen
