@@ -13,7 +13,7 @@ from uldm_core.engine import loop
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import read_tensors, write_tensors
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.folder import RunFolder, StageKey
+from uldm_core.engine.folder import Adjustment, RunFolder, StageKey
 from uldm_core.engine.forecast import describe_adjustments, forecast
 from uldm_core.engine.machine import Machine
 from uldm_core.engine.progress import Silent
@@ -313,7 +313,7 @@ def test_a_training_in_progress_goes_on_at_another_rate(go, tmp_path):
         "stages.first: optimizer.lr was 0.1 up to step 7, then 0.01",
     ]
     assert record(tmp_path).done and record(tmp_path).summary == {"first": 7.0}
-    assert adjusted(tmp_path) == [{"step": 7, "stage": {"optimizer.lr": [0.1, 0.01]}}]
+    assert adjusted(tmp_path) == [{"step": 7, "options": {"optimizer.lr": [0.1, 0.01]}}]
     state = RunFolder(tmp_path / "out").stage("first").read_checkpoint(20)
     assert state["optimizer"]["param_groups"][0]["lr"] == 0.01, "the old rate does not come back"
     assert go("stages.first.optimizer.lr=0.01")[0] == said[1:], "it is not hidden that it was done so"
@@ -328,8 +328,8 @@ def test_a_training_may_be_adjusted_and_lengthened_again_and_again(go, tmp_path)
     go("stages.first.clip=2", "stages.first.optimizer.lr=0.01", "stages.first.steps=30", **stop_after(12))
     go("stages.first.clip=2", "stages.first.optimizer.lr=0.01", "stages.first.steps=30")
     assert adjusted(tmp_path) == [
-        {"step": 3, "stage": {"optimizer.lr": [0.1, 0.01]}},
-        {"step": 8, "stage": {"clip": [0.0, 2.0]}},
+        {"step": 3, "options": {"optimizer.lr": [0.1, 0.01]}},
+        {"step": 8, "options": {"clip": [0.0, 2.0]}},
     ]
     assert record(tmp_path).summary == {"first": 12.0}
 
@@ -432,8 +432,8 @@ def test_only_numbers_are_adjusted(old, new, may):
 
 
 def test_adjustments_are_described_in_their_order():
-    entries = [{"step": 3, "stage": {"a.lr": [1.0, 0.5], "b": [1, 2]}}, {"step": 9, "stage": {"b": [2, 3]}}]
-    assert describe_adjustments(entries) == [
+    adjustments = [Adjustment(3, {"a.lr": (1.0, 0.5), "b": (1, 2)}), Adjustment(9, {"b": (2, 3)})]
+    assert describe_adjustments(adjustments) == [
         "a.lr was 1.0 up to step 3, then 0.5",
         "b was 1 up to step 3, then 2",
         "b was 2 up to step 9, then 3",

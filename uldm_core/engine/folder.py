@@ -53,18 +53,22 @@ def _numbers(old: Any, new: Any) -> bool:
 
 
 @frozen
-class StageRecord:
-    """What is known of a stage's folder.
+class Adjustment:
+    """Options of a stage that were changed after a step of its training: old and new value of each."""
 
-    ``adjusted`` says which options were others in the earlier part of the training: up to which ``step``, and
-    of each option of the ``stage`` its old and its new value.
-    """
+    step: int
+    options: dict[str, tuple[Any, Any]]
+
+
+@frozen
+class StageRecord:
+    """What is known of a stage's folder."""
 
     key: StageKey
     done: bool = False
     seconds: float = 0.0
     summary: dict[str, float] = field(factory=dict)
-    adjusted: list[dict[str, Any]] = field(factory=list)
+    adjusted: list[Adjustment] = field(factory=list)
 
 
 @frozen
@@ -94,7 +98,10 @@ class StageFolder:
     def record(self) -> StageRecord | None:
         """Read what is known, or None if nothing is."""
         data = read_json(self.path / "stage.json")
-        return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
+        if not data:
+            return None
+        adjusted = [Adjustment(**entry) for entry in data.get("adjusted", ())]
+        return StageRecord(**{**data, "key": StageKey(**data["key"]), "adjusted": adjusted})
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
@@ -155,9 +162,9 @@ class RunFolder:
         if record is None:
             return StageRecord(key)
         if adjusted:
-            options = {dotted(option[1:]): list(values) for option, values in adjusted.items()}
-            entry = {"step": folder.checkpoint(), "stage": options}
-            record = evolve(record, adjusted=[*record.adjusted, entry])
+            options = {dotted(option[1:]): values for option, values in adjusted.items()}
+            adjustment = Adjustment(folder.checkpoint() or 0, options)
+            record = evolve(record, adjusted=[*record.adjusted, adjustment])
         return (
             record
             if record.key == key

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from uldm_core.blueprint import Builder
-from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.keys import stage_keys
 from uldm_core.errors import dotted
 from uldm_core.options import say_value
@@ -45,16 +45,12 @@ def forecast_of(folder: RunFolder, keys: Mapping[str, StageKey]) -> list[Forecas
     return [_of_stage(folder, name, key) for name, key in keys.items()]
 
 
-def describe_adjustments(adjusted: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return which options of a stage were others in the earlier part of its training, one a line.
-
-    Args:
-        adjusted: as in ``StageRecord``.
-    """
+def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
+    """Return which options of a stage were changed in mid-training, one a line."""
     return [
-        f"{option} was {say_value(old)} up to step {entry['step']}, then {say_value(new)}"
-        for entry in adjusted
-        for option, (old, new) in entry["stage"].items()
+        f"{option} was {say_value(old)} up to step {adjustment.step}, then {say_value(new)}"
+        for adjustment in adjustments
+        for option, (old, new) in adjustment.options.items()
     ]
 
 
@@ -77,9 +73,14 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
 
 
 def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
-    step = folder.stage(name).checkpoint() or 0
-    does = "is done again" if record.done or not step else "begins at step 0"
-    kept = "the finished result" if record.done else f"its checkpoint of step {step}" if step else "the rest"
+    step = folder.stage(name).checkpoint()
+    if not (record.done or step):  # nothing of worth is lost
+        return Forecast(name, "redo", why)
+    does, kept = (
+        ("is done again", "the finished result")
+        if record.done
+        else ("begins at step 0", f"its checkpoint of step {step}")
+    )
     where = f"{kept} is kept in set_aside/{name}-{record.key}"
     return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json, write_text
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.forecast import describe_adjustments, forecast_of
 from uldm_core.engine.keys import products, stage_keys
 from uldm_core.engine.loop import train
@@ -219,14 +219,14 @@ def _not_finite(components: Mapping[str, Any]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
 
 
-def _up_to_step(adjusted: list[dict[str, Any]], step: int | None) -> list[dict[str, Any]]:
+def _up_to_step(adjusted: list[Adjustment], step: int | None) -> list[Adjustment]:
     """Return the adjustments of a training that went on from ``step``; None if it did not come so far.
 
     It is an earlier step than was expected if the last checkpoint could not be used.
     """
     if step is None:
         return adjusted
-    return [{**entry, "step": min(entry["step"], step)} for entry in adjusted if step]
+    return [evolve(adjustment, step=min(adjustment.step, step)) for adjustment in adjusted if step]
 
 
 def _up_to(stages: list[str], until: str | None) -> list[str]:
