@@ -405,6 +405,17 @@ def test_weights_that_are_not_finite_in_the_end_are_not_those_of_a_done_stage(go
     assert not record(tmp_path).done and not (tmp_path / "out/stages/first/weights").exists()
 
 
+def test_data_that_fails_before_the_training_names_the_stage(go, tmp_path, monkeypatch):
+    def prepare(trainer, context):
+        raise DataError("x.png is cut short")
+
+    go(**stop_after(3))
+    go("stages.first.optimizer.lr=0.01", **stop_after(7))
+    monkeypatch.setattr(Walk, "prepare", prepare)
+    assert str(go("stages.first.optimizer.lr=0.01")[2]) == "stages.first: x.png is cut short"
+    assert len(record(tmp_path).adjusted) == 1, "what was adjusted before is not forgotten"
+
+
 def test_weights_of_a_done_stage_that_are_not_finite_are_not_loaded(registry, write, tmp_path):
     plan = Recipe.load(write()).plan(registry)
     out = run(plan, out=tmp_path / "out", until="first")

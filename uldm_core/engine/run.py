@@ -26,7 +26,7 @@ from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
-from uldm_core.errors import MistakeError, RunError, did_you_mean, listing
+from uldm_core.errors import DataError, MistakeError, RunError, did_you_mean, listing
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 
@@ -170,6 +170,8 @@ class _Runner:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
                 raise self.plan.blame(error) from error
+            if isinstance(error, DataError):
+                raise RunError(f"stages.{name}: {error}") from error
             raise
         for noun in trained:
             self.workshop.save(noun, folder.weights(noun))

@@ -72,17 +72,24 @@ class Descent:
 
 
 def image_batch(dataset: Dataset, indices: Tensor, context: Context) -> Tensor:
-    """Return images as floats in [-1, 1] on the stage's device.
+    """Return images as floats in [-1, 1] on the stage's device; a trainer's step begins with them.
 
     Raises:
-        DataError: the dataset cannot give them. A trainer's step begins with its images, so that nothing of
-            the step is done yet.
+        DataError: the dataset cannot give them.
+    """
+    return to_float(read_images(dataset, indices).to(context.device, non_blocking=True))
+
+
+def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
+    """Return ``dataset.images(indices)``.
+
+    Raises:
+        DataError: the dataset cannot give them: a file is damaged or gone, say.
     """
     try:
-        images = dataset.images(indices)
+        return dataset.images(indices)
     except Exception as error:  # of whatever reads the files
         raise DataError(f"the dataset cannot give its images: {say_failure(error)}") from error
-    return to_float(images.to(context.device, non_blocking=True))
 
 
 def weighted_sum(terms: Iterable[Term[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
