@@ -358,6 +358,17 @@ def test_what_is_done_again_is_said_before_with_its_reason(go, tmp_path, overrid
     assert record(tmp_path).summary == {"first": 0.0 if done else 7.0}
 
 
+def test_a_training_is_not_adjusted_where_the_wanted_one_is_there_or_takes_fewer_steps(go, tmp_path):
+    wanted = "stages.first.optimizer.lr=0.01"
+    go(wanted)
+    go(**stop_after(7))
+    assert "taken back" in go(wanted)[0][0] and record(tmp_path).adjusted == []
+    said = go(wanted, "stages.first.clip=1", **stop_after(7))[0]
+    assert "is done again: clip 0.0 -> 1.0" in said[0]
+    said = go(wanted, "stages.first.clip=2", "stages.first.steps=15")[0]
+    assert said[0].startswith("stages.first begins at step 0: clip 1.0 -> 2.0") and record(tmp_path).done
+
+
 def test_a_finished_training_at_another_rate_is_another_result(go, tmp_path):
     go()
     said, told, _ = go("stages.first.optimizer.lr=0.01")
