@@ -369,6 +369,14 @@ def test_a_training_is_not_adjusted_where_the_wanted_one_is_there_or_takes_fewer
     assert said[0].startswith("stages.first begins at step 0: clip 1.0 -> 2.0") and record(tmp_path).done
 
 
+def test_a_training_without_a_step_left_is_not_adjusted(go, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "finish", lambda trainer: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            go()
+    assert "begins at step 0: optimizer.lr 0.1 -> 0.01" in go("stages.first.optimizer.lr=0.01")[0][0]
+
+
 def test_a_finished_training_at_another_rate_is_another_result(go, tmp_path):
     go()
     said, told, _ = go("stages.first.optimizer.lr=0.01")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, field, frozen
 
 from uldm_core.engine.files import read_json, read_state, write_json, write_state
 from uldm_core.errors import Key, dotted
@@ -60,6 +60,10 @@ class Adjustment:
     options: dict[str, tuple[Any, Any]]
 
 
+def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
+    return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
+
+
 @frozen
 class StageRecord:
     """What is known of a stage's folder."""
@@ -68,7 +72,7 @@ class StageRecord:
     done: bool = False
     seconds: float = 0.0
     summary: dict[str, float] = field(factory=dict)
-    adjusted: list[Adjustment] = field(factory=list)
+    adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
 
 
 @frozen
@@ -98,15 +102,11 @@ class StageFolder:
     def record(self) -> StageRecord | None:
         """Read what is known, or None if nothing is."""
         data = read_json(self.path / "stage.json")
-        if not data:
-            return None
-        adjusted = [Adjustment(**entry) for entry in data.get("adjusted", ())]
-        return StageRecord(**{**data, "key": StageKey(**data["key"]), "adjusted": adjusted})
+        return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
-        kept = asdict(record, filter=lambda attribute, _: attribute.name != "adjustable")
-        write_json(self.path / "stage.json", kept)
+        write_json(self.path / "stage.json", asdict(record))
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
@@ -159,24 +159,19 @@ class RunFolder:
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self._aside(name, key).rename(folder.path)
             record = folder.record()
-        if record is None:
-            return StageRecord(key)
-        if adjusted:
-            options = {dotted(option[1:]): values for option, values in adjusted.items()}
-            adjustment = Adjustment(folder.checkpoint() or 0, options)
-            record = evolve(record, adjusted=[*record.adjusted, adjustment])
-        return (
-            record
-            if record.key == key
-            else StageRecord(key, seconds=record.seconds, adjusted=record.adjusted)
-        )
+        if record is None or record.key == key:
+            return record or StageRecord(key)
+        options = {dotted(option[1:]): values for option, values in adjusted.items()}
+        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
+        return StageRecord(key, seconds=record.seconds, adjusted=[*record.adjusted, *more])
 
     def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
         """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
         record = self.stage(name).record()
         if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
             return {}
-        return key.adjustments(record.key) if self.stage(name).checkpoint() else {}
+        step = self.stage(name).checkpoint() or 0
+        return key.adjustments(record.key) if 0 < step < key.steps else {}
 
     def set_aside(self, name: str, key: StageKey) -> bool:
         """Whether a result of ``key`` was set aside for another one's sake."""
