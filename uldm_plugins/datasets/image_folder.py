@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,17 +14,21 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.nn.files import files_fingerprint, image_files, read_batch, usable
+from uldm_plugins.nn.checked_files import CheckedFiles, check, content_fingerprint
+from uldm_plugins.nn.files import MAX_PIXELS, image_files, read_batch, shown
 
-MAX_PIXELS = 100_000_000
+_NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+_log = logging.getLogger(__name__)
 
 
 class ImageFolder:
     """Every PNG, JPEG and WebP under a folder, in the order of their paths, cut to squares of one size.
 
-    Folders ``train`` and ``test``, if there are both, are the splits; else every so many images one is kept
-    for ``test``. Files that cannot be images (no image, cut short, too many pixels) are left out, counted
-    and named in the log. Images are decoded when they are asked for, in parallel.
+    Folders ``train`` and ``test`` are the splits, if there are both; ``val`` (``valid``, ``validation``) is
+    ``valid`` beside them, and ``test`` where there is no ``test``. Else every so many images one is kept for
+    ``test``. Each file is decoded once, in parallel, before it is used: what cannot be, or has too many
+    pixels, is left out, counted and named in the log; ``left_out`` has all of it. What was found is
+    remembered in ``~/.cache/uldm``. Links to folders are followed.
 
     Source: as ``torchvision.datasets.ImageFolder``, without classes.
 
@@ -28,13 +36,13 @@ class ImageFolder:
         root: the folder.
         size: side of the images: the middle square, resized (Lanczos).
         channels: 1 (grey) or 3 (RGB).
-        test_share: share of the images kept for ``test``, where the folder does not say.
+        test_share: share of the images kept for ``test``, one at least, where the folder does not say.
         subset: which split this is.
         limit: take only the first so many images of each split.
         max_pixels: larger images are left out: they may be bombs.
 
     Raises:
-        ValueError: there is no such folder, no usable image in it, or a split stays empty.
+        ValueError: there is no such folder, or a split has no usable image.
     """
 
     splits = ("train", "test")
@@ -45,17 +53,31 @@ class ImageFolder:
         size: Annotated[int, Ge(1)] = 64,
         channels: Literal[1, 3] = 3,
         test_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1,
-        subset: Literal["train", "test"] = "train",
+        subset: Literal["train", "valid", "test"] = "train",
         limit: Annotated[int, Ge(1)] | None = None,
         max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS,
     ) -> None:
-        self.root, self.size, self.channels, self.subset = Path(root), size, channels, subset
-        self._options = (root, size, channels, test_share)
-        self._more = (limit, max_pixels)
-        self.paths = usable(_paths(self.root, subset, test_share), max_pixels)[:limit]
-        if not self.paths:
-            raise ValueError(f"{self.root} has too few images for a {subset} split")
-        self.fingerprint = files_fingerprint(self.root, self.paths, size, channels, subset)
+        self.root, self.size, self.channels, self.limit = Path(root), size, channels, limit
+        self.max_pixels = max_pixels
+        folders = _split_folders(self.root)
+        self._files = _checked(self.root, folders, max_pixels)
+        self.left_out = dict(self._files.left_out)
+        self._indices = (
+            _by_folder(self.root, self._files, folders)
+            if folders
+            else _by_share(self.root, len(self._files.paths), test_share)
+        )
+        self.splits = tuple(self._indices)
+        check_split(subset, self.splits)
+        self._take(subset)
+
+    def _take(self, subset: str) -> None:
+        """Become a split."""
+        self.subset = subset
+        indices = self._indices[subset][: self.limit]
+        self.paths = [self._files.paths[index] for index in indices]
+        hashes = [self._files.hashes[index] for index in indices]
+        self.fingerprint = content_fingerprint(hashes, self.size, self.channels, subset)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,19 +88,80 @@ class ImageFolder:
         Raises:
             ValueError: a file can no longer be decoded.
         """
-        return read_batch([self.paths[int(index)] for index in indices], self.size, self.channels)
+        paths = [self.paths[int(index)] for index in indices]
+        return read_batch(paths, self.size, self.channels, max_pixels=self.max_pixels)
 
     def split(self, name: str) -> ImageFolder:
-        """Return the ``train`` or ``test`` split."""
+        """Return the split of this name, one of ``splits``."""
         check_split(name, self.splits)
-        return self if name == self.subset else ImageFolder(*self._options, name, *self._more)
+        other = copy(self)
+        other._take(name)
+        return other
 
 
-def _paths(root: Path, subset: str, test_share: float) -> list[Path]:
-    if all((root / name).is_dir() for name in ImageFolder.splits):
-        return image_files(root / subset)
-    return [
-        path
-        for index, path in enumerate(image_files(root))
-        if (int((index + 1) * test_share) > int(index * test_share)) == (subset == "test")
-    ]
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the split of each folder that is one, by its name; none where they do not make up two splits."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
+    except OSError:  # which is said of the folder when its files are listed
+        return {}
+    splits = {name: split for name in names for split, known in _NAMES.items() if name.casefold() in known}
+    if "train" not in splits.values():
+        for name in splits:
+            _log.warning(
+                "%s has a folder %s but none named train: its images are trained on like all others",
+                shown(root),
+                name,
+            )
+        return {}
+    if len(set(splits.values())) == 1:
+        if others := [name for name in names if name not in splits and not name.startswith(".")]:
+            _log.warning(
+                "%s has a folder train but none named test or val: all images are used, also those in %s, "
+                "and some kept for testing",
+                shown(root),
+                ", ".join(map(shown, others[:5])) + (" and others" if len(others) > 5 else ""),
+            )
+        return {}
+    if "test" not in splits.values():
+        splits = {name: "train" if split == "train" else "test" for name, split in splits.items()}
+    return splits
+
+
+def _checked(root: Path, folders: Mapping[str, str], max_pixels: int) -> CheckedFiles:
+    """Return the usable files; those outside of the splits' folders are left out."""
+    paths, left_out = image_files(root)
+    inside = [path for path in paths if not folders or _top(root, path) in folders]
+    for path in paths if folders else ():
+        if _top(root, path) not in folders:
+            left_out[shown(path.relative_to(root))] = f"outside of the folders {', '.join(folders)}"
+    return check(root, inside, left_out, max_pixels)
+
+
+def _top(root: Path, path: Path) -> str:
+    return path.relative_to(root).parts[0]
+
+
+def _by_folder(root: Path, files: CheckedFiles, folders: Mapping[str, str]) -> dict[str, list[int]]:
+    """Return the places of each split's files, where folders are the splits."""
+    of_each = [folders[_top(root, path)] for path in files.paths]
+    found = {
+        split: [place for place, own in enumerate(of_each) if own == split]
+        for split in _NAMES
+        if split in folders.values()
+    }
+    for name, split in folders.items():
+        if not found[split]:
+            raise ValueError(
+                f"{shown(root / name)} has no usable image: put some there, or rename the folder"
+            )
+    return found
+
+
+def _by_share(root: Path, count: int, test_share: float) -> dict[str, list[int]]:
+    """Return the places of each split's files: a share, evenly spread, is for testing."""
+    if count == 1:
+        raise ValueError(f"{shown(root)} has one usable image: add more, one at least is kept for testing")
+    tested = min(max(int(count * test_share), 1), count - 1)
+    test = [place for place in range(count) if (place + 1) * tested // count > place * tested // count]
+    return {"train": sorted(set(range(count)) - set(test)), "test": test}
