@@ -162,6 +162,6 @@ def _by_share(root: Path, count: int, test_share: float) -> dict[str, list[int]]
     """Return the places of each split's files: a share, evenly spread, is for testing."""
     if count == 1:
         raise ValueError(f"{shown(root)} has one usable image: add more, one at least is kept for testing")
-    tested = min(max(int(count * test_share), 1), count - 1)
+    tested = max(int(count * test_share), 1)
     test = [place for place in range(count) if (place + 1) * tested // count > place * tested // count]
     return {"train": sorted(set(range(count)) - set(test)), "test": test}

@@ -68,12 +68,9 @@ def check(root: Path, paths: Sequence[Path], left_out: Mapping[str, str], max_pi
     left_out = {**left_out, **faults}
     said = list(_by_reason(left_out))
     if not sound:
-        what = (
-            f"none of {len(paths)} files is a usable image"
-            if paths
-            else f"has no images ({', '.join(ENDINGS)})"
-        )
-        raise ValueError(f"{shown(root)} {what}" + "".join(f"; left out: {line}" for line in said))
+        none = f": none of {len(paths)} files is a usable image"
+        what = none if paths else f" has no images ({', '.join(ENDINGS)})"
+        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in said))
     for line in said:
         _log.warning("%s: left out of %d images: %s", shown(root), len(sound) + len(left_out), line)
     return CheckedFiles([path for path, _ in sound], [digest for _, digest in sound], left_out)
@@ -145,10 +142,10 @@ def _in_parallel(paths: Sequence[Path], before: int, max_pixels: int) -> Iterato
             chunk = paths[start : start + _CHUNK]
             verdicts = pool.map(lambda path: _verdict(path, max_pixels), chunk)
             for done, verdict in enumerate(verdicts, before + start + 1):
-                yield verdict
                 if time.monotonic() - said >= _EVERY:
                     said = time.monotonic()
                     _log.info("checked %s of %s images", f"{done:,}", f"{before + len(paths):,}")
+                yield verdict
 
 
 def _state(path: Path) -> list[int]:

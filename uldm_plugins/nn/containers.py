@@ -150,7 +150,7 @@ def _webp(content: bytes) -> Container:
         body = content[place + 8 : place + 8 + length] if kind in (b"EXIF", b"XMP ") else b""
         exif, xmp = (body, xmp) if kind == b"EXIF" else (exif, body or xmp)
         place += 8 + length + length % 2
-    return Container("WEBP", content[:end], _orientation(exif, xmp))
+    return Container("WEBP", content, _orientation(exif, xmp))
 
 
 def _orientation(exif: bytes, xmp: bytes) -> int:

@@ -119,6 +119,8 @@ def content_of(path: Path) -> bytes:
     except OSError as error:
         broken = isinstance(error, FileNotFoundError) and path.is_symlink()
         raise ValueError("a broken link" if broken else _reason(error)) from error
+    except MemoryError as error:
+        raise ValueError("larger than the memory") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
