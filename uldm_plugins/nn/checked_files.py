@@ -19,7 +19,8 @@ from attrs import frozen
 from uldm_core.engine.files import write_bytes
 from uldm_plugins.nn.files import ENDINGS, content_of, decode, image_files, shown
 
-NAMED = 5
+_REASONS = 10
+_NAMES = 5
 _EVERY = 5.0
 _CHUNK = 256  # so many are under way when somebody presses Ctrl-C
 _VERSION = 1  # of what counts as usable
@@ -82,11 +83,11 @@ def _by_reason(left_out: Mapping[str, str]) -> Iterator[str]:
     for name, reason in left_out.items():
         names[reason].append(name)
     often_first = sorted(names, key=lambda reason: -len(names[reason]))
-    for reason in often_first[:NAMED]:
-        some = ", ".join(names[reason][:NAMED])
-        more = len(names[reason]) - NAMED
+    for reason in often_first[:_REASONS]:
+        some = ", ".join(names[reason][:_NAMES])
+        more = len(names[reason]) - _NAMES
         yield f"{len(names[reason])} {reason} ({some}{f' and {more} more' if more > 0 else ''})"
-    if rest := sum(len(names[reason]) for reason in often_first[NAMED:]):
+    if rest := sum(len(names[reason]) for reason in often_first[_REASONS:]):
         yield f"{rest} for other reasons"
 
 
