@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from uldm_core import MistakeError, registry
+from uldm_core import MistakeError, RunError, registry
 from uldm_plugins.datasets import fetched
 from uldm_plugins.datasets.image_folder import _by_share
 from uldm_plugins.datasets.mnist import EMBEDDED
@@ -442,8 +442,9 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
 def test_a_file_that_breaks_later_is_named(folder):
     train = build(folder)
     train.paths[0].write_text("gone")
-    with pytest.raises(ValueError, match=f"{train.paths[0].name} cannot be decoded"):
+    with pytest.raises(RunError, match=f"{train.paths[0].name} cannot be decoded") as caught:
         train.images(torch.tensor([0]))
+    assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
 
 
 def test_synthetic_images_show_their_labels():

@@ -76,7 +76,7 @@ class CelebA:
         """Return images, uint8 [B, 3, size, size].
 
         Raises:
-            ValueError: a file is missing or cannot be decoded.
+            UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
         return read_batch(paths, self.size, self.channels, self.crop)

@@ -86,7 +86,7 @@ class ImageFolder:
         """Return images, uint8 [B, channels, size, size].
 
         Raises:
-            ValueError: a file can no longer be decoded.
+            UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
         return read_batch(paths, self.size, self.channels, max_pixels=self.max_pixels)

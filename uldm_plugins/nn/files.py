@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
+from uldm_core import RunError
 from uldm_plugins.nn.containers import Container, parse
 
 ENDINGS = (".apng", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp")
@@ -41,6 +42,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class UnreadableImageError(RunError, ValueError):
+    """An image file cannot be decoded, perhaps no longer; it says which and why, in one line."""
 
 
 def shown(path: Path | str) -> str:
@@ -226,7 +231,7 @@ def read_square(
         max_pixels: a larger image is refused.
 
     Raises:
-        ValueError: it cannot be decoded.
+        UnreadableImageError: it cannot be decoded.
     """
     with _named(path):
         eight = decode(content_of(path), max_pixels, None if crop else size).convert(_MODES[channels])
@@ -246,7 +251,7 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
         size: side of a square that it is stretched to (Lanczos); by default it keeps its size.
 
     Raises:
-        ValueError: it cannot be decoded.
+        UnreadableImageError: it cannot be decoded.
     """
     with _named(path):
         image = decode(content_of(path), MAX_PIXELS)
@@ -261,7 +266,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     """Return channels (1 or 3), height and width of the upright image, by its head.
 
     Raises:
-        ValueError: it is no image.
+        UnreadableImageError: it is no image.
     """
     with _named(path):
         container = parse(content_of(path))
@@ -277,13 +282,18 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{shown(path)} cannot be decoded ({error}): remove or replace it") from error
+        what = f"{shown(path)} cannot be decoded ({error}): remove or replace it"
+        raise UnreadableImageError(what) from error
 
 
 def read_batch(
     paths: Iterable[Path], size: int, channels: int, crop: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Tensor:
-    """Return images as uint8 [B, channels, size, size], decoded in parallel."""
+    """Return images as uint8 [B, channels, size, size], decoded in parallel.
+
+    Raises:
+        UnreadableImageError: one cannot be decoded.
+    """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda path: read_square(path, size, channels, crop, max_pixels), paths))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
