@@ -233,6 +233,10 @@ def test_a_split_without_a_usable_image_is_refused_with_the_first(folder):
     (folder / "test" / "a.png").write_text("no image")
     with pytest.raises(MistakeError, match="test has no usable image: put some there"):
         build(folder)
+    shutil.rmtree(folder / "test")
+    (folder / "test").symlink_to("where no disk is mounted")
+    with pytest.raises(MistakeError, match="test has no usable image: put some there"):
+        build(folder)
     with pytest.raises(MistakeError, match="there is no split 'valid'; there are: train, test"):
         build(folder / "train", subset="valid")
 
@@ -318,7 +322,7 @@ def test_a_datasets_identity_is_its_content(folder, tmp_path_factory):
     picture = np.array(Image.open(copy / "0" / "00.png"))
     picture[0, 0, 0] ^= 1
     Image.fromarray(picture).save(copy / "0" / "00.png")
-    assert fingerprints(copy)[0] != before[0] and fingerprints(copy)[1] == before[1]
+    assert not set(fingerprints(copy)) & set(before)  # what is measured on the other split changed as well
 
 
 @pytest.fixture
@@ -440,7 +444,10 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
 
 
 def test_a_file_that_breaks_later_is_named(folder):
-    train = build(folder)
+    train = build(folder, max_pixels=10_000)
+    Image.new("RGB", (400, 400)).save(train.paths[0])
+    with pytest.raises(RunError, match="more than 10000 pixels"):
+        train.images(torch.tensor([0]))
     train.paths[0].write_text("gone")
     with pytest.raises(RunError, match=f"{train.paths[0].name} cannot be decoded") as caught:
         train.images(torch.tensor([0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,9 +15,10 @@ from torch import Tensor
 from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.nn.checked_files import CheckedFiles, check, content_fingerprint
-from uldm_plugins.nn.files import MAX_PIXELS, image_files, read_batch, shown
+from uldm_plugins.nn.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
 
 _NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+_SOME = 5
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ class ImageFolder:
         ValueError: there is no such folder, or a split has no usable image.
     """
 
-    splits = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
 
     def __init__(
         self,
@@ -57,27 +58,27 @@ class ImageFolder:
         limit: Annotated[int, Ge(1)] | None = None,
         max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS,
     ) -> None:
-        self.root, self.size, self.channels, self.limit = Path(root), size, channels, limit
-        self.max_pixels = max_pixels
+        self.root, self.size, self.channels, self.max_pixels = Path(root), size, channels, max_pixels
         folders = _split_folders(self.root)
         self._files = _checked(self.root, folders, max_pixels)
         self.left_out = dict(self._files.left_out)
-        self._indices = (
+        places = (
             _by_folder(self.root, self._files, folders)
             if folders
             else _by_share(self.root, len(self._files.paths), test_share)
         )
-        self.splits = tuple(self._indices)
+        self._places = {split: of_split[:limit] for split, of_split in places.items()}
+        self.splits = tuple(places)
         check_split(subset, self.splits)
         self._take(subset)
 
     def _take(self, subset: str) -> None:
         """Become a split."""
         self.subset = subset
-        indices = self._indices[subset][: self.limit]
-        self.paths = [self._files.paths[index] for index in indices]
-        hashes = [self._files.hashes[index] for index in indices]
-        self.fingerprint = content_fingerprint(hashes, self.size, self.channels, subset)
+        self.paths = [self._files.paths[place] for place in self._places[subset]]
+        # of all splits: whoever is trained on one is measured on another
+        content = [[self._files.hashes[place] for place in places] for places in self._places.values()]
+        self.fingerprint = content_fingerprint(content, self.size, self.channels, self.splits, subset)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,30 +103,29 @@ class ImageFolder:
 def _split_folders(root: Path) -> dict[str, str]:
     """Return the split of each folder that is one, by its name; none where they do not make up two splits."""
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
+        paths = [entry.path for entry in os.scandir(root)]
     except OSError:  # which is said of the folder when its files are listed
         return {}
+    names = sorted(os.path.basename(path) for path in paths if os.path.isdir(path) or leads_nowhere(path))
     splits = {name: split for name in names for split, known in _NAMES.items() if name.casefold() in known}
-    if "train" not in splits.values():
-        for name in splits:
-            _log.warning(
-                "%s has a folder %s but none named train: its images are trained on like all others",
-                shown(root),
-                name,
-            )
-        return {}
-    if len(set(splits.values())) == 1:
-        if others := [name for name in names if name not in splits and not name.startswith(".")]:
-            _log.warning(
-                "%s has a folder train but none named test or val: all images are used, also those in %s, "
-                "and some kept for testing",
-                shown(root),
-                ", ".join(map(shown, others[:5])) + (" and others" if len(others) > 5 else ""),
-            )
+    if not {"train"} < set(splits.values()):
+        _warn_of_names(root, splits, [name for name in names if name not in splits])
         return {}
     if "test" not in splits.values():
         splits = {name: "train" if split == "train" else "test" for name, split in splits.items()}
     return splits
+
+
+def _warn_of_names(root: Path, splits: Mapping[str, str], others: Sequence[str]) -> None:
+    """Say what is done where folders are called as splits are, and do not make up two."""
+    for name in splits if "train" not in splits.values() else ():
+        what = "its images are trained on like all others"
+        _log.warning("%s has a folder %s but none named train: %s", shown(root), name, what)
+    shown_others = [shown(name) for name in others if not name.startswith(".")]
+    if splits and shown_others and "train" in splits.values():
+        some = ", ".join(shown_others[:_SOME]) + (" and others" if len(shown_others) > _SOME else "")
+        what = f"all images are used, also those in {some}, and a share kept for testing"
+        _log.warning("%s has a folder train but none named test or val: %s", shown(root), what)
 
 
 def _checked(root: Path, folders: Mapping[str, str], max_pixels: int) -> CheckedFiles:

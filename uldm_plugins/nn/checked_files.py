@@ -96,9 +96,9 @@ def fault(path: Path, max_pixels: int) -> str:
     return _verdict(path, max_pixels)[1]
 
 
-def content_fingerprint(hashes: Sequence[str], *more: object) -> str:
-    """Return a hash of files' contents in their order, and of what else says what their images are."""
-    return hashlib.blake2b(repr((list(hashes), more)).encode(), digest_size=8).hexdigest()
+def content_fingerprint(*content: object) -> str:
+    """Return a hash of what makes a dataset's images: hashes of files in their order, options, labels."""
+    return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
 
 def _verdict(path: Path, max_pixels: int) -> tuple[str, str]:

@@ -57,8 +57,8 @@ def shown(path: Path | str) -> str:
 def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     """Return the files under a folder whose names say that they can be read, sorted by path, and the others.
 
-    Links to folders are followed. Others are images that are hidden or of another format, and folders that
-    cannot be listed: why, by their names below the folder.
+    Links to folders are followed. Others are images that are hidden or of another format, broken links, and
+    folders that cannot be listed: why, by their names below the folder.
 
     Raises:
         ValueError: there is no such folder.
@@ -68,15 +68,22 @@ def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     found, left_out = [], {}
     for path in _files_under(root, left_out):
         ending, below = path.suffix.lower(), path.relative_to(root)
+        hidden = any(part.startswith(".") for part in below.parts)
         if ending not in ENDINGS and ending not in other_endings():
-            continue
-        if any(part.startswith(".") for part in below.parts):
+            if not hidden and leads_nowhere(path):  # perhaps to a folder of images
+                left_out[shown(below)] = "a broken link"
+        elif hidden:
             left_out[shown(below)] = "hidden: the name begins with a dot"
         elif ending not in ENDINGS:
             left_out[shown(below)] = f"{ending}, not PNG, JPEG or WebP: convert to one of these"
         else:
             found.append(path)
     return sorted(found), left_out
+
+
+def leads_nowhere(path: str | Path) -> bool:
+    """Return whether a path is a link, and what it leads to is not there."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 @cache
@@ -122,8 +129,7 @@ def content_of(path: Path) -> bytes:
         with open(path, "rb", opener=_open_without_waiting) as file:
             return file.read()
     except OSError as error:
-        broken = isinstance(error, FileNotFoundError) and path.is_symlink()
-        raise ValueError("a broken link" if broken else _reason(error)) from error
+        raise ValueError("a broken link" if leads_nowhere(path) else _reason(error)) from error
     except MemoryError as error:
         raise ValueError("larger than the memory") from error
 
