@@ -26,7 +26,9 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content) are optional.
+    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content, and with nothing
+    else) are optional, and so is ``left_out``, a dict of the files that are not used: their names, relative
+    to the dataset's folder, and why.
     """
 
     channels: int
