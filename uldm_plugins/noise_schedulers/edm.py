@@ -46,7 +46,7 @@ class EDM(Process):
         widest = max(abs(math.log(sigma_min)), abs(math.log(sigma_max)))
         if widest / rho > EXPONENT:
             raise ValueError(
-                f"rho is {rho}: sigma's rho-th roots leave float32's range; take {widest / EXPONENT:.2g} or more"
+                f"rho is {rho}: sigma's roots leave float32's range; take {widest / EXPONENT:.2g} or more"
             )
         super().__init__(prediction)
         self.sigma_data = sigma_data

@@ -20,7 +20,9 @@ class Flow(Process):
 
     def __init__(self, prediction: Prediction = "flow") -> None:
         if prediction == "epsilon":
-            raise ValueError("prediction: pure noise, at t = 1, says nothing of the data by epsilon; predict flow")
+            raise ValueError(
+                "prediction: pure noise, at t = 1, says nothing of the data by epsilon; predict flow"
+            )
         super().__init__(prediction)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

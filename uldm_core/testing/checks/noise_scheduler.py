@@ -146,6 +146,19 @@ def target_splits_back(case: Case) -> None:
 
 
 @contract.check
+def split_finite(case: Case) -> None:
+    """At t = 0 and t = 1 too data and noise are finite: what divides by zero there is refused when built."""
+    for scheduler in (case.build(), *_predictors(case)):
+        t = torch.tensor([0.0, 1.0])
+        x0, noise, other = (case.normal(2, 2, 4, 4, salt=salt) for salt in range(3))
+        for prediction in (scheduler.target(x0, noise, t), other):
+            found = scheduler.split(prediction, scheduler.add_noise(x0, noise, t), t)
+            for name, values in zip(("data", "noise"), found, strict=True):
+                for place, value in zip(t.tolist(), values, strict=True):
+                    expect_finite(value, f"prediction {scheduler.prediction!r}: the {name} at t = {place:g}")
+
+
+@contract.check
 def times_per_sample(case: Case) -> None:
     """Times per sample, the same time as a scalar tensor, and samples one by one agree."""
     for scheduler in _predictors(case):
