@@ -189,7 +189,7 @@ UNUSUAL = {
     "two timesteps": ("cosine", {"timesteps": 2}),
     "ten timesteps": ("cosine", {"timesteps": 10}),
     "no offset": ("cosine", {"s": 0.0, "max_beta": 0.9999}),
-    "alpha of 5e-9": ("linear", {"timesteps": 50, "beta_start": 0.01, "beta_end": 0.9}),
+    "alpha of 1e-22": ("linear", {"timesteps": 100, "beta_start": 0.01, "beta_end": 0.99}),
     "steep sigmoid": ("sigmoid", {"tau": 0.1}),
     "lopsided sigmoid": ("sigmoid", {"start": -3.0, "end": 8.0}),
     "sigma of 1,000": ("edm", {"sigma_max": 1e3}),
@@ -247,6 +247,14 @@ def test_an_error_of_the_denoiser_is_not_multiplied(case):
                     sampler, process, noise, lambda x, t, exact=exact: exact(x, t) + error, steps=steps
                 )
                 assert (off - right).std().item() < bound, (process.prediction, sampler, steps)
+
+
+@pytest.mark.parametrize("case", USUAL | UNUSUAL)
+def test_weights_are_finite_at_every_time_of_every_process(case):
+    for process, name in product(all_predictions(*(USUAL | UNUSUAL)[case]), ("min_snr", "soft_min_snr")):
+        t = torch.linspace(0, 1, process.timesteps or 101)
+        weight = registry.build("timestep_weighting", name).weight(t, process)
+        assert torch.isfinite(weight).all() and (weight >= 0).all(), (process.prediction, name)
 
 
 def test_a_prediction_that_says_nothing_at_an_end_is_refused_or_not_asked_there():
