@@ -1,6 +1,7 @@
 """Noise schedulers and samplers: their identities, and diffusers' results on the same denoiser and noise."""
 
 import math
+from functools import cache
 from itertools import pairwise, product
 
 import diffusers
@@ -148,9 +149,14 @@ def quantiles(count):
     return torch.special.ndtri((torch.arange(count).double() + 0.5) / count).float().view(-1, 1, 1, 1)
 
 
+@cache
+def sampler_of(name, **options):
+    return registry.build("sampler", name, **options)
+
+
 def drawn(sampler, process, noise, denoise=None, mean=0.7, std=0.5, **options):
     """Return what a sampler makes of noise, by the exact denoiser of N(mean, std^2) or another."""
-    built = registry.build("sampler", sampler, **options)
+    built = sampler_of(sampler, **options)
     denoise = denoise or gaussian_denoiser(process, mean, std)
     return built(denoise, process, noise, torch.Generator().manual_seed(0))
 
@@ -226,7 +232,7 @@ def test_every_sampler_gives_the_gaussian_on_every_process_by_every_prediction(c
 def test_no_sampler_is_wild_however_unusual_the_process(case):
     noise = quantiles(200)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
     for process, sampler in product(all_predictions(*UNUSUAL[case]), OFF):
-        for steps in (1, 2, 5, 20):
+        for steps in (1, 2, 20):
             if steps <= (process.timesteps or steps):
                 error = distance(drawn(sampler, process, noise, steps=steps))
                 assert error < 0.6, (process.prediction, sampler, steps)  # the noise itself is off by 1.2
@@ -240,7 +246,7 @@ def test_an_error_of_the_denoiser_is_not_multiplied(case):
     for process in all_predictions(*(USUAL | UNUSUAL)[case]):
         exact = gaussian_denoiser(process, 0.7, 0.5)
         bound = 0.3 if process.prediction in ("epsilon", "sample") else 0.003
-        for sampler, steps in product(("heun", "dpmpp_2m", "ddim"), (2, 10)):
+        for sampler, steps in product(("heun", "dpmpp_2m"), (2, 10)):
             if steps <= (process.timesteps or steps):
                 right = drawn(sampler, process, noise, exact, steps=steps)
                 off = drawn(
