@@ -14,7 +14,7 @@ from uldm_core.protocols import Denoise, NoiseScheduler
 
 Spacing = Literal["linspace", "trailing", "leading"]
 FAINTEST = 1 / 200
-"""How little signal, or noise, a prediction of the other is divided by."""
+"""The least alpha / sigma that ``epsilon``, and sigma / alpha that ``sample``, is divided by, about."""
 
 
 @frozen
@@ -36,9 +36,9 @@ def make_path(
     ``linspace`` (both ends), ``trailing`` (from the last step down in equal strides; Lin et al. 2024,
     arXiv 2305.08891), ``leading`` (from the first step up; it never asks at the last).
 
-    ``epsilon`` says what the data are by a division by alpha, ``sample`` what the noise is by one by sigma,
-    which multiplies the denoiser's errors. So the first path starts, and the second ends before clean data,
-    where alpha / sigma, or sigma / alpha, is nearest to 1 / 200, if the process goes beyond it.
+    ``epsilon`` gives the data by a division by alpha, ``sample`` the noise by one by sigma, which multiplies
+    the denoiser's errors. On a process that goes further, the path starts where alpha / sigma is nearest to
+    1 / 200 with ``epsilon``, and is last evaluated where sigma / alpha is with ``sample``.
 
     Args:
         noise_scheduler: the forward process.
