@@ -161,19 +161,20 @@ def split_finite(case: Case) -> None:
 @contract.check
 def times_per_sample(case: Case) -> None:
     """Times per sample, the same time as a scalar tensor, and samples one by one agree."""
+    # as many samples as a side has pixels: there times may be laid along a side without an error
+    cube = case.normal(3, 1, 3, 3), case.normal(3, 1, 3, 3, salt=1), torch.tensor([0.2, 0.5, 0.8])
     for scheduler in _predictors(case):
-        x0, noise, t = _noised(case, scheduler)
-        for name in ("add_noise", "target"):
-            function = getattr(scheduler, name)
-            together = function(x0, noise, t)
-            alone = torch.cat(
-                [function(x0[i : i + 1], noise[i : i + 1], t[i : i + 1]) for i in range(len(t))]
-            )
-            expect_close(together, alone, f"{name} of a batch is not that of its samples")
-            scalar = function(x0, noise, t[0])
-            expect_close(
-                scalar, function(x0, noise, t[0].expand(len(x0))), f"{name} at a scalar time differs"
-            )
+        for x0, noise, t in (_noised(case, scheduler), cube):
+            for name in ("add_noise", "target"):
+                _expect_per_sample(name, getattr(scheduler, name), x0, noise, t)
+
+
+def _expect_per_sample(name: str, function: Any, x0: Tensor, noise: Tensor, t: Tensor) -> None:
+    together = function(x0, noise, t)
+    alone = torch.cat([function(x0[i : i + 1], noise[i : i + 1], t[i : i + 1]) for i in range(len(t))])
+    expect_close(together, alone, f"{name} of a batch is not that of its samples")
+    scalar = function(x0, noise, t[0])
+    expect_close(scalar, function(x0, noise, t[0].expand(len(x0))), f"{name} at a scalar time differs")
 
 
 @contract.check
