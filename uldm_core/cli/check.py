@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,19 +29,18 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
     from uldm_core import registry
-    from uldm_core.recipe.overrides import parse_options
 
     chosen = registry.default().components() if component is None else [component_named(component)]
-    values = parse_options(options)
-    states = [_check(one, values, deep) for one in chosen]
+    states = [_check(one, options, deep) for one in chosen]
     if len(states) > 1:
         click.echo(f"{sum(states)} of {len(states)} components keep their contract")
     sys.exit(0 if states and all(states) else 1)
 
 
-def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
+def _check(component: Component, options: tuple[str, ...], deep: bool) -> bool:
     """Check one component, print a line a check, and return whether it keeps its contract."""
     from uldm_core import registry
+    from uldm_core.recipe.overrides import parse_options
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered
 
@@ -49,7 +48,8 @@ def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
     called = f"{component.kind}/{registry.default().name_of(component)}"
     click.echo(f"{called} ({component.distribution} {component.version})".replace(" ( )", ""))
     try:
-        subject = registered(component.kind, name, options, called=called)
+        values = parse_options(options, registry.describe(component.kind, name).options) if options else {}
+        subject = registered(component.kind, name, values, called=called)
         report = check_subject(
             subject,
             component.xfail,

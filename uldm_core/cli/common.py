@@ -28,6 +28,19 @@ def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tup
             registry.default().add_plugin(load_file(path))
 
 
+class UserPath(click.Path):
+    """A path that a person typed: ``~`` and ``~user`` are home folders."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted({name for name in names if name.startswith(incomplete)})
 
@@ -73,7 +86,7 @@ def _runs() -> list[str]:
 
 
 recipe_argument: Decorator = click.argument("recipe", shell_complete=complete_recipe)
-run_argument: Decorator = click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_run)
+run_argument: Decorator = click.argument("run", type=UserPath(), shell_complete=complete_run)
 component_argument: Decorator = click.argument(
     "component", metavar="KIND/NAME", shell_complete=complete_component
 )
@@ -86,7 +99,7 @@ plugin_option = click.option(
     "plugins",
     multiple=True,
     metavar="FILE.py",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     callback=_load_plugins,
     expose_value=False,
     is_eager=True,

@@ -55,6 +55,8 @@ class Document:
         places: where each key was written.
         problems: what was wrong with overrides, and with the syntax.
         holes: keys whose values are not readable.
+        texts: the values that overrides set, as they were typed.
+        unparsed: of those that look like TOML and are none, what is wrong with them.
     """
 
     data: dict[str, Any]
@@ -62,6 +64,8 @@ class Document:
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     holes: set[Key] = field(factory=set)
+    texts: dict[Key, str] = field(factory=dict)
+    unparsed: dict[Key, Problem] = field(factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, forgiving: bool = False) -> Document:
@@ -103,8 +107,11 @@ class Document:
         return Where((), self.source, 1 if self.source else None)
 
     def forget(self, key: Key) -> None:
-        """Drop the places of a key and of everything in it: something else stands there now."""
-        self.places = {other: place for other, place in self.places.items() if other[: len(key)] != key}
+        """Drop what is known of a key and of everything in it: something else stands there now."""
+        known: tuple[dict[Key, Any], ...] = (self.places, self.texts, self.unparsed)
+        for table in known:
+            for other in [other for other in table if other[: len(key)] == key]:
+                del table[other]
 
     def override(self, key: Key, text: str) -> None:
         """Note that an override set this key, so that what stood in and below it has its place no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
@@ -24,7 +25,7 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, say_type, say_value, structure
+from uldm_core.options import Mismatch, as_typed, say_type, say_value, structure
 from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
@@ -66,6 +67,7 @@ class Reader:
     Args:
         registry: what components there are.
         data: the tables.
+        texts: of what the command line sets, as typed.
         problems: what is wrong, located by key.
         seed: of the run.
         run: the ``[run]`` table.
@@ -78,6 +80,7 @@ class Reader:
 
     registry: Registry
     data: Mapping[str, Any]
+    texts: Mapping[Key, str] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
@@ -96,7 +99,7 @@ class Reader:
         self.run = self._run_options()
         kinds = self._noun_kinds()
         meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        planner = Planner(self.registry, {**self.missing, **meant}, problems=self.problems)
+        planner = Planner(self.registry, {**self.missing, **meant}, texts=self.texts, problems=self.problems)
         nouns = {self.meant.get(name, name): self._noun(planner, kind, name) for name, kind in kinds.items()}
         tables = self._table("stages")
         stages = {name: self._stage(planner, ("stages", name), tables) for name in tables}
@@ -293,6 +296,7 @@ class Reader:
             table["use"] = name
         if "from" not in table:
             return self._component(planner, kind, table, (name,), self.data)
+        table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
         taken, problem = noun_of_run(table, name, kind)
         if problem:
             return self._complain((name, "from"), *problem)
@@ -347,7 +351,7 @@ class Reader:
 
     def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
         try:
-            return structure(value, annotation)
+            return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
             for part in mismatch.parts():
                 self._complain((*key, *part.key), part.what, hint)
@@ -355,6 +359,11 @@ class Reader:
 
     def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
         self.problems.append(Problem(Where(key), what, hint, warning))
+
+
+def _home(path: Any) -> Any:
+    """Put a home folder in the place of ``~`` and ``~user``."""
+    return os.path.expanduser(path) if isinstance(path, str) else path
 
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.options import path_of
 from uldm_core.plugins import OWN_PLUGIN
 
 
@@ -19,7 +20,7 @@ def find(text: str | Path) -> Path:
     Raises:
         MistakeError: it is a bare name, and no recipe of that name ships.
     """
-    path = Path(text)
+    path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return path / "recipe.toml"
     name = str(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli.common import (
+    UserPath,
     complete_run,
     device_option,
     plugin_option,
@@ -25,12 +26,10 @@ NOISE = "compare"
 
 
 @click.command(short_help="Lay runs side by side on one page.")
-@click.argument(
-    "runs", nargs=-1, metavar="RUN RUN...", type=click.Path(path_type=Path), shell_complete=complete_run
-)
+@click.argument("runs", nargs=-1, metavar="RUN RUN...", type=UserPath(), shell_complete=complete_run)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     default="compare.html",
     show_default=True,
     help="The page to write.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    UserPath,
     device_option,
     json_option,
     plugin_option,
@@ -36,7 +37,7 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
 
 @click.command(short_help="Measure a run's images, or any others, against real ones.")
 @run_argument
-@click.option("--samples", type=click.Path(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option("--samples", type=UserPath(), help="An .npz or folder instead of the run's.")
 @click.option("--against", metavar="WHAT", help="Real images: a folder, an .npz, or a dataset's test split.")
 @click.option(
     "--metrics",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import device_option, json_option, plugin_option
+from uldm_core.cli.common import UserPath, device_option, json_option, plugin_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,10 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 
 
 @click.command(short_help="Measure and show how two images differ to a feature network.")
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[A B]")
+@click.argument("images", nargs=-1, type=UserPath(), metavar="[A B]")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     default="lpips_heatmap.png",
     show_default=True,
     help="The picture.",
@@ -130,13 +130,14 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
     from uldm_core.errors import is_unavailable, listing
     from uldm_core.recipe.overrides import parse_options
 
-    known = [option.name for option in registry.describe("backbone", name).options]
+    own = registry.describe("backbone", name).options
+    known = [option.name for option in own]
     for option in options:
         if option not in known:
             flag = option.replace("_", "-")
             raise MistakeError(f"--{flag}: backbone {name} takes none", hint=f"its options: {listing(known)}")
     try:
-        backbone = registry.build("backbone", name, **options, **parse_options(more))
+        backbone = registry.build("backbone", name, **options, **parse_options(more, own))
     except MistakeError as error:
         if not is_unavailable(error):
             raise
