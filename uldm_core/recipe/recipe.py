@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +12,7 @@ import tomli_w
 from attrs import define, evolve, field, fields
 
 from uldm_core.blueprint import Blueprint, plain
-from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
 from uldm_core.options import path_of, plain_values
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
@@ -57,6 +58,10 @@ class Recipe:
         """
         try:
             refuse_depth(data)
+            json.dumps(plain_values(data), ensure_ascii=False, default=str).encode("utf-8")
+        except UnicodeEncodeError as error:
+            what = f"{shortened(error.object[: error.end][-50:])} is not UTF-8, as a recipe has to be"
+            raise MistakeError(what, hint="rename the file or folder") from error
         except ValueError as error:
             raise MistakeError(str(error)) from error
         return cls(with_base(Document(plain_values(deepcopy(dict(data)))), Path()), name)
