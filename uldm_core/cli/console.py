@@ -13,6 +13,8 @@ import click
 
 from uldm_core.cli.common import colours
 
+UNREAD = 128 + 13
+"""The exit code of programs that SIGPIPE ends: nobody reads their output."""
 LOGGERS = ("uldm_core", "uldm_plugins")
 WORDS = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "red")}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from uldm_core.cli.common import show_problems
-from uldm_core.cli.console import leave_broken_pipes, logs_shown, prepare_streams, word
+from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepare_streams, word
 from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ CORE = {
     "doctor": "Show versions, devices, plugins, weights, and what is missing.",
 }
 """The core's commands with their summaries, each in a file of its name; plugins bring others."""
-
-
-_SIGPIPE = 13
-"""The signal that ends other programs whose output nobody reads; Windows has none of that name."""
 
 
 class _NobodyReads(Exception):
@@ -148,7 +144,7 @@ def _run(arguments: list[str] | None) -> int:
         return _exit_code(arguments)
     except (_NobodyReads, BrokenPipeError):
         leave_broken_pipes()
-        return 128 + _SIGPIPE
+        return UNREAD
 
 
 def _exit_code(arguments: list[str] | None) -> int:
