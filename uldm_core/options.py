@@ -356,6 +356,8 @@ def _structure_scalar(given: Any, annotation: Any) -> Any:
         return path_text(value)
     if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
         raise Mismatch(expected(say_type(annotation), given))
+    if annotation is int and not -(2**63) <= value < 2**63:
+        raise Mismatch(f"{shortened(value)} is too large: an integer has 64 bits, as in TOML")
     return value
 
 

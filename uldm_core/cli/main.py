@@ -163,7 +163,8 @@ def _exit_code(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        click.echo(f"{word(ERROR)}{error}", err=True)
+        said = error if error.filename is None else f"{error.filename}: {error.strerror}"
+        click.echo(f"{word(ERROR)}{said}", err=True)
         return 1
     except Exception as error:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from attrs import Attribute, define, field, fields, frozen
 
 from uldm_core.blueprint import Blueprint, Reference
@@ -36,6 +36,7 @@ FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
 _SEED = Annotated[int, Ge(0)]
+MOST_THREADS = 1024
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
@@ -54,7 +55,7 @@ class RunOptions:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Ge(0)] = 0
+    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
@@ -163,8 +164,10 @@ class Reader:
         import torch
 
         try:
-            torch.device("cpu" if device == "auto" else device)
+            known = device == "auto" or torch.device(device).type != "meta"  # which holds no numbers
         except RuntimeError:
+            known = False
+        if not known:
             self._complain(
                 ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
             )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
-    UserPath,
+    COUNT,
+    SEED,
+    FilePath,
     complete_sampler,
     device_option,
     plugin_option,
@@ -43,23 +45,23 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.command(short_help="Draw images from a trained run.")
 @run_argument
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=UserPath(), help="Images: an .npz, or a grid as .png.")
+@click.option("--out", type=FilePath(path_type=Path), help="Images: an .npz, or a grid as .png.")
 @click.option(
     "--trajectory",
-    type=UserPath(),
+    type=FilePath(path_type=Path),
     help="How images come about of noise: a .png, a row for each, or an animated .gif.",
 )
 @click.option(
     "--interpolate",
-    type=UserPath(),
+    type=FilePath(path_type=Path),
     help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
 )
 @click.option(
     "--count",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help=f"How many images, or pairs of them; default {IMAGES} for --out, else {ROWS}.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which images.")
 @click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
