@@ -163,6 +163,52 @@ def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, argumen
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pipe.toml", "pipe.toml: neither a file nor a folder"),
+        ("/dev/zero", "/dev/zero: neither a file nor a folder"),
+        ("large.toml", "large.toml: of 20 MB, no recipe is as large"),
+        ("folder", "folder: a folder without recipe.toml"),
+        ("utf16.toml", "utf16.toml:1: not UTF-8"),
+        ("loop.toml", "loop.toml: Too many levels of symbolic links"),
+        ("r.toml/x.toml", "r.toml/x.toml: Not a directory"),
+        ("", "the recipe's name is empty"),
+    ],
+)
+def test_what_is_no_recipe_is_said_at_once(uldm, name, said):
+    os.mkfifo("pipe.toml")
+    os.mkdir("folder")
+    os.symlink("loop.toml", "loop.toml")
+    Path("large.toml").touch()
+    os.truncate("large.toml", 20_000_000)
+    Path("utf16.toml").write_text("seed = 1", "utf-16")
+    code, out, err = uldm("run", name)
+    assert (code, out) == (2, "") and err.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["seed=99999999999999999999"], "is too large: an integer has 64 bits"),
+        (["run.threads=99999"], "expected an integer >= 0 and <= 1024, got 99999"),
+        (["--threads", "99999"], "Invalid value for '--threads'"),
+        (["--device", "meta"], "unknown device 'meta'"),
+        (["--device", ""], "unknown device ''"),
+        (["--out", ""], "Invalid value for '--out'"),
+    ],
+)
+def test_numbers_and_names_that_are_slips_are_said(uldm, arguments, said):
+    code, out, err = run_it(uldm, *arguments)
+    assert (code, out) == (2, "") and said in err
+
+
+@pytest.mark.parametrize("out", ["r.toml/below", "r.toml"])
+def test_a_run_whose_folder_cannot_be_made_fails_in_a_line(uldm, out):
+    code, _, err = run_it(uldm, "--out", out)
+    assert code in (1, 2) and err.splitlines()[-1].startswith(f"error: {out}")
+
+
+@pytest.mark.parametrize(
     ("raised", "code"),
     [(Interrupted(2), 130), (Interrupted(15), 143), (click.Abort(), 130), (click.UsageError("x"), 2)],
 )
