@@ -93,7 +93,7 @@ class LogsToStdout(Constant):
         return 1.0
 
 
-@mutant("metric", killed_by=alone)
+@mutant("metric", killed_by="builds")
 class ReplacesStderr(KernelDistance):
     """Warnings of a library are silenced by replacing sys.stderr."""
 

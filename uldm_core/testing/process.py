@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def process_state() -> dict[str, Any]:
     """Return the state of the process by what it is called; values compare equal where nothing changed.
 
-    Random states are told apart by their content, streams and threads by their identity.
+    Random states are compared by their content, threads by their identity.
     """
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -37,9 +36,6 @@ def process_state() -> dict[str, Any]:
         "whether autograd looks for anomalies": torch.is_anomaly_enabled(),
         "whether autocast is on": torch.is_autocast_enabled("cpu"),
         "the environment": dict(os.environ),
-        "the working folder": Path.cwd(),
-        "sys.stdout": sys.stdout,
-        "sys.stderr": sys.stderr,
         "sys.path": list(sys.path),
         "what Ctrl-C calls": signal.getsignal(signal.SIGINT),
         "what a termination calls": signal.getsignal(signal.SIGTERM),
@@ -56,9 +52,11 @@ def changes(before: dict[str, Any], *, but: frozenset[str] = frozenset()) -> lis
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put the process back as it was when the context ends, whatever was done to it; threads run on."""
-    environment, here, path = dict(os.environ), Path.cwd(), list(sys.path)
-    streams = sys.stdin, sys.stdout, sys.stderr
+    """Put the process back as it was when the context ends: all that ``process_state`` knows but threads.
+
+    Output streams and the working folder are left to ``containment``, which says who changed them.
+    """
+    environment, path = dict(os.environ), list(sys.path)
     python, numpy = random.getstate(), np.random.get_state()
     dtype, threads, device = torch.get_default_dtype(), torch.get_num_threads(), torch.get_default_device()
     flags = torch.are_deterministic_algorithms_enabled(), torch.is_anomaly_enabled()
@@ -67,9 +65,7 @@ def restored() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdin, sys.stdout, sys.stderr = streams
             sys.path[:] = path
-            os.chdir(here)
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_default_dtype(dtype)
