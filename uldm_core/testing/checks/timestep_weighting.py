@@ -22,7 +22,7 @@ def _exercise(weighting: Any) -> list[Tensor]:
     weights = [t]
     for prediction in ("flow", "v", "epsilon", "sample"):
         try:
-            weights.append(weighting.weight(t, Path("circular", prediction)))
+            weights.append(weighting.weight(t, discrete(prediction)))
         except (ValueError, UldmError):
             continue
     return weights

@@ -85,6 +85,7 @@ def _exercise(tracker: Any) -> None:
     """Tell it of a whole run."""
     with _place() as place:
         _whole_run(tracker, place)
+        expect(Path.cwd() == place.elsewhere, "the working folder changes, and is not its own")
 
 
 @contract.check
