@@ -45,7 +45,7 @@ def run_stage(
     Raises:
         MistakeError: ``out`` is the folder of a recipe's run, or lacks what the stage needs.
         Interrupted: it was asked to stop.
-        RunError: a metric of the training is not finite.
+        RunError: a metric or the state of the training is not finite, or the dataset failed.
     """
     out = path_of(out)
     if (out / "recipe.toml").exists():
