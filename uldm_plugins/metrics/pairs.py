@@ -11,11 +11,10 @@ from torch import Tensor
 from uldm_core import spec
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named
-from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.images import in_batches, to_float
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
 from uldm_plugins.nn.place import device_of
 
-_BLOCK = 100
 _WINDOW, _DEVIATION = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -49,7 +48,7 @@ class Pairs:
         if counts[0] != counts[1] or not counts[0]:
             raise ValueError(f"{counts[1]} images against {counts[0]} originals: they must be pairs")
         real, fake = torch.cat(self._real), torch.cat(self._fake)
-        return zip(real.split(_BLOCK), fake.split(_BLOCK))
+        return zip(in_batches(real), in_batches(fake))
 
     def mean(self, values: list[Tensor]) -> float:
         """Return the mean over images."""

@@ -13,8 +13,9 @@ from uldm_core import MistakeError, spec
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
+from uldm_plugins.nn.images import in_batches
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
-from uldm_plugins.stages.latents import BATCH, held_out, index_batches, passed_with_codes
+from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
 
 Batches = Callable[[], Iterable[Tensor]]
@@ -92,7 +93,7 @@ class Evaluate:
         """Return the reconstructions and, of a quantizer, the codes: int64 [N, h, w] or [N, Q, h, w]."""
         context.begin("reconstructing images", len(test))
         images, codes = [], []
-        for batch, indices in passed_with_codes(batches_of(test), self.autoencoder, context):
+        for batch, indices in passed_with_codes(image_batches(test), self.autoencoder, context):
             images.append(batch.cpu())
             codes += [] if indices is None else [indices.cpu()]
             context.advance(sum(map(len, images)))
@@ -105,10 +106,10 @@ class Evaluate:
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
-        real = {"test": partial(batches_of, test)}
+        real = {"test": partial(image_batches, test)}
         if test is not self.dataset:
-            real["train"] = partial(batches_of, self.dataset)
-        batches = {name: partial(images.split, BATCH) for name, images in sets.items()}
+            real["train"] = partial(image_batches, self.dataset)
+        batches = {name: partial(in_batches, images) for name, images in sets.items()}
         return compare(self.metrics, batches, real, pairs=("reconstructions",))
 
 
@@ -185,8 +186,3 @@ def _computed(metric: Metric) -> Mapping[str, float]:
         return metric.compute()
     except ValueError as error:
         raise MistakeError(f"{type(metric).__name__} cannot be measured: {error}") from error
-
-
-def batches_of(dataset: Dataset) -> Iterable[Tensor]:
-    """Yield a dataset's images, uint8, in batches."""
-    return (dataset.images(indices) for indices in index_batches(len(dataset)))
