@@ -23,9 +23,11 @@ class Plain(nn.Module):
             nn.Conv2d(in_channels, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, self.latent_channels, 4, 2, 1)
         )
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(self.latent_channels, 16, 4, 2, 1),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(self.latent_channels, 16, 3, padding=1),
             nn.SiLU(),
-            nn.ConvTranspose2d(16, in_channels, 4, 2, 1),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(16, in_channels, 3, padding=1),
         )
 
     def encode(self, x):
@@ -88,7 +90,7 @@ class Attentive(nn.Module):
         self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
         self.to_latents = nn.Conv2d(16, 4, 1)
         self.outward = nn.Sequential(
-            nn.ConvTranspose2d(4, 16, 2, 2), nn.SiLU(), nn.Conv2d(16, 1, 1), nn.Tanh()
+            nn.Conv2d(4, 16, 1), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Conv2d(16, 1, 1), nn.Tanh()
         )
 
     def encode(self, x):
@@ -105,6 +107,39 @@ class Attentive(nn.Module):
     def forward(self, x):
         latents, losses = self.encode(x)
         return self.decode(latents), latents, losses
+
+
+@sound("autoencoder")
+class EvenSubPixels(Plain):
+    """The last layer shuffles sub-pixels, whose weights start equal, as in ICNR."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        last = nn.Conv2d(16, 4 * in_channels, 3, padding=1)
+        for values in last.parameters():
+            values.data = values.data[::4].repeat_interleave(4, 0)
+        self.decoder = nn.Sequential(*self.decoder[:3], last, nn.PixelShuffle(2))
+
+
+@mutant("autoencoder", killed_by="starts_without_checkerboard")
+class UnevenSubPixels(Plain):
+    """The last layer shuffles sub-pixels, whose weights start apart from each other."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        last = nn.Conv2d(16, 4 * in_channels, 3, padding=1)
+        self.decoder = nn.Sequential(*self.decoder[:3], last, nn.PixelShuffle(2))
+
+
+@mutant("autoencoder", killed_by="starts_without_checkerboard")
+class TransposedAsTorchStartsIt(Plain):
+    """Transposed convolutions, with the weights that torch gives them."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(3, 16, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(16, in_channels, 4, 2, 1)
+        )
 
 
 @mutant("autoencoder", killed_by="reconstruction_reaches_encoder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -148,7 +149,8 @@ def compare(
     for metric in metrics:
         metric.reset()
         for batch in real[_reference(metric, real)]() if metric.compares else ():
-            metric.update(batch, real=True)
+            with _refusals(metric):
+                metric.update(batch, real=True)
     unpaired = [metric for metric in metrics if not getattr(metric, "paired", False)]
     results = {
         name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
@@ -171,18 +173,24 @@ def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, f
     """Return what the metrics say of uint8 batches; real images that they have seen stay.
 
     Raises:
-        MistakeError: a metric cannot be had of these images, of so few say.
+        MistakeError: a metric cannot be had of these images, of so few or so small ones say.
     """
     for metric in metrics:
         metric.reset(keep_real=True)
     for batch in batches:
         for metric in metrics:
-            metric.update(batch, real=False)
-    return {name: value for metric in metrics for name, value in _computed(metric).items()}
+            with _refusals(metric):
+                metric.update(batch, real=False)
+    found: dict[str, float] = {}
+    for metric in metrics:
+        with _refusals(metric):
+            found |= metric.compute()
+    return found
 
 
-def _computed(metric: Metric) -> Mapping[str, float]:
+@contextmanager
+def _refusals(metric: Metric) -> Iterator[None]:
     try:
-        return metric.compute()
+        yield
     except ValueError as error:
         raise MistakeError(f"{type(metric).__name__} cannot be measured: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -16,6 +17,11 @@ from uldm_core.testing.images import channels_of
 from uldm_core.testing.losses import check_losses, total
 
 ODD = 27
+PLACES = 16
+"""Of latents, along a side: so many that their middle is out of a border's reach."""
+PERIODIC = 0.1
+"""Share of the energy that may lie in periodic patterns. Drawn apart, the sub-pixels of a transposed
+convolution start with three quarters; nearest-neighbour upsampling starts with a hundredth at most."""
 
 
 def _images(case: Case, autoencoder: Any) -> tuple[Tensor]:
@@ -137,6 +143,57 @@ def decodes_any_latents(case: Case) -> None:
     decoded = autoencoder.decode(latents * 2)
     expect(decoded.shape == images.shape, f"latents of {list(images.shape)} decode to {list(decoded.shape)}")
     expect_finite(decoded, "what is decoded")
+
+
+@contract.check
+def starts_without_checkerboard(case: Case) -> None:
+    """Untrained, it decodes constant latents to images without a pattern of 2, 4 or 8 pixels.
+
+    Of what differs between two such images, in the middle, a tenth of the energy at most repeats with
+    ``downscale``, up to 8 pixels. (Odena et al. 2016, Deconvolution and checkerboard artifacts.)
+    """
+    first, second = (_decoded_constants(case, seed=seed) for seed in (case.seed(), case.seed() + 1))
+    if torch.equal(first[1], second[1]):
+        raise Skip("it does not start at random")
+    shares = [_periodic_share(images, period) for period, images in (first, second)]
+    share = sum(shares) / len(shares)
+    expect(
+        share <= PERIODIC,
+        f"{share:.0%} of the energy of what it decodes constant latents to lies in a checkerboard: have the "
+        "weights of sub-pixels start equal, or convolve after upsampling",
+    )
+
+
+def _decoded_constants(case: Case, seed: int) -> tuple[int, Tensor]:
+    """Return the period to look for, and differences of what pairs of constant latents decode to."""
+    autoencoder = case.build(seed=seed)
+    if autoencoder.downscale == 1:
+        raise Skip("its latents are as large as images")
+    side = PLACES * autoencoder.downscale
+    if case.subject.takes("size"):
+        autoencoder = case.build(seed=seed, size=side)
+    if getattr(autoencoder, "size", None) not in (None, side):
+        raise Skip("its images have one size")
+    _set_mode(autoencoder, training=False)
+    with torch.no_grad():
+        latents = autoencoder.encode(case.images((1, _channels(case, autoencoder), side, side)))[0]
+        constants = strategies.normal((4, latents.shape[1], 1, 1), seed)
+        decoded = autoencoder.decode(constants.expand(-1, -1, *latents.shape[2:]))
+    return min(autoencoder.downscale, 8), decoded[:2] - decoded[2:]  # what biases add to all is left out
+
+
+def _periodic_share(images: Tensor, period: int) -> float:
+    """Return which share of the energy in the middle of images repeats with a period, in pixels."""
+    margin = images.shape[-1] * 3 // 8 // period * period
+    middle = images[..., margin:-margin, margin:-margin].double()
+    energy = middle.square().mean()
+    if energy < 1e-12:
+        return 0.0
+    start, end = margin - period // 2, margin - (period - 1) // 2
+    around = F.avg_pool2d(images[..., start:-end, start:-end].double(), period, 1)
+    rest = (middle - around).unflatten(-2, (-1, period)).unflatten(-1, (-1, period))  # slow changes left out
+    pattern = rest.mean((-4, -2))
+    return float((pattern - pattern.mean((-2, -1), keepdim=True)).square().mean() / energy)
 
 
 @contract.check
