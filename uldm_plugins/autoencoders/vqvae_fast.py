@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from uldm_core import spec
 from uldm_core.protocols import Quantizer
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -93,10 +94,17 @@ class Double(nn.ConvTranspose2d):
     def __init__(self, inputs: int, outputs: int, size: int | None) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1)
         self.size = size
-        with torch.no_grad():
-            taps = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))  # [.., tap, pixel, tap, pixel]
-            means = taps.mean((2, 4), keepdim=True)
-            taps -= means - means.mean((3, 5), keepdim=True)
+        if not is_shapes_only():
+            self._even_out()
+
+    @torch.no_grad()
+    def _even_out(self) -> None:
+        """Have the weights of each of the four pixels add up to the same."""
+        taps = self.weight.unflatten(3, (2, 2)).unflatten(
+            2, (2, 2)
+        )  # [inputs, outputs, tap, pixel, tap, pixel]
+        means = taps.mean((2, 4), keepdim=True)
+        taps -= means - means.mean((3, 5), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, 2 H, 2 W], or ``size`` at most."""
