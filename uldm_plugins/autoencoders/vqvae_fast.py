@@ -100,9 +100,8 @@ class Double(nn.ConvTranspose2d):
     @torch.no_grad()
     def _even_out(self) -> None:
         """Have the weights of each of the four pixels add up to the same."""
-        taps = self.weight.unflatten(3, (2, 2)).unflatten(
-            2, (2, 2)
-        )  # [inputs, outputs, tap, pixel, tap, pixel]
+        # [inputs, outputs, tap, pixel, tap, pixel]: a pixel gets every other row and column of the kernel
+        taps = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))
         means = taps.mean((2, 4), keepdim=True)
         taps -= means - means.mean((3, 5), keepdim=True)
 
