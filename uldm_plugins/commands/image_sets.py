@@ -18,8 +18,8 @@ from uldm_core.options import path_of
 from uldm_core.protocols import Dataset
 from uldm_plugins.commands.originals import image_paths
 from uldm_plugins.nn.files import image_shape, read_batch, read_image
-from uldm_plugins.stages.evaluate import batches_of
-from uldm_plugins.stages.latents import BATCH
+from uldm_plugins.nn.images import images_at_a_time, in_batches
+from uldm_plugins.stages.latents import image_batches
 
 _LISTED = 5
 
@@ -100,7 +100,7 @@ def of_dataset(name: str) -> ImageSet:
 
 def _of_split(dataset: Dataset, name: str) -> ImageSet:
     def read(channels: int) -> Iterator[Tensor]:
-        return (batch.expand(-1, channels, -1, -1) for batch in batches_of(dataset))
+        return (batch.expand(-1, channels, -1, -1) for batch in image_batches(dataset))
 
     return ImageSet(name, len(dataset), (dataset.channels, dataset.size, dataset.size), read)
 
@@ -119,8 +119,9 @@ def of_folder(folder: Path, size: int | None) -> ImageSet:
         )
 
     def read(channels: int) -> Iterator[Tensor]:
-        for start in range(0, len(paths), BATCH):
-            some = paths[start : start + BATCH]
+        count = images_at_a_time(height, width)
+        for start in range(0, len(paths), count):
+            some = paths[start : start + count]
             if size:
                 yield read_batch(some, size, channels)
             else:
@@ -136,7 +137,7 @@ def of_array(path: Path, images: Tensor) -> ImageSet:
     """Return images uint8 [N, C, H, W] that were read from a file."""
 
     def read(channels: int) -> Iterator[Tensor]:
-        return (batch.expand(-1, channels, -1, -1) for batch in images.split(BATCH))
+        return (batch.expand(-1, channels, -1, -1) for batch in in_batches(images))
 
     return ImageSet(str(path), len(images), tuple(images.shape[1:]), read)
 

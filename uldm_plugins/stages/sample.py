@@ -24,7 +24,7 @@ from uldm_core.protocols import (
     NoiseScheduler,
     Sampler,
 )
-from uldm_plugins.nn.images import save_grid
+from uldm_plugins.nn.images import images_at_a_time, save_grid
 from uldm_plugins.stages.latents import decode
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
@@ -50,7 +50,8 @@ class Sample:
         latent_scaling: as fitted in training.
         sampler: turns noise into latents.
         count: how many images.
-        batch_size: images at a time. It is part of what a seed means.
+        batch_size: latents at a time; by default 500, or fewer where they are larger than 32x32, half a
+            million places in all. It is part of what a seed means.
     """
 
     trains: Sequence[str] = ()
@@ -66,7 +67,7 @@ class Sample:
         latent_scaling: LatentScaling = spec("unit_variance"),
         sampler: Sampler = spec("heun"),
         count: Annotated[int, Ge(1)] = 1000,
-        batch_size: Annotated[int, Ge(1)] = 500,
+        batch_size: Annotated[int, Ge(1)] | None = None,
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -75,7 +76,8 @@ class Sample:
         self.latent_scaling = latent_scaling
         self.sampler = sampler
         self.count = count
-        self.batch_size = batch_size
+        self.side = latent_size(dataset.size, autoencoder.downscale)
+        self.batch_size = batch_size or images_at_a_time(self.side, self.side)
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
@@ -147,9 +149,8 @@ class Sample:
 
     def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
         """Return a batch's noise on the CPU, and the generator that goes on from it."""
-        side = latent_size(self.dataset.size, self.autoencoder.downscale)
         generator = context.generator("batch", number)
-        shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
+        shape = (self.batch_size, self.autoencoder.latent_channels, self.side, self.side)
         return torch.randn(shape, generator=generator), generator
 
     def _draw(
