@@ -28,6 +28,16 @@ def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tup
             registry.default().add_plugin(load_file(path))
 
 
+class FilePath(click.Path):
+    """A path; an empty one is a slip, as of a variable that is not set, and never the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted({name for name in names if name.startswith(incomplete)})
 
@@ -73,7 +83,7 @@ def _runs() -> list[str]:
 
 
 recipe_argument: Decorator = click.argument("recipe", shell_complete=complete_recipe)
-run_argument: Decorator = click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_run)
+run_argument: Decorator = click.argument("run", type=FilePath(path_type=Path), shell_complete=complete_run)
 component_argument: Decorator = click.argument(
     "component", metavar="KIND/NAME", shell_complete=complete_component
 )
@@ -86,7 +96,7 @@ plugin_option = click.option(
     "plugins",
     multiple=True,
     metavar="FILE.py",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     callback=_load_plugins,
     expose_value=False,
     is_eager=True,

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import Factory, asdict, field, frozen
+from attrs.validators import deep_mapping, ge, instance_of, lt
 
-from uldm_core.engine.files import read_json, read_state, write_json, write_state
+from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
+from uldm_core.errors import MistakeError, must_match, shortened
+from uldm_core.paths import inside, listed, remove
+
+_STEP = re.compile(r"0|[1-9][0-9]*")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def _is_number(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
+
+
+def _is_whole(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
 
 
 @frozen
@@ -19,9 +36,14 @@ class StageKey:
     ``made_of`` is what was hashed, to tell what has changed.
     """
 
-    content: str
-    steps: int = 0
-    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+    content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
+    steps: int = field(default=0, validator=[_is_whole, ge(0)])
+    made_of: Mapping[str, Any] = field(
+        factory=dict,
+        eq=False,
+        repr=False,
+        validator=instance_of(Mapping),  # type: ignore[type-abstract]
+    )
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
@@ -32,59 +54,99 @@ class StageRecord:
     """What is known of a stage's folder."""
 
     key: StageKey
-    done: bool = False
-    seconds: float = 0.0
-    summary: dict[str, float] = field(factory=dict)
+    done: bool = field(default=False, validator=instance_of(bool))
+    seconds: float = field(default=0.0, validator=[_is_number, ge(0), lt(inf)])
+    summary: dict[str, float] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
+    )
+
+
+def _record(data: Any) -> StageRecord:
+    """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
+    if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
+        raise ValueError("it has no key")
+    return StageRecord(**{**data, "key": StageKey(**data["key"])})
 
 
 @frozen
 class StageFolder:
-    """One stage's folder: its record, metrics, checkpoints, weights and artifacts."""
+    """One stage's folder: its record, metrics, checkpoints, weights and artifacts.
+
+    Every path in it is checked when it is asked for: nothing leads out of the run's folder.
+
+    Args:
+        path: the folder.
+        run: the run's folder, below which no link is followed.
+    """
 
     path: Path
+    run: Path = field(default=Factory(lambda self: self.path, takes_self=True))
+
+    def inside(self, *names: str) -> Path:
+        """Return a path in this folder; raises ``MistakeError`` if it would lead out of the run's folder."""
+        return inside(self.run, *self.path.relative_to(self.run).parts, *names)
 
     @property
     def metrics(self) -> Path:
         """The log of metrics, a line of JSON each."""
-        return self.path / "metrics.jsonl"
+        return self.inside("metrics.jsonl")
 
     @property
     def images(self) -> Path:
         """The images shown while it ran: a folder a name, a PNG a step."""
-        return self.path / "images"
+        return self.inside("images")
+
+    def shown(self, name: str) -> list[tuple[int, Path]]:
+        """Return the images of one name that were kept, by their steps."""
+        paths = [path for path in listed(self.inside("images", name)) if path.suffix == ".png"]
+        return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
 
     def weights(self, noun: str) -> Path:
         """Where a component trained here leaves its weights."""
-        return self.path / "weights" / f"{noun}.safetensors"
+        return self.inside("weights", f"{noun}.safetensors")
 
     def artifact(self, name: str) -> Path:
         """Where a product of this stage lies."""
-        return self.path / "artifacts" / name
+        return self.inside("artifacts", *name.split("/"))
 
     def record(self) -> StageRecord | None:
-        """Read what is known, or None if nothing is."""
-        data = read_json(self.path / "stage.json")
-        return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
+        """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
+        record: StageRecord | None = read_json(self.inside("stage.json"), _record)
+        return record
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
-        write_json(self.path / "stage.json", asdict(record))
+        write_json(self.inside("stage.json"), asdict(record))
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
-        steps = [int(path.name) for path in (self.path / "checkpoints").glob("*") if path.name.isdigit()]
-        return max(steps, default=None)
+        names = [path.name for path in listed(self.inside("checkpoints"))]
+        return max((int(name) for name in names if _STEP.fullmatch(name)), default=None)
 
     def read_checkpoint(self, step: int) -> Any:
         """Read the state of that step."""
-        return read_state(self.path / "checkpoints" / str(step))
+        folder = self.inside("checkpoints", str(step))
+        for name in ("state.json", "state.safetensors"):
+            inside(folder, name)
+        return read_state(folder)
+
+    def restore(self, step: int, parts: Mapping[str, Any]) -> None:
+        """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
+        state = self.read_checkpoint(step)
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:  # each part has its own way to say so
+            what = f"not a state of what the recipe builds: {why(error)}"
+            raise damaged(self.inside("checkpoints", str(step)), what) from error
 
     def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after ``step`` steps, then drop the older ones."""
-        write_state(self.path / "checkpoints" / str(step), state)
-        for other in (self.path / "checkpoints").iterdir():
-            if other.name != str(step) and other.is_dir():
-                shutil.rmtree(other)
+        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
+        write_state(self.inside("checkpoints", str(step)), state)
+        for other in listed(self.inside("checkpoints")):
+            ours = _STEP.fullmatch(other.name) or other.name.endswith(".part")
+            if ours and other.name != str(step):
+                remove(other)
 
 
 @frozen
@@ -95,7 +157,20 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         """The current folder of a stage."""
-        return StageFolder(self.path / "stages" / name)
+        return StageFolder(inside(self.path, "stages", name), self.path)
+
+    def file(self, *names: str) -> Path:
+        """Return a path in the folder; raises ``MistakeError`` if it would lead out of it."""
+        return inside(self.path, *names)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe; raises ``MistakeError`` if there is none: this is no run."""
+        path = self.file("recipe.toml")
+        if not path.is_file():
+            what = f"{self.path} is not a run: it has no recipe.toml"
+            raise MistakeError(what, hint="make one with: uldm run RECIPE")
+        return path
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Make a stage's folder fit for ``key``, and return what is known of it.
@@ -107,11 +182,11 @@ class RunFolder:
         record = folder.record()
         if record and not self._serves(name, record.key, key):
             self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._aside(name, record.key), ignore_errors=True)
+            remove(self._aside(name, record.key))
             folder.path.rename(self._aside(name, record.key))
             record = None
         if record is None and self._aside(name, key).is_dir():
-            shutil.rmtree(folder.path, ignore_errors=True)
+            remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self._aside(name, key).rename(folder.path)
             record = folder.record()
@@ -124,7 +199,7 @@ class RunFolder:
         return self._aside(name, key).is_dir()
 
     def _aside(self, name: str, key: StageKey) -> Path:
-        return self.path / "set_aside" / f"{name}-{key}"
+        return inside(self.path, "set_aside", f"{name}-{key}")
 
     def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""

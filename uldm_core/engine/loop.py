@@ -56,9 +56,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
 def _resume(trainer: Trainer, context: Context) -> int:
     step = context.folder.checkpoint() or 0
     if step:
-        state = context.folder.read_checkpoint(step)
-        for name, part in trainer.stateful().items():
-            part.load_state_dict(state[name])
+        context.folder.restore(step, trainer.stateful())
     return step
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from uldm_core.blueprint import Blueprint, Builder
-from uldm_core.engine.files import read_tensors, write_tensors
+from uldm_core.engine.files import damaged, read_tensors, why, write_tensors
 from uldm_core.engine.machine import Machine
-from uldm_core.engine.origins import origins
+from uldm_core.engine.origins import misfits, origins
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Plan
@@ -59,7 +59,12 @@ class Workshop:
         return self.machine.place(component)
 
     def _load(self, component: torch.nn.Module, path: Path) -> None:
-        component.load_state_dict(read_tensors(path))
+        tensors = read_tensors(path)
+        try:
+            component.load_state_dict(tensors)
+        except Exception as error:  # each component has its own way to say so
+            first = next(misfits(component, path), why(error))
+            raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error
 
     def _seeded(self, name: str) -> AbstractContextManager[None]:
         return seeded(self.plan.seed, "nouns", name)

@@ -12,6 +12,7 @@ from attrs import define, evolve, field, fields
 
 from uldm_core.blueprint import Blueprint, plain
 from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
@@ -64,7 +65,8 @@ class Recipe:
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe as TOML; its comments are not kept."""
-        Path(path).write_text(tomli_w.dumps(self.document.data), "utf-8")
+        with whole(Path(path)) as file:
+            tomli_w.dump(self.document.data, file)
         return Path(path)
 
     def check(self, registry: Registry | None = None) -> list[Problem]:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 
 from uldm_core.cli.common import (
+    FilePath,
     complete_run,
     device_option,
     plugin_option,
     precision_option,
     run_overrides,
+    show_problems,
     threads_option,
 )
 from uldm_core.errors import MistakeError
@@ -26,11 +29,11 @@ NOISE = "compare"
 
 @click.command(short_help="Lay runs side by side on one page.")
 @click.argument(
-    "runs", nargs=-1, metavar="RUN RUN...", type=click.Path(path_type=Path), shell_complete=complete_run
+    "runs", nargs=-1, metavar="RUN RUN...", type=FilePath(path_type=Path), shell_complete=complete_run
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     default="compare.html",
     show_default=True,
     help="The page to write.",
@@ -66,7 +69,8 @@ def compare(
 
     flags = run_overrides(device=device, precision=precision, threads=threads)
     drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
-    write_text(out, comparison_of(runs, drawn))
+    page = comparison_of(runs, drawn, lambda problem: show_problems([evolve(problem, warning=True)]))
+    write_text(out, page)
     click.echo(out)
 
 
@@ -74,11 +78,10 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
     """Raise ``MistakeError`` before any work is done."""
     if len(runs) < 2:
         raise MistakeError("two runs or more can be compared", hint="uldm compare runs/one runs/other")
+    from uldm_core.engine.folder import RunFolder
+
     for run in runs:
-        if not (run / "recipe.toml").is_file():
-            raise MistakeError(
-                f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
-            )
+        _ = RunFolder(run).recipe
     if out.is_dir() or not out.parent.is_dir():
         raise MistakeError(
             f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}"
@@ -97,7 +100,8 @@ def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
         trained.require_trained("autoencoder", "denoiser")
         _, stage = trained.stage("sample")
     except MistakeError as error:
-        return Drawn(why_not=error.problems[0].what)
+        problem = evolve(error.problems[0], hint="")
+        return Drawn(why_not=str(problem))
     stage.batch_size = count  # a part of what a seed means as well
     with reporter() as tell, Stop().listening() as stop:
         images = stage.draw(trained.context(NOISE, seed, tell, stop), count)

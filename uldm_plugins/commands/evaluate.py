@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    FilePath,
     device_option,
     json_option,
     plugin_option,
@@ -36,7 +37,7 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
 
 @click.command(short_help="Measure a run's images, or any others, against real ones.")
 @run_argument
-@click.option("--samples", type=click.Path(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option("--samples", type=FilePath(path_type=Path), help="An .npz or folder instead of the run's.")
 @click.option("--against", metavar="WHAT", help="Real images: a folder, an .npz, or a dataset's test split.")
 @click.option(
     "--metrics",
@@ -162,13 +163,17 @@ def _samples(trained: TrainedRun, path: Path | None, size: int | None) -> ImageS
         MistakeError: they are not there, or no images.
     """
     from uldm_core import MistakeError
-    from uldm_plugins.commands.image_sets import found
+    from uldm_plugins.commands.image_sets import found, of_array
+    from uldm_plugins.stages.sample import load_images
 
     if path is None:
         name, _ = trained.stage("sample")
-        path = trained.folder.stage(name).artifact("samples.npz")
-    if not path.exists():
-        raise MistakeError(f"there are no samples {path}", hint="finish the run, or name others: --samples")
+        own = trained.folder.stage(name).artifact("samples.npz")
+        if own.exists():
+            return of_array(own, load_images(own))
+    if path is None or not path.exists():
+        what = f"there are no samples {path or own}"
+        raise MistakeError(what, hint="finish the run, or name others: --samples")
     return found(str(path), size)
 
 
@@ -267,11 +272,12 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
     from datetime import datetime, timezone
 
     from uldm_core.engine.files import write_json
+    from uldm_core.paths import inside
     from uldm_plugins.commands.output import command_line
     from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
-    path = run / "evaluations" / f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json"
+    path = inside(run, "evaluations", f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json")
     said = {
         "command": command_line(),
         "when": now.isoformat(timespec="seconds"),

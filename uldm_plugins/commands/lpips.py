@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import device_option, json_option, plugin_option
+from uldm_core.cli.common import FilePath, device_option, json_option, plugin_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,10 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 
 
 @click.command(short_help="Measure and show how two images differ to a feature network.")
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[A B]")
+@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[A B]")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     default="lpips_heatmap.png",
     show_default=True,
     help="The picture.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli.common import (
+    FilePath,
     device_option,
     plugin_option,
     precision_option,
@@ -30,7 +31,7 @@ FEW = 20
 
 @click.command(short_help="Pass images through a run's autoencoder.")
 @run_argument
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
+@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
 @click.option("--split", help="Which split of the run's dataset, where no images are named; default test.")
 @click.option(
     "--count",
@@ -39,7 +40,7 @@ FEW = 20
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     required=True,
     help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions alone.",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    FilePath,
     complete_sampler,
     device_option,
     plugin_option,
@@ -42,15 +43,15 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.command(short_help="Draw images from a trained run.")
 @run_argument
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), help="Images: an .npz, or a grid as .png.")
+@click.option("--out", type=FilePath(path_type=Path), help="Images: an .npz, or a grid as .png.")
 @click.option(
     "--trajectory",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="How images come about of noise: a .png, a row for each, or an animated .gif.",
 )
 @click.option(
     "--interpolate",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
 )
 @click.option(

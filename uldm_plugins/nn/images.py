@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from uldm_core.paths import whole
+
 
 def to_float(images: Tensor) -> Tensor:
     """Map uint8 to float32 in [-1, 1]."""
@@ -24,7 +26,8 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
     """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
-    grid(images, columns, scale, gap).save(path)
+    with whole(path) as file:
+        grid(images, columns, scale, gap).save(file, "PNG")
 
 
 def grid_of_ten(images: Tensor) -> Image.Image:
