@@ -45,7 +45,12 @@ def inside(folder: Path, *names: str) -> Path:
 
 def listed(folder: Path) -> list[Path]:
     """Return what lies in a folder of a run, by name, each as ``inside`` does; nothing if it is not there."""
-    return [inside(folder, name) for name in sorted(os.listdir(folder))] if folder.is_dir() else []
+    return [inside(folder, name) for name in names_in(folder)]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder, sorted; none if it is not there."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
 def checked_name(name: str, folder: Path | str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -55,14 +56,14 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         MistakeError: it is missing, no file, or cannot be read.
     """
-    _require(path)
+    require(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from error
 
 
-def _require(path: Path) -> None:
+def require(path: Path) -> None:
     """Raise ``MistakeError`` unless there is a file."""
     if not path.is_file():
         raise damaged(path, "a folder where a file belongs" if path.is_dir() else "missing")
@@ -106,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         MistakeError: the file is missing, cut short, or no safetensors.
     """
-    _require(path)
+    require(path)
     try:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
@@ -125,7 +126,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     temporary.mkdir()
     try:
         write_tensors(temporary / "state.safetensors", tensors)
-        write_json(temporary / "state.json", skeleton)
+        checksum = _checksum(temporary / "state.safetensors", skeleton)
+        write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
         remove(folder)
         temporary.replace(folder)
     except BaseException:
@@ -141,8 +143,24 @@ def read_state(folder: Path) -> Any:
         MistakeError: a file of it is missing, damaged, or not of the other.
     """
     tensors = read_tensors(folder / "state.safetensors")
-    _require(folder / "state.json")
-    return read_json(folder / "state.json", lambda skeleton: _join(skeleton, tensors))
+    require(folder / "state.json")
+
+    def joined(skeleton: Any) -> Any:
+        checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
+        if checksum is not None and checksum != _checksum(folder / "state.safetensors", skeleton):
+            raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
+        return _join(skeleton, tensors)
+
+    return read_json(folder / "state.json", joined)
+
+
+def _checksum(tensors: Path, skeleton: Any) -> str:
+    """Return what tells whether a file of tensors and what belongs to it are as they were written."""
+    digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
+    with tensors.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _split(value: Any, tensors: dict[str, Tensor]) -> Any:

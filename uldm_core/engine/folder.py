@@ -13,7 +13,7 @@ from attrs.validators import deep_mapping, ge, instance_of, lt
 
 from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
 from uldm_core.errors import MistakeError, must_match, shortened
-from uldm_core.paths import inside, listed, remove
+from uldm_core.paths import inside, listed, names_in, remove
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
@@ -37,7 +37,7 @@ class StageKey:
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
-    steps: int = field(default=0, validator=[_is_whole, ge(0)])
+    steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
     made_of: Mapping[str, Any] = field(
         factory=dict,
         eq=False,
@@ -120,7 +120,7 @@ class StageFolder:
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
-        names = [path.name for path in listed(self.inside("checkpoints"))]
+        names = names_in(self.inside("checkpoints"))
         return max((int(name) for name in names if _STEP.fullmatch(name)), default=None)
 
     def read_checkpoint(self, step: int) -> Any:
@@ -142,11 +142,11 @@ class StageFolder:
 
     def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
+        folder = self.inside("checkpoints")
         write_state(self.inside("checkpoints", str(step)), state)
-        for other in listed(self.inside("checkpoints")):
-            ours = _STEP.fullmatch(other.name) or other.name.endswith(".part")
-            if ours and other.name != str(step):
-                remove(other)
+        for name in names_in(folder):
+            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
+                remove(folder / name)
 
 
 @frozen

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import write_json, write_text
+from uldm_core.engine.files import require, write_json, write_text
 from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
 from uldm_core.engine.keys import products, stage_keys
 from uldm_core.engine.loop import train
@@ -213,6 +213,7 @@ class _Runner:
         for product in products(stage):
             if product in verb.makes:
                 self.products[product] = folder.artifact(product)
+                require(self.products[product])
             else:
                 self.workshop.take(product, folder.weights(product))
 
