@@ -453,3 +453,15 @@ def test_a_recipe_that_somebody_wrote_is_not_written_over(components, tmp_path):
     shutil.rmtree(made / "stages")
     (made / "run.json").unlink()  # a run that was killed before it began
     assert run(Recipe.load(made).plan(components), out=made) == again == made
+
+
+def test_a_state_of_an_earlier_version_has_no_checksum_and_one_that_changed_is_said(sent, components):
+    path = sent / "stages/first/checkpoints/6/state.json"
+    state = json.loads(path.read_text())
+    assert len(state.pop("checksum")) == 32
+    path.write_text(json.dumps(state).replace("0.9", "0.8") + " ")
+    assert goes_on(sent, components).count("done in") == 1
+    path = sent / "stages/first/checkpoints/8/state.json"
+    path.write_text(path.read_text().replace("0.8", "0.9"))
+    with pytest.raises(MistakeError, match=r"8/state\.json: .*the checksum differs"):
+        RunFolder(sent).stage("first").read_checkpoint(8)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -111,6 +112,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
+        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of a file's tensors, which are not read; raises as ``read_tensors`` does."""
+    require(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # as above
         raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
 
 

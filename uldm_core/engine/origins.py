@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import safe_open
-
+from uldm_core.engine.files import read_shapes
 from uldm_core.engine.folder import RunFolder
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.recipe import Plan
@@ -65,8 +64,7 @@ def origins(plan: Plan) -> dict[str, Path]:
 def misfits(component: Module, weights: Path) -> Iterator[str]:
     """Yield what of a file of weights does not fit a component, by its names and shapes."""
     ours = {name: list(tensor.shape) for name, tensor in component.state_dict().items()}
-    with safe_open(weights, "pt") as file:
-        theirs = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    theirs = read_shapes(weights)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             yield f"{name} is {ours.get(name, 'not here')} here and {theirs.get(name, 'not there')} there"
