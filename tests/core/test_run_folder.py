@@ -301,9 +301,8 @@ def test_weights_that_are_none_are_said_in_a_line(sent, components, name):
         TrainedRun.open(sent, registry=components).noun("autoencoder")
     (problem,) = error.value.problems
     assert problem.where.source == str(path) and "\n" not in problem.what
-    assert (
-        problem.hint == f"put back a copy, or remove {sent / 'stages/first'} and run again: uldm run {sent}"
-    )
+    again = f"uldm run {sent} --out {sent}"
+    assert problem.hint == f"put back a copy, or remove {sent / 'stages/first'} and run again: {again}"
     if name == "other_shape":
         assert "weight is [3] here and [1] there" in problem.what
 

@@ -22,11 +22,10 @@ MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recur
 
 def damaged(path: Path, what: str) -> MistakeError:
     """Return the error that says what is wrong with a file of a run, and how to get a good one."""
-    for stage in path.parents:
-        if stage.parent.name == "stages":
-            run = stage.parent.parent
-            return refused(path, what, f"put back a copy, or remove {stage} and run again: uldm run {run}")
-    return refused(path, what, f"put back a copy, or remove it and run again: uldm run {path.parent}")
+    stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
+    run = stage.parent.parent if stage else path.parent
+    gone = stage or "it"
+    return refused(path, what, f"put back a copy, or remove {gone} and run again: uldm run {run} --out {run}")
 
 
 def why(error: BaseException) -> str:
