@@ -257,6 +257,13 @@ class Trainer(Stage, Protocol):
     Optional, together: ``previews``, how often over the whole training to show what it has come to, and
     ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
     numbers are its affair.
+
+    Optional: ``adjustable``, the options whose numbers may change in mid-training (``optimizer``, say). A
+    training that is not done goes on from its checkpoint with their new values, so what ``stateful`` loads
+    must not bring back the old ones.
+
+    ``step`` begins with its images; ``DataError`` says that the dataset could not give them and that nothing
+    of the step is done.
     """
 
     steps: int

@@ -254,6 +254,10 @@ RECORDS = {
     "steps_text": {"key": {"content": "0a", "steps": "3"}},
     "steps_long": {"key": {"content": "0a", "steps": 10**300}},
     "made_of": {"key": {"content": "0a", "made_of": 3}},
+    "adjusted": {"adjusted": [{"step": 3}]},
+    "adjusted_to": {"adjusted": [{"step": 3, "options": {"lr": 0.1}}]},
+    "adjusted_at": {"adjusted": [{"step": -3, "options": {}}]},
+    "adjustable": {"key": {"content": "0a", "adjustable": [3]}},
 }
 
 
@@ -350,7 +354,8 @@ def read_all(sent, components, path):
     parts = {"autoencoder": Coder(1, Codes(16)), "optimizer": sgd([torch.nn.Parameter(torch.zeros(3))])}
     for name in ("first", "second", "third"):
         RunFolder(sent).stage(name).record()
-    RunFolder(sent).stage("first").restore(6, parts)
+    state = RunFolder(sent).stage("first").read_checkpoint(6)
+    RunFolder(sent).stage("first").restore(6, state, parts)
 
 
 def go_on(sent, components, path):

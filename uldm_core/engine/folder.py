@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, asdict, field, frozen
-from attrs.validators import deep_mapping, ge, instance_of, lt
+from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt
 
 from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
-from uldm_core.errors import MistakeError, must_match, shortened
+from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
 from uldm_core.paths import inside, listed, names_in, remove
+from uldm_core.recipe.compare import flattened
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
@@ -29,11 +30,17 @@ def _is_whole(instance: object, attribute: Any, value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
 
 
+def _is_pair(instance: object, attribute: Any, value: Any) -> None:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
+
+
 @frozen
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
 
-    ``made_of`` is what was hashed, to tell what has changed.
+    ``made_of`` is what was hashed, to tell what has changed. ``adjustable`` are the stage's options whose
+    numbers may change in mid-training.
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
@@ -44,9 +51,47 @@ class StageKey:
         repr=False,
         validator=instance_of(Mapping),  # type: ignore[type-abstract]
     )
+    adjustable: Sequence[str] = field(
+        default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
+    )
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
+
+    def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key: old and new value; None for one that is not there."""
+        old, new = flattened(earlier.made_of), flattened(self.made_of)
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = {key: (old.get(key), new.get(key)) for key in keys}
+        return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
+
+    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key, if a training can go on with it; else nothing."""
+        changes = self.changes(earlier)
+        options = {("stage", option) for option in self.adjustable}
+        may = (key[:2] in options and _numbers(*values) for key, values in changes.items())
+        return changes if all(may) else {}
+
+
+def _numbers(old: Any, new: Any) -> bool:
+    """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_numbers, old, new))
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new))
+
+
+@frozen
+class Adjustment:
+    """Options of a stage that were changed after a step of its training: old and new value of each."""
+
+    step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
+    options: dict[str, tuple[Any, Any]] = field(
+        validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
+    )
+
+
+def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
+    return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
 
 
 @frozen
@@ -59,6 +104,7 @@ class StageRecord:
     summary: dict[str, float] = field(
         factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
     )
+    adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
 
 
 def _record(data: Any) -> StageRecord:
@@ -120,8 +166,12 @@ class StageFolder:
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
+        return next(iter(self.checkpoints()), None)
+
+    def checkpoints(self) -> list[int]:
+        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
         names = names_in(self.inside("checkpoints"))
-        return max((int(name) for name in names if _STEP.fullmatch(name)), default=None)
+        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
     def read_checkpoint(self, step: int) -> Any:
         """Read the state of that step."""
@@ -130,9 +180,8 @@ class StageFolder:
             inside(folder, name)
         return read_state(folder)
 
-    def restore(self, step: int, parts: Mapping[str, Any]) -> None:
+    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
         """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
-        state = self.read_checkpoint(step)
         try:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
@@ -176,11 +225,13 @@ class RunFolder:
         """Make a stage's folder fit for ``key``, and return what is known of it.
 
         A result of other options is set aside under its key; one of these options that was set aside
-        before is taken back. More steps of the same go on in place.
+        before is taken back. More steps of the same go on in place, and so does a training that is not done
+        and whose options are adjusted.
         """
         folder = self.stage(name)
         record = folder.record()
-        if record and not self._serves(name, record.key, key):
+        adjusted = self.adjustments(name, key)
+        if record and not adjusted and not self._serves(name, record.key, key):
             self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
             remove(self._aside(name, record.key))
             folder.path.rename(self._aside(name, record.key))
@@ -190,9 +241,19 @@ class RunFolder:
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self._aside(name, key).rename(folder.path)
             record = folder.record()
-        if record is None or record.key != key:
-            record = StageRecord(key, seconds=record.seconds if record else 0.0)
-        return record
+        if record is None or record.key == key:
+            return record or StageRecord(key)
+        options = {dotted(option[1:]): values for option, values in adjusted.items()}
+        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
+        return StageRecord(key, seconds=record.seconds, adjusted=[*record.adjusted, *more])
+
+    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
+        record = self.stage(name).record()
+        if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
+            return {}
+        step = self.stage(name).checkpoint() or 0
+        return key.adjustments(record.key) if 0 < step < key.steps else {}
 
     def set_aside(self, name: str, key: StageKey) -> bool:
         """Whether a result of ``key`` was set aside for another one's sake."""

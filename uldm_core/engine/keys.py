@@ -43,7 +43,8 @@ def stage_keys(plan: Plan, builder: Builder) -> dict[str, StageKey]:
             "weights": {noun: _digest(brought[noun].read_bytes()) for noun in nouns if noun in brought},
             "from": {what: str(keys[makers[what]]) for what in used if what in makers},
         }
-        keys[name] = StageKey(_digest(json.dumps(content, sort_keys=True).encode()), steps, content)
+        digest = _digest(json.dumps(content, sort_keys=True).encode())
+        keys[name] = StageKey(digest, steps, content, getattr(verb, "adjustable", ()))
         makers.update({product: name for product in products(stage)})
     return keys
 

@@ -10,10 +10,11 @@ import torch
 
 from uldm_core.blueprint import Blueprint, Builder
 from uldm_core.engine.files import damaged, read_tensors, why, write_tensors
+from uldm_core.engine.finite import not_finite
 from uldm_core.engine.machine import Machine
 from uldm_core.engine.origins import misfits, origins
 from uldm_core.engine.randomness import seeded
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Plan
 
 
@@ -59,9 +60,13 @@ class Workshop:
         return self.machine.place(component)
 
     def _load(self, component: torch.nn.Module, path: Path) -> None:
-        tensors = read_tensors(path)
+        weights, meant = read_tensors(path), not_finite(component.state_dict())
+        if bad := [name for name in not_finite(weights) if name not in meant]:
+            raise RunError(
+                f"{path}: {bad[0]} is not finite", hint="remove the folder of that stage, and train it again"
+            )
         try:
-            component.load_state_dict(tensors)
+            component.load_state_dict(weights)
         except Exception as error:  # each component has its own way to say so
             first = next(misfits(component, path), why(error))
             raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error

@@ -14,7 +14,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, le, lt, max_len
 from numpy.typing import NDArray
 
 from uldm_core.engine.files import damaged, read_bytes, read_json
-from uldm_core.engine.folder import RunFolder, StageFolder
+from uldm_core.engine.folder import Adjustment, RunFolder, StageFolder
 from uldm_core.errors import MistakeError, Problem
 from uldm_core.paths import listed
 from uldm_core.recipe.document import parse_toml
@@ -70,6 +70,7 @@ class StageState:
     done: bool = False
     seconds: float = field(default=0.0, validator=_amount)
     summary: dict[str, float] = field(factory=dict)
+    adjusted: list[Adjustment] = field(factory=list)
 
 
 @frozen

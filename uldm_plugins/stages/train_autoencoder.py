@@ -57,6 +57,7 @@ class TrainAutoencoder:
     trains = ("autoencoder",)
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    adjustable: Sequence[str] = ("optimizer", "discriminator_optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class TrainDiffusion:
     trains = ("denoiser", "latent_scaling")
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    adjustable: Sequence[str] = ("optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(
         self,

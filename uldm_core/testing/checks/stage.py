@@ -36,14 +36,14 @@ def _build(case: Case) -> tuple[Any, dict[str, Any]]:
     return _on_stand_ins(case.subject, case)
 
 
-def _on_stand_ins(subject: Subject, case: Case) -> tuple[Any, dict[str, Any]]:
+def _on_stand_ins(subject: Subject, case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         given = {name: noun for name, noun in nouns().items() if subject.takes(name)}
     small = {name: value for name, value in SMALL.items() if subject.takes(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        stage = subject.factory(**given, **small)
+        stage = subject.factory(**given, **small, **more)
     return stage, {
         name: noun for name, noun in _nouns_of(stage, given).items() if isinstance(noun, nn.Module)
     }
@@ -161,6 +161,28 @@ def resumes_exactly(case: Case) -> None:
     wanted = _weights(whole[1], whole[0].trains)
     for key, tensor in _weights(fresh[1], fresh[0].trains).items():
         expect_close(tensor, wanted[key], f"after resuming, {key} is another", rtol=0, atol=0)
+
+
+@contract.check
+def adjusted_optimizer_holds(case: Case) -> None:
+    """A trainer whose ``optimizer`` is adjustable goes on at a new rate, not at that of the loaded state."""
+    trainer, _ = _trainer(case)
+    if "optimizer" not in getattr(trainer, "adjustable", ()):
+        raise Skip("its optimizer is not adjustable")
+    with _context() as context:
+        trainer.prepare(context)
+        _step(trainer, 0)
+        state = {name: deepcopy(part.state_dict()) for name, part in trainer.stateful().items()}
+    slow, given = _on_stand_ins(case.subject, case, optimizer={"lr": 1e-12})
+    with _context() as context:
+        slow.prepare(context)
+        for name, part in slow.stateful().items():
+            part.load_state_dict(state[name])
+        parameters = [(key, p) for name in slow.trains for key, p in given[name].named_parameters()]
+        before = [parameter.detach().clone() for _, parameter in parameters]
+        _step(slow, 1)
+    for (key, parameter), old in zip(parameters, before):
+        expect_close(parameter, old, f"at a rate of 1e-12, {key} still moves", rtol=0, atol=1e-7)
 
 
 @contract.check
