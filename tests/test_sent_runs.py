@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from uldm_core import MistakeError
 from uldm_core.engine.run import run as run_recipe
@@ -216,3 +217,21 @@ def test_trackers_write_into_no_folder_elsewhere(tmp_path):
         with pytest.raises(MistakeError, match="a symbolic link"):
             act()
     assert not list((tmp_path / "precious").iterdir())
+
+
+@pytest.mark.slow
+def test_a_database_of_mlflow_sends_no_images_elsewhere(tmp_path, monkeypatch):
+    """A run that was moved stands for one whose database names another folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "x").mkdir()
+    tracker = MLflow()
+    tracker.begin(RunStart(tmp_path / "x", "x", {"seed": 0}, ["first"], ""))
+    tracker.images("first", 1, "samples", torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    tracker.end("stopped")
+    MLflow().begin(RunStart(tmp_path / "x", "x", {"seed": 0}, ["first"], ""))
+    (tmp_path / "x").rename(tmp_path / "y")
+    with pytest.raises(MistakeError, match=r"mlflow\.db: images of the run are kept elsewhere: file:"):
+        MLflow().begin(RunStart(tmp_path / "y", "y", {"seed": 0}, ["first"], ""))
+    (tmp_path / "y/mlflow/run_id").unlink()
+    with pytest.raises(MistakeError, match="kept elsewhere"):
+        MLflow().begin(RunStart(tmp_path / "y", "y", {"seed": 0}, ["first"], ""))

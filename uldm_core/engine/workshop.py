@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Workshop:
         try:
             component.load_state_dict(weights)
         except Exception as error:  # each component has its own way to say so
-            first = next(misfits(component, path), why(error))
+            first = "; ".join(islice(misfits(component, path), 3)) or why(error)
             raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error
 
     def _seeded(self, name: str) -> AbstractContextManager[None]:
