@@ -166,6 +166,7 @@ ARRAYS = {
     "text": {"descr": "<U9", "shape": (1, 8, 8, 1)},
     "fields": {"descr": [("a", "<i4")], "shape": (1, 8, 8, 1)},
     "cut": {**U8, "shape": (100, 8, 8, 1)},
+    "more": {**U8, "shape": (1, 4, 4, 1)},
     "flat": {**U8, "shape": (64,)},
 }
 
