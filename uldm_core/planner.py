@@ -28,6 +28,7 @@ from uldm_core.options import (
     Mismatch,
     Option,
     Term,
+    as_typed,
     check_constraints,
     is_union,
     options_of,
@@ -45,12 +46,14 @@ class Planner:
 
     ``nouns`` are the components that references may name, with the kind of each. A stage's component
     option that the recipe leaves out takes the noun of that name, and makes one from its default if need be;
-    where there is no recipe (``implies`` is false), it takes its default for itself.
+    where there is no recipe (``implies`` is false), it takes its default for itself. ``texts`` are the values
+    that the command line sets, as typed.
     """
 
     registry: Registry
     nouns: dict[str, Kind] = Fresh(dict)
     implies: bool = True
+    texts: Mapping[Key, str] = Fresh(dict)
     implied: dict[str, Blueprint] = Fresh(dict)
     problems: list[Problem] = Fresh(list)
     missed: set[str] = Fresh(set)
@@ -250,7 +253,7 @@ class Planner:
         """Plan one option's value by its annotation."""
         if not self.registry.takes_component(annotation):
             try:
-                return structure(value, annotation)
+                return structure(as_typed(value, self.texts.get(key), annotation), annotation)
             except Mismatch as mismatch:
                 for part in mismatch.parts():
                     self._complain((*key, *part.key), part.what)

@@ -26,7 +26,9 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content) are optional.
+    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content, and with nothing
+    else) are optional, and so is ``left_out``, a dict of the files that are not used: their names, relative
+    to the dataset's folder, and why.
     """
 
     channels: int
@@ -137,7 +139,7 @@ class NoiseScheduler(Protocol):
     def snr(self, t: Tensor, /) -> Tensor: ...
 
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return ``(x0, noise)`` as the prediction implies them."""
+        """Return ``(x0, noise)`` as the prediction implies them, finite for t in [0, 1]."""
         ...
 
     def conditioning(self, t: Tensor, /) -> Tensor:
@@ -167,7 +169,11 @@ class TimestepWeighting(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times."""
+    """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times.
+
+    The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
+    deviation at t = 1. One that cannot sample a process raises ``ValueError``.
+    """
 
     def __call__(
         self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator, /

@@ -27,6 +27,7 @@ from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
+from uldm_core.options import path_of
 from uldm_core.paths import inside, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
@@ -84,7 +85,7 @@ def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
     """
     if out is not None and not str(out):
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = Path(out or plan.run.out or Path("runs") / plan.recipe.name)
+    folder = path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
     written = inside(folder, "recipe.toml")
     if written.is_file() and not _is_a_runs(written):
         what = f"{written} is not of a run: a run would overwrite it"
@@ -101,7 +102,7 @@ def _is_a_runs(recipe: Path) -> bool:
 def _refuse_own_weights(plan: Plan, folder: Path) -> None:
     """Raise ``MistakeError`` if a component comes from the run that is to be made."""
     for name, noun in plan.nouns.items():
-        if noun.source and Path(noun.source).resolve() == folder.resolve():
+        if noun.source and path_of(noun.source).resolve() == folder.resolve():
             what = f"{noun.source} is the folder of this run itself"
             problem = Problem(Where((name, "from")), what, "name another run, or give another folder: --out")
             raise plan.blame(MistakeError(problem))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from attrs import Attribute, define, field, fields, frozen
 
 from uldm_core.blueprint import Blueprint, Reference
@@ -24,7 +25,7 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, say_type, say_value, structure
+from uldm_core.options import Mismatch, as_typed, say_type, say_value, structure
 from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
@@ -35,6 +36,7 @@ FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
 _SEED = Annotated[int, Ge(0)]
+MOST_THREADS = 1024
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
@@ -53,7 +55,7 @@ class RunOptions:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Ge(0)] = 0
+    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
@@ -66,6 +68,7 @@ class Reader:
     Args:
         registry: what components there are.
         data: the tables.
+        texts: of what the command line sets, as typed.
         problems: what is wrong, located by key.
         seed: of the run.
         run: the ``[run]`` table.
@@ -78,6 +81,7 @@ class Reader:
 
     registry: Registry
     data: Mapping[str, Any]
+    texts: Mapping[Key, str] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
@@ -96,7 +100,7 @@ class Reader:
         self.run = self._run_options()
         kinds = self._noun_kinds()
         meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        planner = Planner(self.registry, {**self.missing, **meant}, problems=self.problems)
+        planner = Planner(self.registry, {**self.missing, **meant}, texts=self.texts, problems=self.problems)
         nouns = {self.meant.get(name, name): self._noun(planner, kind, name) for name, kind in kinds.items()}
         tables = self._table("stages")
         stages = {name: self._stage(planner, ("stages", name), tables) for name in tables}
@@ -160,8 +164,10 @@ class Reader:
         import torch
 
         try:
-            torch.device("cpu" if device == "auto" else device)
+            known = device == "auto" or torch.device(device).type != "meta"  # which holds no numbers
         except RuntimeError:
+            known = False
+        if not known:
             self._complain(
                 ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
             )
@@ -293,6 +299,7 @@ class Reader:
             table["use"] = name
         if "from" not in table:
             return self._component(planner, kind, table, (name,), self.data)
+        table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
         taken, problem = noun_of_run(table, name, kind)
         if problem:
             return self._complain((name, "from"), *problem)
@@ -347,7 +354,7 @@ class Reader:
 
     def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
         try:
-            return structure(value, annotation)
+            return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
             for part in mismatch.parts():
                 self._complain((*key, *part.key), part.what, hint)
@@ -355,6 +362,11 @@ class Reader:
 
     def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
         self.problems.append(Problem(Where(key), what, hint, warning))
+
+
+def _home(path: Any) -> Any:
+    """Put a home folder in the place of ``~`` and ``~user``."""
+    return os.path.expanduser(path) if isinstance(path, str) else path
 
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:

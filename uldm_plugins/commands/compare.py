@@ -9,6 +9,7 @@ import click
 from attrs import evolve
 
 from uldm_core.cli.common import (
+    SEED,
     FilePath,
     complete_run,
     device_option,
@@ -40,12 +41,12 @@ NOISE = "compare"
 )
 @click.option(
     "--count",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1000),
     default=32,
     show_default=True,
     help="How many samples to draw from each; 0 for none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which samples.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which samples.")
 @device_option
 @precision_option
 @threads_option
