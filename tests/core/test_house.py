@@ -182,6 +182,15 @@ def test_what_goes_wrong_decides_the_exit_code(monkeypatch, raised, code, capsys
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_file_that_ends_too_early_is_not_taken_for_ctrl_d(monkeypatch):
+    def fail(*_):
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr(program.LazyGroup, "invoke", fail)
+    with pytest.raises(EOFError, match="No data left"):
+        program._run(["ls"])
+
+
 def test_every_manifest_entry_can_be_imported_and_described():
     from uldm_core import registry
 
