@@ -96,13 +96,13 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         MistakeError: a folder is there.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if path.is_dir():
         raise refused(path, "a folder where a file is to be written", "remove it, or move it away")
-    if target.exists() and not target.is_file():
-        with target.open("wb") as file:
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
             yield file
         return
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -427,6 +427,9 @@ def test_a_file_that_a_person_names_is_written_whole_through_their_link(tmp_path
     assert (tmp_path / "out").read_bytes() == b"2" and len(list((tmp_path / "disk").iterdir())) == 1
     write_bytes(Path("/dev/null"), b"4")
     assert Path("/dev/null").is_char_device()
+    reading, writing = os.pipe()
+    write_bytes(Path(f"/dev/fd/{writing}"), b"5")
+    assert os.read(reading, 9) == b"5"
     with pytest.raises(MistakeError, match="a folder where a file is to be written"):
         write_bytes(tmp_path / "disk", b"5")
 
