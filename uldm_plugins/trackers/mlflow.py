@@ -39,12 +39,12 @@ class MLflow:
 
     def begin(self, run: RunStart) -> None:
         """Start or resume the run; the resolved recipe's values are its parameters."""
+        folder = inside(run.folder.resolve(), "mlflow")
+        listed(folder)  # a link in it is refused
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new table
-        folder = inside(run.folder.resolve(), "mlflow")
         folder.mkdir(exist_ok=True)
-        listed(folder)  # a link in it is refused
         given = self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.client = MlflowClient(given or f"sqlite:///{folder / 'mlflow.db'}")
         self.id = self._resumed(folder / "run_id")

@@ -27,9 +27,10 @@ class TensorBoard:
 
     def stage(self, name: str, step: int, total: int) -> None:
         """Open the stage's files; what earlier ones hold behind ``step`` is not shown any more."""
+        folder = inside(self.folder, "tensorboard", name)
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(inside(self.folder, "tensorboard", name)), purge_step=step + 1)
+        writer = SummaryWriter(str(folder), purge_step=step + 1)
         if not self.writers:
             writer.add_text("recipe", _as_code(self.recipe), step)
         self.writers[name] = writer
