@@ -413,7 +413,7 @@ def test_importing_the_core_and_its_protocols_imports_no_torch():
 
 LAYERS = (
     {"errors"},
-    {"kinds", "component", "options", "protocols", "shapes"},
+    {"kinds", "component", "options", "paths", "protocols", "shapes"},
     {"plugins", "blueprint", "planner", "registry"},
     {"recipe"},
     {"engine"},

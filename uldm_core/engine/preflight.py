@@ -354,7 +354,11 @@ def _weights_that_do_not_fit(plan: Plan, tried: Trial) -> Iterator[Problem]:
         return
     for name, file in files.items():
         component = tried.components.get((name,))
-        wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+        try:
+            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+        except MistakeError as error:
+            yield from error.problems
+            continue
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             what = f"the weights of {plan.nouns[name].source} do not fit: {wrong[0]}{more}"

@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from uldm_core.paths import whole
+
 MOST_IMAGES = 500
 MOST_PIXELS = 1 << 19
 
@@ -44,7 +46,8 @@ def in_batches(images: Tensor, scale: int = 1) -> Sequence[Tensor]:
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
     """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
-    grid(images, columns, scale, gap).save(path)
+    with whole(path) as file:
+        grid(images, columns, scale, gap).save(file, "PNG")
 
 
 def grid_of_ten(images: Tensor) -> Image.Image:

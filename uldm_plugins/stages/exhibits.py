@@ -10,11 +10,12 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset
+from uldm_plugins.nn.arrays import save_arrays
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.images import in_batches, save_grid, to_float
 from uldm_plugins.nn.place import device_of
 from uldm_plugins.stages.latents import image_batches, index_batches
-from uldm_plugins.stages.sample import channels_last, save_arrays
+from uldm_plugins.stages.sample import channels_last
 from uldm_plugins.stages.training import read_images
 
 PAIRS = 40

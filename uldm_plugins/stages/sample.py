@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.engine.context import Context
+from uldm_core.engine.files import damaged
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
@@ -24,6 +25,7 @@ from uldm_core.protocols import (
     NoiseScheduler,
     Sampler,
 )
+from uldm_plugins.nn.arrays import read_arrays, save_arrays
 from uldm_plugins.nn.images import images_at_a_time, save_grid
 from uldm_plugins.stages.latents import decode
 from uldm_plugins.stages.path import RecordedSampler, slerp
@@ -188,17 +190,21 @@ def channels_last(images: Tensor) -> Tensor:
     return images.movedim(-3, -1)
 
 
-def save_arrays(path: Path, **arrays: Tensor) -> None:
-    """Write tensors as an ``.npz``, compressed."""
-    np.savez_compressed(path, **{name: array.cpu().contiguous().numpy() for name, array in arrays.items()})
-
-
 def save_images(path: Path, images: Tensor) -> None:
     """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
     save_arrays(path, images=channels_last(images))
 
 
 def load_images(path: Path) -> Tensor:
-    """Read what ``save_images`` wrote, as uint8 [N, C, H, W]."""
-    with np.load(path) as file:
-        return torch.from_numpy(file["images"]).permute(0, 3, 1, 2).contiguous()
+    """Read what ``save_images`` wrote, as uint8 [N, C, H, W].
+
+    Raises:
+        MistakeError: the file is damaged, holds no images, or more than half of the memory.
+    """
+    try:
+        images = read_arrays(path, ["images"])["images"]
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise damaged(path, f"images are {images.dtype} {list(images.shape)}; expected uint8 [N, H, W, C]")
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
