@@ -13,6 +13,29 @@ AUTOENCODERS = {
 }
 
 
+def checkerboard_share(decode, channels, period):
+    """Return which share of the energy repeats with a period, in the middle of images of constant latents."""
+    constants = torch.randn(8, channels, 1, 1).expand(-1, -1, 16, 16)
+    decoded = decode(constants).double()
+    images = decoded[:4] - decoded[4:]  # what biases add to all is left out
+    margin = images.shape[-1] * 3 // 8 // period * period
+    middle = images[..., margin:-margin, margin:-margin]
+    pattern = middle.unflatten(-2, (-1, period)).unflatten(-1, (-1, period)).mean((-4, -2))
+    return ((pattern - pattern.mean((-2, -1), keepdim=True)).square().mean() / middle.square().mean()).item()
+
+
+@pytest.mark.parametrize("name", ["vqvae_fast", "vqvae", "autoencoder_kl"])
+@torch.inference_mode()
+def test_a_decoder_does_not_start_as_a_checkerboard(name):
+    """Odena et al. 2016: drawn apart, the sub-pixels of a transposed convolution do (three quarters)."""
+    torch.manual_seed(0)
+    autoencoder = registry.build("autoencoder", name, in_channels=3).eval()
+    channels, period = autoencoder.latent_channels, min(autoencoder.downscale, 8)
+    assert checkerboard_share(autoencoder.decode, channels, period) < 0.1
+    as_torch_starts = torch.nn.ConvTranspose2d(channels, 3, 4, stride=2, padding=1)
+    assert checkerboard_share(as_torch_starts, channels, 2) > 0.5
+
+
 @pytest.fixture(scope="module", params=AUTOENCODERS, ids=str)
 def autoencoder(request):
     torch.manual_seed(0)

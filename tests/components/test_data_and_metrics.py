@@ -15,6 +15,7 @@ from uldm_core import MistakeError, registry
 from uldm_plugins.datasets.mnist import EMBEDDED
 from uldm_plugins.metrics.frechet import Moments, frechet_distance
 from uldm_plugins.nn.images import save_grid, to_float, to_uint8
+from uldm_plugins.stages.evaluate import measure
 
 
 def test_mnist_is_whole_and_embedded():
@@ -171,3 +172,21 @@ def test_latents_come_to_unit_variance_and_back(per_channel):
         assert normal.square().mean().item() == pytest.approx(1, rel=0.2)
         assert len(set(scaling.std.tolist())) == 1
     assert torch.allclose(scaling.denormalize(normal), latents, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "side"),
+    [
+        ("ssim", 11),
+        ({"use": "lpips", "backbone": {"use": "vgg16", "weights": "random"}}, 16),
+        ({"use": "frechet", "backbone": {"use": "vgg16", "weights": "random"}}, 16),
+    ],
+    ids=["ssim", "lpips", "frechet"],
+)
+def test_a_metric_says_at_once_that_images_are_too_small(metric, side):
+    metric = registry.build("metric", metric)
+    images = torch.zeros(1, 1, side - 1, side, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"dataset of size >= {side}"):
+        metric.update(images, real=True)
+    with pytest.raises(MistakeError, match=f"needs images of {side}x{side} or more, not {side - 1}x{side}"):
+        measure([metric], [images])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from uldm_core import MistakeError, registry
+from uldm_core.recipe.reader import Reader
 from uldm_plugins.nn.frozen import without_gradients
 
 BACKBONES = [
@@ -127,3 +128,35 @@ def test_no_gradient_is_left_in_a_network_that_only_passes_it_on():
         network(x).sum().backward()
     assert x.grad is not None and network.weight.grad is None
     assert network.weight.requires_grad
+
+
+def warned(loss, metric, **nouns):
+    """Return which components a recipe with these backbones is warned of."""
+    tables = {
+        "dataset": "mnist",
+        "autoencoder": "vqvae_fast",
+        **nouns,
+        "stages": {
+            "first": {"use": "train_autoencoder", "losses": [{"use": "lpips", "backbone": loss}]},
+            "scores": {"use": "evaluate", "metrics": [{"use": "kid", "backbone": metric}]},
+        },
+    }
+    reader = Reader(registry.default(), {"uldm": 1, **tables})
+    reader.read()
+    return [problem.where.key[1:] for problem in reader.problems if "it flatters" in problem.what]
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "same"),
+    [
+        ("dummy", "dummy", True),
+        ("dummy", {"use": "dummy"}, True),
+        ({"ref": "seen"}, "vgg16", True),
+        ("vgg16", {"ref": "seen"}, True),
+        ("vgg16", {"use": "vgg16", "weights": "random"}, False),
+        ("mnist_classifier", "mnist_judge", False),
+    ],
+)
+def test_a_metric_in_the_features_that_a_loss_trains_on_is_warned_of(loss, metric, same):
+    seen = {"kind": "backbone", "use": "vgg16"}
+    assert warned(loss, metric, seen=seen) == [("scores", "metrics", 0)] * same

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import MistakeError, registry
+from uldm_core import MistakeError, Recipe, registry
+from uldm_core.engine.preflight import preflight
 
 
 def support(discriminator: nn.Module, channels: int, size: int) -> int:
@@ -61,3 +64,52 @@ def test_bias_stands_on_the_first_and_last_convolution_only():
 def test_lists_of_other_length_are_refused_by_name(name):
     with pytest.raises(MistakeError, match=f"{name} has 3 values"):
         registry.build("discriminator", "patchgan", **{name: [4, 4, 4]})
+
+
+LAYERS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2)), min_size=2, max_size=4)
+
+
+@settings(max_examples=30)
+@given(LAYERS)
+def test_the_smallest_size_is_the_least_that_torch_takes(layers):
+    kernels, strides, paddings = (list(values) for values in zip(*layers))
+    layout = {"kernels": kernels, "strides": strides, "paddings": paddings}
+    network = registry.build("discriminator", "patchgan", channels=[1] * (len(layers) - 1), **layout).eval()
+    side = network.smallest_size
+    assert min(network(torch.zeros(1, 3, side, side + 1)).shape) == 1
+    if side > 1:
+        with pytest.raises(RuntimeError, match="size"):
+            network.blocks(torch.zeros(1, 3, side, side - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "option"),
+    [
+        ("patchgan", 16, "channels"),
+        ("patchgan_n_layers", 24, "num_layers"),
+        ("multi_scale", 15, "num_scales"),
+    ],
+)
+def test_images_that_are_too_small_are_told_with_the_option_to_change(tmp_path, name, side, option):
+    network = registry.build("discriminator", name).eval()
+    assert network.smallest_size == side and network(torch.zeros(1, 3, side, side)).shape[:2] == (1, 1)
+    size = side - 1
+    path = tmp_path / "small.toml"
+    path.write_text(f"""
+uldm = 1
+dataset = {{ use = "synthetic", size = {size} }}
+autoencoder = "identity"
+
+[discriminator]
+use = "{name}"
+
+[stages.first]
+use = "train_autoencoder"
+adversarial = "hinge"
+""")
+    (problem,) = [
+        problem for problem in preflight(Recipe.load(path).plan(), 20).problems if not problem.warning
+    ]
+    assert problem.where.line == 6
+    said = f"images of {size}x{size} are too small, it takes {side}x{side} or more: give fewer"
+    assert said in problem.what and option in problem.what and f"dataset of size >= {side}" in problem.what

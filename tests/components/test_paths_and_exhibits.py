@@ -6,8 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from uldm_core import MistakeError, registry, run_stage
+from uldm_core.engine.context import Context
+from uldm_core.engine.folder import StageFolder
+from uldm_core.engine.machine import Machine
 from uldm_core.testing.doubles import (
     TinyAutoencoder,
     TinyDataset,
@@ -16,6 +21,8 @@ from uldm_core.testing.doubles import (
     gaussian_denoiser,
     straight,
 )
+from uldm_plugins.nn.images import images_at_a_time
+from uldm_plugins.stages.latents import encode_all, image_batches
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.sample import load_images
 
@@ -43,6 +50,37 @@ class Quantized(TinyAutoencoder):
         latents, losses = self.encode(x)
         codes = torch.arange(len(x)).view(-1, 1, 1, 1) + torch.arange(32).view(2, 4, 4)
         return latents, losses, codes.square() % 6
+
+
+class Large:
+    """A dataset of 20 grey images, 256 pixels a side."""
+
+    channels, size, splits, fingerprint = 1, 256, ("train",), "large"
+
+    def __len__(self):
+        return 20
+
+    def images(self, indices):
+        return indices.view(-1, 1, 1, 1).expand(-1, 1, 256, 256).to(torch.uint8)
+
+    def split(self, name):
+        return self
+
+
+class Counting(Quantized):
+    """An autoencoder that keeps in mind how many images it was given at a time."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.counts = []
+
+    def encode(self, x):
+        self.counts.append(len(x))
+        return super().encode(x)
+
+    def decode(self, latents):
+        self.counts.append(len(latents))
+        return super().decode(latents)
 
 
 class HalfAtATime:
@@ -155,10 +193,6 @@ def test_an_arc_keeps_the_length_and_meets_its_ends(share):
 
 def test_interpolation_joins_the_images_that_are_drawn(tmp_path):
     stage = build("sample", sampler="heun", batch_size=4)
-    from uldm_core.engine.context import Context
-    from uldm_core.engine.folder import StageFolder
-    from uldm_core.engine.machine import Machine
-
     context = Context("s", 1, Machine(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
     drawn, arcs = stage.draw(context, 6), stage.interpolate(context, 3, 5)
     assert arcs.shape == (5, 3, 1, 8, 8)
@@ -167,6 +201,39 @@ def test_interpolation_joins_the_images_that_are_drawn(tmp_path):
     stage.sampler = registry.build("sampler", "ddpm", steps=3)
     with pytest.raises(ValueError, match="adds noise of its own"):
         stage.interpolate(context, 1, 3)
+
+
+def test_large_images_pass_through_an_autoencoder_a_few_at_a_time(tmp_path):
+    parts = {"dataset": Large(), "autoencoder": Counting()}
+    run_stage(build("train_autoencoder", **parts, batch_size=3, steps=1, previews=1), tmp_path)
+    assert max(parts["autoencoder"].counts) == 8, "of a preview"
+    others = {"denoiser": TinyDenoiser(), "noise_scheduler": straight(), "latent_scaling": TinyScaling()}
+    for cached in (True, False):
+        options = {"batch_size": 12, "steps": 1, "previews": 1, "cache_latents": cached}
+        run_stage(registry.build("stage", "train_diffusion", **parts, **others, **options), tmp_path)
+    run_stage(build("sample", **parts, sampler={"use": "euler", "steps": 1}, count=10), tmp_path)
+    run_stage(build("evaluate", **parts, metrics=["psnr"]), tmp_path)
+    assert max(parts["autoencoder"].counts) == 8
+
+
+@given(st.integers(1, 2000), st.integers(1, 2000))
+def test_a_networks_batch_is_of_half_a_million_pixels_at_most(height, width):
+    count = images_at_a_time(height, width)
+    assert 1 <= count <= 500 and (count == 1 or count * height * width <= 2**19)
+    assert count == 500 or (count + 1) * height * width > 2**19
+
+
+def test_digits_come_by_five_hundred():
+    assert (images_at_a_time(28, 28), images_at_a_time(64, 64), images_at_a_time(256, 256)) == (500, 128, 8)
+
+
+def test_latents_do_not_depend_on_how_a_dataset_is_cut(monkeypatch, tmp_path):
+    dataset, autoencoder = TinyDataset(), TinyAutoencoder()
+    context = Context("s", 1, Machine(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
+    whole = encode_all(dataset, autoencoder, context)
+    monkeypatch.setattr("uldm_plugins.nn.images.MOST_IMAGES", 5)
+    assert [len(batch) for batch in image_batches(dataset)] == [5] * 6 + [2]
+    torch.testing.assert_close(encode_all(dataset, autoencoder, context), whole)
 
 
 def test_an_evaluation_shows_pairs_codes_neighbours_and_classes(tmp_path):

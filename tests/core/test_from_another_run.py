@@ -147,3 +147,40 @@ def test_weights_that_are_not_there_yet_are_said_before_anything_is_done(registr
     ):
         run(Recipe.load(write(TAKEN)).plan(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()
+
+
+@pytest.mark.parametrize("source", ["other", "second", "x/second"])
+def test_runs_that_have_their_weights_from_each_other_are_refused(registry, write, other, tmp_path, source):
+    shutil.rmtree("other/stages")
+    shutil.copytree("other", "second")
+    (tmp_path / "x").symlink_to(tmp_path)
+    for folder, theirs in (("other", source), ("second", "other")):
+        data = parse_toml(Path("other/recipe.toml").read_text("utf-8"))
+        data["autoencoder"]["from"] = theirs
+        Recipe.from_dict(data).save(f"{folder}/recipe.toml")
+    cycle = "other -> other" if source == "other" else "other -> second -> other"
+    with pytest.raises(MistakeError, match=rf"r\.toml:8: autoencoder\.from: a cycle: .*: {cycle}"):
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+
+
+def test_a_run_takes_no_weights_from_itself(registry, write, other, tmp_path):
+    before = (tmp_path / "other" / "recipe.toml").read_bytes()
+    with pytest.raises(MistakeError, match=r"toml:8: autoencoder\.from: other is the folder of this run"):
+        run(Recipe.load(write(TAKEN)).plan(registry), out=tmp_path / "other")
+    assert (tmp_path / "other" / "recipe.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["other/recipe.toml", "other/stages", "other/stages/first/weights"])
+def test_another_run_holds_its_own_files(registry, write, other, tmp_path, place):
+    (tmp_path / place).rename(tmp_path / "elsewhere")
+    (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MistakeError, match=f"{place}: a symbolic link"):
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+
+
+def test_weights_that_are_damaged_are_said_before_anything_is_done(registry, write, other, tmp_path):
+    path = tmp_path / "other/stages/first/weights/autoencoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors: no safetensors"):
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+    assert not (tmp_path / "mine" / "stages").exists()

@@ -63,6 +63,35 @@ def test_a_room_of_plugins_imports_no_other_kinds_room():
         assert others <= allowed, path
 
 
+WRITING = {"write_text", "unlink", "rmtree", "rename", "copyfile", "copytree", "move", "savez"}
+WRITERS = {
+    "uldm_core/paths.py": {"unlink", "rmtree", "open"},
+    "uldm_core/engine/folder.py": {"rename"},  # a stage's folder, between two that are checked
+    "uldm_plugins/trackers/jsonl.py": {"unlink"},  # a picture, from a list that is checked
+    "uldm_plugins/commands/new.py": {"write_text"},  # what a person names, and is not there yet
+}
+
+
+def writes(path):
+    """Yield the calls in a file that write, move or delete files by themselves."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            modes = [str(one.value) for one in node.args if isinstance(one, ast.Constant)]
+            if isinstance(node.func, ast.Attribute) and name in WRITING:
+                yield name
+            if name == "open" and any(re.fullmatch("[wax][bt+]*", mode) for mode in modes):
+                yield name
+
+
+def test_files_are_written_through_the_functions_that_check_where():
+    """``uldm_core.paths`` and what is made of it: see docs/security.md."""
+    for path in [*CORE, *PLUGINS]:
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith("uldm_core/testing/"):
+            assert set(writes(path)) <= WRITERS.get(place, set()), place
+
+
 HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision", "matplotlib")
 BUILDING = (
     *HEAVY,
@@ -151,6 +180,15 @@ def test_what_goes_wrong_decides_the_exit_code(monkeypatch, raised, code, capsys
     monkeypatch.setattr(program.cli, "main", fail)
     assert program._run([]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_file_that_ends_too_early_is_not_taken_for_ctrl_d(monkeypatch):
+    def fail(*_):
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr(program.LazyGroup, "invoke", fail)
+    with pytest.raises(EOFError, match="No data left"):
+        program._run(["ls"])
 
 
 def test_every_manifest_entry_can_be_imported_and_described():

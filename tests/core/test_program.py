@@ -21,7 +21,7 @@ from uldm_core.cli import main as program
 from uldm_core.cli.common import run_overrides
 from uldm_core.cli.progress import Terminal
 from uldm_core.engine.signals import Interrupted
-from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning
+from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning, load_file
 from uldm_core.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -184,6 +184,17 @@ def test_what_is_no_recipe_is_said_at_once(uldm, name, said):
     Path("utf16.toml").write_text("seed = 1", "utf-16")
     code, out, err = uldm("run", name)
     assert (code, out) == (2, "") and err.startswith(f"error: {said}")
+
+
+def test_a_module_that_ends_the_program_as_it_is_imported_does_not(uldm, monkeypatch):
+    Path("ends.py").write_text("import sys\nsys.exit(5)\n")
+    with pytest.raises(MistakeError, match="SystemExit: 5"):
+        load_file(Path("ends.py"))
+    monkeypatch.syspath_prepend(".")
+    record = 'Component("stage", "wait", "ends:Wait")'
+    Path("wait.py").write_text(PLUGIN.replace('Component("stage", "wait", Wait)', record))
+    code, _, err = run_it(uldm)
+    assert code == 2 and "stage/wait cannot be imported: " in err
 
 
 @pytest.mark.parametrize(
@@ -402,7 +413,7 @@ def test_importing_the_core_and_its_protocols_imports_no_torch():
 
 LAYERS = (
     {"errors"},
-    {"kinds", "component", "options", "protocols", "shapes"},
+    {"kinds", "component", "options", "paths", "protocols", "shapes"},
     {"plugins", "blueprint", "planner", "registry"},
     {"recipe"},
     {"engine"},

@@ -15,7 +15,7 @@ from PIL import Image
 from uldm_core.cli import main as program
 from uldm_core.protocols import RunStart
 from uldm_plugins.report import tracker
-from uldm_plugins.report.curves import Curve, chart_of, curves_of, kept_points, smoothed
+from uldm_plugins.report.curves import Curve, chart_of, kept_points, read_log, smoothed
 from uldm_plugins.report.findings import findings
 from uldm_plugins.report.page import duration, report_of, write_report
 from uldm_plugins.report.pictures import how_many
@@ -309,7 +309,8 @@ def test_several_codebooks_are_several_maps(run):
 def test_lines_of_a_log_that_are_none_are_passed_over():
     text = '{"step": 1, "a": 2}\nrubbish\n[3]\n{"a": 1}\n{"step": 2, "a": "x", "b": true}\n'
     text += '{"step": 3, "a": 4}\n{"st'
-    curves = curves_of(text)
+    curves, odd = read_log(text.splitlines())
+    assert odd == [2, 3, 4]
     assert list(curves) == ["a"]
     assert curves["a"].steps.tolist() == [1, 3] and curves["a"].values.tolist() == [2, 4]
 
@@ -328,7 +329,7 @@ def test_smoothing_keeps_a_line_and_leaves_out_what_is_no_number():
     assert np.isnan(smoothed(np.array([np.nan]))).all() and smoothed(np.array([])).shape == (0,)
 
 
-def test_curves_of_one_chart_share_their_steps():
+def test_read_log_one_chart_share_their_steps():
     first, second = (
         Curve(np.array([1, 2]), np.array([1.0, 2])),
         Curve(np.array([2, 3]), np.array([5.0, np.nan])),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
 from uldm_core.cli.common import FilePath, complete_recipe, plugin_option
 from uldm_core.errors import MistakeError
+from uldm_core.paths import copy
 
 
 @click.command(short_help="Copy a shipped recipe, to change it.")
@@ -32,5 +32,5 @@ def cp(name: str, to: Path | None, force: bool) -> None:
         raise MistakeError(f"{target} exists already", hint="give another name, or --force")
     if not target.parent.is_dir():
         raise MistakeError(f"there is no folder {target.parent}")
-    shutil.copyfile(source, target)
+    copy(source, target)
     click.echo(f"wrote {target}; run it with: uldm run {target}")

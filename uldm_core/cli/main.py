@@ -155,7 +155,9 @@ def _exit_code(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click takes it for Ctrl-D
+            raise error.__cause__ from None
         return 130
     except UldmError as error:
         _show_error(error)

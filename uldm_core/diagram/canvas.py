@@ -18,6 +18,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.textpath import text_to_path
 
 from uldm_core.errors import MistakeError
+from uldm_core.paths import whole
 
 POINTS = 72
 PNG_DPI = 200
@@ -243,5 +244,6 @@ def check_picture(path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, by its suffix as SVG, PNG or PDF; the same figure gives the same bytes."""
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with settings():
-        figure.savefig(path, dpi=PNG_DPI, metadata=dates.get(path.suffix.lower()))
+    form = path.suffix.lower()
+    with settings(), whole(path) as file:
+        figure.savefig(file, format=form.removeprefix("."), dpi=PNG_DPI, metadata=dates.get(form))

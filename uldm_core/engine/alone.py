@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
 from uldm_core.options import path_of
+from uldm_core.paths import inside, listed, remove
 from uldm_core.protocols import Trainer, Verb
 from uldm_core.recipe import RunOptions
 
@@ -58,7 +58,7 @@ def run_stage(
         machine.place(component)
     name = name or type(stage).__name__
     folder = RunFolder(out).stage(name)
-    shutil.rmtree(folder.path, ignore_errors=True)
+    remove(folder.path)
     folder.path.mkdir(parents=True)
     context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())
     return stage.run(context) if isinstance(stage, Verb) else train(stage, context)
@@ -67,7 +67,9 @@ def run_stage(
 def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:
     """Yield the newest artifact of each name."""
     for name in names:
-        found = sorted(out.glob(f"stages/*/artifacts/{name}"), key=lambda path: path.stat().st_mtime_ns)
+        stages = [stage.name for stage in listed(inside(out, "stages"))]
+        made = [RunFolder(out).stage(stage).artifact(name) for stage in stages]
+        found = sorted(filter(Path.is_file, made), key=lambda path: path.stat().st_mtime_ns)
         if not found:
             raise MistakeError(f"{out} has no {name} yet", hint="do the stage that makes it first")
         yield name, found[-1]

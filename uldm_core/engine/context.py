@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from uldm_core.engine.machine import Machine
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
+from uldm_core.paths import copy, inside
 
 
 @define
@@ -73,7 +73,7 @@ class Context:
 
     def publish(self, name: str) -> None:
         """Put a copy of an artifact where a person looks first: the run's own folder."""
-        shutil.copyfile(self.folder.artifact(name), self.folder.path.parent.parent / name)
+        copy(self.folder.artifact(name), inside(self.folder.path.parent.parent, name))
 
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
         """Show images to whoever tracks the run, as a grid of ten a row.

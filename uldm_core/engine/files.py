@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from uldm_core.errors import MistakeError
+from uldm_core.paths import beside, refused, remove, whole
+
+MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What taking apart a file raises that is damaged, or not what its name says."""
+
+
+def damaged(path: Path, what: str) -> MistakeError:
+    """Return the error that says what is wrong with a file of a run, and how to get a good one."""
+    stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
+    run = stage.parent.parent if stage else path.parent
+    gone = stage or "it"
+    return refused(path, what, f"put back a copy, or remove {gone} and run again: uldm run {run} --out {run}")
+
+
+def why(error: BaseException) -> str:
+    """Say in one line what an error is that came of a file."""
+    said = " ".join(str(error).split())[:200]
+    return said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,9 +50,49 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON, or return None if there is no such file."""
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a run.
+
+    Raises:
+        MistakeError: it is missing, no file, or cannot be read.
+    """
+    require(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from error
+
+
+def require(path: Path) -> None:
+    """Raise ``MistakeError`` unless there is a file."""
+    if not path.is_file():
+        raise damaged(path, "a folder where a file belongs" if path.is_dir() else "missing")
+
+
+def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Read JSON, or return None if there is no such file.
+
+    Args:
+        path: the file.
+        make: what is to become of it; raises ``ValueError``, ``TypeError`` or ``KeyError`` of what does not
+            suit.
+
+    Raises:
+        MistakeError: it cannot be read, is no JSON, or does not suit.
+    """
+    if not os.path.lexists(path):
+        return None
+    content = read_bytes(path)
+    if not content.strip():
+        raise damaged(path, "empty")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"no JSON: {why(error)}") from error
+    try:
+        return make(value)
+    except MISREAD as error:
+        raise damaged(path, f"not what uldm writes there: {why(error)}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -46,8 +102,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors to the CPU."""
-    return load_file(path)
+    """Read safetensors to the CPU.
+
+    Raises:
+        MistakeError: the file is missing, cut short, or no safetensors.
+    """
+    require(path)
+    try:
+        return load_file(path)
+    except Exception as error:  # the library has an error of its own, and lets some of torch's through
+        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of a file's tensors, which are not read; raises as ``read_tensors`` does."""
+    require(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # as above
+        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -55,20 +129,48 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
     The folder appears under its name only when it is complete.
     """
-    temporary = folder.with_name(folder.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, tensors)
-    write_tensors(temporary / "state.safetensors", tensors)
-    write_json(temporary / "state.json", skeleton)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(folder)
+    temporary.mkdir()
+    try:
+        write_tensors(temporary / "state.safetensors", tensors)
+        checksum = _checksum(temporary / "state.safetensors", skeleton)
+        write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
+        remove(folder)
+        temporary.replace(folder)
+    except BaseException:
+        remove(temporary)
+        raise
     _sync(folder.parent)
 
 
 def read_state(folder: Path) -> Any:
-    """Read what ``write_state`` wrote."""
-    return _join(read_json(folder / "state.json"), read_tensors(folder / "state.safetensors"))
+    """Read what ``write_state`` wrote.
+
+    Raises:
+        MistakeError: a file of it is missing, damaged, or not of the other.
+    """
+    tensors = read_tensors(folder / "state.safetensors")
+    require(folder / "state.json")
+
+    def joined(skeleton: Any) -> Any:
+        checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
+        if checksum is not None and checksum != _checksum(folder / "state.safetensors", skeleton):
+            raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
+        return _join(skeleton, tensors)
+
+    return read_json(folder / "state.json", joined)
+
+
+def _checksum(tensors: Path, skeleton: Any) -> str:
+    """Return what tells whether a file of tensors and what belongs to it are as they were written."""
+    digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
+    with tensors.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -92,6 +194,8 @@ def _join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _join(item, tensors) for key, item in content}
     if form == "list":
         return [_join(item, tensors) for item in content]
+    if form != "value":
+        raise ValueError(f"a value is said to be a {form!r}")
     return content
 
 

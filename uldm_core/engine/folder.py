@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import Factory, asdict, field, frozen
+from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt
 
-from uldm_core.engine.files import read_json, read_state, write_json, write_state
-from uldm_core.errors import Key, dotted
+from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
+from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
+from uldm_core.paths import inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
+
+_STEP = re.compile(r"0|[1-9][0-9]*")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def _is_number(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
+
+
+def _is_whole(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
+
+
+def _is_pair(instance: object, attribute: Any, value: Any) -> None:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
 @frozen
@@ -22,10 +43,17 @@ class StageKey:
     numbers may change in mid-training.
     """
 
-    content: str
-    steps: int = 0
-    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    adjustable: Sequence[str] = field(default=(), eq=False, repr=False)
+    content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
+    steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
+    made_of: Mapping[str, Any] = field(
+        factory=dict,
+        eq=False,
+        repr=False,
+        validator=instance_of(Mapping),  # type: ignore[type-abstract]
+    )
+    adjustable: Sequence[str] = field(
+        default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
+    )
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
@@ -56,8 +84,10 @@ def _numbers(old: Any, new: Any) -> bool:
 class Adjustment:
     """Options of a stage that were changed after a step of its training: old and new value of each."""
 
-    step: int
-    options: dict[str, tuple[Any, Any]]
+    step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
+    options: dict[str, tuple[Any, Any]] = field(
+        validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
+    )
 
 
 def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
@@ -69,44 +99,70 @@ class StageRecord:
     """What is known of a stage's folder."""
 
     key: StageKey
-    done: bool = False
-    seconds: float = 0.0
-    summary: dict[str, float] = field(factory=dict)
+    done: bool = field(default=False, validator=instance_of(bool))
+    seconds: float = field(default=0.0, validator=[_is_number, ge(0), lt(inf)])
+    summary: dict[str, float] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
+    )
     adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
+
+
+def _record(data: Any) -> StageRecord:
+    """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
+    if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
+        raise ValueError("it has no key")
+    return StageRecord(**{**data, "key": StageKey(**data["key"])})
 
 
 @frozen
 class StageFolder:
-    """One stage's folder: its record, metrics, checkpoints, weights and artifacts."""
+    """One stage's folder: its record, metrics, checkpoints, weights and artifacts.
+
+    Every path in it is checked when it is asked for: nothing leads out of the run's folder.
+
+    Args:
+        path: the folder.
+        run: the run's folder, below which no link is followed.
+    """
 
     path: Path
+    run: Path = field(default=Factory(lambda self: self.path, takes_self=True))
+
+    def inside(self, *names: str) -> Path:
+        """Return a path in this folder; raises ``MistakeError`` if it would lead out of the run's folder."""
+        return inside(self.run, *self.path.relative_to(self.run).parts, *names)
 
     @property
     def metrics(self) -> Path:
         """The log of metrics, a line of JSON each."""
-        return self.path / "metrics.jsonl"
+        return self.inside("metrics.jsonl")
 
     @property
     def images(self) -> Path:
         """The images shown while it ran: a folder a name, a PNG a step."""
-        return self.path / "images"
+        return self.inside("images")
+
+    def shown(self, name: str) -> list[tuple[int, Path]]:
+        """Return the images of one name that were kept, by their steps."""
+        paths = [path for path in listed(self.inside("images", name)) if path.suffix == ".png"]
+        return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
 
     def weights(self, noun: str) -> Path:
         """Where a component trained here leaves its weights."""
-        return self.path / "weights" / f"{noun}.safetensors"
+        return self.inside("weights", f"{noun}.safetensors")
 
     def artifact(self, name: str) -> Path:
         """Where a product of this stage lies."""
-        return self.path / "artifacts" / name
+        return self.inside("artifacts", *name.split("/"))
 
     def record(self) -> StageRecord | None:
-        """Read what is known, or None if nothing is."""
-        data = read_json(self.path / "stage.json")
-        return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
+        """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
+        record: StageRecord | None = read_json(self.inside("stage.json"), _record)
+        return record
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
-        write_json(self.path / "stage.json", asdict(record))
+        write_json(self.inside("stage.json"), asdict(record))
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
@@ -114,19 +170,32 @@ class StageFolder:
 
     def checkpoints(self) -> list[int]:
         """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
-        paths = (self.path / "checkpoints").glob("*")
-        return sorted((int(path.name) for path in paths if path.name.isdigit()), reverse=True)
+        names = names_in(self.inside("checkpoints"))
+        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
     def read_checkpoint(self, step: int) -> Any:
         """Read the state of that step."""
-        return read_state(self.path / "checkpoints" / str(step))
+        folder = self.inside("checkpoints", str(step))
+        for name in ("state.json", "state.safetensors"):
+            inside(folder, name)
+        return read_state(folder)
+
+    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
+        """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:  # each part has its own way to say so
+            what = f"not a state of what the recipe builds: {why(error)}"
+            raise damaged(self.inside("checkpoints", str(step)), what) from error
 
     def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after ``step`` steps, then drop the older ones."""
-        write_state(self.path / "checkpoints" / str(step), state)
-        for other in (self.path / "checkpoints").iterdir():
-            if other.name != str(step) and other.is_dir():
-                shutil.rmtree(other)
+        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
+        folder = self.inside("checkpoints")
+        write_state(self.inside("checkpoints", str(step)), state)
+        for name in names_in(folder):
+            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
+                remove(folder / name)
 
 
 @frozen
@@ -137,7 +206,20 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         """The current folder of a stage."""
-        return StageFolder(self.path / "stages" / name)
+        return StageFolder(inside(self.path, "stages", name), self.path)
+
+    def file(self, *names: str) -> Path:
+        """Return a path in the folder; raises ``MistakeError`` if it would lead out of it."""
+        return inside(self.path, *names)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe; raises ``MistakeError`` if there is none: this is no run."""
+        path = self.file("recipe.toml")
+        if not path.is_file():
+            what = f"{self.path} is not a run: it has no recipe.toml"
+            raise MistakeError(what, hint="make one with: uldm run RECIPE")
+        return path
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Make a stage's folder fit for ``key``, and return what is known of it.
@@ -151,11 +233,11 @@ class RunFolder:
         adjusted = self.adjustments(name, key)
         if record and not adjusted and not self._serves(name, record.key, key):
             self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._aside(name, record.key), ignore_errors=True)
+            remove(self._aside(name, record.key))
             folder.path.rename(self._aside(name, record.key))
             record = None
         if record is None and self._aside(name, key).is_dir():
-            shutil.rmtree(folder.path, ignore_errors=True)
+            remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self._aside(name, key).rename(folder.path)
             record = folder.record()
@@ -178,7 +260,7 @@ class RunFolder:
         return self._aside(name, key).is_dir()
 
     def _aside(self, name: str, key: StageKey) -> Path:
-        return self.path / "set_aside" / f"{name}-{key}"
+        return inside(self.path, "set_aside", f"{name}-{key}")
 
     def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""

@@ -102,8 +102,7 @@ class _State:
             if bad := self._bad(state):
                 skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
                 continue
-            for name, part in self.trainer.stateful().items():
-                part.load_state_dict(state[name])
+            self.context.folder.restore(step, state, self.trainer.stateful())
             self.saved = step
             break
         if skipped:

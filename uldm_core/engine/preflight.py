@@ -200,7 +200,9 @@ class _Walk(Inputs):
         """Say that a component does not take what the others give it."""
         kind, latents = blueprint.kind.name, _shape_of(self.latents)
         channels = getattr(component, "channels", None)
-        objection = first_line(error) + _layer_of(component, error)
+        objection = first_line(error)
+        if isinstance(error, RuntimeError):  # torch's own words, which name no option
+            objection += _layer_of(component, error)
         what, hint = f"does not take images {_shape_of(self.images)}: {objection}", self._sizes()
         if kind == "sampler":  # which objects to the process, not to shapes
             what, hint = first_line(error), ""
@@ -352,7 +354,11 @@ def _weights_that_do_not_fit(plan: Plan, tried: Trial) -> Iterator[Problem]:
         return
     for name, file in files.items():
         component = tried.components.get((name,))
-        wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+        try:
+            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+        except MistakeError as error:
+            yield from error.problems
+            continue
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             what = f"the weights of {plan.nouns[name].source} do not fit: {wrong[0]}{more}"

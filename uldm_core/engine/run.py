@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import write_json, write_text
+from uldm_core.engine.files import require, write_json, write_text
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.forecast import describe_adjustments, forecast_of
@@ -26,10 +26,12 @@ from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
-from uldm_core.errors import DataError, MistakeError, RunError, did_you_mean, listing
+from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
 from uldm_core.options import path_of
+from uldm_core.paths import inside, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
+from uldm_core.recipe.document import Document
 
 
 def run(
@@ -68,6 +70,7 @@ def run(
     found = checked(plan)
     reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     folder = RunFolder(folder_of(plan, out))
+    _refuse_own_weights(plan, folder.path)
     with _lock(folder.path):
         runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop(), command)
         runner.run(until)
@@ -75,15 +78,44 @@ def run(
 
 
 def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
-    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``."""
-    return path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
+    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``.
+
+    Raises:
+        MistakeError: ``out`` is empty, or a folder with a recipe that somebody wrote by hand.
+    """
+    if out is not None and not str(out):
+        raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
+    folder = path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
+    written = inside(folder, "recipe.toml")
+    if written.is_file() and not _is_a_runs(written):
+        what = f"{written} is not of a run: a run would overwrite it"
+        raise MistakeError(what, hint="give another folder: --out")
+    return folder
+
+
+def _is_a_runs(recipe: Path) -> bool:
+    """Whether a run wrote this recipe: other things of a run lie beside it, or it is a resolved one."""
+    beside = ("run.json", "stages")
+    return any((recipe.parent / name).exists() for name in beside) or "versions" in Document.read(recipe).data
+
+
+def _refuse_own_weights(plan: Plan, folder: Path) -> None:
+    """Raise ``MistakeError`` if a component comes from the run that is to be made."""
+    for name, noun in plan.nouns.items():
+        if noun.source and path_of(noun.source).resolve() == folder.resolve():
+            what = f"{noun.source} is the folder of this run itself"
+            problem = Problem(Where((name, "from")), what, "name another run, or give another folder: --out")
+            raise plan.blame(MistakeError(problem))
 
 
 def _lock(path: Path) -> AbstractContextManager[Any]:
     """Keep a second run out of the folder, until the context ends."""
     path.mkdir(parents=True, exist_ok=True)
+    lock = inside(path, ".lock")
+    if lock.is_dir():
+        raise refused(lock, "a folder where a file belongs", "remove it")
     try:
-        return FileLock(path / ".lock", timeout=0).acquire()
+        return FileLock(lock, timeout=0).acquire()
     except Timeout as error:
         raise MistakeError(
             f"{path}: another run is using this folder", hint="wait for it, or give --out"
@@ -105,7 +137,7 @@ class _Runner:
 
     def __attrs_post_init__(self) -> None:
         self.workshop = Workshop(self.plan, self.machine)
-        self.status = RunStatus(self.folder.path / "run.json", self.command)
+        self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.plan, self.reporter.message)
 
     def run(self, until: str | None) -> None:
@@ -113,8 +145,8 @@ class _Runner:
             keys = stage_keys(self.plan, self.workshop.builder)
         except MistakeError as error:
             raise self.plan.blame(error) from error
-        write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
-        write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
+        write_text(self.folder.file("recipe.toml"), self.plan.to_toml())
+        write_json(self.folder.file("environment.json"), _environment(self.plan, self.machine))
         started = time.monotonic()
         with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
@@ -206,6 +238,7 @@ class _Runner:
         for product in products(stage):
             if product in verb.makes:
                 self.products[product] = folder.artifact(product)
+                require(self.products[product])
             else:
                 self.workshop.take(product, folder.weights(product))
 

@@ -33,11 +33,7 @@ class TrainedRun:
         cls, path: Path, *, overrides: tuple[str, ...] = (), registry: Registry | None = None
     ) -> TrainedRun:
         """Open ``runs/<name>``; raises ``MistakeError`` if it is no run."""
-        if not (path / "recipe.toml").is_file():
-            raise MistakeError(
-                f"{path} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
-            )
-        plan = Recipe.load(path / "recipe.toml", overrides).plan(registry)
+        plan = Recipe.load(RunFolder(path).recipe, overrides).plan(registry)
         machine = choose_machine(plan.run)
         run = cls(plan, RunFolder(path), machine, Workshop(plan, machine))
         for name, stage in plan.stages.items():

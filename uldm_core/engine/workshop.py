@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uldm_core.blueprint import Blueprint, Builder
-from uldm_core.engine.files import read_tensors, write_tensors
+from uldm_core.engine.files import damaged, read_tensors, why, write_tensors
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.machine import Machine
-from uldm_core.engine.origins import origins
+from uldm_core.engine.origins import misfits, origins
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Plan
@@ -65,7 +66,11 @@ class Workshop:
             raise RunError(
                 f"{path}: {bad[0]} is not finite", hint="remove the folder of that stage, and train it again"
             )
-        component.load_state_dict(weights)
+        try:
+            component.load_state_dict(weights)
+        except Exception as error:  # each component has its own way to say so
+            first = "; ".join(islice(misfits(component, path), 3)) or why(error)
+            raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error
 
     def _seeded(self, name: str) -> AbstractContextManager[None]:
         return seeded(self.plan.seed, "nouns", name)

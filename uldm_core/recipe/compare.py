@@ -30,7 +30,7 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Diffe
     """
     ours, theirs = flattened(left), flattened(right)
     keys = [*ours, *(key for key in theirs if key not in ours)]
-    shared = [key for key in keys if key[0] != "versions" or key in ours.keys() & theirs.keys()]
+    shared = [key for key in keys if key[:1] != ("versions",) or key in ours.keys() & theirs.keys()]
     pairs = ((key, ours.get(key), theirs.get(key)) for key in shared)
     return [Difference(*pair) for pair in pairs if not _same(*pair[1:])]
 

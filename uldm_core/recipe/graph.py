@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from uldm_core.blueprint import Blueprint, nouns_behind
-from uldm_core.errors import Problem, Where
+from uldm_core.errors import Key, Problem, Where, dotted
 
 Blueprints = Mapping[str, Blueprint]
 
@@ -24,7 +24,8 @@ def graph_problems(
     """
     unused = _unused(nouns, stages, spared) if whole else ()
     products = _order_of_products(stages, whole=whole)
-    return [*_circles(nouns), *products, *_order_of_training(nouns, stages), *unused]
+    training, measured = _order_of_training(nouns, stages), _measured_by_a_loss(nouns, stages)
+    return [*_circles(nouns), *products, *training, *measured, *unused]
 
 
 def needs(blueprint: Blueprint, nouns: Blueprints) -> set[str]:
@@ -119,6 +120,43 @@ def trained_by(stage: Blueprint) -> set[str]:
     """Return the nouns that a stage trains."""
     references = stage.references()
     return {references[option] for option in _verb(stage).trains if option in references}
+
+
+def _measured_by_a_loss(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+    """A metric in the features that a loss was trained on flatters what was trained."""
+    trainers = [stage for stage in stages.values() if _verb(stage).trains]
+    losses = {loss.key: loss for stage in trainers for loss in _of_kind("loss", stage, nouns)}
+    trained_on = {
+        _identity(backbone): (backbone, loss)
+        for loss in losses.values()
+        for backbone in _of_kind("backbone", loss, nouns)
+    }
+    metrics = {metric.key: metric for stage in stages.values() for metric in _of_kind("metric", stage, nouns)}
+    for key, metric in metrics.items():
+        for backbone in _of_kind("backbone", metric, nouns):
+            if _identity(backbone) in trained_on:
+                backbone, loss = trained_on[_identity(backbone)]
+                name = backbone.component.name
+                what = f"measures in the features of {name}, on which {dotted(loss.key)} trains: it flatters"
+                yield Problem(Where(key), what, "give the loss or the metric another backbone", warning=True)
+
+
+def _of_kind(kind: str, blueprint: Blueprint, nouns: Blueprints) -> list[Blueprint]:
+    """Return the components of a kind that it holds or refers to, itself or by way of others."""
+    found: dict[Key, Blueprint] = {}
+    waiting = [blueprint]
+    while waiting:
+        current = waiting.pop()
+        inner = [*current.parts(), *(nouns[name] for name in current.all_references() if name in nouns)]
+        new = {part.key: part for part in inner if part.key not in found}
+        found |= new
+        waiting += new.values()
+    return [part for part in found.values() if part.kind.name == kind]
+
+
+def _identity(blueprint: Blueprint) -> str:
+    """Return what two components have in common that are the same, wherever they stand."""
+    return repr((blueprint.component.path, {**blueprint.to_dict(), "use": ""}))
 
 
 def _unused(nouns: Blueprints, stages: Blueprints, spared: Collection[str]) -> Iterator[Problem]:

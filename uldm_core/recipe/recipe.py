@@ -14,6 +14,7 @@ from attrs import define, evolve, field, fields
 from uldm_core.blueprint import Blueprint, plain
 from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
 from uldm_core.options import path_of, plain_values
+from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
@@ -72,7 +73,8 @@ class Recipe:
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe as TOML; its comments are not kept."""
-        path_of(path).write_text(tomli_w.dumps(self.document.data), "utf-8")
+        with whole(path_of(path)) as file:
+            tomli_w.dump(self.document.data, file)
         return path_of(path)
 
     def check(self, registry: Registry | None = None) -> list[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from uldm_core.errors import UldmError, did_you_mean, expected, listing, with_article
 from uldm_core.kinds import Kind
+from uldm_core.paths import inside
 from uldm_core.recipe.document import Document
 
 Objection = tuple[str, str]
@@ -33,7 +34,7 @@ def noun_of_run(table: Mapping[str, Any], name: str, kind: Kind) -> tuple[dict[s
         hint = f"looked for {Path(said).absolute() / 'recipe.toml'}; make it with: uldm run RECIPE"
         return options, (f"there is no run {said!r}", hint)
     try:
-        theirs = Document.read(Path(said) / "recipe.toml").data
+        theirs = Document.read(inside(Path(said), "recipe.toml")).data
     except UldmError as error:
         return options, (f"the recipe of {said} cannot be read", str(error.problems[0]))
     if objection := _unfit(theirs, said, name, kind):

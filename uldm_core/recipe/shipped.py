@@ -8,6 +8,7 @@ from pathlib import Path
 from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.options import path_of
+from uldm_core.paths import inside
 from uldm_core.plugins import OWN_PLUGIN
 
 
@@ -18,7 +19,8 @@ def find(text: str | Path) -> Path:
         text: a file; a run's folder; or the name of a shipped recipe, ``name`` or ``plugin/name``.
 
     Raises:
-        MistakeError: it is a bare name, and no recipe of that name ships; or it is empty.
+        MistakeError: it is empty; it is a bare name, and no recipe of that name ships; it is a folder whose
+            recipe is a link.
     """
     if str(text) == "":
         raise MistakeError(
@@ -26,7 +28,7 @@ def find(text: str | Path) -> Path:
         )
     path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
-        return path / "recipe.toml"
+        return inside(path, "recipe.toml")
     name = str(text)
     if os.path.exists(path) or path.suffix:
         return path

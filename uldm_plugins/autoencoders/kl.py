@@ -12,7 +12,7 @@ from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import Exists
-from uldm_plugins.nn.blocks import check_divisible
+from uldm_plugins.nn.blocks import check_divisible, check_sides
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -78,9 +78,7 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: images of this size would not come back as they were.
         """
-        height, width = x.shape[-2:]
-        if height % self.downscale or width % self.downscale:
-            raise ValueError(f"images of {height}x{width}: sides must be multiples of {self.downscale}")
+        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, 1)
         return mean, log_variance.clamp(*_LOG_VARIANCE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from uldm_core.protocols import Quantizer
+from uldm_plugins.nn.blocks import check_sides
 
 
 class QuantizedAutoencoder(nn.Module):
@@ -32,8 +33,7 @@ class QuantizedAutoencoder(nn.Module):
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
-        if height % self.downscale or width % self.downscale:
-            raise ValueError(f"images of {height}x{width}: sides must be multiples of {self.downscale}")
+        check_sides(height, width, self.downscale, "down_sample")
 
     def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the codes [B, dim, h, w], the quantizer's losses, and the indices of the codes.

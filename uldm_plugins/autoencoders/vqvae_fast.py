@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import spec
 from uldm_core.protocols import Quantizer
+from uldm_core.shapes import is_shapes_only
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -80,11 +82,28 @@ class Halve(nn.Conv2d):
 
 
 class Double(nn.ConvTranspose2d):
-    """Transposed convolution that doubles the size, cut off at ``size`` if that is given."""
+    """Transposed convolution that doubles the size, cut off at ``size`` if that is given.
+
+    Each of the four pixels that come of one has weights of its own, 2x2 of them. Drawn apart from each other
+    they start as a checkerboard; here the sums of all four start equal, so that what is even stays even.
+
+    Source: Odena et al. 2016, Deconvolution and checkerboard artifacts. In ICNR (Aitken et al. 2017, arXiv
+    1707.02937) the four have equal weights, not sums alone: that learns more slowly here.
+    """
 
     def __init__(self, inputs: int, outputs: int, size: int | None) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1)
         self.size = size
+        if not is_shapes_only():
+            self._even_out()
+
+    @torch.no_grad()
+    def _even_out(self) -> None:
+        """Have the weights of each of the four pixels add up to the same."""
+        # [inputs, outputs, tap, pixel, tap, pixel]: a pixel gets every other row and column of the kernel
+        taps = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))
+        means = taps.mean((2, 4), keepdim=True)
+        taps -= means - means.mean((3, 5), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, 2 H, 2 W], or ``size`` at most."""

@@ -67,7 +67,7 @@ class Trunk(Frozen):
             height, width = images.shape[-2:]
             raise ValueError(
                 f"{self.architecture} needs images of {self.smallest_size}x{self.smallest_size} or more, "
-                f"not {height}x{width}: resize them, or use a smaller backbone"
+                f"not {height}x{width}: give a dataset of size >= {self.smallest_size}, or another backbone"
             )
         maps = [(images - self.shift) / self.scale]  # a grey image broadcasts to three channels
         for stage in self.stages:

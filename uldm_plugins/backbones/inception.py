@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from uldm_core import Exists
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.nn.images import images_at_a_time, to_uint8
 from uldm_plugins.nn.pretrained import existing, published, read_state
 
 _FEATURES = "2048"
+_SIZE = 299
 
 
 class Inception(Frozen):
@@ -52,4 +54,5 @@ class Inception(Frozen):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the pooled features as one map."""
         pixels = to_uint8(images).expand(-1, 3, -1, -1)
-        return (self.network(pixels)[0][:, :, None, None],)
+        batches = pixels.split(images_at_a_time(_SIZE, _SIZE))  # it is given small images, and enlarges them
+        return (torch.cat([self.network(batch)[0] for batch in batches])[:, :, None, None],)

@@ -59,7 +59,7 @@ def codebook(
     from uldm_core.engine.trained import TrainedRun
     from uldm_plugins.commands.originals import split_of
     from uldm_plugins.stages.codebooks import count_codes
-    from uldm_plugins.stages.evaluate import batches_of
+    from uldm_plugins.stages.latents import image_batches
 
     _check_out(out)
     flags = run_overrides(device=device, precision=precision, threads=threads)
@@ -70,7 +70,7 @@ def codebook(
     with reporter() as tell:
         context = trained.context("codebook", trained.plan.seed, tell)
         context.begin("encoding images", len(images))
-        counts = count_codes(batches_of(images), trained.noun("autoencoder"), context)
+        counts = count_codes(image_batches(images), trained.noun("autoencoder"), context)
         numbers = {"run": str(run), "split": split, "images": len(images), "codebooks": _numbers(counts)}
         if out:
             _save(trained, counts, numbers, context, out)

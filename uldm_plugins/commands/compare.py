@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 
 from uldm_core.cli.common import (
     SEED,
@@ -15,6 +16,7 @@ from uldm_core.cli.common import (
     plugin_option,
     precision_option,
     run_overrides,
+    show_problems,
     threads_option,
 )
 from uldm_core.errors import MistakeError
@@ -68,7 +70,8 @@ def compare(
 
     flags = run_overrides(device=device, precision=precision, threads=threads)
     drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
-    write_text(out, comparison_of(runs, drawn))
+    page = comparison_of(runs, drawn, lambda problem: show_problems([evolve(problem, warning=True)]))
+    write_text(out, page)
     click.echo(out)
 
 
@@ -76,11 +79,10 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
     """Raise ``MistakeError`` before any work is done."""
     if len(runs) < 2:
         raise MistakeError("two runs or more can be compared", hint="uldm compare runs/one runs/other")
+    from uldm_core.engine.folder import RunFolder
+
     for run in runs:
-        if not (run / "recipe.toml").is_file():
-            raise MistakeError(
-                f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
-            )
+        _ = RunFolder(run).recipe
     if out.is_dir() or not out.parent.is_dir():
         raise MistakeError(
             f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}"
@@ -99,7 +101,8 @@ def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
         trained.require_trained("autoencoder", "denoiser")
         _, stage = trained.stage("sample")
     except MistakeError as error:
-        return Drawn(why_not=error.problems[0].what)
+        problem = evolve(error.problems[0], hint="")
+        return Drawn(why_not=str(problem))
     stage.batch_size = count  # a part of what a seed means as well
     with reporter() as tell, Stop().listening() as stop:
         images = stage.draw(trained.context(NOISE, seed, tell, stop), count)

@@ -171,13 +171,17 @@ def _samples(trained: TrainedRun, path: Path | None, size: int | None) -> ImageS
         MistakeError: they are not there, or no images.
     """
     from uldm_core import MistakeError
-    from uldm_plugins.commands.image_sets import found
+    from uldm_plugins.commands.image_sets import found, of_array
+    from uldm_plugins.stages.sample import load_images
 
     if path is None:
         name, _ = trained.stage("sample")
-        path = trained.folder.stage(name).artifact("samples.npz")
-    if not path.exists():
-        raise MistakeError(f"there are no samples {path}", hint="finish the run, or name others: --samples")
+        own = trained.folder.stage(name).artifact("samples.npz")
+        if own.exists():
+            return of_array(own, load_images(own))
+    if path is None or not path.exists():
+        what = f"there are no samples {path or own}"
+        raise MistakeError(what, hint="finish the run, or name others: --samples")
     return found(str(path), size)
 
 
@@ -276,11 +280,12 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
     from datetime import datetime, timezone
 
     from uldm_core.engine.files import write_json
+    from uldm_core.paths import inside
     from uldm_plugins.commands.output import command_line
     from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
-    path = run / "evaluations" / f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json"
+    path = inside(run, "evaluations", f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json")
     said = {
         "command": command_line(),
         "when": now.isoformat(timespec="seconds"),

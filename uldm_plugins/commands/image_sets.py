@@ -17,9 +17,10 @@ from uldm_core.errors import listing
 from uldm_core.options import path_of
 from uldm_core.protocols import Dataset
 from uldm_plugins.commands.originals import image_paths
+from uldm_plugins.nn.arrays import array_names, read_arrays
 from uldm_plugins.nn.files import image_shape, read_batch, read_image
-from uldm_plugins.stages.evaluate import batches_of
-from uldm_plugins.stages.latents import BATCH
+from uldm_plugins.nn.images import images_at_a_time, in_batches
+from uldm_plugins.stages.latents import image_batches
 
 _LISTED = 5
 
@@ -100,7 +101,7 @@ def of_dataset(name: str) -> ImageSet:
 
 def _of_split(dataset: Dataset, name: str) -> ImageSet:
     def read(channels: int) -> Iterator[Tensor]:
-        return (batch.expand(-1, channels, -1, -1) for batch in batches_of(dataset))
+        return (batch.expand(-1, channels, -1, -1) for batch in image_batches(dataset))
 
     return ImageSet(name, len(dataset), (dataset.channels, dataset.size, dataset.size), read)
 
@@ -119,8 +120,9 @@ def of_folder(folder: Path, size: int | None) -> ImageSet:
         )
 
     def read(channels: int) -> Iterator[Tensor]:
-        for start in range(0, len(paths), BATCH):
-            some = paths[start : start + BATCH]
+        count = images_at_a_time(height, width)
+        for start in range(0, len(paths), count):
+            some = paths[start : start + count]
             if size:
                 yield read_batch(some, size, channels)
             else:
@@ -136,7 +138,7 @@ def of_array(path: Path, images: Tensor) -> ImageSet:
     """Return images uint8 [N, C, H, W] that were read from a file."""
 
     def read(channels: int) -> Iterator[Tensor]:
-        return (batch.expand(-1, channels, -1, -1) for batch in images.split(BATCH))
+        return (batch.expand(-1, channels, -1, -1) for batch in in_batches(images))
 
     return ImageSet(str(path), len(images), tuple(images.shape[1:]), read)
 
@@ -149,10 +151,10 @@ def load_array(path: Path) -> Tensor:
     """
     wanted = "uint8 [N, H, W, 1 or 3], named images or alone in the file"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            name = "images" if "images" in file.files or len(file.files) != 1 else file.files[0]
-            images = file[name]
-    except Exception as error:  # numpy has many ways to say that a file is no archive of arrays
+        names = array_names(path)
+        name = "images" if "images" in names or len(names) != 1 else names[0]
+        images = read_arrays(path, [name])[name]
+    except ValueError as error:
         raise MistakeError(f"{path}: no .npz with images, {wanted}", hint=str(error)) from error
     whole = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or whole.ndim != 4 or whole.shape[-1] not in (1, 3) or not whole.size:

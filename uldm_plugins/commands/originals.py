@@ -16,8 +16,7 @@ from uldm_core import MistakeError
 from uldm_core.protocols import Dataset
 from uldm_plugins.nn.checked_files import fault, usable
 from uldm_plugins.nn.files import MAX_PIXELS, image_shape, read_image, read_square, shown
-
-BATCH = 64
+from uldm_plugins.nn.images import images_at_a_time
 
 
 @frozen
@@ -28,11 +27,13 @@ class Originals:
         names: distinct, each fit for a file's name.
         read: gives those at some places, uint8 [B, C, H, W].
         sources: where each was found.
+        size: height and width of each.
     """
 
     names: Sequence[str]
     read: Callable[[Sequence[int]], Tensor]
     sources: Sequence[str]
+    size: int
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,9 +44,10 @@ class Originals:
         Raises:
             MistakeError: a file cannot be decoded.
         """
-        for start in range(0, len(self), BATCH):
+        count = images_at_a_time(self.size, self.size)
+        for start in range(0, len(self), count):
             try:
-                yield self.read(range(start, min(start + BATCH, len(self))))
+                yield self.read(range(start, min(start + count, len(self))))
             except ValueError as error:
                 raise MistakeError(str(error)) from error
 
@@ -75,7 +77,7 @@ def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> Or
         with ThreadPoolExecutor() as pool:
             return torch.stack(list(pool.map(read, [found[place] for place in places])))
 
-    return Originals(distinct_names(found), read_some, [str(path) for path in found])
+    return Originals(distinct_names(found), read_some, [str(path) for path in found], size)
 
 
 def of_split(dataset: Dataset, split: str, most: int | None) -> Originals:
@@ -87,7 +89,7 @@ def of_split(dataset: Dataset, split: str, most: int | None) -> Originals:
     images = split_of(dataset, split)
     total = min(most or len(images), len(images))
     names = [f"{split}_{number:0{len(str(total - 1))}d}" for number in range(total)]
-    return Originals(names, lambda places: images.images(torch.tensor(places)), names)
+    return Originals(names, lambda places: images.images(torch.tensor(places)), names, dataset.size)
 
 
 def split_of(dataset: Dataset, split: str) -> Dataset:

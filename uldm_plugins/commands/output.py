@@ -24,7 +24,8 @@ def check_output(path: Path, endings: Sequence[str] = (".npz", ".png"), option: 
         raise MistakeError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise MistakeError(f"{option} {path}: is a folder")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    places = [path.resolve().parent, *([path] if path.exists() else [])]  # it is replaced, not written over
+    if not all(os.access(place, os.W_OK) for place in places):
         raise MistakeError(f"{option} {path}: may not be written")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from attrs import evolve
 
-from uldm_core.cli.common import run_argument
-from uldm_core.errors import MistakeError
+from uldm_core.cli.common import run_argument, show_problems
 
 
 @click.command(short_help="Write a run's report.html anew.")
@@ -17,10 +17,8 @@ def report(run: Path) -> None:
 
     Every run writes its own, and `uldm evaluate` adds to it; this is for a run of an older version.
     """
-    if not (run / "recipe.toml").is_file():
-        raise MistakeError(
-            f"{run} is not a run: it has no recipe.toml", hint="make one with: uldm run RECIPE"
-        )
+    from uldm_core.engine.folder import RunFolder
     from uldm_plugins.report.page import write_report
 
-    click.echo(write_report(run))
+    _ = RunFolder(run).recipe
+    click.echo(write_report(run, lambda problem: show_problems([evolve(problem, warning=True)])))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from uldm_plugins.discriminators.patchgan import PatchGAN
+from uldm_plugins.discriminators.patchgan import PatchGAN, check_size
 
 Counts = tuple[Annotated[int, Ge(1)], ...]
 _POOL = {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}
@@ -50,11 +50,18 @@ class MultiScale(nn.Module):
             PatchGAN(in_channels, channels, kernels, strides, paddings) for _ in range(num_scales)
         )
         self.receptive_field = self.scales[0].receptive_field
+        self.smallest_size = self.scales[0].smallest_size
         for _ in range(num_scales - 1):
             self.receptive_field = 2 * (self.receptive_field - 1) + _POOL["kernel_size"]
+            self.smallest_size = 2 * self.smallest_size - 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
+        """Return the logits.
+
+        Raises:
+            ValueError: the images are smaller than ``smallest_size``.
+        """
+        check_size(images, self.smallest_size, f"fewer num_scales, or {PatchGAN.fewer}")
         verdicts = []
         for patchgan in self.scales:
             images = F.avg_pool2d(images, **_POOL) if verdicts else images

@@ -26,6 +26,8 @@ class NLayerPatchGAN(PatchGAN):
         num_layers: how many layers halve the size; two more follow that do not.
     """
 
+    fewer = "fewer num_layers"
+
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,

@@ -27,6 +27,8 @@ class PatchGAN(nn.Module):
         ValueError: the lists do not match in length.
     """
 
+    fewer = "fewer channels, kernels, strides and paddings"
+
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
@@ -43,6 +45,7 @@ class PatchGAN(nn.Module):
                     f"{name} has {len(values)} values; channels with {layers - 1} make {layers} layers"
                 )
         self.receptive_field = receptive_field(kernels, strides)
+        self.smallest_size = smallest_size(kernels, strides, paddings)
         widths = (in_channels, *channels, 1)
         self.blocks = nn.Sequential(
             *(
@@ -53,8 +56,31 @@ class PatchGAN(nn.Module):
         self.blocks[-1] = self.blocks[-1][0]  # logits: no activation after the last convolution
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
+        """Return the logits.
+
+        Raises:
+            ValueError: the images are smaller than ``smallest_size``.
+        """
+        check_size(images, self.smallest_size, self.fewer)
         return self.blocks(images)
+
+
+def check_size(images: Tensor, smallest: int, fewer: str) -> None:
+    """Raise ``ValueError`` if images are too small, with the options that are to be fewer."""
+    height, width = images.shape[-2:]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"images of {height}x{width} are too small, it takes {smallest}x{smallest} or more: "
+            f"give {fewer}, or a dataset of size >= {smallest}"
+        )
+
+
+def smallest_size(kernels: tuple[int, ...], strides: tuple[int, ...], paddings: tuple[int, ...]) -> int:
+    """Return the least side of images of which a stack of convolutions makes one output."""
+    side = 1
+    for kernel, stride, padding in zip(kernels[::-1], strides[::-1], paddings[::-1]):
+        side = max(1, (side - 1) * stride + kernel - 2 * padding)
+    return side
 
 
 def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:

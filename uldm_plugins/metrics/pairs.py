@@ -11,11 +11,10 @@ from torch import Tensor
 from uldm_core import spec
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named
-from uldm_plugins.nn.images import to_float
+from uldm_plugins.nn.images import in_batches, to_float
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
 from uldm_plugins.nn.place import device_of
 
-_BLOCK = 100
 _WINDOW, _DEVIATION = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -49,7 +48,7 @@ class Pairs:
         if counts[0] != counts[1] or not counts[0]:
             raise ValueError(f"{counts[1]} images against {counts[0]} originals: they must be pairs")
         real, fake = torch.cat(self._real), torch.cat(self._fake)
-        return zip(real.split(_BLOCK), fake.split(_BLOCK))
+        return zip(in_batches(real), in_batches(fake))
 
     def mean(self, values: list[Tensor]) -> float:
         """Return the mean over images."""
@@ -83,12 +82,17 @@ class SSIM(Pairs):
     higher_is_better = True
     description = {"range": "uint8, 0 to 255", "window": "11x11, deviation 1.5, inside the image"}
 
-    def compute(self) -> dict[str, float]:
-        """Return ``ssim``, at most 1.
+    def update(self, images: Tensor, *, real: bool) -> None:
+        """Take in uint8 images [B, C, H, W].
 
         Raises:
             ValueError: images smaller than the window.
         """
+        _check_size(images, _WINDOW, "ssim")
+        super().update(images, real=real)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``ssim``, at most 1."""
         return {"ssim": self.mean([similarity(real.double(), fake.double()) for real, fake in self.pairs()])}
 
 
@@ -105,6 +109,16 @@ class LPIPSMetric(Pairs):
     def __init__(self, backbone: Backbone = spec("vgg16"), heads: Heads = "auto") -> None:
         super().__init__()
         self.distance = PerceptualDistance(backbone, normalize=False, heads=heads)
+
+    def update(self, images: Tensor, *, real: bool) -> None:
+        """Take in uint8 images [B, C, H, W].
+
+        Raises:
+            ValueError: images smaller than the backbone's ``smallest_size``.
+        """
+        backbone = self.distance.backbone
+        _check_size(images, getattr(backbone, "smallest_size", 1), f"lpips on {type(backbone).__name__}")
+        super().update(images, real=real)
 
     @property
     def description(self) -> dict[str, str]:
@@ -129,8 +143,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: images smaller than the window.
     """
-    if min(first.shape[-2:]) < _WINDOW:
-        raise ValueError(f"ssim needs images of {_WINDOW}x{_WINDOW} or more, not {list(first.shape[-2:])}")
+    _check_size(first, _WINDOW, "ssim")
     means = [_blurred(images) for images in (first, second)]
     squares = [_blurred(images.square()) for images in (first, second)]
     products = means[0] * means[1]
@@ -139,6 +152,15 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     variance = squares[0] + squares[1] - energy
     index = (2 * products + _C1) * (2 * covariance + _C2) / ((energy + _C1) * (variance + _C2))
     return index.mean((1, 2, 3))
+
+
+def _check_size(images: Tensor, smallest: int, name: str) -> None:
+    height, width = images.shape[-2:]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{name} needs images of {smallest}x{smallest} or more, not {height}x{width}: leave it out of "
+            f"metrics, or give a dataset of size >= {smallest}"
+        )
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -114,6 +114,15 @@ def check_levels(down_channels: Sequence[int], mid_channels: Sequence[int], **fl
         )
 
 
+def check_sides(height: int, width: int, downscale: int, option: str) -> None:
+    """Raise ``ValueError`` unless images can be halved so often; ``option`` says how often that is."""
+    if height % downscale or width % downscale:
+        raise ValueError(
+            f"images of {height}x{width}: sides must be multiples of {downscale}: halve the size less often "
+            f"({option}), or give a dataset of another size"
+        )
+
+
 def check_divisible(widths: Sequence[int], **divisors: int) -> None:
     """Raise ``ValueError`` unless each divisor (groups of a norm, heads) divides every width."""
     for name, divisor in divisors.items():

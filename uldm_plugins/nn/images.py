@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from uldm_core.paths import whole
+
+MOST_IMAGES = 500
+MOST_PIXELS = 1 << 19
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -22,9 +28,26 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def images_at_a_time(height: int, width: int) -> int:
+    """Return how many images of a size pass through a network at a time where no gradients are kept.
+
+    Half a million pixels in all, at least one image and at most 500: 500 of 28x28, 128 of 64x64, 8 of
+    256x256. A map of 64 channels at the images' own size is then 128 MiB in float32, of which a network keeps
+    a few at a time: less than a training step keeps of as many images. Latents count as images of their size.
+    """
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // (height * width)))
+
+
+def in_batches(images: Tensor, scale: int = 1) -> Sequence[Tensor]:
+    """Return images [N, C, H, W], or latents that become ``scale`` times as large, a network's batch each."""
+    height, width = images.shape[-2:]
+    return images.split(images_at_a_time(scale * height, scale * width))
+
+
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
     """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
-    grid(images, columns, scale, gap).save(path)
+    with whole(path) as file:
+        grid(images, columns, scale, gap).save(file, "PNG")
 
 
 def grid_of_ten(images: Tensor) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from uldm_core.paths import whole
 from uldm_plugins.pictures.sheets import GAP, TEXT, enlarged, font, text_width
 
 BETWEEN = 4
@@ -40,7 +41,8 @@ def save_animation(
     if back:
         drawn += drawn[-2:0:-1]
         times += [step] * (len(drawn) - len(times))
-    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=times, loop=0)
+    with whole(path) as file:
+        drawn[0].save(file, "GIF", save_all=True, append_images=drawn[1:], duration=times, loop=0)
 
 
 def _frame(images: Tensor, label: str, height: int, least: int) -> Image.Image:

@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from PIL import Image
 from torch import Tensor
 
+from uldm_core.paths import whole
 from uldm_plugins.pictures.figures import FAINT, STRONG, bars, codebook_title, drawn, explain_perplexity
 from uldm_plugins.pictures.sheets import save_sheet
 
@@ -135,7 +136,8 @@ def stack(paths: Sequence[Path], out: Path) -> None:
     for picture in pictures:
         sheet.paste(picture, (0, top))
         top += picture.height
-    sheet.save(out)
+    with whole(out) as file:
+        sheet.save(file, "PNG")
 
 
 def _opened(path: Path) -> Image.Image:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from uldm_core.paths import whole
 from uldm_plugins.nn.codebooks import perplexity
 
 DPI = 150
@@ -33,7 +34,8 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
-        figure.savefig(path, format="png")
+        with whole(path) as file:
+            figure.savefig(file, format="png")
 
 
 def code_histogram(counts: Tensor, path: Path, title: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from uldm_core.paths import whole
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.pictures.sheets import GAP, save_sheet, side_by_side
 
@@ -19,7 +20,8 @@ MOST = 100
 
 def save_image(image: Tensor, path: Path) -> None:
     """Write one uint8 image [1 or 3, H, W], pixel for pixel."""
-    Image.fromarray(image.permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(path)
+    with whole(path) as file:
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(file, "PNG")
 
 
 def triptych(

@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from uldm_core.paths import whole
+
 GAP = 10
 TEXT = 13
 TITLE = 15
@@ -80,7 +82,8 @@ def save_sheet(
         top = head + index // columns * (high + _LINE + GAP)
         sheet.paste(picture, (left, top))
         pen.text((left, top + high + 3), shortened(label, wide), _COLOUR, font(TEXT))
-    sheet.save(path)
+    with whole(path) as file:
+        sheet.save(file, "PNG")
 
 
 def shortened(text: str, width: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from uldm_core.paths import whole
 from uldm_plugins.pictures.sheets import GAP, TEXT, TITLE, enlarged, font, shortened, text_width
 
 BETWEEN = 4
@@ -58,4 +59,5 @@ def save_table(
         pen.text((left - GAP, place + high // 2), label, _COLOUR, font(TEXT), anchor="rm")
         for column, picture in enumerate(images):
             table.paste(picture, (left + column * (wide + BETWEEN), place))
-    table.save(path)
+    with whole(path) as file:
+        table.save(file, "PNG")

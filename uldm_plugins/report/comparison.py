@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from uldm_core.errors import dotted
+from uldm_core.errors import Problem, dotted
 from uldm_core.options import say_value
 from uldm_core.recipe.compare import differences, flattened
 from uldm_plugins.report.curves import chart_of
@@ -49,12 +49,17 @@ class Compared:
     side: int = 0
 
 
-def comparison_of(paths: Sequence[Path], drawn: Sequence[Drawn] = ()) -> str:
+def comparison_of(
+    paths: Sequence[Path],
+    drawn: Sequence[Drawn] = (),
+    warn: Callable[[Problem], object] = lambda problem: None,
+) -> str:
     """Return the page that lays runs side by side.
 
     Args:
         paths: folders of runs, two or more; finished or not.
         drawn: samples of each, in the order of ``paths``.
+        warn: told of each file that cannot be read; the page says it as well.
     """
     files = [read_run(path) for path in paths]
     runs = [
@@ -63,14 +68,19 @@ def comparison_of(paths: Sequence[Path], drawn: Sequence[Drawn] = ()) -> str:
     ]
     groups = _charts(runs)
     charts = [chart for group in groups for chart in group["charts"]]
+    options, metrics, alike = _options(runs), _metrics(runs), _measured_alike(runs)
+    unreadable = [problem for run in files for problem in run.unreadable.problems.values()]
+    for problem in unreadable:
+        warn(problem)
     return (
         environment()
         .get_template("compare.html")
         .render(
             runs=runs,
-            options=_options(runs),
-            metrics=_metrics(runs),
-            same_measure=_measured_alike(runs),
+            options=options,
+            metrics=metrics,
+            same_measure=alike,
+            unreadable=unreadable,
             groups=groups,
             data={"charts": {chart.id: chart.data for chart in charts}, "refresh": 0},
         )

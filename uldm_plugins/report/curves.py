@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 MOST_POINTS = 600
+LARGEST = 1 << 53
+"""No whole number of a log is larger: floats could not tell it from the next."""
 SMOOTHED_SHARE = 0.04
 """How much of a curve, to either side, is averaged to smooth it."""
 
@@ -33,27 +35,33 @@ class Curve:
         return self.values[np.isfinite(self.values)]
 
 
-def curves_of(text: str) -> dict[str, Curve]:
-    """Return the curves of a log, a line of JSON a step; lines that are no such line are passed over."""
+def read_log(lines: Sequence[str]) -> tuple[dict[str, Curve], list[int]]:
+    """Return the curves of a log, a line of JSON a step, and which lines are none; those are passed over.
+
+    The last line may be cut short: it is being written.
+    """
     found: dict[str, tuple[list[int], list[float]]] = {}
-    for line in filter(None, map(_numbers, text.splitlines())):
+    numbers = [_numbers(line) for line in lines]
+    odd = [place for place, line in enumerate(numbers[:-1], 1) if not line]
+    for line in filter(None, numbers):
         for name, value in line.items():
             steps, values = found.setdefault(name, ([], []))
             if name != "step":
                 steps.append(int(line["step"]))
                 values.append(float(value))
     found.pop("step", None)
-    return {name: Curve(np.array(steps), np.array(values)) for name, (steps, values) in found.items()}
+    curves = {name: Curve(np.array(steps), np.array(values)) for name, (steps, values) in found.items()}
+    return curves, odd
 
 
 def _numbers(line: str) -> dict[str, float]:
     """Return the numbers of a line, or nothing if it is cut short or has no step."""
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     numbers = {name: value for name, value in data.items() if _is_number(value)} if _is_table(data) else {}
-    return numbers if np.isfinite(numbers.get("step", np.nan)) else {}
+    return numbers if abs(numbers.get("step", np.inf)) < LARGEST else {}
 
 
 def _is_table(data: Any) -> bool:
@@ -61,7 +69,8 @@ def _is_table(data: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return whole or isinstance(value, float)
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:

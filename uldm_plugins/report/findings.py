@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -47,6 +47,7 @@ class Finding:
 def findings(run: RunFiles, now: datetime) -> list[Finding]:
     """Return what deserves attention, worst first."""
     found = [
+        *_unreadable(run),
         *_ending(run, now),
         *(finding for stage in run.stages for finding in _training(stage)),
         *(finding for stage in run.stages for finding in _adjusted(stage)),
@@ -57,6 +58,12 @@ def findings(run: RunFiles, now: datetime) -> list[Finding]:
         *_limits(run),
     ]
     return sorted(found, key=lambda finding: ("bad", "worry", "note").index(finding.level))
+
+
+def _unreadable(run: RunFiles) -> Iterator[Finding]:
+    for problem in run.unreadable.problems.values():
+        mend = f"{problem.hint[:1].upper()}{problem.hint[1:]}."
+        yield Finding("worry", f"{problem.where} is damaged: {problem.what}.", mend)
 
 
 def _ending(run: RunFiles, now: datetime) -> Iterator[Finding]:
@@ -81,7 +88,7 @@ def moment(text: str) -> datetime | None:
     """Return the moment that ISO text names, with its time zone; None if it names none."""
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):  # none, or one of a year that has no time zone
         return None
 
 
@@ -168,8 +175,18 @@ def copied(distance: NDArray[np.floating]) -> NDArray[np.bool_]:
     return nearest[:, 0] < np.maximum(COPIED_BELOW * nearest[:, 1], 1e-6)
 
 
+def are_neighbours(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether arrays are samples, the training images nearest to them, and how far these are."""
+    samples, nearest, distance = (arrays.get(name) for name in ("samples", "nearest", "distance"))
+    if samples is None or nearest is None or distance is None:
+        return False
+    images = samples.dtype == nearest.dtype == np.uint8 and samples.ndim == 4 and nearest.ndim == 5
+    paired = distance.shape == nearest.shape[:2] and len(nearest) == len(samples)
+    return images and paired and bool(samples.size and nearest.size) and distance.dtype.kind == "f"
+
+
 def _copies(run: RunFiles) -> Iterator[Finding]:
-    distance = run.arrays("nearest.npz").get("distance")
+    distance = run.arrays("nearest.npz", are_neighbours).get("distance")
     copies = 0 if distance is None else int(copied(distance).sum())
     if copies:
         yield Finding(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from uldm_core.engine.files import write_text
+from uldm_core.errors import Problem
+from uldm_core.paths import inside
 from uldm_plugins.report.findings import SILENCE, findings, moment
 from uldm_plugins.report.records import RunFiles, read_run
 from uldm_plugins.report.sections import charts_of, command_of, components_of, sections_of
@@ -22,24 +24,34 @@ NOTHING = "\N{EN DASH}"
 STATES = {"done": "done", "running": "running", "stopped": "stopped", "failed": "failed", "": "unfinished"}
 
 
-def write_report(path: Path) -> Path:
-    """Write ``report.html`` into a run's folder, whole or not at all, and return where it lies."""
-    written = path / "report.html"
-    write_text(written, report_of(path))
+def write_report(path: Path, warn: Callable[[Problem], object] = lambda problem: None) -> Path:
+    """Write ``report.html`` into a run's folder, whole or not at all, and return where it lies.
+
+    Args:
+        path: ``runs/<name>``.
+        warn: told of each file that cannot be read; the page says it as well.
+    """
+    written = inside(path, "report.html")
+    write_text(written, report_of(path, warn=warn))
     return written
 
 
-def report_of(path: Path, now: datetime | None = None) -> str:
+def report_of(
+    path: Path, now: datetime | None = None, warn: Callable[[Problem], object] = lambda problem: None
+) -> str:
     """Return the page of a run, from what its folder holds at this moment.
 
     Args:
-        path: ``runs/<name>``; every file in it may be missing, half-written or old.
+        path: ``runs/<name>``; every file in it may be missing, damaged or old.
         now: the time to tell a run that goes on from one that was killed; the present by default.
+        warn: told of each file that cannot be read; the page says it as well.
     """
     run = read_run(path)
     sections = sections_of(run)
     found = findings(run, now or datetime.now().astimezone())
     updated = moment(run.state.updated)
+    for problem in run.unreadable.problems.values():
+        warn(problem)
     return (
         environment()
         .get_template("report.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 _SHOWN_AT = 56
 """Small images are enlarged to about this side, in CSS pixels; large ones shown at most twice as large."""
+_MOST_BYTES, _MOST_PIXELS = 1 << 25, 1 << 26
 
 
 @frozen
@@ -42,13 +44,18 @@ def picture(pixels: NDArray[np.uint8], says: str) -> Picture:
 
 
 def file_picture(path: Path, says: str) -> Picture | None:
-    """Return a PNG file as a picture, or None if it is none, or cut short."""
+    """Return a PNG file as a picture, or None if it is none, cut short, or too large for a page."""
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            return None
         content = path.read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        if width * height > _MOST_PIXELS:  # before Pillow is asked, which warns of it first
+            return None
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
             image.load()
             return _of_bytes(content, image.size, says)
-    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say so
+    except (OSError, SyntaxError, ValueError, struct.error):  # Pillow's ways to say so, and ours
         return None
 
 

@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 
 from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
-from uldm_plugins.report.findings import copied
-from uldm_plugins.report.pictures import Picture, file_picture, how_many, picture, shown_at
-from uldm_plugins.report.records import Classes, Codebook, Codebooks, Measured, RunFiles, StageFiles
+from uldm_plugins.report.findings import are_neighbours, copied
+from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
+from uldm_plugins.report.records import (
+    MOST_CODES,
+    Classes,
+    Codebook,
+    Codebooks,
+    Measured,
+    RunFiles,
+    StageFiles,
+)
 from uldm_plugins.report.words import METRICS, STAGES, scalar_words
 
 SETS = {
@@ -144,7 +152,7 @@ def _frames(stage: StageFiles, name: str) -> list[Frame]:
     shown = stage.shown(name)
     chosen = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MOST_FRAMES)).astype(int))
     found = (
-        (step, file_picture(path, f"{name} at step {step}")) for step, path in map(shown.__getitem__, chosen)
+        (step, stage.picture(path, f"{name} at step {step}")) for step, path in map(shown.__getitem__, chosen)
     )
     return [Frame(step, picture) for step, picture in found if picture]
 
@@ -175,13 +183,13 @@ def _charts(stage: StageFiles) -> Iterator[Chart]:
 
 
 def _reconstructions(run: RunFiles) -> Section | None:
-    arrays = run.arrays("reconstructions.npz")
-    originals, decoded = arrays.get("originals"), arrays.get("reconstructions")
+    arrays = run.arrays("reconstructions.npz", _are_pairs)
     trainer = run.stage_using("train_autoencoder")
     frames = _frames(trainer, "reconstructions") if trainer else []
-    if not (_are_images(originals) and _are_images(decoded)):
+    if not arrays:
         shows = {"rows": [], "frames": frames, "steps": trainer.steps if trainer else 0}
         return Section("reconstructions", "Reconstructions", shows) if frames else None
+    originals, decoded = arrays["originals"], arrays["reconstructions"]
     count = min(how_many(originals.shape[1], MOST_PAIRS), len(originals), len(decoded))
     maps = _code_maps(run, arrays.get("codes"), count)
     rows = [
@@ -206,18 +214,29 @@ def _are_images(found: NDArray[Any] | None) -> bool:
     return found is not None and found.dtype == np.uint8 and found.ndim == 4 and found.size > 0
 
 
+def _are_pairs(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    return _are_images(arrays.get("originals")) and _are_images(arrays.get("reconstructions"))
+
+
 def _grid(codes: NDArray[Any]) -> str:
     return f"{codes.shape[-2]} by {codes.shape[-1]}"
 
 
 def _code_maps(run: RunFiles, codes: NDArray[Any] | None, count: int) -> list[list[Picture]]:
     """Return each image's codes as pictures, one a codebook, a pixel a place; none without a quantizer."""
-    if codes is None or codes.dtype.kind != "i" or codes.ndim not in (3, 4) or len(codes) < count:
+    if (
+        codes is None
+        or codes.dtype.kind != "i"
+        or codes.ndim not in (3, 4)
+        or len(codes) < count
+        or not codes.size
+    ):
         return [[] for _ in range(count)]
     books = run.record("codebook.json", Codebooks)
     sizes = [book.size for book in books.codebooks] if books else []
-    colours = code_colours(max([*sizes, int(codes.max()) + 1])).numpy()
-    stacked = codes.clip(0) if codes.ndim == 4 else codes.clip(0)[:, None]
+    colours = code_colours(min(max([*sizes, int(codes.max()) + 1, 1]), MOST_CODES)).numpy()
+    codes = codes.clip(0) % len(colours)
+    stacked = codes if codes.ndim == 4 else codes[:, None]
     return [
         [
             picture(colours[book], f"codes {', '.join(map(str, book.ravel()[:64]))}")
@@ -251,10 +270,10 @@ def _ranked(book: Codebook) -> dict[str, Any]:
 
 
 def _path(run: RunFiles) -> Section | None:
-    arrays = run.arrays("path.npz")
-    frames, times = arrays.get("frames"), arrays.get("times")
-    if frames is None or frames.dtype != np.uint8 or frames.ndim != 5 or not frames.size:
+    arrays = run.arrays("path.npz", _is_path)
+    if not arrays:
         return None
+    frames, times = arrays["frames"], arrays.get("times")
     count = how_many(frames.shape[2], 10 * len(frames)) // len(frames) or 1
     rows = [
         [picture(frame, f"sample {number + 1} at moment {moment}") for moment, frame in enumerate(path, 1)]
@@ -265,13 +284,16 @@ def _path(run: RunFiles) -> Section | None:
     return Section("path", "From noise to image", shows, "Noise to image")
 
 
+def _is_path(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    frames = arrays.get("frames")
+    return frames is not None and frames.dtype == np.uint8 and frames.ndim == 5 and frames.size > 0
+
+
 def _nearest(run: RunFiles) -> Section | None:
-    arrays = run.arrays("nearest.npz")
-    samples, nearest, distance = (arrays.get(name) for name in ("samples", "nearest", "distance"))
-    if not _are_images(samples) or nearest is None or nearest.ndim != 5 or nearest.dtype != np.uint8:
+    arrays = run.arrays("nearest.npz", are_neighbours)
+    if not arrays:
         return None
-    if distance is None or distance.shape != nearest.shape[:2] or len(nearest) != len(samples):
-        return None
+    samples, nearest, distance = (arrays[name] for name in ("samples", "nearest", "distance"))
     count = how_many(samples.shape[1], 12 * nearest.shape[1]) // nearest.shape[1] or 1
     rows = [
         {

@@ -10,9 +10,7 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder, Quantizer
 from uldm_plugins.nn.codebooks import code_counts
-from uldm_plugins.nn.images import to_float, to_uint8
-
-BATCH = 256
+from uldm_plugins.nn.images import images_at_a_time, to_float, to_uint8
 
 
 @torch.inference_mode()
@@ -60,7 +58,8 @@ def decoded(
         context: device and precision.
     """
     autoencoder.eval()
-    for some in codes.split(BATCH):
+    image_side = side * autoencoder.downscale
+    for some in codes.split(images_at_a_time(image_side, image_side)):
         indices = _indices(some, number, counts, side).to(context.device)
         with context.autocast():
             images = autoencoder.decode(autoencoder.quantizer.lookup(indices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,10 @@ from uldm_core import MistakeError, spec
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
+from uldm_plugins.nn.images import in_batches
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
-from uldm_plugins.stages.latents import BATCH, held_out, index_batches, passed_with_codes
+from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
-from uldm_plugins.stages.training import read_images
 
 Batches = Callable[[], Iterable[Tensor]]
 """Images, uint8 [B, C, H, W], as often as they are asked for."""
@@ -93,7 +94,7 @@ class Evaluate:
         """Return the reconstructions and, of a quantizer, the codes: int64 [N, h, w] or [N, Q, h, w]."""
         context.begin("reconstructing images", len(test))
         images, codes = [], []
-        for batch, indices in passed_with_codes(batches_of(test), self.autoencoder, context):
+        for batch, indices in passed_with_codes(image_batches(test), self.autoencoder, context):
             images.append(batch.cpu())
             codes += [] if indices is None else [indices.cpu()]
             context.advance(sum(map(len, images)))
@@ -106,10 +107,10 @@ class Evaluate:
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
-        real = {"test": partial(batches_of, test)}
+        real = {"test": partial(image_batches, test)}
         if test is not self.dataset:
-            real["train"] = partial(batches_of, self.dataset)
-        batches = {name: partial(images.split, BATCH) for name, images in sets.items()}
+            real["train"] = partial(image_batches, self.dataset)
+        batches = {name: partial(in_batches, images) for name, images in sets.items()}
         return compare(self.metrics, batches, real, pairs=("reconstructions",))
 
 
@@ -148,7 +149,8 @@ def compare(
     for metric in metrics:
         metric.reset()
         for batch in real[_reference(metric, real)]() if metric.compares else ():
-            metric.update(batch, real=True)
+            with _refusals(metric):
+                metric.update(batch, real=True)
     unpaired = [metric for metric in metrics if not getattr(metric, "paired", False)]
     results = {
         name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
@@ -171,23 +173,24 @@ def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, f
     """Return what the metrics say of uint8 batches; real images that they have seen stay.
 
     Raises:
-        MistakeError: a metric cannot be had of these images, of so few say.
+        MistakeError: a metric cannot be had of these images, of so few or so small ones say.
     """
     for metric in metrics:
         metric.reset(keep_real=True)
     for batch in batches:
         for metric in metrics:
-            metric.update(batch, real=False)
-    return {name: value for metric in metrics for name, value in _computed(metric).items()}
+            with _refusals(metric):
+                metric.update(batch, real=False)
+    found: dict[str, float] = {}
+    for metric in metrics:
+        with _refusals(metric):
+            found |= metric.compute()
+    return found
 
 
-def _computed(metric: Metric) -> Mapping[str, float]:
+@contextmanager
+def _refusals(metric: Metric) -> Iterator[None]:
     try:
-        return metric.compute()
+        yield
     except ValueError as error:
         raise MistakeError(f"{type(metric).__name__} cannot be measured: {error}") from error
-
-
-def batches_of(dataset: Dataset) -> Iterable[Tensor]:
-    """Yield a dataset's images, uint8, in batches."""
-    return (read_images(dataset, indices) for indices in index_batches(len(dataset)))

@@ -10,11 +10,12 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset
+from uldm_plugins.nn.arrays import save_arrays
 from uldm_plugins.nn.codebooks import code_counts, perplexity
-from uldm_plugins.nn.images import save_grid, to_float
+from uldm_plugins.nn.images import in_batches, save_grid, to_float
 from uldm_plugins.nn.place import device_of
-from uldm_plugins.stages.latents import BATCH, index_batches
-from uldm_plugins.stages.sample import channels_last, save_arrays
+from uldm_plugins.stages.latents import image_batches, index_batches
+from uldm_plugins.stages.sample import channels_last
 from uldm_plugins.stages.training import read_images
 
 PAIRS = 40
@@ -94,7 +95,7 @@ def nearest(images: Tensor, dataset: Dataset, k: int, context: Context) -> tuple
     context.begin("comparing samples with images", len(dataset))
     wanted = _pixels(images, context)
     distances, indices = wanted.new_empty(len(images), 0), torch.empty(len(images), 0, dtype=torch.int64)
-    for batch in index_batches(len(dataset)):
+    for batch in index_batches(dataset):
         found = torch.cdist(wanted, _pixels(read_images(dataset, batch), context))
         distances, kept = torch.cat([distances, found], 1).sort(dim=1, stable=True)
         indices = torch.cat([indices, batch.expand(len(images), -1)], 1).gather(1, kept.cpu())[:, :k]
@@ -117,10 +118,9 @@ def save_classes(samples: Tensor, real: Dataset, classifier: Backbone, context: 
 
     ``labels`` are the numbers of its logits; the shares of ``samples`` and of ``real`` each add up to 1.
     """
-    real_batches = (read_images(real, indices) for indices in index_batches(len(real)))
     shares = {
-        "samples": class_shares(samples.split(BATCH), classifier),
-        "real": class_shares(real_batches, classifier),
+        "samples": class_shares(in_batches(samples), classifier),
+        "real": class_shares(image_batches(real), classifier),
     }
     labels = [str(number) for number in range(len(shares["samples"]))]
     write_json(context.artifact("classes.json"), {"labels": labels, **shares})

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder, Dataset, LatentScaling
-from uldm_plugins.nn.images import to_float, to_uint8
-from uldm_plugins.stages.training import image_batch, read_images
-
-BATCH = 500
+from uldm_plugins.nn.images import images_at_a_time, in_batches, to_float, to_uint8
+from uldm_plugins.stages.training import read_images
 
 
-def index_batches(size: int, batch_size: int = BATCH) -> Iterator[Tensor]:
-    """Yield 0 ... size - 1 in order, cut into batches."""
-    yield from torch.arange(size).split(batch_size)
+def index_batches(dataset: Dataset) -> Sequence[Tensor]:
+    """Return the indices of a dataset's images in order, cut so that a network takes a batch at a time."""
+    return torch.arange(len(dataset)).split(images_at_a_time(dataset.size, dataset.size))
+
+
+def image_batches(dataset: Dataset) -> Iterator[Tensor]:
+    """Yield a dataset's images in order, uint8 [B, C, H, W], a network's batch at a time."""
+    return (read_images(dataset, indices) for indices in index_batches(dataset))
 
 
 @torch.inference_mode()
+def encode(images: Tensor, autoencoder: Autoencoder, context: Context) -> Tensor:
+    """Return the latents of uint8 images [B, C, H, W], float32 [B, C, h, w], on the stage's device."""
+    with context.autocast():
+        batches = (to_float(batch.to(context.device, non_blocking=True)) for batch in in_batches(images))
+        return torch.cat([autoencoder.encode(batch)[0].float() for batch in batches])
+
+
 def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
     """Return the latents of the whole dataset, float32 [N, C, h, w], on the stage's device."""
     context.begin("encoding images", len(dataset))
     encoded = []
-    for indices in index_batches(len(dataset)):
-        with context.autocast():
-            latents, _ = autoencoder.encode(image_batch(dataset, indices, context))
-        encoded.append(latents.float())
+    for indices in index_batches(dataset):
+        encoded.append(encode(read_images(dataset, indices), autoencoder, context))
         context.advance(int(indices[-1]) + 1)
     return torch.cat(encoded)
 
@@ -37,14 +45,13 @@ def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> 
 def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, context: Context) -> Tensor:
     """Return the images of what a sampler made, uint8 [B, C, H, W]."""
     with context.autocast():
-        return to_uint8(autoencoder.decode(scaling.denormalize(latents)))
+        batches = in_batches(scaling.denormalize(latents), autoencoder.downscale)
+        return torch.cat([to_uint8(autoencoder.decode(batch)) for batch in batches])
 
 
 def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
     """Yield the dataset's images after a pass through the autoencoder, uint8 [B, C, H, W]."""
-    return passed(
-        (read_images(dataset, indices) for indices in index_batches(len(dataset))), autoencoder, context
-    )
+    return passed(image_batches(dataset), autoencoder, context)
 
 
 def passed(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:

@@ -14,10 +14,10 @@ from uldm_core.engine.context import Context
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler
 from uldm_plugins.nn.ema import EMA
-from uldm_plugins.nn.images import to_uint8
+from uldm_plugins.nn.images import in_batches, to_float, to_uint8
 from uldm_plugins.pictures.codes import code_map
-from uldm_plugins.stages.latents import encode_with_codes, held_out
-from uldm_plugins.stages.training import image_batch, predict
+from uldm_plugins.stages.latents import decode, encode_with_codes, held_out
+from uldm_plugins.stages.training import predict
 
 PAIRS = 20
 SAMPLES = 20
@@ -45,17 +45,17 @@ def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) 
         ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H].
     """
     test = held_out(dataset)
-    indices = torch.arange(min(PAIRS, len(test)))
-    images = image_batch(test, indices, context)
+    originals = test.images(torch.arange(min(PAIRS, len(test))))
     quantizer = getattr(autoencoder, "quantizer", None)
-    maps = {}
-    with context.autocast():
-        latents, codes = encode_with_codes(autoencoder, images)
-        reconstructions = to_uint8(autoencoder.decode(latents)).cpu()
-    if quantizer is not None and codes is not None:
-        first = codes if codes.ndim == 3 else codes[:, 0]
-        maps["codes"] = code_map(first, dataset.size, quantizer.codebook_size)
-    pairs = torch.stack([test.images(indices), reconstructions], 1).flatten(0, 1)
+    images, codes, maps = [], [], {}
+    for batch in in_batches(originals):
+        with context.autocast():
+            latents, indices = encode_with_codes(autoencoder, to_float(batch.to(context.device)))
+            images.append(to_uint8(autoencoder.decode(latents)).cpu())
+        codes += [] if indices is None else [indices if indices.ndim == 3 else indices[:, 0]]
+    if quantizer is not None and codes:
+        maps["codes"] = code_map(torch.cat(codes), dataset.size, quantizer.codebook_size)
+    pairs = torch.stack([originals, torch.cat(images)], 1).flatten(0, 1)
     return {"reconstructions": pairs, **maps}
 
 
@@ -89,6 +89,6 @@ class Sketch:
             with context.autocast():
                 return predict(self.denoiser, self.noise_scheduler, latents, t)
 
-        latents = sampler(denoise, self.noise_scheduler, noise.to(context.device), generator)
-        with context.autocast():
-            return to_uint8(self.autoencoder.decode(self.latent_scaling.denormalize(latents)))
+        batches = in_batches(noise.to(context.device))
+        latents = [sampler(denoise, self.noise_scheduler, batch, generator) for batch in batches]
+        return decode(torch.cat(latents), self.autoencoder, self.latent_scaling, context)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uldm_core import spec
 from uldm_core.engine.context import Context
+from uldm_core.engine.files import damaged
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
@@ -24,7 +25,8 @@ from uldm_core.protocols import (
     NoiseScheduler,
     Sampler,
 )
-from uldm_plugins.nn.images import save_grid
+from uldm_plugins.nn.arrays import read_arrays, save_arrays
+from uldm_plugins.nn.images import images_at_a_time, save_grid
 from uldm_plugins.stages.latents import decode
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
@@ -50,7 +52,8 @@ class Sample:
         latent_scaling: as fitted in training.
         sampler: turns noise into latents.
         count: how many images.
-        batch_size: images at a time. It is part of what a seed means.
+        batch_size: latents at a time; by default 500, or fewer where they are larger than 32x32, half a
+            million places in all. It is part of what a seed means.
     """
 
     trains: Sequence[str] = ()
@@ -66,7 +69,7 @@ class Sample:
         latent_scaling: LatentScaling = spec("unit_variance"),
         sampler: Sampler = spec("heun"),
         count: Annotated[int, Ge(1)] = 1000,
-        batch_size: Annotated[int, Ge(1)] = 500,
+        batch_size: Annotated[int, Ge(1)] | None = None,
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -75,7 +78,8 @@ class Sample:
         self.latent_scaling = latent_scaling
         self.sampler = sampler
         self.count = count
-        self.batch_size = batch_size
+        self.side = latent_size(dataset.size, autoencoder.downscale)
+        self.batch_size = batch_size or images_at_a_time(self.side, self.side)
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
@@ -147,9 +151,8 @@ class Sample:
 
     def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
         """Return a batch's noise on the CPU, and the generator that goes on from it."""
-        side = latent_size(self.dataset.size, self.autoencoder.downscale)
         generator = context.generator("batch", number)
-        shape = (self.batch_size, self.autoencoder.latent_channels, side, side)
+        shape = (self.batch_size, self.autoencoder.latent_channels, self.side, self.side)
         return torch.randn(shape, generator=generator), generator
 
     def _draw(
@@ -187,17 +190,21 @@ def channels_last(images: Tensor) -> Tensor:
     return images.movedim(-3, -1)
 
 
-def save_arrays(path: Path, **arrays: Tensor) -> None:
-    """Write tensors as an ``.npz``, compressed."""
-    np.savez_compressed(path, **{name: array.cpu().contiguous().numpy() for name, array in arrays.items()})
-
-
 def save_images(path: Path, images: Tensor) -> None:
     """Write uint8 images [N, C, H, W] as ``images``, uint8 [N, H, W, C], in an ``.npz``."""
     save_arrays(path, images=channels_last(images))
 
 
 def load_images(path: Path) -> Tensor:
-    """Read what ``save_images`` wrote, as uint8 [N, C, H, W]."""
-    with np.load(path) as file:
-        return torch.from_numpy(file["images"]).permute(0, 3, 1, 2).contiguous()
+    """Read what ``save_images`` wrote, as uint8 [N, C, H, W].
+
+    Raises:
+        MistakeError: the file is damaged, holds no images, or more than half of the memory.
+    """
+    try:
+        images = read_arrays(path, ["images"])["images"]
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise damaged(path, f"images are {images.dtype} {list(images.shape)}; expected uint8 [N, H, W, C]")
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

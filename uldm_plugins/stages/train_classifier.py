@@ -99,7 +99,7 @@ class TrainClassifier:
     @torch.inference_mode()
     def _accuracy(self, test: Dataset) -> float:
         right = 0
-        for indices in index_batches(len(test)):
+        for indices in index_batches(test):
             classes = self.backbone.logits(image_batch(test, indices, self.context)).argmax(1).cpu()
             right += int((classes == test.labels[indices]).sum())
         return right / len(test)

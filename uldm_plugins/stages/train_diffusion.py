@@ -22,9 +22,10 @@ from uldm_core.protocols import (
     TimestepWeighting,
 )
 from uldm_plugins.nn.ema import EMA, averaging
-from uldm_plugins.stages.latents import encode_all, index_batches
+from uldm_plugins.nn.images import in_batches
+from uldm_plugins.stages.latents import encode, encode_all, index_batches
 from uldm_plugins.stages.previews import Sketch, at_rest
-from uldm_plugins.stages.training import Descent, image_batch, predict
+from uldm_plugins.stages.training import Descent, predict, read_images
 
 
 class TrainDiffusion:
@@ -144,16 +145,13 @@ class TrainDiffusion:
 
     def _raw_latents(self) -> Iterable[Tensor]:
         if self.latents is not None:
-            return self.latents.split(10_000)
-        return (self._encode(indices) for indices in index_batches(len(self.dataset)))
+            return in_batches(self.latents)
+        return (self._encode(indices) for indices in index_batches(self.dataset))
 
     def _normalized(self, indices: Tensor) -> Tensor:
         if self.latents is not None:
             return self.latents[indices.to(self.latents.device)].clone()
         return self.latent_scaling.normalize(self._encode(indices)).clone()
 
-    @torch.inference_mode()
     def _encode(self, indices: Tensor) -> Tensor:
-        with self.context.autocast():
-            latents, _ = self.autoencoder.encode(image_batch(self.dataset, indices, self.context))
-        return latents.float()
+        return encode(read_images(self.dataset, indices), self.autoencoder, self.context)

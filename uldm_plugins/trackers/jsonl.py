@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from uldm_core.engine.files import write_bytes, write_text
+from uldm_core.engine.files import MISREAD, read_bytes, write_bytes, write_text
 from uldm_core.engine.folder import RunFolder, StageFolder
+from uldm_core.paths import append, listed
 from uldm_core.protocols import RunStart
 from uldm_plugins.nn.images import png_of_grid
 
@@ -25,21 +26,21 @@ class Jsonl:
 
     def stage(self, name: str, step: int, total: int) -> None:
         """Drop what is behind ``step``."""
-        _cut_metrics(self.folder.stage(name), step)
-        for image in self.folder.stage(name).images.glob("*/*.png"):
-            if image.stem.isdigit() and int(image.stem) > step:
-                image.unlink()
+        folder = self.folder.stage(name)
+        _cut_metrics(folder, step)
+        for kept in listed(folder.images):
+            for shown, image in folder.shown(kept.name):
+                if shown > step:
+                    image.unlink()
 
     def scalars(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add a line."""
-        path = self.folder.stage(stage).metrics
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append(self.folder.stage(stage).metrics, json.dumps({"step": step, **values}) + "\n")
 
     def images(self, stage: str, step: int, name: str, images: Tensor) -> None:
         """Write a PNG of the grid."""
-        write_bytes(self.folder.stage(stage).images / name / f"{step:08d}.png", png_of_grid(images))
+        path = self.folder.stage(stage).inside("images", *name.split("/"), f"{step:08d}.png")
+        write_bytes(path, png_of_grid(images))
 
     def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Do nothing: the engine keeps ``stage.json``."""
@@ -51,7 +52,7 @@ class Jsonl:
 def _cut_metrics(folder: StageFolder, step: int) -> None:
     """Drop lines behind a step, and one that a crash cut short."""
     if folder.metrics.is_file():
-        lines = folder.metrics.read_text("utf-8").splitlines()
+        lines = read_bytes(folder.metrics).decode("utf-8", "replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(folder.metrics, "".join(f"{line}\n" for line in kept))
 
@@ -59,5 +60,5 @@ def _cut_metrics(folder: StageFolder, step: int) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line).get("step", 0))
-    except ValueError:  # cut short
+    except MISREAD:  # cut short, or no line of a log
         return float("inf")

@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from uldm_core.engine.files import write_text
+from uldm_core.paths import inside, listed, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe.compare import flattened
 from uldm_plugins.nn.images import grid_of_ten
-from uldm_plugins.trackers.shared import tagged
+from uldm_plugins.trackers.shared import read_id, tagged
 
 STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 LONGEST_PARAMETER = 6000
@@ -38,10 +39,11 @@ class MLflow:
 
     def begin(self, run: RunStart) -> None:
         """Start or resume the run; the resolved recipe's values are its parameters."""
+        folder = inside(run.folder.resolve(), "mlflow")
+        listed(folder)  # a link in it is refused
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new table
-        folder = run.folder.resolve() / "mlflow"
         folder.mkdir(exist_ok=True)
         given = self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.client = MlflowClient(given or f"sqlite:///{folder / 'mlflow.db'}")
@@ -49,6 +51,17 @@ class MLflow:
         if not self.id:
             self.id = self._created(run, artifacts=None if given else (folder / "artifacts").as_uri())
             write_text(folder / "run_id", self.id)
+        if not given:
+            self._refuse_images_elsewhere(folder)
+
+    def _refuse_images_elsewhere(self, folder: Path) -> None:
+        """Raise ``MistakeError`` if the database, which may be somebody else's, says so."""
+        place = str(self.client.get_run(self.id).info.artifact_uri)
+        below = place.removeprefix(folder.as_uri() + "/")
+        if below == place or "%" in below:
+            what = f"images of the run are kept elsewhere: {place}"
+            raise refused(folder / "mlflow.db", what, f"where it was moved, remove {folder} to begin anew")
+        inside(folder, *below.split("/"))
 
     def _resumed(self, kept: Path) -> str:
         """Return the run that an earlier part of this one made there, or nothing."""
@@ -56,11 +69,12 @@ class MLflow:
 
         if not kept.is_file():
             return ""
+        known = read_id(kept)
         try:
-            self.client.update_run(kept.read_text("utf-8"), status="RUNNING")
+            self.client.update_run(known, status="RUNNING")
         except MlflowException:  # made on another server, or deleted
             return ""
-        return kept.read_text("utf-8")
+        return known
 
     def _created(self, run: RunStart, artifacts: str | None) -> str:
         from mlflow.entities import Param

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from uldm_core.engine.files import write_text
+from uldm_core.engine.files import damaged, read_bytes, write_text
+from uldm_core.paths import inside
+
+_IDENTIFIER = re.compile(rb"[0-9A-Za-z_\-]{1,128}")
 
 
-def kept_id(path: Path) -> str:
-    """Return the identifier that a file keeps, made the first time: a run that goes on is the same run."""
+def kept_id(folder: Path, *names: str) -> str:
+    """Return the identifier that a file of a run keeps, made the first time: one that goes on is the same.
+
+    Raises:
+        MistakeError: there is something else in the file.
+    """
+    path = inside(folder, *names)
     if not path.is_file():
         write_text(path, secrets.token_hex(4))
-    return path.read_text("utf-8").strip()
+    return read_id(path)
+
+
+def read_id(path: Path) -> str:
+    """Read an identifier, which may become a part of a path; raises ``MistakeError`` if it is none."""
+    content = read_bytes(path).strip()
+    if not _IDENTIFIER.fullmatch(content):
+        raise damaged(path, "no identifier of a run")
+    return content.decode("ascii")
 
 
 def tagged(stage: str, values: Mapping[str, float]) -> dict[str, float]:

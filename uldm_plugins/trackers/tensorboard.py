@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
+from uldm_core.paths import inside
 from uldm_core.protocols import RunStart
 from uldm_plugins.nn.images import array_of_grid
 
@@ -20,15 +21,16 @@ class TensorBoard:
 
     def begin(self, run: RunStart) -> None:
         """Take note of the folder and the recipe."""
-        self.folder = run.folder / "tensorboard"
+        self.folder = run.folder
         self.recipe = tomli_w.dumps(dict(run.recipe))
         self.writers: dict[str, Any] = {}
 
     def stage(self, name: str, step: int, total: int) -> None:
         """Open the stage's files; what earlier ones hold behind ``step`` is not shown any more."""
+        folder = inside(self.folder, "tensorboard", name)
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(self.folder / name), purge_step=step + 1)
+        writer = SummaryWriter(str(folder), purge_step=step + 1)
         if not self.writers:
             writer.add_text("recipe", _as_code(self.recipe), step)
         self.writers[name] = writer

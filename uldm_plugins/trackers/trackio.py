@@ -36,7 +36,7 @@ class Trackio:
 
             self.run = trackio.init(
                 self.project,
-                name=f"{run.name}-{kept_id(run.folder / 'trackio' / 'id')}",
+                name=f"{run.name}-{kept_id(run.folder, 'trackio', 'id')}",
                 space_id=self.space or None,
                 config={**run.recipe, "command": run.command},
                 resume="allow",

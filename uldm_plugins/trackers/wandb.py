@@ -47,7 +47,7 @@ class Wandb:
             project=self.project,
             entity=self.entity or None,
             name=run.name,
-            id=kept_id(run.folder / "wandb" / "id"),
+            id=kept_id(run.folder, "wandb", "id"),
             resume="allow",
             dir=run.folder,
             config={**run.recipe, "command": run.command},

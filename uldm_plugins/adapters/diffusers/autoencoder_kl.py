@@ -10,7 +10,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from uldm_core import Exists
-from uldm_plugins.adapters.diffusers.common import Count, Widths, check_sides, load_weights
+from uldm_plugins.adapters.diffusers.common import Count, Widths, load_weights
+from uldm_plugins.nn.blocks import check_sides
 
 
 class AutoencoderKL(nn.Module):
@@ -72,7 +73,7 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: a side is no multiple of ``downscale``.
         """
-        check_sides(*x.shape[-2:], self.downscale)
+        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
         posterior = self.network.encode(x).latent_dist
         latents = posterior.sample() if self.training else posterior.mode()
         return latents, {"kl": self.kl_weight * posterior.kl().mean()}

@@ -22,9 +22,3 @@ def load_weights(network: nn.Module, weights: Path | None) -> None:
     """
     if weights is not None:
         load_named(network, Path(weights))
-
-
-def check_sides(height: int, width: int, downscale: int) -> None:
-    """Raise ``ValueError`` unless both sides are multiples of ``downscale``."""
-    if height % downscale or width % downscale:
-        raise ValueError(f"images of {height}x{width}: sides must be multiples of {downscale}")

@@ -9,7 +9,8 @@ import diffusers
 from torch import Tensor, nn
 
 from uldm_core import Exists
-from uldm_plugins.adapters.diffusers.common import Count, Widths, check_sides, load_weights
+from uldm_plugins.adapters.diffusers.common import Count, Widths, load_weights
+from uldm_plugins.nn.blocks import check_sides
 
 
 class Codebook(nn.Module):
@@ -99,7 +100,7 @@ class VQModel(nn.Module):
         Raises:
             ValueError: a side is no multiple of ``downscale``.
         """
-        check_sides(*x.shape[-2:], self.downscale)
+        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
         return self.quantizer(self.network.encode(x).latents)
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,237 @@
+"""Commands on a run's folder that somebody sent: nothing outside changes, and errors name the file."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from uldm_core import MistakeError
+from uldm_core.engine.run import run as run_recipe
+from uldm_core.protocols import RunStart
+from uldm_core.recipe import Recipe
+from uldm_plugins.trackers.mlflow import MLflow
+from uldm_plugins.trackers.shared import kept_id
+from uldm_plugins.trackers.tensorboard import TensorBoard
+
+RECIPE = """\
+uldm = 1
+
+[dataset]
+use = "synthetic"
+count = 8
+size = 8
+
+[autoencoder]
+use = "vqvae_fast"
+quantizer = { use = "vq", codebook_size = 4, dim = 2 }
+encoder_channels = [4]
+decoder_channels = [4]
+
+[denoiser]
+use = "mlp"
+width = 8
+hidden = 8
+depth = 1
+
+[noise_scheduler]
+use = "flow"
+
+[stages.first]
+use = "train_autoencoder"
+steps = 2
+batch_size = 4
+losses = [{ use = "l1" }]
+previews = 1
+
+[stages.second]
+use = "train_diffusion"
+steps = 2
+batch_size = 4
+previews = 1
+
+[stages.samples]
+use = "sample"
+sampler = { use = "euler", steps = 2 }
+count = 2
+batch_size = 2
+
+[stages.scores]
+use = "evaluate"
+metrics = [{ use = "psnr" }]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(RECIPE)
+    return run_recipe(Recipe.load(folder / "tiny.toml").plan(), out=folder / "x")
+
+
+@pytest.fixture
+def sent(finished, tmp_path):
+    """A copy of it as ``x``, and a folder of somebody's."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "1").write_text("precious")
+    return shutil.copytree(finished, tmp_path / "x")
+
+
+def held(folder):
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+WEIGHTS, SAMPLES = "stages/first/weights/autoencoder.safetensors", "stages/samples/artifacts/samples.npz"
+COMMANDS = {
+    "run": ["run", "x", "--out", "x"],
+    "sample": ["sample", "x", "--out", "y.png", "--count", "1"],
+    "report": ["report", "x"],
+    "evaluate": ["evaluate", "x", "--metrics", "psnr"],
+    "reconstruct": ["reconstruct", "x", "--out", "y.npz", "--count", "1"],
+    "codebook": ["codebook", "x", "--out", "y.png"],
+    "compare": ["compare", "x", "x", "--count", "1", "--out", "y.html"],
+    "diff": ["diff", "x", "x"],
+    "validate": ["validate", "x"],
+}
+LINKS = [
+    ("sample", WEIGHTS),
+    ("sample", "stages"),
+    ("reconstruct", "stages/first/weights"),
+    ("codebook", "stages/first/stage.json"),
+    ("diff", "recipe.toml"),
+    ("validate", "recipe.toml"),
+    ("compare", "recipe.toml"),
+    ("report", "recipe.toml"),
+    ("evaluate", SAMPLES),
+    ("evaluate", "evaluations"),
+    ("evaluate", "report.html"),
+]
+TOP = [("run", name) for name in ("samples.png", "metrics.json", "reconstructions.png", "samples.npz")]
+
+
+@pytest.mark.parametrize(("command", "place"), [*LINKS, *TOP[:3]])
+def test_a_command_follows_nothing_out_of_the_folder(uldm, sent, tmp_path, command, place):
+    whole = sent / place
+    if whole.exists():
+        whole.rename(tmp_path / "precious" / "own")
+    else:
+        (tmp_path / "precious" / "own").mkdir()
+    whole.symlink_to(tmp_path / "precious" / "own")
+    if command == "run":
+        shutil.rmtree(sent / "stages/samples")
+        shutil.rmtree(sent / "stages/scores")
+    before = held(tmp_path / "precious")
+    code, _, error = uldm(*COMMANDS[command])
+    assert code == 2 and f"x/{place}: a symbolic link; a run's folder holds its own files" in error, error
+    assert held(tmp_path / "precious") == before and not Path("y.npz").exists()
+
+
+@pytest.mark.parametrize("place", ["stages", "stages/second/weights", "report.html"])
+def test_a_page_or_a_comparison_names_the_link(uldm, sent, tmp_path, place):
+    (sent / place).rename(tmp_path / "own")
+    (sent / place).symlink_to(tmp_path / "own")
+    before = held(tmp_path / "own") or (tmp_path / "own").read_bytes()
+    code, _, error = uldm(*COMMANDS["compare"])
+    assert code == 0 and ("a symbolic link" in Path("y.html").read_text()) == (place != "report.html")
+    code, _, error = uldm(*COMMANDS["report"])
+    assert ("a symbolic link" in error) == (place != "stages/second/weights")
+    assert (held(tmp_path / "own") or (tmp_path / "own").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "content"),
+    [
+        ("sample", WEIGHTS, b""),
+        ("sample", "stages/second/weights/latent_scaling.safetensors", b"\0" * 9),
+        ("evaluate", SAMPLES, b""),
+        ("evaluate", SAMPLES, b"PK\x05\x06" + b"\0" * 18),
+        ("reconstruct", "stages/first/stage.json", b"[]"),
+        ("codebook", "recipe.toml", b"\xff"),
+        ("run", "stages/first/stage.json", b""),
+        ("run", "stages/samples/artifacts/samples.npz", b""),
+    ],
+)
+def test_a_damaged_file_is_one_line_with_its_name_and_the_fix(uldm, sent, command, place, content):
+    (sent / place).write_bytes(content)
+    if command == "run":
+        shutil.rmtree(sent / "stages/scores")
+    code, _, error = uldm(*COMMANDS[command])
+    assert code == 2 and "Traceback" not in error, error
+    assert [line for line in error.splitlines() if f"x/{place}:" in line], error
+    assert "run again: uldm run x" in error or place == "recipe.toml"
+
+
+def test_pipes_are_not_waited_for(uldm, sent):
+    for place in (WEIGHTS, SAMPLES, "run.json"):
+        (sent / place).unlink()
+        os.mkfifo(sent / place)
+    for command in ("sample", "evaluate", "run"):
+        code, _, error = uldm(*COMMANDS[command])
+        assert code == 2 and "neither a file nor a folder" in error
+
+
+def test_an_empty_path_is_no_path(uldm, sent):
+    shutil.copy(sent / "recipe.toml", "recipe.toml")
+    for command in (
+        ["run", "x", "--out", ""],
+        ["report", ""],
+        ["codebook", "x", "--out", ""],
+        ["new", "recipe", ""],
+    ):
+        code, _, error = uldm(*command)
+        assert code == 2 and "it is empty" in error
+    assert not Path("stages").exists()
+
+
+def test_a_recipe_that_somebody_wrote_is_not_written_over(uldm, tmp_path):
+    Path("exp").mkdir()
+    Path("exp/recipe.toml").write_text(RECIPE)
+    for more in ([], ["--dry-run"]):
+        code, _, error = uldm("run", "exp/recipe.toml", "--out", "exp", *more)
+        assert code == 2 and "exp/recipe.toml is not of a run: a run would overwrite it" in error
+    assert Path("exp/recipe.toml").read_text() == RECIPE
+
+
+@pytest.mark.parametrize("content", ["../../x", "", "a b", "a\n\nb", "x" * 200])
+def test_an_identifier_that_is_none_is_not_handed_on(tmp_path, content):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "id").write_text(content)
+    with pytest.raises(MistakeError, match="wandb/id: no identifier of a run"):
+        kept_id(tmp_path, "wandb", "id")
+
+
+def test_trackers_write_into_no_folder_elsewhere(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "x").mkdir()
+    start = RunStart(tmp_path / "x", "x", {}, ["first"], "")
+    for name in ("tensorboard", "mlflow", "wandb"):
+        (tmp_path / "x" / name).symlink_to(tmp_path / "precious")
+    tensorboard = TensorBoard()
+    tensorboard.begin(start)
+    for act in (
+        lambda: tensorboard.stage("first", 0, 1),
+        lambda: MLflow().begin(start),
+        lambda: kept_id(tmp_path / "x", "wandb", "id"),
+    ):
+        with pytest.raises(MistakeError, match="a symbolic link"):
+            act()
+    assert not list((tmp_path / "precious").iterdir())
+
+
+@pytest.mark.slow
+def test_a_database_of_mlflow_sends_no_images_elsewhere(tmp_path, monkeypatch):
+    """A run that was moved stands for one whose database names another folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "x").mkdir()
+    tracker = MLflow()
+    tracker.begin(RunStart(tmp_path / "x", "x", {"seed": 0}, ["first"], ""))
+    tracker.images("first", 1, "samples", torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    tracker.end("stopped")
+    MLflow().begin(RunStart(tmp_path / "x", "x", {"seed": 0}, ["first"], ""))
+    (tmp_path / "x").rename(tmp_path / "y")
+    with pytest.raises(MistakeError, match=r"mlflow\.db: images of the run are kept elsewhere: file:"):
+        MLflow().begin(RunStart(tmp_path / "y", "y", {"seed": 0}, ["first"], ""))
+    (tmp_path / "y/mlflow/run_id").unlink()
+    with pytest.raises(MistakeError, match="kept elsewhere"):
+        MLflow().begin(RunStart(tmp_path / "y", "y", {"seed": 0}, ["first"], ""))
