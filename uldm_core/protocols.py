@@ -26,7 +26,9 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content) are optional.
+    Optional: ``labels`` (int64 [N]); ``fingerprint``, a string that changes with the images, wherever they
+    lie (a dataset without one is known by its class, options and length); ``left_out``, the images that are
+    left out, by name, each with the reason.
     """
 
     channels: int
@@ -232,6 +234,11 @@ class Stage(Protocol):
 
     ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
     pass from an earlier stage to a later one.
+
+    Optional: ``reads``, the splits of its dataset that its result depends on, such as ``("train", "test")``:
+    it is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
+    the dataset as it is given. A stage that says nothing depends on all splits. What a preview shows does not
+    count.
     """
 
     trains: Sequence[str]

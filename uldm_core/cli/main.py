@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from uldm_core.cli.common import colours, show_problems
-from uldm_core.errors import MistakeError, UldmError
+from uldm_core.errors import MistakeError, RunWarning, UldmError
 
 if TYPE_CHECKING:
     from uldm_core.plugins import Command
@@ -173,7 +173,7 @@ def _show_warning(
     """Show our own warnings as one line; leave the place on everybody else's."""
     from uldm_core.plugins import PluginWarning
 
-    place = "" if issubclass(category, PluginWarning) else f"{filename}:{lineno}: "
+    place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
     click.echo(f"{_word('warning: ', 'yellow')}{place}{message}", err=True)
 
 

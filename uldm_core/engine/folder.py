@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict, field, frozen
 
-from uldm_core.engine.files import read_json, read_state, write_json, write_state
+from uldm_core.engine.files import (
+    copy_file,
+    is_readable,
+    read_json,
+    read_state,
+    write_json,
+    write_state,
+)
+from uldm_core.recipe.runs import KEPT
 
 
 @frozen
@@ -29,12 +38,23 @@ class StageKey:
 
 @frozen
 class StageRecord:
-    """What is known of a stage's folder."""
+    """What is known of a stage's folder.
+
+    Args:
+        key: what its result depends on.
+        done: whether the result is there.
+        seconds: that it took.
+        summary: its numbers.
+        files: the size in bytes of each file of the result, by its path in the folder.
+        published: the artifacts of which there are copies in the run's own folder.
+    """
 
     key: StageKey
     done: bool = False
     seconds: float = 0.0
     summary: dict[str, float] = field(factory=dict)
+    files: dict[str, int] = field(factory=dict)
+    published: list[str] | None = None
 
 
 @frozen
@@ -66,6 +86,30 @@ class StageFolder:
         data = read_json(self.path / "stage.json")
         return StageRecord(**{**data, "key": StageKey(**data["key"])}) if data else None
 
+    def files(self) -> dict[str, int]:
+        """Return the size of each file of the result, by its path in this folder."""
+        parts = [self.path / part for part in ("weights", "artifacts")]
+        found = [path for part in parts for path in sorted(part.rglob("*")) if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in found}
+
+    def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
+        """Return which file of a stage that is done is missing or not whole; empty if none is.
+
+        Args:
+            record: says how large the files were, unless it is of an earlier version.
+            paths: of the files.
+        """
+        for path in paths:
+            if not path.is_file():
+                return f"{path} is missing"
+            size = path.stat().st_size
+            wanted = record.files.get(path.relative_to(self.path).as_posix(), size or None)
+            if size != wanted:
+                return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
+            if path.parent.name == "weights" and not is_readable(path):
+                return f"{path} cannot be read"
+        return ""
+
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
         write_json(self.path / "stage.json", asdict(record))
@@ -96,6 +140,31 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         """The current folder of a stage."""
         return StageFolder(self.path / "stages" / name)
+
+    def pretrained(self, noun: str) -> Path:
+        """Where the run keeps the weights of another run that a component starts from."""
+        return self.path / KEPT / f"{noun}.safetensors"
+
+    def copies(self) -> set[str]:
+        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        artifacts = [*self.path.glob("stages/*/artifacts/*"), *self.path.glob("set_aside/*/artifacts/*")]
+        return {path.name for path in artifacts if _is_copy(self.path / path.name, path)}
+
+    def published(self, name: str, record: StageRecord) -> dict[str, Path]:
+        """Return the artifacts of a stage of which copies belong in this folder."""
+        names = record.published
+        if names is None:  # of an earlier version: those of which there are some
+            artifacts = self.stage(name).path.glob("artifacts/*")
+            names = [path.name for path in artifacts if (self.path / path.name).is_file()]
+        return {artifact: self.stage(name).artifact(artifact) for artifact in names}
+
+    def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
+        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        for name in set(gone) - set(copies):
+            (self.path / name).unlink()
+        for name, path in copies.items():
+            if path.is_file() and not _is_copy(self.path / name, path):
+                copy_file(path, self.path / name)
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Make a stage's folder fit for ``key``, and return what is known of it.
@@ -130,3 +199,7 @@ class RunFolder:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
         fewer = have.content == wanted.content and have.steps < wanted.steps
         return have == wanted or (fewer and not self._aside(name, wanted).is_dir())
+
+
+def _is_copy(path: Path, artifact: Path) -> bool:
+    return path.is_file() and artifact.is_file() and filecmp.cmp(path, artifact, shallow=False)

@@ -8,9 +8,10 @@ from typing import Any
 
 from attrs import frozen
 
-from uldm_core.blueprint import Builder
+from uldm_core.blueprint import Blueprint, Builder
 from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
-from uldm_core.engine.keys import stage_keys
+from uldm_core.engine.keys import require_stages, result_files, stage_keys
+from uldm_core.engine.origins import origins
 from uldm_core.errors import dotted
 from uldm_core.options import say_value
 from uldm_core.recipe import Plan
@@ -33,12 +34,17 @@ def forecast(plan: Plan, path: Path) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
     The dataset is opened, since what it holds decides as well.
+
+    Raises:
+        MistakeError: the recipe has no stages; weights of another run are not there.
     """
-    keys = stage_keys(plan, Builder(plan.nouns))
-    return [_of_stage(RunFolder(path), name, key) for name, key in keys.items()]
+    require_stages(plan)
+    folder = RunFolder(path)
+    keys = stage_keys(plan, Builder(plan.nouns), brought=origins(plan, folder))
+    return [_of_stage(folder, name, key, plan.stages[name]) for name, key in keys.items()]
 
 
-def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
+def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: Blueprint) -> Forecast:
     record = folder.stage(name).record()
     if folder.set_aside(name, key) and (record is None or record.key != key):
         return Forecast(name, "reuse", "what was set aside earlier is of these options")
@@ -47,6 +53,9 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
     if record.key.content != key.content:
         changes = list(_changes(record.key.made_of, key.made_of)) or ["the options are others"]
         return Forecast(name, "redo", "; ".join(changes))
+    own = folder.stage(name)
+    if record.done and (damage := own.damage(record, result_files(stage, own, record))):
+        return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
     return _of_the_same(folder, name, key, record)
 
 
@@ -78,7 +87,10 @@ def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     if group == "sources":
         return f"the code of {rest[0]} has changed"
     if group == "data":
-        return "the dataset has changed"
+        split = f"{rest[-1]} split of the " if rest[1:2] == ("splits",) and rest[-1] != "given" else ""
+        return f"the {split}dataset has changed"
+    if group == "files":
+        return f"the file of {rest[0]} has changed"
     if group == "weights":
         return f"the weights that {rest[0]} starts from have changed"
     if group == "from":

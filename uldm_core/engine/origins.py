@@ -1,15 +1,17 @@
-"""Weights that a recipe takes from other runs: ``from = "runs/other"``."""
+"""Weights that a recipe takes from other runs, ``from = "runs/other"``, and the copies that a run keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
+from uldm_core.engine.files import copy_file, digest
 from uldm_core.engine.folder import RunFolder
 from uldm_core.errors import MistakeError, Problem, Where
+from uldm_core.options import located
 from uldm_core.recipe import Plan
 from uldm_core.recipe.document import Document
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def weights_from(run: str, noun: str) -> Path:
     """Return the weights that the last finished stage of a run left for a noun.
 
-    Where that run has them from another one, and trained them no more, they are the other one's.
+    Where that run has them from another one, and trained them no more, they are those it started from.
 
     Raises:
         MistakeError: no stage that is done trained it; the problem is at the noun's ``from``.
@@ -32,21 +34,67 @@ def weights_from(run: str, noun: str) -> Path:
         if record and record.done and folder.weights(noun).is_file():
             return folder.weights(noun)
     if source := recipe.get(noun, {}).get("from"):
-        return weights_from(source, noun)
+        kept = RunFolder(Path(run)).pretrained(noun)
+        return kept if kept.is_file() else weights_from(str(located(source, Path(run))), noun)
     what = f"{run} has no trained weights of {noun}"
     raise MistakeError(Problem(Where((noun, "from")), what, f"finish that run: uldm run {run}"))
 
 
-def origins(plan: Plan) -> dict[str, Path]:
-    """Return the weights of every noun that comes from another run.
+def _say_nothing(text: str) -> None:
+    """Take a warning that somebody else gives."""
+
+
+def origins(
+    plan: Plan, folder: RunFolder | None = None, warn: Callable[[str], object] = _say_nothing
+) -> dict[str, Path]:
+    """Return the weights of every component that comes from another run.
+
+    Where that run does not have them any more, they are the copy in the run's own ``folder``, or in that of
+    the recipe; it warns of that.
 
     Raises:
-        MistakeError: some are not there.
+        MistakeError: some are nowhere.
     """
+    sources = {name: noun.source for name, noun in plan.nouns.items() if noun.source}
+    return {name: _origin(plan, folder, name, source, warn) for name, source in sources.items()}
+
+
+def _origin(
+    plan: Plan, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
+) -> Path:
+    folders = [folder] if folder else []
+    if plan.recipe.document.source:
+        folders.append(RunFolder(Path(plan.recipe.document.source).parent))
     try:
-        return {name: weights_from(noun.source, name) for name, noun in plan.nouns.items() if noun.source}
+        return weights_from(source, name)
     except MistakeError as error:
+        for kept in (place.pretrained(name) for place in folders):
+            if kept.is_file():
+                warn(
+                    f"warning: {name}: {source} does not have its weights any more, the copy in {kept} is used"
+                )
+                return kept
         raise plan.blame(error) from error
+
+
+def keep_origins(plan: Plan, folder: RunFolder, warn: Callable[[str], object]) -> dict[str, Path]:
+    """Copy the weights of other runs into a run's folder, and return the copies.
+
+    It warns of weights that are not those of the last time.
+
+    Raises:
+        MistakeError: some are not there, and there is no copy.
+    """
+    found = origins(plan, folder, warn)
+    for name, path in found.items():
+        kept = folder.pretrained(name)
+        if path == kept or (kept.is_file() and digest(kept) == digest(path)):
+            continue
+        if kept.is_file():
+            source = plan.nouns[name].source
+            warn(f"warning: {name}: {source} has other weights now; what was made of the old ones is redone")
+        copy_file(path, kept)
+    return {name: folder.pretrained(name) for name in found}
 
 
 def misfits(component: Module, weights: Path) -> Iterator[str]:

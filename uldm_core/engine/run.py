@@ -14,11 +14,13 @@ from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
+from uldm_core.engine.data import Data
 from uldm_core.engine.files import write_json, write_text
 from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
-from uldm_core.engine.keys import products, stage_keys
+from uldm_core.engine.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.engine.loop import train
 from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.origins import keep_origins
 from uldm_core.engine.preflight import checked
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
@@ -56,6 +58,7 @@ def run(
         Interrupted: the run was asked to stop; its state is saved.
     """
     plan = recipe if isinstance(recipe, Plan) else recipe.plan()
+    require_stages(plan)
     if until is not None and until not in plan.stages:
         raise MistakeError(
             f"there is no stage {until!r}{did_you_mean(until, plan.stages)}",
@@ -101,15 +104,12 @@ class _Runner:
     products: dict[str, Path] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.workshop = Workshop(self.plan, self.machine)
+        self.workshop = Workshop(self.plan, self.machine, {})
         self.status = RunStatus(self.folder.path / "run.json", self.command)
         self.trackers = Trackers.of(self.plan, self.reporter.message)
 
     def run(self, until: str | None) -> None:
-        try:
-            keys = stage_keys(self.plan, self.workshop.builder)
-        except MistakeError as error:
-            raise self.plan.blame(error) from error
+        records = self._settle(self._keys())
         write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
         write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
         started = time.monotonic()
@@ -117,7 +117,7 @@ class _Runner:
             self._tell_of_the_start()
             wanted = _up_to(list(self.plan.stages), until)
             self.reporter.stages(wanted)
-            worked = [self._stage(name, keys[name]) for name in wanted]
+            worked = [self._stage(name, records[name]) for name in wanted]
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
@@ -127,9 +127,55 @@ class _Runner:
         start = RunStart(path, path.resolve().name, self.plan.to_dict(), stages, self.command)
         self.trackers.tell(lambda tracker: tracker.begin(start))
 
-    def _stage(self, name: str, key: StageKey) -> bool:
+    def _keys(self) -> dict[str, StageKey]:
+        """Return the stages' keys; keep the weights that come from other runs, and note what data leave out."""
+        builder, data = self.workshop.builder, Data(self.workshop.builder)
+        self.workshop.origins = keep_origins(self.plan, self.folder, self.reporter.message)
+        try:
+            keys = stage_keys(self.plan, builder, brought=self.workshop.origins, data=data)
+        except MistakeError as error:
+            raise self.plan.blame(error) from error
+        self._note_left_out(data.left_out())
+        return keys
+
+    def _note_left_out(self, images: Mapping[str, str]) -> None:
+        path = self.folder.path / "left_out.txt"
+        if images:
+            write_text(path, "".join(f"{name}: {why}\n" for name, why in images.items()))
+            self.reporter.message(f"{len(images)} images are left out, listed in {path}")
+        else:
+            path.unlink(missing_ok=True)
+
+    def _settle(self, keys: Mapping[str, StageKey]) -> dict[str, StageRecord]:
+        """Have the folder hold nothing but what belongs to the recipe; return what is known of each stage.
+
+        Results of other options are set aside, also those of stages that are not to be done now: they would
+        be used together with what is made anew before them.
+        """
+        before = self.folder.copies()
+        records = {name: self._claimed(name, key) for name, key in keys.items()}
+        copies = [self.folder.published(name, record) for name, record in records.items() if record.done]
+        self.folder.publish({name: path for each in copies for name, path in each.items()}, before)
+        return records
+
+    def _claimed(self, name: str, key: StageKey) -> StageRecord:
+        """Claim a stage's folder; a result of which a file is missing or cut short is not done."""
+        record, folder = self.folder.claim(name, key), self.folder.stage(name)
+        known = folder.record()
+        if known is None or known.key != key:
+            return record
+        files = result_files(self.plan.stages[name], folder, record) if record.done else []
+        damage = folder.damage(record, files)
+        if damage:
+            how = "from its last checkpoint" if folder.checkpoint() else "anew"
+            self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
+        record = evolve(record, key=key, done=record.done and not damage)
+        if record != known or key.made_of != known.key.made_of:
+            folder.write_record(record)
+        return record
+
+    def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
-        record = self.folder.claim(name, key)
         if record.done:
             self.reporter.reused(name, record.seconds, record.summary)
         else:
@@ -146,9 +192,10 @@ class _Runner:
             seconds = record.seconds + time.monotonic() - started
             return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
 
+        context = self._context(name)
         try:
             stage = self.workshop.build_stage(name)
-            summary = _do(stage, self._context(name))
+            summary = _do(stage, context)
         except BaseException as error:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
@@ -156,7 +203,7 @@ class _Runner:
             raise
         for noun in self.workshop.trained(self.plan.stages[name]):
             self.workshop.save(noun, folder.weights(noun))
-        done = finished(True, summary)
+        done = evolve(finished(True, summary), files=folder.files(), published=context.published)
         folder.write_record(done)
         self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
@@ -176,13 +223,11 @@ class _Runner:
 
     def _hand_on(self, name: str) -> None:
         """Give later stages what this one trained and made."""
-        folder, stage = self.folder.stage(name), self.plan.stages[name]
-        verb: Any = stage.component.load()
-        for product in products(stage):
-            if product in verb.makes:
-                self.products[product] = folder.artifact(product)
-            else:
-                self.workshop.take(product, folder.weights(product))
+        folder = self.folder.stage(name)
+        trained, made = results_of(self.plan.stages[name])
+        self.products |= {artifact: folder.artifact(artifact) for artifact in made}
+        for noun in trained:
+            self.workshop.take(noun, folder.weights(noun))
 
 
 def _do(stage: Any, context: Context) -> Mapping[str, float]:

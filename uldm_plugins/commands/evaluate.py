@@ -165,8 +165,7 @@ def _samples(trained: TrainedRun, path: Path | None, size: int | None) -> ImageS
     from uldm_plugins.commands.image_sets import found
 
     if path is None:
-        name, _ = trained.stage("sample")
-        path = trained.folder.stage(name).artifact("samples.npz")
+        path = trained.artifact("samples.npz")
     if not path.exists():
         raise MistakeError(f"there are no samples {path}", hint="finish the run, or name others: --samples")
     return found(str(path), size)

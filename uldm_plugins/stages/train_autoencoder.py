@@ -57,6 +57,7 @@ class TrainAutoencoder:
     trains = ("autoencoder",)
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train",)
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class TrainClassifier:
     trains = ("backbone",)
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train", "test")
 
     def __init__(
         self,

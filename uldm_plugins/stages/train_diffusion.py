@@ -57,6 +57,7 @@ class TrainDiffusion:
     trains = ("denoiser", "latent_scaling")
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train",)
 
     def __init__(
         self,
