@@ -223,10 +223,7 @@ _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 @contextmanager
 def relative_to(folder: Path) -> Iterator[None]:
-    """Have ``structure`` make paths absolute: relative to a folder, or to the current one if only there is one.
-
-    A path that is in neither is relative to the folder.
-    """
+    """Have ``structure`` make paths absolute, as ``located`` does."""
     token = _folder.set(folder)
     try:
         yield
@@ -235,7 +232,7 @@ def relative_to(folder: Path) -> Iterator[None]:
 
 
 def located(path: str | Path, folder: Path) -> Path:
-    """Return a path that is relative to a folder, or else to the current one, as an absolute path."""
+    """Return a path as an absolute one: relative to a folder or, if it is there alone, to the current one."""
     beside, here = (Path(os.path.abspath(place / path)) for place in (folder, Path()))
     return beside if os.path.exists(beside) or not os.path.exists(here) else here
 

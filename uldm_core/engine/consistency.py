@@ -11,7 +11,7 @@ from uldm_core.engine.folder import RunFolder, StageKey
 from uldm_core.engine.keys import options_behind, paths_in, products, results_of, sources_of, steps_of
 from uldm_core.engine.origins import weights_from
 from uldm_core.errors import Key, MistakeError
-from uldm_core.recipe import Plan
+from uldm_core.recipe import Plan, Recipe
 from uldm_core.recipe.compare import Difference, differences, flattened
 from uldm_core.recipe.trial import stand_in
 
@@ -39,6 +39,17 @@ def stale_stages(plan: Plan, folder: RunFolder, origins: Mapping[str, Path]) -> 
         key = str(record.key) if record and name not in found else ""
         makers |= {product: (name, key) for product in products(stage)}
     return found
+
+
+def stale_results(path: Path) -> dict[str, str]:
+    """Return the stale stages of a run's folder; none if its recipe cannot be read with what is installed."""
+    try:
+        plan = Recipe.load(path / "recipe.toml").plan(data=False)
+    except MistakeError:
+        return {}
+    folder = RunFolder(path)
+    kept = {name: folder.pretrained(name) for name, noun in plan.nouns.items() if noun.source}
+    return stale_stages(plan, folder, {name: file for name, file in kept.items() if file.is_file()})
 
 
 def _difference(key: StageKey, name: str, plan: Plan, makers: Makers, origins: Mapping[str, Path]) -> str:

@@ -70,9 +70,7 @@ def _origin(
     except MistakeError as error:
         for kept in (place.pretrained(name) for place in folders):
             if kept.is_file():
-                warn(
-                    f"warning: {name}: {source} does not have its weights any more, the copy in {kept} is used"
-                )
+                warn(f"warning: {name}: {source} has no weights of it any more, the copy {kept} is used")
                 return kept
         raise plan.blame(error) from error
 

@@ -65,9 +65,9 @@ def run(
             hint=f"the stages are: {listing(list(plan.stages))}",
         )
     reporter = reporter or Silent()
-    found = checked(plan)
-    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     folder = RunFolder(folder_of(plan, out))
+    found = checked(plan, folder=folder)
+    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     with _lock(folder.path):
         runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop(), command)
         runner.run(until)
@@ -128,7 +128,7 @@ class _Runner:
         self.trackers.tell(lambda tracker: tracker.begin(start))
 
     def _keys(self) -> dict[str, StageKey]:
-        """Return the stages' keys; keep the weights that come from other runs, and note what data leave out."""
+        """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
         builder, data = self.workshop.builder, Data(self.workshop.builder)
         self.workshop.origins = keep_origins(self.plan, self.folder, self.reporter.message)
         try:

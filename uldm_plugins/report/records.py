@@ -14,6 +14,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
+from uldm_core.engine.consistency import stale_results
 from uldm_core.engine.folder import RunFolder, StageFolder
 from uldm_core.recipe.document import parse_toml
 from uldm_plugins.report.curves import Curve, curves_of
@@ -94,7 +95,10 @@ class Measured:
 
 @frozen(eq=False)
 class StageFiles:
-    """One stage: its options in the recipe, and what its folder holds."""
+    """One stage: its options in the recipe, and what its folder holds.
+
+    What a ``stale`` one holds was made with something else than the recipe says, and is not shown.
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -102,6 +106,7 @@ class StageFiles:
     state: StageState
     begun: bool
     curves: Mapping[str, Curve]
+    stale: str = ""
 
     @property
     def use(self) -> str:
@@ -121,7 +126,7 @@ class StageFiles:
 
     def shown(self, name: str) -> list[tuple[int, Path]]:
         """Return the pictures of one name that were kept while it trained, by their steps."""
-        paths = (self.folder.path / "images" / name).glob("*.png")
+        paths = [] if self.stale else (self.folder.path / "images" / name).glob("*.png")
         return sorted((int(path.stem), path) for path in paths if path.stem.isdigit())
 
 
@@ -153,7 +158,7 @@ class RunFiles:
 
     def artifact(self, name: str) -> Path | None:
         """Return an artifact of the last stage that made it."""
-        paths = (stage.folder.artifact(name) for stage in reversed(self.stages))
+        paths = (stage.folder.artifact(name) for stage in reversed(self.stages) if not stage.stale)
         return next((path for path in paths if path.is_file()), None)
 
     def record(self, name: str, kind: type[T]) -> T | None:
@@ -177,6 +182,8 @@ def read_run(path: Path) -> RunFiles:
     folder = RunFolder(path)
     text = _read(path / "recipe.toml", lambda path: path.read_text("utf-8"), "")
     recipe = _read(path / "recipe.toml", lambda _: parse_toml(text), {})
+    stale = _read(path, stale_results, {})
+    options = _stage_options(folder, recipe)
     evaluations = sorted((path / "evaluations").glob("*.json"))
     found = [_read(path, lambda path: _json(path, Measured), None) for path in evaluations]
     return RunFiles(
@@ -185,7 +192,7 @@ def read_run(path: Path) -> RunFiles:
         recipe=recipe,
         recipe_text=text,
         environment=_read(path / "environment.json", lambda path: _json(path, dict[str, Any]), {}),
-        stages=[_stage(folder, name, options) for name, options in _stage_options(folder, recipe).items()],
+        stages=[_stage(folder, name, own, stale.get(name, "")) for name, own in options.items()],
         evaluations=[measured for measured in found if measured],
     )
 
@@ -198,8 +205,10 @@ def _stage_options(folder: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Ma
     return {path.name: {} for path in sorted((folder.path / "stages").glob("*")) if path.is_dir()}
 
 
-def _stage(folder: RunFolder, name: str, options: Mapping[str, Any]) -> StageFiles:
+def _stage(folder: RunFolder, name: str, options: Mapping[str, Any], stale: str) -> StageFiles:
     stage = folder.stage(name)
+    if stale:
+        return StageFiles(name, options, stage, StageState(), False, {}, stale)
     record = stage.path / "stage.json"
     return StageFiles(
         name=name,
