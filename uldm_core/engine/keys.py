@@ -107,7 +107,8 @@ def sources_of(stage: Blueprint, plan: Plan) -> dict[str, str]:
 def require_stages(plan: Plan) -> None:
     """Raise ``MistakeError`` if a recipe has no stages."""
     if not plan.stages:
-        raise MistakeError("there is nothing to do: the recipe has no [stages.NAME]", hint="add one")
+        what = "there is nothing to do: the recipe has no [stages.NAME]"
+        raise MistakeError(what, hint="add one: [stages.first]")
 
 
 def products(stage: Blueprint) -> list[str]:
