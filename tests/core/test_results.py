@@ -226,7 +226,9 @@ ALL = ["first", "second", "third", "fourth"]
 def test_what_was_built_on_something_else_is_set_aside_before_that_is_made_anew(place):
     assert place.run().done == ALL
     first, top = read_tensors(place.out / "stages/second/weights/denoiser.safetensors"), place.top()
-    assert place.run("autoencoder.quantizer.decay=0.9", until="first").done == ["first"]
+    notes = place.run("autoencoder.quantizer.decay=0.9", until="first")
+    assert notes.done == ["first"]
+    assert any(line.endswith("recipe has now: second, third, fourth") for line in notes.lines)
     with pytest.raises(MistakeError, match="denoiser is not trained yet"):
         place.open().require_trained("autoencoder", "denoiser")
     with pytest.raises(MistakeError, match=r"has no picture\.txt yet"):

@@ -34,19 +34,17 @@ class Data:
         """
         dataset = self.builder.noun(name)
         shape = {"channels": dataset.channels, "size": dataset.size}
-        wanted = dataset.splits if reads is None else [split for split in reads if split in dataset.splits]
         if reads is not None and not reads:
             return {**shape, "splits": {}}
-        found = {split: self._split(name, split) for split in wanted}
-        others = {split: part for split, part in found.items() if part is not dataset}
-        parts = {"given": dataset, **others}
-        return {**shape, "splits": {split: _identity(part) for split, part in parts.items()}}
+        wanted = [split for split in dataset.splits if reads is None or split in reads]
+        given = _identity(dataset)
+        found = {split: _identity(self._split(name, split)) for split in wanted}
+        others = {split: identity for split, identity in found.items() if identity != given}
+        return {**shape, "splits": {"given": given, **others}}
 
-    def has_fingerprints(self, name: str, content: dict[str, Any]) -> bool:
-        """Whether ``content`` says all that there is to say of a dataset: its options need not count."""
-        parts = (self.splits.get((name, split)) for split in content["splits"] if split != "given")
-        given = [self.builder.noun(name)] if content["splits"] else []
-        return all(getattr(part, "fingerprint", "") for part in [*given, *parts] if part is not None)
+    def has_fingerprint(self, name: str) -> bool:
+        """Whether a dataset says what its images are: then its options need not count."""
+        return bool(getattr(self.builder.noun(name), "fingerprint", ""))
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""

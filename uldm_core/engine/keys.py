@@ -54,7 +54,7 @@ def stage_keys(
         reads = getattr(verb, "reads", None)
         datasets = [noun for noun in nouns if plan.nouns[noun].kind.name == "dataset"]
         read = {noun: data.content(noun, reads) for noun in datasets}
-        known = {noun for noun in datasets if data.has_fingerprints(noun, read[noun])}
+        known = {noun for noun in datasets if data.has_fingerprint(noun)}
         content = {
             "seed": plan.seed,
             **options_behind(stage, plan),

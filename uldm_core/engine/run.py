@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,13 @@ class _Runner:
         self.trackers = Trackers.of(self.plan, self.reporter.message)
 
     def run(self, until: str | None) -> None:
-        records = self._settle(self._keys())
+        wanted = _up_to(list(self.plan.stages), until)
+        records = self._settle(self._keys(), wanted)
         write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
         write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
         started = time.monotonic()
         with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
-            wanted = _up_to(list(self.plan.stages), until)
             self.reporter.stages(wanted)
             worked = [self._stage(name, records[name]) for name in wanted]
         seconds = say_seconds(time.monotonic() - started)
@@ -146,14 +146,18 @@ class _Runner:
         else:
             path.unlink(missing_ok=True)
 
-    def _settle(self, keys: Mapping[str, StageKey]) -> dict[str, StageRecord]:
+    def _settle(self, keys: Mapping[str, StageKey], wanted: Collection[str]) -> dict[str, StageRecord]:
         """Have the folder hold nothing but what belongs to the recipe; return what is known of each stage.
 
         Results of other options are set aside, also those of stages that are not to be done now: they would
         be used together with what is made anew before them.
         """
         before = self.folder.copies()
+        there = [name for name in keys if name not in wanted and self.folder.stage(name).record()]
         records = {name: self._claimed(name, key) for name, key in keys.items()}
+        if gone := [name for name in there if not self.folder.stage(name).path.exists()]:
+            said = f"set aside, since they are of other options than the recipe has now: {listing(gone)}"
+            self.reporter.message(said)
         copies = [self.folder.published(name, record) for name, record in records.items() if record.done]
         self.folder.publish({name: path for each in copies for name, path in each.items()}, before)
         return records
