@@ -405,6 +405,9 @@ def test_images_count_by_what_they_are_not_by_where_they_lie(place):
     before = place.keys()
     shutil.copytree(place.path / "images", place.path / "elsewhere" / "copies")
     assert place.changed(before, "dataset.root=copies", "dataset.quick=false") == []
+    place.run()
+    assert place.run("dataset.root=copies", "dataset.quick=false", until="first").done == []
+    assert place.open().refused == {}, "an option that changes no image is no other option"
     (place.path / "elsewhere" / "copies" / "train.txt").write_text("other")
     assert place.changed(before, "dataset.root=copies") == ALL
 
@@ -569,6 +572,28 @@ def test_a_run_without_a_copy_opens_from_the_other_run_while_that_is_the_same(pl
     shutil.rmtree(other / "stages")
     with pytest.raises(MistakeError, match="autoencoder starts from weights that are not there"):
         place.open().stage("paint")
+
+
+def test_what_was_made_of_another_copy_is_refused(place):
+    other = taking(place)
+    place.run("seed=5", out=other)
+    shutil.copyfile(
+        other / "stages/first/weights/autoencoder.safetensors",
+        place.out / "pretrained/autoencoder.safetensors",
+    )
+    with pytest.raises(MistakeError, match=r"picture\.txt was made from other weights of .*x"):
+        place.open().artifact("picture.txt")
+
+
+def test_what_was_trained_further_needs_no_copy(place):
+    place.run()
+    place.write(RECIPE.replace('use = "coder"', 'from = "runs/x"'), "taking.toml")
+    place.run(name="taking.toml", out=place.path / "runs" / "y")
+    place.out = place.path / "runs" / "y"
+    shutil.rmtree(place.out / "pretrained")
+    place.run("seed=5", out=place.path / "runs" / "x")
+    assert place.open().refused == {}
+    place.open().require_trained("autoencoder", "denoiser")
 
 
 def test_images_that_are_left_out_are_listed(place):

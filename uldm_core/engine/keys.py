@@ -48,30 +48,36 @@ def stage_keys(
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in plan.stages.items():
-        nouns = sorted(nouns_behind(stage, plan.nouns))
         verb: Any = stage.component.load()
-        used = [*nouns, *verb.needs]
-        reads = getattr(verb, "reads", None)
-        datasets = [noun for noun in nouns if plan.nouns[noun].kind.name == "dataset"]
-        read = {noun: data.content(noun, reads) for noun in datasets}
-        known = {noun for noun in datasets if data.has_fingerprint(noun)}
+        used = [*sorted(nouns_behind(stage, plan.nouns)), *verb.needs]
         content = {
-            "seed": plan.seed,
-            **options_behind(stage, plan),
-            "files": _files(
-                {"stage": stage, **{noun: plan.nouns[noun] for noun in nouns if noun not in known}}
-            ),
-            "sources": sources_of(stage, plan),
-            "data": read,
-            "weights": {noun: weights[noun] for noun in nouns if noun in weights},
+            **_made_of(stage, plan, data),
+            "weights": {noun: weights[noun] for noun in used if noun in weights},
             "from": {what: str(keys[makers[what]]) for what in used if what in makers},
         }
-        counting = {**content, "nouns": {n: said for n, said in content["nouns"].items() if n not in known}}
-        keys[name] = StageKey(
-            _digest(json.dumps(counting, sort_keys=True).encode()), steps_of(stage), content
-        )
+        known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
+        nouns = {noun: options for noun, options in content["nouns"].items() if noun not in known}
+        counts = json.dumps({**content, "nouns": nouns}, sort_keys=True)
+        keys[name] = StageKey(_digest(counts.encode()), steps_of(stage), content)
         makers.update({product: name for product in products(stage)})
     return keys
+
+
+def _made_of(stage: Blueprint, plan: Plan, data: Data) -> dict[str, Any]:
+    """Return what a stage's result depends on, apart from what other stages and runs made."""
+    nouns = {noun: plan.nouns[noun] for noun in sorted(nouns_behind(stage, plan.nouns))}
+    reads = getattr(stage.component.load(), "reads", None)
+    datasets = [name for name, noun in nouns.items() if noun.kind.name == "dataset"]
+    others = {
+        name: noun for name, noun in nouns.items() if not (name in datasets and data.has_fingerprint(name))
+    }
+    return {
+        "seed": plan.seed,
+        **options_behind(stage, plan),
+        "files": _files({"stage": stage, **others}),
+        "sources": sources_of(stage, plan),
+        "data": {name: data.content(name, reads) for name in datasets},
+    }
 
 
 def result_files(stage: Blueprint, folder: StageFolder, record: StageRecord) -> list[Path]:
