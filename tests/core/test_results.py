@@ -581,7 +581,9 @@ def test_what_was_made_of_another_copy_is_refused(place):
         other / "stages/first/weights/autoencoder.safetensors",
         place.out / "pretrained/autoencoder.safetensors",
     )
-    with pytest.raises(MistakeError, match=r"picture\.txt was made from other weights of .*x"):
+    with pytest.raises(MistakeError, match=r"denoiser was trained from other weights of .*x"):
+        place.open().stage("paint")
+    with pytest.raises(MistakeError, match=r"picture\.txt was made with another denoiser"):
         place.open().artifact("picture.txt")
 
 

@@ -66,7 +66,7 @@ def _difference(key: StageKey, name: str, plan: Plan, makers: Makers, origins: M
     for what in sorted({*recorded, *(what for what in used if what in makers)}):
         maker, now = makers.get(what, ("", ""))
         if recorded.get(what, "") != now:
-            then, now = recorded.get(what) or "none", now or "not done"
+            then, now = recorded.get(what) or "none", now or "not done, or stale itself,"
             return f"with another {what} (stage {name} is of {maker} {then}, which is {now} now)"
     for noun, weights in key.made_of.get("weights", {}).items():
         if noun in origins and digest(origins[noun]) != weights:
