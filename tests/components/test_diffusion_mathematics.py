@@ -297,6 +297,14 @@ def test_a_process_that_float32_cannot_hold_is_refused(name, options, advice):
         scheduler(name, **options)
 
 
+def test_a_process_that_keeps_data_to_the_end_says_so(caplog):
+    for name in ("linear", "scaled_linear", "cosine", "sigmoid"):
+        scheduler(name)
+    assert not caplog.records
+    scheduler("linear", timesteps=50)
+    assert "77 % of the data are left" in caplog.text
+
+
 def test_noise_near_data_is_exact_however_little():
     sigma = scheduler("linear", beta_start=1e-9).levels[1, 0].item()
     assert sigma == pytest.approx(1e-9**0.5, rel=1e-5)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+_log = logging.getLogger(__name__)
 Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
+MOST_SIGNAL = 0.2
+"""How much of the data may be left where sampling starts; the schedules of the literature leave up to 0.07."""
 TIME_SCALE = 1000.0
 """Denoisers are told the time on the scale of 1,000 timesteps, whatever the process."""
 
@@ -116,6 +120,7 @@ class Discrete(Process):
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         levels = torch.stack([alpha, (1 - alpha.square()).sqrt()]).float()
         self._refuse_equal(*levels.double())
+        self._warn_of_signal(alpha[-1].item())
         self.register_buffer("levels", levels, persistent=False)
 
     def _refuse_equal(self, alpha: Tensor, sigma: Tensor) -> None:
@@ -125,6 +130,16 @@ class Discrete(Process):
             step = int(falls.int().argmin())
             raise ValueError(
                 f"timesteps {step} and {step + 1} have the same noise in float32: take {self.gentler}"
+            )
+
+    def _warn_of_signal(self, alpha: float) -> None:
+        """Log where the last timestep keeps so much of the data that noise is no place to start from."""
+        if alpha > MOST_SIGNAL:
+            _log.warning(
+                "%s: at the last timestep %.0f %% of the data are left (alpha), and samples start without any: "
+                "take larger betas, more timesteps, or zero_terminal_snr",
+                type(self).__name__.lower(),
+                100 * alpha,
             )
 
     @property
