@@ -20,6 +20,17 @@ settings.register_profile("everyday", deadline=None, max_examples=50)
 settings.load_profile("everyday")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_folder(tmp_path_factory):
+    """Keep what is remembered of image files out of a person's own cache; return what says where that is."""
+    from uldm_plugins.nn import checked_files
+
+    folder, real = tmp_path_factory.mktemp("cache"), checked_files.cache_folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked_files, "cache_folder", lambda: folder)
+        yield real
+
+
 @pytest.fixture
 def uldm(capsys, monkeypatch, tmp_path):
     """Run a command in an empty folder; return its exit code, output and errors."""

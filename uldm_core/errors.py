@@ -88,6 +88,13 @@ class RunError(UldmError):
     """Something failed while running: exit code 1."""
 
 
+class DataError(RunError):
+    """A dataset cannot give what it holds: a file is damaged or gone.
+
+    A trainer's ``step`` raises it before it changes anything, so the state of the last step can be saved.
+    """
+
+
 class UnavailableError(ValueError):
     """What a component needs is neither here nor to be had now: files, the network, an optional package.
 

@@ -26,9 +26,9 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    Optional: ``labels`` (int64 [N]); ``fingerprint``, a string that changes with the images, wherever they
-    lie (a dataset without one is known by its class, options and length); ``left_out``, the images that are
-    left out, by name, each with the reason.
+    Optional: ``labels`` (int64 [N]); ``fingerprint``, a string that changes with the content, and with
+    nothing else (a dataset without one is known by its class, options and length); ``left_out``, a dict of
+    the files that are not used: their names, relative to the dataset's folder, and why.
     """
 
     channels: int
@@ -139,7 +139,7 @@ class NoiseScheduler(Protocol):
     def snr(self, t: Tensor, /) -> Tensor: ...
 
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return ``(x0, noise)`` as the prediction implies them."""
+        """Return ``(x0, noise)`` as the prediction implies them, finite for t in [0, 1]."""
         ...
 
     def conditioning(self, t: Tensor, /) -> Tensor:
@@ -169,7 +169,11 @@ class TimestepWeighting(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times."""
+    """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times.
+
+    The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
+    deviation at t = 1. One that cannot sample a process raises ``ValueError``.
+    """
 
     def __call__(
         self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator, /
@@ -264,6 +268,13 @@ class Trainer(Stage, Protocol):
     Optional, together: ``previews``, how often over the whole training to show what it has come to, and
     ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
     numbers are its affair.
+
+    Optional: ``adjustable``, the options whose numbers may change in mid-training (``optimizer``, say). A
+    training that is not done goes on from its checkpoint with their new values, so what ``stateful`` loads
+    must not bring back the old ones.
+
+    ``step`` begins with its images; ``DataError`` says that the dataset could not give them and that nothing
+    of the step is done.
     """
 
     steps: int

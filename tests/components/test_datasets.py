@@ -2,17 +2,27 @@
 
 import gzip
 import hashlib
+import json
+import os
 import pickle
+import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from uldm_core import MistakeError, registry
+from uldm_core import MistakeError, RunError, registry
 from uldm_plugins.datasets import fetched
+from uldm_plugins.datasets.image_folder import _by_share
+from uldm_plugins.datasets.mnist import EMBEDDED
+from uldm_plugins.nn import checked_files
+from uldm_plugins.nn.files import image_files
 
 
 @pytest.fixture
@@ -55,6 +65,20 @@ def idx(values):
     )
 
 
+def build_small(dataset, limit):
+    return type(dataset)(dataset.root, limit=limit, auto_download=False).fingerprint
+
+
+def test_mnist_is_the_same_wherever_and_however_it_lies(tmp_path):
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes(gzip.decompress((EMBEDDED / f"{name}.gz").read_bytes()))
+    here = registry.build("dataset", "mnist", subset="test")
+    assert registry.build("dataset", "mnist", root=tmp_path, subset="test").fingerprint == here.fingerprint
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    assert registry.build("dataset", "mnist", root=tmp_path, subset="test").fingerprint != here.fingerprint
+
+
 def test_fashion_mnist_reads_what_torchvision_reads(tmp_path, monkeypatch):
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
@@ -75,6 +99,11 @@ def test_fashion_mnist_reads_what_torchvision_reads(tmp_path, monkeypatch):
     assert torch.equal(ours.images(torch.arange(6))[:, 0], theirs.data)
     assert torch.equal(ours.labels, theirs.targets) and len(ours.split("test")) == 3
     assert ours.fingerprint != ours.split("test").fingerprint
+    shutil.copytree(tmp_path / "FashionMNIST", tmp_path / "other" / "FashionMNIST")
+    other = registry.build("dataset", "fashion_mnist", root=tmp_path / "other", auto_download=False)
+    assert other.fingerprint == ours.fingerprint
+    assert {build_small(ours, limit) for limit in (None, 6, 7)} == {ours.fingerprint}
+    assert build_small(ours, 5) != ours.fingerprint
     (folder / resources[0][0]).write_bytes(b"damaged")
     with pytest.raises(MistakeError, match="is damaged: its MD5 is not"):
         registry.build("dataset", "fashion_mnist", root=tmp_path, auto_download=False)
@@ -98,6 +127,7 @@ def test_cifar10_reads_what_torchvision_reads(tmp_path, monkeypatch):
     name, md5 = written("batches.meta", {"label_names": ["a", "b", "c", "d"]})
     monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
     ours = registry.build("dataset", "cifar10", root=tmp_path, auto_download=False)
+    assert build_small(ours, 8) == ours.fingerprint != build_small(ours, 7)
     theirs = datasets.CIFAR10(tmp_path, train=True)
     assert torch.equal(ours.images(torch.arange(8)).permute(0, 2, 3, 1), torch.from_numpy(theirs.data))
     assert ours.labels.tolist() == theirs.targets and len(ours.split("test")) == 4
@@ -129,6 +159,13 @@ def test_celeba_cuts_the_middle_of_torchvisions_images(tmp_path, monkeypatch):
     assert len(ours) == 3 and len(ours.split("test")) == 2
     images = ours.images(torch.tensor([0, 2])).float()
     assert (images[0].mean() - 0).abs() < 3 and (images[1].mean() - 60).abs() < 3
+    (folder / "img_align_celeba" / names[0]).write_text("damaged")
+    less = registry.build("dataset", "celeba", root=tmp_path, size=32, auto_download=False)
+    assert len(less) == len(less.labels) == 2 and torch.equal(
+        less.images(torch.tensor([1])).float()[0], images[1]
+    )
+    assert less.left_out == {"img_align_celeba/000001.jpg": "no PNG, JPEG or WebP"}
+    assert less.fingerprint != ours.fingerprint
 
 
 @pytest.fixture
@@ -155,32 +192,224 @@ def test_a_tree_of_images_is_read_sorted_and_split(folder):
     assert build(folder, size=20).fingerprint == train.fingerprint
 
 
-def test_folders_named_train_and_test_are_the_splits(folder):
+def of_folders(root, **options):
+    """Return the folders that each split's images are in."""
+    train = build(root, size=8, **options)
+    return {name: {path.parent.name for path in train.split(name).paths} for name in train.splits}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "test", "c"), {"train": {"train"}, "test": {"test"}}),
+        (("train", "val", "c"), {"train": {"train"}, "test": {"val"}}),
+        (("Train", "Validation", "c"), {"train": {"Train"}, "test": {"Validation"}}),
+        (("train", "test", "valid"), {"train": {"train"}, "valid": {"valid"}, "test": {"test"}}),
+        (("train", "b", "c"), {"train": {"train", "b", "c"}, "test": {"c"}}),
+        (("a", "val", "test"), {"train": {"a", "val", "test"}, "test": {"test"}}),
+    ],
+)
+def test_folders_named_train_test_and_val_are_the_splits(folder, caplog, names, expected):
+    for old, new in zip("012", names):
+        (folder / old).rename(folder / new)
+    found = of_folders(folder)
+    shared = len(expected["train"]) > 1
+    assert found == expected if not shared else found["train"] == expected["train"]
+    left_out = build(folder).left_out
+    if "c" in names:
+        assert (not left_out) if shared else {name[:2] for name in left_out} == {"c/"}
+    said = {
+        "b": "a folder train but none named test or val: all images are used, also those in b, c",
+        "val": "has a folder val but none named train: its images are trained on like all others",
+    }
+    assert said.get(names[1], "") in caplog.text if shared else "but none named" not in caplog.text
+    with pytest.raises(ValueError, match="there is no split 'other'"):
+        build(folder).split("other")
+
+
+def test_a_split_without_a_usable_image_is_refused_with_the_first(folder):
     (folder / "0").rename(folder / "train")
-    (folder / "1").rename(folder / "test")
-    train = build(folder, size=8)
-    assert {path.parent.name for path in train.paths} == {"train"}
-    assert {path.parent.name for path in train.split("test").paths} == {"test"}
+    (folder / "test").mkdir()
+    (folder / "test" / "a.png").write_text("no image")
+    with pytest.raises(MistakeError, match="test has no usable image: put some there"):
+        build(folder)
+    shutil.rmtree(folder / "test")
+    (folder / "test").symlink_to("where no disk is mounted")
+    with pytest.raises(MistakeError, match="test has no usable image: put some there"):
+        build(folder)
+    with pytest.raises(MistakeError, match="there is no split 'valid'; there are: train, test"):
+        build(folder / "train", subset="valid")
+
+
+@given(count=st.integers(2, 200), share=st.floats(0, 1, exclude_min=True, exclude_max=True))
+@example(count=9, share=0.1)
+@example(count=2, share=0.99)
+def test_both_splits_have_images_whatever_their_number(count, share):
+    both = _by_share(Path(), count, share)
+    assert both["train"] and both["test"]
+    assert sorted(both["train"] + both["test"]) == list(range(count))
+    assert abs(len(both["test"]) - count * share) <= 1
+
+
+def test_one_image_alone_is_refused(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(MistakeError, match="has one usable image: add more"):
+        build(tmp_path)
 
 
 def test_bad_files_are_counted_named_and_left_out(folder, caplog):
     first = sorted(folder.rglob("*.png"))
     first[0].write_bytes(first[0].read_bytes()[:-30])
     first[1].write_text("no image")
-    Image.new("RGB", (400, 400)).save(first[2])
-    (folder / "a.jpg").write_bytes(b"")
+    middle = bytearray(first[2].read_bytes())
+    middle[len(middle) // 2] ^= 1
+    first[2].write_bytes(middle)
+    Image.new("RGB", (400, 400)).save(first[3])
+    for number in range(12):
+        (folder / f"{number}.bmp").touch()
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
     (folder / ".hidden.png").write_bytes(b"")
     train = build(folder, test_share=0.01, max_pixels=10_000)
-    assert "4 of 21 image files are left out" in caplog.text
-    for path, why in ((first[0], "cut short"), (first[1], "no PNG"), (first[2], "more than 10000 pixels")):
-        assert f"{path} ({why}" in caplog.text or why in caplog.text.partition(str(path))[2][:60]
-    assert len(train) == 17
+    for said in (
+        "12 .bmp, not PNG, JPEG or WebP: convert to one of these (",
+        ".bmp and 7 more)",
+        "left out of 34 images: 1 cut short (0/00.png)",
+        "1 no PNG, JPEG or WebP (0/03.png)",
+        "1 damaged: a checksum is wrong (0/06.png)",
+    ):
+        assert said in caplog.text
+    assert len(train) == 15 and len(train.left_out) == 18
+    assert train.left_out["0/09.png"] == "more than 10000 pixels, which is max_pixels"
+    assert train.left_out["\\xff.jpg"] == "empty"
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(folder, monkeypatch, caplog):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(MistakeError, match=r"none of .* files is a usable image"):
-        build(folder)
+def test_a_name_that_is_no_utf8_is_an_image_like_others(tmp_path):
+    for value, name in enumerate((b"\xff.png", b"a\n.png")):
+        Image.new("L", (4, 4), value + 1).save(tmp_path / os.fsdecode(name))
+    train = build(tmp_path, size=4, channels=1)
+    assert {int(part.images(torch.tensor([0])).max()) for part in (train, train.split("test"))} == {1, 2}
+    train.split("test").paths[0].unlink()
+    with pytest.raises(ValueError, match=r"\\xff\.png cannot be decoded \(No such file"):
+        train.split("test").images(torch.tensor([0]))
+
+
+def test_a_file_that_goes_while_files_are_listed_is_left_out(folder, monkeypatch):
+    found, left_out = image_files(folder)
+    listed = ([*found, folder / "gone.png"], left_out)
+    monkeypatch.setattr("uldm_plugins.datasets.image_folder.image_files", lambda root: listed)
+    assert build(folder).left_out == {"gone.png": "No such file or directory"}
+
+
+def fingerprints(root, **options):
+    train = build(root, **options)
+    return train.fingerprint, train.split("test").fingerprint
+
+
+def test_a_datasets_identity_is_its_content(folder, tmp_path_factory):
+    before = fingerprints(folder)
+    assert len(set(before)) == 2
+    copy = tmp_path_factory.mktemp("other") / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    assert fingerprints(copy) == before
+    (copy / "0" / "05.png").write_text("damaged")
+    (copy / "b.tif").touch()
+    assert fingerprints(copy) == before and len(build(copy).left_out) == 2
+    (copy / "0" / "05.png").unlink()
+    os.utime(copy / "0" / "00.png")
+    assert fingerprints(copy) == before
+    for options in ({"size": 32}, {"channels": 1}, {"limit": 1}):
+        assert fingerprints(copy, **options)[0] != before[0]
+    picture = np.array(Image.open(copy / "0" / "00.png"))
+    picture[0, 0, 0] ^= 1
+    Image.fromarray(picture).save(copy / "0" / "00.png")
+    after = fingerprints(copy)
+    assert after[0] != before[0] and after[1] == before[1]  # a split's identity is its own images
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path_factory):
+    place = tmp_path_factory.mktemp("own")
+    monkeypatch.setattr(checked_files, "cache_folder", lambda: place / "uldm")
+    return place
+
+
+def decoded(monkeypatch):
+    """Count what is decoded from now on."""
+    seen = []
+
+    def counting(path, max_pixels):
+        seen.append(path.name)
+        return real(path, max_pixels)
+
+    real = checked_files._verdict
+    monkeypatch.setattr(checked_files, "_verdict", counting)
+    return seen
+
+
+def test_an_image_is_decoded_once_until_it_changes(folder, own_cache, monkeypatch):
+    (folder / "bad.png").write_text("damaged")
+    seen = decoded(monkeypatch)
+    first = build(folder)
+    assert len(seen) == 21
+    again = build(folder)
+    assert len(seen) == 21 and again.fingerprint == first.fingerprint and again.left_out == first.left_out
+    assert build(folder, max_pixels=10_000).fingerprint == first.fingerprint and len(seen) == 42
+    seen.clear()
+    Image.new("RGB", (30, 20)).save(folder / "bad.png")
+    changed = build(folder)
+    assert seen == ["bad.png"] and not changed.left_out and changed.fingerprint != first.fingerprint
+    (folder / "bad.png").unlink()
+    (folder / "bad.png").symlink_to("nowhere")
+    assert build(folder).left_out == {"bad.png": "a broken link"}
+
+
+def test_what_cannot_be_read_for_a_while_is_tried_again(folder, own_cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("uldm_plugins.nn.files._open_without_waiting", refuse_some)
+        assert len(build(folder).left_out) == 7
+    assert not build(folder).left_out
+
+
+def refuse_some(path, flags):
+    if os.path.basename(os.path.dirname(path)) == "0":
+        raise OSError(5, "Input/output error")
+    return os.open(path, flags)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"0/00.png": [1, 2]}', b"\xff"])
+def test_a_damaged_cache_is_ignored(folder, own_cache, content):
+    first = build(folder)
+    (file,) = (own_cache / "uldm").iterdir()
+    assert len(json.loads(file.read_text())) == 20
+    file.write_bytes(content)
+    assert build(folder).fingerprint == first.fingerprint
+    assert len(json.loads(file.read_text())) == 20
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(folder, own_cache, monkeypatch):
+    (own_cache / "uldm").write_text("a file where the folder should be")
+    assert len(build(folder)) == 18
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(checked_files, "cache_folder", homeless)
+    assert len(build(folder)) == 18
+
+
+def test_the_cache_lies_where_a_person_keeps_caches(own_cache_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert own_cache_folder() == tmp_path / "uldm" / "images"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not absolute")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert own_cache_folder() == tmp_path / ".cache" / "uldm" / "images"
+
+
+def test_progress_is_logged_while_images_are_checked(folder, own_cache, monkeypatch, caplog):
+    monkeypatch.setattr(checked_files, "_EVERY", 0.0)
+    caplog.set_level("INFO", "uldm_plugins")
+    build(folder)
+    assert "checked 1 of 20 images" in caplog.text and "checked 20 of 20 images" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp", "png"])
@@ -216,10 +445,14 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
 
 
 def test_a_file_that_breaks_later_is_named(folder):
-    train = build(folder)
-    train.paths[0].write_text("gone")
-    with pytest.raises(ValueError, match=f"{train.paths[0].name} cannot be decoded"):
+    train = build(folder, max_pixels=10_000)
+    Image.new("RGB", (400, 400)).save(train.paths[0])
+    with pytest.raises(RunError, match="more than 10000 pixels"):
         train.images(torch.tensor([0]))
+    train.paths[0].write_text("gone")
+    with pytest.raises(RunError, match=f"{train.paths[0].name} cannot be decoded") as caught:
+        train.images(torch.tensor([0]))
+    assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
 
 
 def test_synthetic_images_show_their_labels():

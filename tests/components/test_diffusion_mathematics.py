@@ -1,18 +1,22 @@
 """Noise schedulers and samplers: their identities, and diffusers' results on the same denoiser and noise."""
 
 import math
+from functools import cache
+from itertools import pairwise, product
 
 import diffusers
 import pytest
 import torch
 
-from uldm_core import registry
+from uldm_core import MistakeError, registry
+from uldm_core.testing.doubles import gaussian_denoiser
+from uldm_plugins.samplers.path import make_path
 
 PREDICTIONS = ("epsilon", "sample", "v", "flow")
 NAMES = ("linear", "scaled_linear", "cosine", "flow")
 
 
-def scheduler(name, prediction="epsilon", **options):
+def scheduler(name, prediction="v", **options):
     return registry.build("noise_scheduler", name, prediction=prediction, **options)
 
 
@@ -28,8 +32,9 @@ def test_signal_falls_and_noise_rises(name):
     assert alpha[0] > 0.99 and sigma[-1] > 0.99
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("name", "prediction"), [pair for pair in product(NAMES, PREDICTIONS) if pair != ("flow", "epsilon")]
+)
 def test_the_target_splits_back_into_data_and_noise(name, prediction):
     process = scheduler(name, prediction)
     generator = torch.Generator().manual_seed(0)
@@ -139,27 +144,31 @@ def test_euler_on_flow_equals_diffusers(steps):
     assert torch.allclose(found, expected, atol=1e-4)
 
 
-def gaussian_denoiser(process, mean, std):
-    """The exact denoiser of data N(mean, std^2), in the process's own prediction."""
-
-    def denoise(x, t):
-        alpha, sigma = (c.view(-1, 1, 1, 1) for c in process.coefficients(t))
-        variance = alpha**2 * std**2 + sigma**2
-        x0 = mean + alpha * std**2 / variance * (x - alpha * mean)
-        noise = sigma / variance * (x - alpha * mean)
-        return process.target(x0, noise, t)
-
-    return denoise
+def quantiles(count):
+    """Return values that are normal as exactly as so many can be, [count, 1, 1, 1]."""
+    return torch.special.ndtri((torch.arange(count).double() + 0.5) / count).float().view(-1, 1, 1, 1)
 
 
-def error_of(sampler_name, scheduler_name, steps, mean=0.7, std=0.5):
-    """How far the samples of a Gaussian are from its mean and standard deviation, given exact noise."""
-    process = scheduler(scheduler_name, "flow" if scheduler_name == "flow" else "epsilon")
-    quantiles = (torch.arange(4000) + 0.5) / 4000
-    noise = torch.special.ndtri(quantiles.double()).float().view(4000, 1, 1, 1)
-    sampler = registry.build("sampler", sampler_name, steps=steps)
-    found = sampler(gaussian_denoiser(process, mean, std), process, noise, torch.Generator().manual_seed(0))
-    return abs(found.mean().item() - mean) + abs(found.std().item() - std)
+@cache
+def sampler_of(name, **options):
+    return registry.build("sampler", name, **options)
+
+
+def drawn(sampler, process, noise, denoise=None, mean=0.7, std=0.5, **options):
+    """Return what a sampler makes of noise, by the exact denoiser of N(mean, std^2) or another."""
+    built = sampler_of(sampler, **options)
+    denoise = denoise or gaussian_denoiser(process, mean, std)
+    return built(denoise, process, noise, torch.Generator().manual_seed(0))
+
+
+def distance(found, mean=0.7, std=0.5):
+    """Return how far samples are from the mean and the deviation that they should have."""
+    return abs(found.mean().item() - mean) + abs(found.std(correction=0).item() - std)
+
+
+def error_of(sampler, name, steps):
+    process = scheduler(name, "flow" if name == "flow" else "epsilon")
+    return distance(drawn(sampler, process, quantiles(4000), steps=steps))
 
 
 @pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2)])
@@ -171,6 +180,144 @@ def test_ode_samplers_converge_to_the_gaussian_at_their_order(sampler, order):
 
 def test_ancestral_sampling_gives_the_gaussian():
     assert error_of("ddpm", "linear", 1000) < 0.03
+
+
+USUAL = {
+    "linear": ("linear", {}),
+    "scaled linear": ("scaled_linear", {}),
+    "cosine": ("cosine", {}),
+    "sigmoid": ("sigmoid", {}),
+    "zero terminal SNR": ("cosine", {"zero_terminal_snr": True}),
+    "flow": ("flow", {}),
+    "edm": ("edm", {}),
+}
+UNUSUAL = {
+    "two timesteps": ("cosine", {"timesteps": 2}),
+    "ten timesteps": ("cosine", {"timesteps": 10}),
+    "no offset": ("cosine", {"s": 0.0, "max_beta": 0.9999}),
+    "alpha of 1e-22": ("linear", {"timesteps": 100, "beta_start": 0.01, "beta_end": 0.99}),
+    "steep sigmoid": ("sigmoid", {"tau": 0.1}),
+    "lopsided sigmoid": ("sigmoid", {"start": -3.0, "end": 8.0}),
+    "sigma of 1,000": ("edm", {"sigma_max": 1e3}),
+    "sigma of 1e-6": ("edm", {"sigma_min": 1e-6}),
+    "even sigmas": ("edm", {"rho": 1.0}),
+}
+OFF = {  # by mean and deviation, in 3, 10 and 40 steps
+    "heun": (0.15, 0.03, 0.015),
+    "dpmpp_2m": (0.45, 0.25, 0.06),
+    "euler": (0.45, 0.2, 0.06),
+    "ddim": (0.45, 0.2, 0.06),
+    "ddpm": (0.5, 0.3, 0.12),
+    "euler_ancestral": (0.5, 0.3, 0.12),
+}
+
+
+def all_predictions(name, options):
+    """Build a process with every prediction that it takes."""
+    for prediction in (*PREDICTIONS, "edm"):
+        if prediction != "epsilon" or (name != "flow" and not options.get("zero_terminal_snr")):
+            yield scheduler(name, prediction, **options)
+
+
+@pytest.mark.parametrize("case", USUAL)
+def test_every_sampler_gives_the_gaussian_on_every_process_by_every_prediction(case):
+    noise = quantiles(200)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    for process, (sampler, bounds) in product(all_predictions(*USUAL[case]), OFF.items()):
+        for steps, bound in zip((3, 10, 40), bounds, strict=True):
+            error = distance(drawn(sampler, process, noise, steps=steps))
+            assert error < bound, (process.prediction, sampler, steps)
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_no_sampler_is_wild_however_unusual_the_process(case):
+    noise = quantiles(200)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    for process, sampler in product(all_predictions(*UNUSUAL[case]), OFF):
+        for steps in (1, 2, 20):
+            if steps <= (process.timesteps or steps):
+                error = distance(drawn(sampler, process, noise, steps=steps))
+                assert error < 0.6, (process.prediction, sampler, steps)  # the noise itself is off by 1.2
+
+
+@pytest.mark.parametrize("case", USUAL | UNUSUAL)
+def test_an_error_of_the_denoiser_is_not_multiplied(case):
+    """Not by 1 / alpha, 20,000 on the cosine schedule: at most by 300, in two steps by epsilon or sample."""
+    noise = quantiles(100)
+    error = 1e-3 * torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
+    for process in all_predictions(*(USUAL | UNUSUAL)[case]):
+        exact = gaussian_denoiser(process, 0.7, 0.5)
+        bound = 0.3 if process.prediction in ("epsilon", "sample") else 0.003
+        for sampler, steps in product(("heun", "dpmpp_2m"), (2, 10)):
+            if steps <= (process.timesteps or steps):
+                right = drawn(sampler, process, noise, exact, steps=steps)
+                off = drawn(
+                    sampler, process, noise, lambda x, t, exact=exact: exact(x, t) + error, steps=steps
+                )
+                assert (off - right).std().item() < bound, (process.prediction, sampler, steps)
+
+
+@pytest.mark.parametrize("case", USUAL | UNUSUAL)
+def test_weights_are_finite_at_every_time_of_every_process(case):
+    for process, name in product(all_predictions(*(USUAL | UNUSUAL)[case]), ("min_snr", "soft_min_snr")):
+        t = torch.linspace(0, 1, process.timesteps or 101)
+        weight = registry.build("timestep_weighting", name).weight(t, process)
+        assert torch.isfinite(weight).all() and (weight >= 0).all(), (process.prediction, name)
+
+
+def test_a_prediction_that_says_nothing_at_an_end_is_refused_or_not_asked_there():
+    with pytest.raises(MistakeError, match="says nothing of the data by epsilon; predict flow"):
+        scheduler("flow", "epsilon")
+    with pytest.raises(MistakeError, match=r"zero_terminal_snr: .* predict v"):
+        scheduler("linear", "epsilon", zero_terminal_snr=True)
+    first = make_path(scheduler("cosine", "epsilon"), 10)[0]
+    assert first.alpha == pytest.approx(1 / 200, rel=0.2) and first.t > 0.99
+    assert (
+        make_path(scheduler("cosine", "v"), 10)[0].t
+        == make_path(scheduler("linear", "epsilon"), 10)[0].t
+        == 1
+    )
+    last = make_path(scheduler("flow", "sample"), 10, shift=1e-4)[-2]
+    assert last.sigma == pytest.approx(1 / 200, rel=0.1)
+    for prediction in ("sample", "v", "flow", "edm"):
+        x = torch.randn(2, 1, 2, 2)
+        ends = scheduler("flow", prediction).split(x + 1, x, torch.tensor([0.0, 1.0]))
+        assert all(torch.isfinite(values).all() for values in ends)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "advice"),
+    [
+        ("sigmoid", {"tau": 0.02}, "a larger tau"),
+        ("cosine", {"s": 1e17}, "a smaller s"),
+        ("linear", {"beta_start": 0.5, "beta_end": 0.9}, "smaller betas"),
+        ("edm", {"rho": 0.01}, "take 0.078 or more"),
+    ],
+)
+def test_a_process_that_float32_cannot_hold_is_refused(name, options, advice):
+    with pytest.raises(MistakeError, match=advice):
+        scheduler(name, **options)
+
+
+def test_a_process_that_keeps_data_to_the_end_says_so(caplog):
+    for name in ("linear", "scaled_linear", "cosine", "sigmoid"):
+        scheduler(name)
+    assert not caplog.records
+    scheduler("linear", timesteps=50)
+    assert "77 % of the data are left" in caplog.text
+
+
+def test_noise_near_data_is_exact_however_little():
+    sigma = scheduler("linear", beta_start=1e-9).levels[1, 0].item()
+    assert sigma == pytest.approx(1e-9**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("shift", [1e-300, 1e-6, 1e-2, 1e2, 1e6, 1e300])
+@pytest.mark.parametrize(("name", "prediction"), [("flow", "sample"), ("cosine", "v"), ("cosine", "epsilon")])
+def test_times_that_shift_makes_one_are_asked_once(name, prediction, shift):
+    process = scheduler(name, prediction)
+    path = make_path(process, 50, shift)
+    assert all(a.alpha * b.sigma < b.alpha * a.sigma for a, b in pairwise(path))
+    for sampler in ("euler", "heun", "dpmpp_2m"):
+        assert distance(drawn(sampler, process, quantiles(200), steps=50, shift=shift)) < 0.6
 
 
 def test_more_steps_than_timesteps_are_refused():

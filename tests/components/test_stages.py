@@ -1,12 +1,18 @@
 """What trainers promise beyond running: schedules, averages, images that match their time."""
 
+import inspect
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Factory, MistakeError, registry
+from uldm_core import Factory, MistakeError, RunError, registry, run_stage
+from uldm_core.engine.folder import RunFolder
+from uldm_core.recipe import RunOptions
+from uldm_core.testing.doubles import TinyDataset, nouns
 from uldm_plugins.nn.ema import EMA, warmed
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
@@ -39,6 +45,61 @@ def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
     descent(100 * weight.sum(), 5)
     assert descent.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
     assert weight.item() == pytest.approx(3 - 0.5 * 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "muon"])
+def test_an_optimizers_new_options_hold_after_its_state_is_loaded(name):
+    """Its moments go on, and so does what the optimizer itself keeps beside its options."""
+
+    def descent(**options):
+        network = nn.Linear(2, 2)
+        with torch.no_grad():
+            network.weight.fill_(1.0), network.bias.fill_(1.0)
+        make = registry.factory("optimizer", name, **options)
+        return network, Descent(network.parameters(), make, registry.factory("lr_schedule", "constant"), 9)
+
+    def step(network, descent, number):
+        before = network.weight.detach().clone()
+        descent((network(torch.tensor([[1.0, 2.0]])) ** 2).sum(), number)
+        return (network.weight.detach() - before).abs().mean().item()
+
+    old, new = descent(lr=0.1, betas=[0.8, 0.9]), descent(lr=0.001, betas=[0.7, 0.9])
+    moved = step(*old, 0)
+    for group in old[1].optimizer.param_groups:
+        group["count"] = 5
+    new[1].load_state_dict(deepcopy(old[1].state_dict()))
+    assert 0 < step(*new, 1) < moved / 20
+    for group in new[1].optimizer.param_groups:
+        assert group["lr"] == 0.001 and tuple(group.get("betas", (0.7, 0.9))) == (0.7, 0.9)
+        assert group["count"] == 5
+
+
+class Torn(TinyDataset):
+    """A file of it is damaged after a few batches."""
+
+    whole = 3
+
+    def images(self, indices):
+        self.whole -= 1
+        if self.whole < 0:
+            raise ValueError("x.png: cut short")
+        return super().images(indices)
+
+
+@pytest.mark.parametrize("name", ["train_autoencoder", "train_diffusion", "train_classifier"])
+def test_a_damaged_file_ends_a_training_with_its_last_step_saved(tmp_path, name):
+    takes = inspect.signature(registry.default().get("stage", name).load()).parameters
+    given = {noun: component for noun, component in nouns().items() if noun in takes}
+    more = {"cache_latents": False} if name == "train_diffusion" else {}
+    if "backbone" in given:  # one that can be trained
+        given["backbone"] = registry.build("backbone", "mnist_classifier")
+    given["dataset"] = Torn()
+    given["dataset"].whole = 4 if more else 3  # one batch is passed through to fit the scaling
+    stage = registry.build("stage", name, **given, steps=9, batch_size=4, **more)
+    with pytest.raises(RunError, match=r"stages\.s: step 4: the dataset .* x\.png: cut short") as caught:
+        run_stage(stage, tmp_path, name="s", options=RunOptions(device="cpu"))
+    assert "the state is saved" in caught.value.problems[0].hint
+    assert RunFolder(tmp_path).stage("s").checkpoint() == 3
 
 
 def test_the_average_follows_its_formula_and_survives_saving():

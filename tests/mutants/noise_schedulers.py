@@ -15,7 +15,7 @@ def like(values, x):
 
 @sound("noise_scheduler")
 class Cosine:
-    """Continuous time on a quarter circle, every prediction."""
+    """Continuous time on a quarter circle, every prediction: it stops short of both ends."""
 
     timesteps = None
 
@@ -25,8 +25,8 @@ class Cosine:
         self.prediction = prediction
 
     def coefficients(self, t):
-        angle = t * math.pi / 2
-        return angle.cos().clamp(min=0), angle.sin()
+        angle = 0.001 + t * (math.pi / 2 - 0.002)
+        return angle.cos(), angle.sin()
 
     def pair(self, t, x):
         alpha, sigma = self.coefficients(t)
@@ -310,6 +310,28 @@ class SplitForgetsRoot(Cosine):
         return (x0 / self.pair(t, x_t)[0], noise) if self.prediction == "epsilon" else (x0, noise)
 
 
+@mutant("noise_scheduler", killed_by="split_finite")
+class EpsilonAtPureNoise(Cosine):
+    """Rectified flow takes epsilon, which at t = 1, where alpha is 0, says nothing of the data."""
+
+    def __init__(self, prediction: str = "flow"):
+        if prediction == "sample":
+            raise ValueError("sample says nothing of the noise at t = 0")
+        super().__init__(prediction)
+
+    def coefficients(self, t):
+        return 1 - t, t
+
+
+@mutant("noise_scheduler", killed_by="split_finite")
+class SampleAtCleanData(Cosine):
+    """Noise is told by the data, and divided by sigma where that is 0."""
+
+    def coefficients(self, t):
+        angle = t * (math.pi / 2 - 0.001)
+        return angle.cos(), angle.sin()
+
+
 @mutant("noise_scheduler", killed_by="conditioning_rises")
 class TimeAsInteger(Cosine):
     """The denoiser is told the time in [0, 1], truncated to an integer."""
@@ -319,7 +341,7 @@ class TimeAsInteger(Cosine):
 
 
 @mutant("noise_scheduler", killed_by="conditioning_rises")
-class TellsLogOfZero(Cosine):
+class TellsLogOfZero(FlowOnly):
     """The denoiser is told the logarithm of the noise level, infinite at 0."""
 
     def conditioning(self, t):

@@ -23,14 +23,18 @@ class Walk:
         return torch.linspace(1, 0, self.steps + 1).tolist()
 
     def __call__(self, denoise, noise_scheduler, noise, generator):
-        x = noise.clone()
         times = self.times()
+        x = noise * self.spread(noise_scheduler)
         for now, then in itertools.pairwise(times):
             ask = SimpleNamespace(
                 denoise=denoise, process=noise_scheduler, now=now, then=then, generator=generator
             )
             x = self.step(x, ask)
         return x
+
+    def spread(self, process):
+        """Return the deviation of what it starts from."""
+        return math.hypot(*(c.item() for c in process.coefficients(torch.ones(1))))
 
     def step(self, x, ask):
         raise NotImplementedError
@@ -77,7 +81,7 @@ class Ancestral(Walk):
 
 @sound("sampler")
 class Midpoint(Walk):
-    """Two evaluations a step, the second in its middle."""
+    """Two evaluations a step, the second in its middle; discrete processes, without slopes, are refused."""
 
     order = 2
 
@@ -85,6 +89,8 @@ class Midpoint(Walk):
         super().__init__(steps)
 
     def step(self, x, ask):
+        if ask.process.timesteps is not None:
+            raise ValueError("it samples processes in continuous time")
         middle = (ask.now + ask.then) / 2
         half = self.moved(x, self.split(x, ask), ask, ask.now, middle)
         return self.moved(x, self.split(half, ask, middle), ask, ask.now, ask.then, (half, middle))
@@ -176,6 +182,28 @@ class PredictionTakenForNoise(Ddim):
         noise = ask.denoise(x, t)
         alpha, sigma = self.level(ask, ask.now, x)
         return (x - sigma * noise) / max(alpha, 1e-2), noise
+
+
+@mutant("sampler", killed_by="gaussian_recovered")
+class UnitNoiseWhateverTheProcess(Ddim):
+    """It starts from unit noise where the process has made its deviation 80."""
+
+    def spread(self, process):
+        return 1.0
+
+
+@mutant("sampler", killed_by="few_steps")
+class HeunInSigmaOverAlpha(Ddim):
+    """Both slopes are averaged in sigma / alpha: where alpha is all but 0 the mean is anything."""
+
+    def step(self, x, ask):
+        ahead = super().step(x, ask)
+        alpha, sigma = self.level(ask, ask.then, x)
+        alpha_now, sigma_now = self.level(ask, ask.now, x)
+        if ask.then == 0 or alpha_now == 0:
+            return ahead
+        noise = (self.split(x, ask)[1] + self.split(ahead, ask, ask.then)[1]) / 2
+        return alpha / alpha_now * x + (sigma - sigma_now * alpha / alpha_now) * noise
 
 
 @mutant("sampler", killed_by="converges")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from mutants.catalogue import mutant, sound
+from uldm_core import Factory, spec
+from uldm_core.protocols import Optimizer
 
 
 @sound("stage")
@@ -78,6 +80,28 @@ class Denoise(Reconstruct):
     def finish(self):
         self.denoiser.eval()
         return {"steps": float(self.steps)}
+
+
+@sound("stage")
+class Adjusts(Reconstruct):
+    """Sets its learning rate anew in each step, whatever rate was loaded."""
+
+    adjustable = ("optimizer",)
+
+    def __init__(
+        self, dataset, autoencoder, steps: int = 100, optimizer: Factory[Optimizer] = spec("adamw", lr=1e-2)
+    ):
+        super().__init__(dataset, autoencoder, steps)
+        self.make = optimizer
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.optimizer = self.make(self.autoencoder.parameters())
+        self.lr = self.optimizer.param_groups[0]["lr"]
+
+    def step(self, step):
+        self.optimizer.param_groups[0]["lr"] = self.lr
+        return super().step(step)
 
 
 @sound("stage")
@@ -230,6 +254,14 @@ class CountsItsOwnSteps(Reconstruct):
         self.taken += 1
         self.optimizer.param_groups[0]["lr"] = 1e-2 / self.taken
         return super().step(step)
+
+
+@mutant("stage", killed_by="adjusted_optimizer_holds")
+class LoadsTheOldRate(Adjusts):
+    """A checkpoint brings its own learning rate back."""
+
+    def step(self, step):
+        return Reconstruct.step(self, step)
 
 
 @mutant("stage", killed_by="finishes_in_eval")

@@ -19,6 +19,12 @@ for path in sorted(Path(__file__).parent.glob("*.py")):
         import_module(f"mutants.{path.stem}")
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    """What a mutant leaves in the working folder is no file of this project."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}-{mutant.name}")
 def test_the_check_that_names_the_fault_kills_the_mutant(mutant):
     report = check_component(mutant.kind, mutant.factory, only=[mutant.killed_by])

@@ -125,3 +125,12 @@ class NoWeights(Uniform):
 
     def weight(self, t, noise_scheduler):
         return torch.ones_like(t) * (1 // 5)
+
+
+@mutant("timestep_weighting", killed_by="weights_legal")
+class SoftWhereThereIsNoNoise(Uniform):
+    """A weight that bends towards 5 is infinity by infinity where the data are clean."""
+
+    def weight(self, t, noise_scheduler):
+        snr = noise_scheduler.snr(t)
+        return snr * 5 / (snr + 5)

@@ -129,7 +129,7 @@ def test_what_cannot_be_shown_is_said(uldm, run, digits, tmp_path, arguments, co
 def test_unusable_files_of_a_folder_are_left_out(uldm, run, digits, tmp_path, caplog):
     (digits / "broken.png").write_bytes((digits / "one.png").read_bytes()[:-20])
     assert uldm("reconstruct", run, digits, "--out", "out")[1].startswith("out: 3 images")
-    assert "broken.png (cut short)" in caplog.text
+    assert "left out of 4 images: 1 cut short (broken.png)" in caplog.text
 
 
 @pytest.mark.parametrize("resize", ["crop", "stretch"])

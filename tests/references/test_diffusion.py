@@ -14,10 +14,12 @@ from diffusers import (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
 )
 
 from uldm_core import registry
+from uldm_core.testing.doubles import gaussian_denoiser
 from uldm_plugins.samplers.path import make_path
 
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -203,12 +205,48 @@ def unscaled(reference, process, start, network, steps, seed=None):
     return [*seen, x]
 
 
-def test_heun_is_diffusers_trajectory():
-    process = registry.build("noise_scheduler", "scaled_linear")
-    reference = HeunDiscreteScheduler(**SCALED, timestep_spacing="linspace")
-    reference.set_timesteps(28)
-    theirs = unscaled(reference, process, noise(), denoise, len(reference.timesteps))
-    same(ours_over(process, "heun", noise(), steps=28), theirs)
+def flow_heun(process, start, steps):
+    """Run diffusers' Heun for flows on any process, in the flow's units: x / (alpha + sigma)."""
+    path = make_path(process, steps)
+    levels = torch.tensor([point.sigma / (point.alpha + point.sigma) for point in path])
+    reference = FlowMatchHeunDiscreteScheduler()
+    reference.set_timesteps(steps)
+    reference.set_begin_index(0)
+    reference.sigmas = torch.cat([levels[:1], levels[1:-1].repeat_interleave(2), levels[-1:]])
+    y = start * math.hypot(path[0].alpha, path[0].sigma) / (path[0].alpha + path[0].sigma)
+    seen = []
+    for point in [path[0], *(point for point in path[1:-1] for _ in range(2))]:
+        seen.append(y * (point.alpha + point.sigma))
+        t = torch.full((len(start),), point.t)
+        x0, eps = process.split(denoise(seen[-1], process.conditioning(t)[0]), seen[-1], t)
+        y = reference.step(eps - x0, point.t, y).prev_sample
+    return [*seen, y]
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction"), [("flow", "flow"), ("scaled_linear", "epsilon"), ("cosine", "v"), ("edm", "edm")]
+)
+def test_heun_is_diffusers_heun_for_flows_in_the_flows_units(name, prediction):
+    process = registry.build("noise_scheduler", name, prediction=prediction)
+    same(ours_over(process, "heun", noise(), steps=28), flow_heun(process, noise(), 28))
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("scaled_linear", SCALED), ("cosine", {"beta_schedule": "squaredcos_cap_v2"})]
+)
+def test_heun_is_nearer_the_data_than_diffusers_heun_in_sigma_over_alpha(name, config):
+    process = registry.build("noise_scheduler", name, prediction="epsilon")
+    exact = gaussian_denoiser(process, 0.0, 0.5)
+    reference = HeunDiscreteScheduler(**config, timestep_spacing="linspace")
+    reference.set_timesteps(10)
+    start = torch.special.ndtri((torch.arange(1000).double() + 0.5) / 1000).float().view(-1, 1, 1, 1)
+
+    def network(x, step):
+        return exact(x, torch.full((len(x),), float(step) / 999))
+
+    *_, theirs = unscaled(reference, process, start, network, len(reference.timesteps))
+    ours = registry.build("sampler", "heun", steps=10)(exact, process, start, torch.Generator())
+    assert abs(ours.std() - 0.5) < 0.7 * abs(theirs.std() - 0.5)
 
 
 def test_euler_ancestral_is_diffusers_trajectory():

@@ -210,6 +210,16 @@ def test_curves_that_speak_of_trouble(run, name, values, said):
     assert [said in one for one in found(run)] == ([True] if said else [])
 
 
+def test_options_that_were_changed_in_mid_training_are_not_hidden(run):
+    run.recipe()
+    adjusted = [{"step": 7, "options": {"optimizer.lr": [0.1, 0.01]}}]
+    run.json("stages/first/stage.json", {"done": True, "adjusted": adjusted})
+    change = "optimizer.lr was 0.1 up to step 7, then 0.01"
+    assert found(run) == [f"note: The options of stage first were changed while it trained: {change}."]
+    run.json("stages/first/stage.json", {"adjusted": [{"step": 7, "options": {"optimizer.lr": [0.1]}}]})
+    report_of(run.path, NOW)
+
+
 @pytest.mark.parametrize(
     ("size", "used", "perplexity", "collapsed"),
     [(512, 100, 90, True), (512, 400, 20, True), (512, 400, 200, False), (8, 2, 1.2, False), (8, 1, 1, True)],

@@ -44,7 +44,7 @@ def run_stage(
     Raises:
         MistakeError: ``out`` is the folder of a recipe's run, or lacks what the stage needs.
         Interrupted: it was asked to stop.
-        RunError: a metric of the training is not finite.
+        RunError: a metric or the state of the training is not finite, or the dataset failed.
     """
     if (Path(out) / "recipe.toml").exists():
         raise MistakeError(

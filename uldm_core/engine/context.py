@@ -46,6 +46,7 @@ class Context:
     trackers: Trackers = field(factory=Trackers)
     beat: Callable[[], None] = lambda: None
     published: list[str] = field(factory=list, init=False)
+    resumed_at: int | None = field(default=None, init=False)
     _started: float = field(factory=time.monotonic, init=False)
 
     @property
@@ -94,6 +95,7 @@ class Context:
 
     def goes_on(self, step: int, total: int) -> None:
         """Tell whoever tracks the run that the stage is at ``step`` of ``total``, and goes on from there."""
+        self.resumed_at = step
         self.trackers.tell(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from uldm_core.engine.files import (
     write_json,
     write_state,
 )
+from uldm_core.errors import Key, dotted
+from uldm_core.recipe.compare import flattened
 from uldm_core.recipe.runs import KEPT
 
 
@@ -25,15 +27,50 @@ from uldm_core.recipe.runs import KEPT
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
 
-    ``made_of`` is what was hashed, to tell what has changed.
+    ``made_of`` is what was hashed, to tell what has changed. ``adjustable`` are the stage's options whose
+    numbers may change in mid-training.
     """
 
     content: str
     steps: int = 0
     made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+    adjustable: Sequence[str] = field(default=(), eq=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
+
+    def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key: old and new value; None for one that is not there."""
+        old, new = flattened(earlier.made_of), flattened(self.made_of)
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = {key: (old.get(key), new.get(key)) for key in keys}
+        return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
+
+    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key, if a training can go on with it; else nothing."""
+        changes = self.changes(earlier)
+        options = {("stage", option) for option in self.adjustable}
+        may = (key[:2] in options and _numbers(*values) for key, values in changes.items())
+        return changes if all(may) else {}
+
+
+def _numbers(old: Any, new: Any) -> bool:
+    """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_numbers, old, new))
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new))
+
+
+@frozen
+class Adjustment:
+    """Options of a stage that were changed after a step of its training: old and new value of each."""
+
+    step: int
+    options: dict[str, tuple[Any, Any]]
+
+
+def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
+    return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
 
 
 @frozen
@@ -55,6 +92,7 @@ class StageRecord:
     summary: dict[str, float] = field(factory=dict)
     files: dict[str, int] = field(factory=dict)
     published: list[str] | None = None
+    adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
 
 
 @frozen
@@ -116,8 +154,12 @@ class StageFolder:
 
     def checkpoint(self) -> int | None:
         """Return the step of the last complete checkpoint."""
-        steps = [int(path.name) for path in (self.path / "checkpoints").glob("*") if path.name.isdigit()]
-        return max(steps, default=None)
+        return next(iter(self.checkpoints()), None)
+
+    def checkpoints(self) -> list[int]:
+        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
+        paths = (self.path / "checkpoints").glob("*")
+        return sorted((int(path.name) for path in paths if path.name.isdigit()), reverse=True)
 
     def read_checkpoint(self, step: int) -> Any:
         """Read the state of that step."""
@@ -170,11 +212,13 @@ class RunFolder:
         """Make a stage's folder fit for ``key``, and return what is known of it.
 
         A result of other options is set aside under its key; one of these options that was set aside
-        before is taken back. More steps of the same go on in place.
+        before is taken back. More steps of the same go on in place, and so does a training that is not done
+        and whose options are adjusted.
         """
         folder = self.stage(name)
         record = folder.record()
-        if record and not self._serves(name, record.key, key):
+        adjusted = self.adjustments(name, key)
+        if record and not adjusted and not self._serves(name, record.key, key):
             self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._aside(name, record.key), ignore_errors=True)
             folder.path.rename(self._aside(name, record.key))
@@ -184,9 +228,19 @@ class RunFolder:
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self._aside(name, key).rename(folder.path)
             record = folder.record()
-        if record is None or record.key != key:
-            record = StageRecord(key, seconds=record.seconds if record else 0.0)
-        return record
+        if record is None or record.key == key:
+            return record or StageRecord(key)
+        options = {dotted(option[1:]): values for option, values in adjusted.items()}
+        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
+        return StageRecord(key, seconds=record.seconds, adjusted=[*record.adjusted, *more])
+
+    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
+        record = self.stage(name).record()
+        if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
+            return {}
+        step = self.stage(name).checkpoint() or 0
+        return key.adjustments(record.key) if 0 < step < key.steps else {}
 
     def set_aside(self, name: str, key: StageKey) -> bool:
         """Whether a result of ``key`` was set aside for another one's sake."""

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from uldm_core.blueprint import Blueprint, Builder
-from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.keys import require_stages, result_files, stage_keys
 from uldm_core.engine.origins import origins
 from uldm_core.errors import dotted
 from uldm_core.options import say_value
 from uldm_core.recipe import Plan
-from uldm_core.recipe.compare import flattened
 
 
 @frozen
 class Forecast:
-    """What would become of one stage: ``reuse``, ``go on``, ``do`` or ``redo``, and why."""
+    """What becomes of one stage: ``reuse``, ``go on``, ``do`` or ``redo``, and why.
+
+    ``announcement`` is what a run says before it does so; empty where that goes without saying.
+    """
 
     stage: str
     does: str
     why: str
+    announcement: str = ""
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.does}, {self.why}"
@@ -41,27 +44,58 @@ def forecast(plan: Plan, path: Path) -> list[Forecast]:
     require_stages(plan)
     folder = RunFolder(path)
     keys = stage_keys(plan, Builder(plan.nouns), brought=origins(plan, folder))
+    return forecast_of(folder, plan, keys)
+
+
+def forecast_of(folder: RunFolder, plan: Plan, keys: Mapping[str, StageKey]) -> list[Forecast]:
+    """Return what becomes of the stages that have these keys."""
     return [_of_stage(folder, name, key, plan.stages[name]) for name, key in keys.items()]
+
+
+def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
+    """Return which options of a stage were changed in mid-training, one a line."""
+    return [
+        f"{option} was {say_value(old)} up to step {adjustment.step}, then {say_value(new)}"
+        for adjustment in adjustments
+        for option, (old, new) in adjustment.options.items()
+    ]
 
 
 def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: Blueprint) -> Forecast:
     record = folder.stage(name).record()
     if folder.set_aside(name, key) and (record is None or record.key != key):
-        return Forecast(name, "reuse", "what was set aside earlier is of these options")
+        what = f"stages.{name} is taken back from set_aside/{name}-{key}"
+        return Forecast(name, "reuse", "what was set aside earlier is of these options", what)
     if record is None:
         return Forecast(name, "do", "nothing of it is there yet")
+    if adjusted := folder.adjustments(name, key):
+        changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
+        why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
+        return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
     if record.key.content != key.content:
-        changes = list(_changes(record.key.made_of, key.made_of)) or ["the options are others"]
-        return Forecast(name, "redo", "; ".join(changes))
+        return _redo(folder, name, record, "; ".join(_changes(record.key, key)) or "the options are others")
     own = folder.stage(name)
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
         return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
+    if record.key.steps > key.steps:
+        return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
     return _of_the_same(folder, name, key, record)
 
 
+def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
+    step = folder.stage(name).checkpoint()
+    if not (record.done or step):  # nothing of worth is lost
+        return Forecast(name, "redo", why)
+    does, kept = (
+        ("is done again", "the finished result")
+        if record.done
+        else ("begins at step 0", f"its checkpoint of step {step}")
+    )
+    where = f"{kept} is kept in set_aside/{name}-{record.key}"
+    return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
+
+
 def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
-    if record.key.steps > key.steps:
-        return Forecast(name, "redo", f"{record.key.steps} steps are done, {key.steps} are wanted")
     if record.done and record.key.steps == key.steps:
         return Forecast(name, "reuse", "it is done")
     done = folder.stage(name).checkpoint() or 0
@@ -73,12 +107,10 @@ def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecor
     )
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
     """Yield what differs between what two keys are made of, as a person would say it."""
-    before, after = flattened(old), flattened(new)
-    for key in [*before, *(key for key in after if key not in before)]:
-        was, now = before.get(key), after.get(key)
-        if was != now and not (key[0] == "sources" and None in (was, now)):  # another `use` tells of itself
+    for key, (was, now) in new.changes(old).items():
+        if not (key[0] == "sources" and None in (was, now)):  # another `use` tells of itself
             yield _say_change(key, was, now)
 
 

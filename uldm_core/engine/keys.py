@@ -57,8 +57,8 @@ def stage_keys(
         }
         known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
         nouns = {noun: options for noun, options in content["nouns"].items() if noun not in known}
-        counts = json.dumps({**content, "nouns": nouns}, sort_keys=True)
-        keys[name] = StageKey(_digest(counts.encode()), steps_of(stage), content)
+        counts = _digest(json.dumps({**content, "nouns": nouns}, sort_keys=True).encode())
+        keys[name] = StageKey(counts, steps_of(stage), content, getattr(verb, "adjustable", ()))
         makers.update({product: name for product in products(stage)})
     return keys
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from uldm_core.component import say_failure
 from uldm_core.engine.context import Context
+from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
-from uldm_core.errors import RunError
+from uldm_core.errors import DataError, RunError
 from uldm_core.protocols import Trainer
 
 LOG_EVERY_STEPS = 10
@@ -24,42 +25,40 @@ CHECKPOINT_EVERY_SECONDS = 120.0
 def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     """Run a trainer from its last checkpoint, or from the start, to its last step.
 
-    Nothing in a step waits for the device: metrics are read every ``LOG_EVERY_STEPS`` steps.
+    Nothing in a step waits for the device: metrics are read every ``LOG_EVERY_STEPS`` steps, those of the
+    steps between as well, and the state is checked whenever it is saved.
 
     Raises:
         Interrupted: the run was asked to stop; the state is saved.
-        RunError: a metric is not finite.
+        RunError: a metric or the state is not finite, or the dataset failed.
     """
     trainer.prepare(context)
-    step = _resume(trainer, context)
+    state = _State(trainer, context)
+    step = state.resume()
     context.goes_on(step, trainer.steps)
     context.begin("training steps", trainer.steps, step)
-    log = _Log(context, trainer.batch_size, step)
+    log = _Log(state, step)
     previews = _preview_steps(trainer)
     saved_at = time.monotonic()
     while step < trainer.steps:
         torch.manual_seed(derive(context.seed, context.name, step))
-        metrics = trainer.step(step)
+        try:
+            log.take(step + 1, trainer.step(step))
+        except DataError as error:
+            log.check()
+            raise state.without_data(error, step) from error
         step += 1
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
-            log.write(step, metrics)
+            log.write()
         if step in previews and not _preview(trainer, context, step):
             previews.clear()
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
-            _save(trainer, context, step)
+            log.check()
+            state.save(step)
             saved_at = time.monotonic()
             context.stop.check()
     return trainer.finish()
-
-
-def _resume(trainer: Trainer, context: Context) -> int:
-    step = context.folder.checkpoint() or 0
-    if step:
-        state = context.folder.read_checkpoint(step)
-        for name, part in trainer.stateful().items():
-            part.load_state_dict(state[name])
-    return step
 
 
 def _preview_steps(trainer: Any) -> set[int]:
@@ -80,39 +79,116 @@ def _preview(trainer: Any, context: Context, step: int) -> bool:
     return True
 
 
-def _save(trainer: Trainer, context: Context, step: int) -> None:
-    state = {name: part.state_dict() for name, part in trainer.stateful().items()}
-    context.folder.write_checkpoint(step, state)
+@define
+class _State:
+    """A trainer's state and its checkpoints: one that is not finite is neither saved nor loaded.
+
+    What is not finite before the first step (a mask of -inf, say) is meant to be so.
+    """
+
+    trainer: Trainer
+    context: Context
+    saved: int = field(default=0, init=False)
+    meant: frozenset[str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.meant = frozenset(not_finite(self._read()))
+
+    def resume(self) -> int:
+        """Load the last checkpoint that is finite; return its step, 0 without one."""
+        skipped = []
+        for step in self.context.folder.checkpoints():
+            state = self.context.folder.read_checkpoint(step)
+            if bad := self._bad(state):
+                skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
+                continue
+            for name, part in self.trainer.stateful().items():
+                part.load_state_dict(state[name])
+            self.saved = step
+            break
+        if skipped:
+            what = f"{'; '.join(skipped)}: training begins at step {self.saved}"
+            self.context.reporter.message(f"stages.{self.context.name}: {what}")
+        return self.saved
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; raises ``RunError`` if the state is not finite."""
+        state = self._read()
+        if bad := self._bad(state):
+            first = self.saved + 1
+            when = f"at step {step}" if first >= step else f"at a step from {first} to {step}"
+            raise self.broken(f"{bad} became nan or infinite {when}")
+        self.context.folder.write_checkpoint(step, state)
+        self.saved = step
+
+    def broken(self, what: str) -> RunError:
+        """Return the error of a state that is not finite, with what to do."""
+        exact = self.context.machine.precision is torch.float32
+        means = "a lower learning rate" if exact else "a lower learning rate, or precision float32,"
+        if not self.saved:
+            then = "there is no checkpoint yet, so `uldm run` begins at step 0"
+        elif hasattr(self.trainer, "adjustable"):
+            then = f"`uldm run` goes on with it from the checkpoint of step {self.saved}"
+        else:
+            other = "" if exact else f", with another precision from the checkpoint of step {self.saved}"
+            then = f"with other options `uldm run` begins at step 0{other}"
+        what = f"stages.{self.context.name}: {what}; this state is not saved"
+        return RunError(what, hint=f"{means} usually helps; {then}")
+
+    def without_data(self, error: DataError, step: int) -> RunError:
+        """Save the state after ``step`` steps, and return the error of the next one's data."""
+        if step > self.saved:
+            self.save(step)
+        then = f"the state is saved; with the data as it was, `uldm run` goes on from step {step}"
+        hint = then if step else "nothing was trained yet"
+        return RunError(f"stages.{self.context.name}: step {step + 1}: {error}", hint=hint)
+
+    def _read(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.trainer.stateful().items()}
+
+    def _bad(self, state: Mapping[str, Any]) -> str:
+        """Return the name of the first tensor that is not finite and should be, or nothing."""
+        return next((name for name in not_finite(state) if name not in self.meant), "")
 
 
 @define
 class _Log:
-    """Tells the metrics to trackers and the reporter; refuses to go on with numbers that are none."""
+    """Passes metrics on to trackers and the reporter; stops the training at those that are not finite."""
 
-    context: Context
-    batch_size: int
+    state: _State
     last_step: int
     last_time: float = field(factory=time.monotonic)
+    unread: list[tuple[int, dict[str, Tensor]]] = field(factory=list)
 
-    def write(self, step: int, metrics: Mapping[str, Tensor]) -> None:
-        values = _read(metrics)
+    def take(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        """Keep a step's metrics until they are read, without their graphs and so without its memory."""
+        self.unread.append((step, {name: value.detach() for name, value in metrics.items()}))
+
+    def write(self) -> None:
+        """Log the metrics of the last step; check those of all steps since the last time."""
+        read = self._read()
+        step, values = read[-1]
         now = time.monotonic()
-        rate = (step - self.last_step) * self.batch_size / max(now - self.last_time, 1e-9)
+        rate = (step - self.last_step) * self.state.trainer.batch_size / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
-        self.context.log(step, {**values, "images_per_second": round(rate, 1)})
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"stages.{self.context.name}: {name} is {value} at step {step}",
-                    hint="a lower learning rate, or precision float32, usually helps; "
-                    "the last checkpoint is kept",
-                )
-        self.context.reporter.advanced(step, values, rate)
+        self.state.context.log(step, {**values, "images_per_second": round(rate, 1)})
+        self._check(read)
+        self.state.context.reporter.advanced(step, values, rate)
 
+    def check(self) -> None:
+        """Raise ``RunError`` if a metric since the last time is not finite."""
+        self._check(self._read())
 
-def _read(metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """Fetch all scalars from the device at once."""
-    if not metrics:
-        return {}
-    stacked = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
-    return dict(zip(metrics, stacked.tolist()))
+    def _check(self, read: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        for step, values in read:
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise self.state.broken(f"{name} is {value} at step {step}")
+
+    def _read(self) -> list[tuple[int, dict[str, float]]]:
+        """Fetch all scalars from the device at once."""
+        scalars = [value.float().reshape(()) for _, metrics in self.unread for value in metrics.values()]
+        numbers = iter(torch.stack(scalars).tolist() if scalars else ())
+        read = [(step, {name: next(numbers) for name in metrics}) for step, metrics in self.unread]
+        self.unread.clear()
+        return read

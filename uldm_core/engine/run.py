@@ -16,7 +16,9 @@ from filelock import FileLock, Timeout
 from uldm_core.engine.context import Context
 from uldm_core.engine.data import Data
 from uldm_core.engine.files import write_json, write_text
-from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
+from uldm_core.engine.finite import not_finite
+from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.engine.forecast import describe_adjustments, forecast_of
 from uldm_core.engine.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.engine.loop import train
 from uldm_core.engine.machine import Machine, choose_machine
@@ -26,7 +28,7 @@ from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
-from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.errors import DataError, MistakeError, RunError, did_you_mean, listing
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 
@@ -110,7 +112,9 @@ class _Runner:
 
     def run(self, until: str | None) -> None:
         wanted = _up_to(list(self.plan.stages), until)
-        records = self._settle(self._keys(), wanted)
+        keys = self._keys()
+        self._announce({name: keys[name] for name in wanted})
+        records = self._settle(keys, wanted)
         write_text(self.folder.path / "recipe.toml", self.plan.to_toml())
         write_json(self.folder.path / "environment.json", _environment(self.plan, self.machine))
         started = time.monotonic()
@@ -178,10 +182,17 @@ class _Runner:
             folder.write_record(record)
         return record
 
+    def _announce(self, keys: Mapping[str, StageKey]) -> None:
+        """Say what is done again and why, before anything is set aside."""
+        said = [forecast.announcement for forecast in forecast_of(self.folder, self.plan, keys)]
+        if any(said):
+            self.reporter.message("\n".join(filter(None, said)))
+
     def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
         if record.done:
             self.reporter.reused(name, record.seconds, record.summary)
+            self._say_adjustments(name, record)
         else:
             self._work(name, record)
         self._hand_on(name)
@@ -190,27 +201,40 @@ class _Runner:
     def _work(self, name: str, record: StageRecord) -> None:
         folder = self.folder.stage(name)
         folder.write_record(record)
+        context = self._context(name)
         started = time.monotonic()
 
         def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
             seconds = record.seconds + time.monotonic() - started
-            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
+            adjusted = _up_to_step(record.adjusted, context.resumed_at)
+            summary = dict(summary)
+            return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
 
-        context = self._context(name)
         try:
             stage = self.workshop.build_stage(name)
+            trained = self.workshop.trained(self.plan.stages[name])
+            meant = _not_finite(trained)
             summary = _do(stage, context)
+            if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
+                raise RunError(f"stages.{name}: {bad[0]} is not finite when it is done; it is not saved")
         except BaseException as error:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
                 raise self.plan.blame(error) from error
+            if isinstance(error, DataError):
+                raise RunError(f"stages.{name}: {error}") from error
             raise
-        for noun in self.workshop.trained(self.plan.stages[name]):
+        for noun in trained:
             self.workshop.save(noun, folder.weights(noun))
         done = evolve(finished(True, summary), files=folder.files(), published=context.published)
         folder.write_record(done)
         self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
+        self._say_adjustments(name, done)
+
+    def _say_adjustments(self, name: str, record: StageRecord) -> None:
+        for line in describe_adjustments(record.adjusted):
+            self.reporter.message(f"stages.{name}: {line}")
 
     def _context(self, name: str) -> Context:
         return Context(
@@ -240,6 +264,20 @@ def _do(stage: Any, context: Context) -> Mapping[str, float]:
     context.goes_on(0, 0)
     summary: Mapping[str, float] = stage.run(context)
     return summary
+
+
+def _not_finite(components: Mapping[str, Any]) -> list[str]:
+    return not_finite({name: component.state_dict() for name, component in components.items()})
+
+
+def _up_to_step(adjusted: list[Adjustment], step: int | None) -> list[Adjustment]:
+    """Return the adjustments of a training that went on from ``step``; None if it did not come so far.
+
+    It is an earlier step than was expected if the last checkpoint could not be used.
+    """
+    if step is None:
+        return adjusted
+    return [evolve(adjustment, step=min(adjustment.step, step)) for adjustment in adjusted if step]
 
 
 def _up_to(stages: list[str], until: str | None) -> list[str]:

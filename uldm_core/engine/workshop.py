@@ -12,10 +12,11 @@ import torch
 from uldm_core.blueprint import Blueprint, Builder
 from uldm_core.engine.data import Unopened
 from uldm_core.engine.files import read_tensors, write_tensors
+from uldm_core.engine.finite import not_finite
 from uldm_core.engine.machine import Machine
 from uldm_core.engine.origins import origins as find_origins
 from uldm_core.engine.randomness import seeded
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Plan
 
 
@@ -81,7 +82,12 @@ class Workshop:
         return self.machine.place(component)
 
     def _load(self, component: torch.nn.Module, path: Path) -> None:
-        component.load_state_dict(read_tensors(path))
+        weights, meant = read_tensors(path), not_finite(component.state_dict())
+        if bad := [name for name in not_finite(weights) if name not in meant]:
+            raise RunError(
+                f"{path}: {bad[0]} is not finite", hint="remove the folder of that stage, and train it again"
+            )
+        component.load_state_dict(weights)
 
     def _seeded(self, name: str) -> AbstractContextManager[None]:
         return seeded(self.plan.seed, "nouns", name)

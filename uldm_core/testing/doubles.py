@@ -13,9 +13,11 @@ from uldm_core.protocols import Denoise, NoiseScheduler
 
 
 class Path:
-    """x_t = alpha x0 + sigma noise in continuous time: data at 0, nothing but noise at 1.
+    """x_t = alpha x0 + sigma noise: data at 0, noise at 1.
 
-    It is ``straight`` (flow) or ``circular`` (variance-preserving).
+    It is ``straight`` (flow) or ``circular`` (variance-preserving), both in continuous time and with nothing
+    but noise at 1; ``discrete``, a thousand steps on the circle that reach neither end (alpha falls to 5e-5);
+    or ``exploding``, where data keep their size and sigma grows to 80.
     """
 
     timesteps: int | None = None
@@ -23,12 +25,19 @@ class Path:
     def __init__(self, shape: str = "straight", prediction: str = "flow") -> None:
         self.shape = shape
         self.prediction = prediction
+        if shape == "discrete":
+            self.timesteps = 1000
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(alpha, sigma)``, each of t's shape."""
         if self.shape == "straight":
             return 1 - t, t
+        if self.shape == "exploding":
+            low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+            return torch.ones_like(t), (low + t * (high - low)) ** 7
         angle = t * math.pi / 2
+        if self.shape == "discrete":
+            angle = 0.01 + (t * 999).round() / 999 * (math.pi / 2 - 0.01 - 5e-5)
         return angle.cos().clamp(min=0), angle.sin()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -49,9 +58,15 @@ class Path:
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x0, noise)`` as the prediction implies them."""
         alpha, sigma = self._like(x_t, t)
+        if self.prediction == "epsilon":
+            return (x_t - sigma * prediction) / alpha, prediction
+        if self.prediction == "sample":
+            return prediction, (x_t - alpha * prediction) / sigma
         if self.prediction == "flow":
-            return x_t - sigma * prediction, x_t + alpha * prediction
-        return alpha * x_t - sigma * prediction, sigma * x_t + alpha * prediction
+            norm = alpha + sigma
+            return (x_t - sigma * prediction) / norm, (x_t + alpha * prediction) / norm
+        norm = alpha.square() + sigma.square()
+        return (alpha * x_t - sigma * prediction) / norm, (sigma * x_t + alpha * prediction) / norm
 
     def conditioning(self, t: Tensor) -> Tensor:
         """Return the time on the scale of 1,000 timesteps."""
@@ -71,6 +86,16 @@ def straight() -> Path:
 def circular() -> Path:
     """Return the variance-preserving path, predicting v."""
     return Path("circular", "v")
+
+
+def discrete(prediction: str = "v") -> Path:
+    """Return the discrete path, whose alpha at 1 is tiny and not 0."""
+    return Path("discrete", prediction)
+
+
+def exploding() -> Path:
+    """Return the variance-exploding path, predicting the noise."""
+    return Path("exploding", "epsilon")
 
 
 def target_of(prediction: str, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from uldm_core import MistakeError
 from uldm_core.protocols import Dataset
-from uldm_plugins.nn.files import fault, image_files, image_shape, read_image, read_square, usable
+from uldm_plugins.nn.checked_files import fault, usable
+from uldm_plugins.nn.files import MAX_PIXELS, image_shape, read_image, read_square, shown
 
 BATCH = 64
-MAX_PIXELS = 100_000_000
 
 
 @frozen
@@ -107,26 +107,28 @@ def image_paths(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         try:
-            found += usable(image_files(path), MAX_PIXELS) if path.is_dir() else [path]
+            found += usable(path, MAX_PIXELS).paths if path.is_dir() else [path]
         except ValueError as error:
             raise MistakeError(str(error)) from error
         if not path.exists():
-            raise MistakeError(f"there is no file or folder {path}")
+            raise MistakeError(f"there is no file or folder {shown(path)}")
         if not path.is_dir() and (what := fault(path, MAX_PIXELS)):
-            raise MistakeError(f"{path}: {what}", hint="PNG, JPEG and WebP files can be read")
+            raise MistakeError(f"{shown(path)}: {what}", hint="PNG, JPEG and WebP files can be read")
     return list({path.resolve(): path for path in found}.values())
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Return a name for each file: its stem, or ``folder_stem_ending`` where two have the same stem.
 
-    Names differ in more than upper and lower case; a number does it where nothing else helps.
+    Names differ in more than upper and lower case; a number does it where nothing else helps. They are UTF-8.
     """
     stems = Counter(path.stem.casefold() for path in paths)
     names: list[str] = []
     for path in paths:
         own = stems[path.stem.casefold()] == 1
-        name = path.stem if own else "_".join(filter(None, (path.parent.name, path.stem, path.suffix[1:])))
+        name = shown(
+            path.stem if own else "_".join(filter(None, (path.parent.name, path.stem, path.suffix[1:])))
+        )
         taken = {other.casefold() for other in names}
         numbered = (f"{name}_{number}" for number in count(2))
         names.append(next(one for one in chain([name], numbered) if one.casefold() not in taken))
@@ -146,6 +148,6 @@ def _check_sizes(paths: Sequence[Path], size: int) -> None:
         path, height, width = others[0]
         more = f", and {len(others) - 1} more have another size" if len(others) > 1 else ""
         raise MistakeError(
-            f"{path} is {width}x{height}, the run's images are {size}x{size}{more}",
+            f"{shown(path)} is {width}x{height}, the run's images are {size}x{size}{more}",
             hint="--resize crop takes the middle square, --resize stretch the whole",
         )

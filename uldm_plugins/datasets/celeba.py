@@ -12,13 +12,15 @@ from torchvision import datasets
 
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import load_or_fetch
-from uldm_plugins.nn.files import files_fingerprint, read_batch
+from uldm_plugins.nn.checked_files import check, content_fingerprint
+from uldm_plugins.nn.files import MAX_PIXELS, read_batch
 
 
 class CelebA:
     """CelebA: 162,770 faces for training, 19,867 for validation, 19,962 for testing.
 
-    The middle square of each aligned 178x218 image, resized. Images are decoded when they are asked for.
+    The middle square of each aligned 178x218 image, resized. Images are decoded when they are asked for,
+    and once before: what cannot be decoded is left out, and named in the log and in ``left_out``.
 
     Source: Liu et al. 2015 (arXiv 1411.7766); files and MD5s of ``torchvision.datasets.CelebA``, which
     needs ``gdown`` to fetch them.
@@ -33,6 +35,7 @@ class CelebA:
 
     Raises:
         UnavailableError: the files are not there, or damaged, and not to be had; it says which.
+        ValueError: no image can be decoded.
     """
 
     channels = 3
@@ -58,9 +61,13 @@ class CelebA:
             auto_download,
             f"{', '.join(names)} into {folder}, and unpack img_align_celeba.zip there",
         )
-        self.paths = [folder / "img_align_celeba" / name for name in loaded.filename[:limit]]
-        self.labels = loaded.identity[:limit].flatten().to(torch.int64)
-        self.fingerprint = files_fingerprint(folder, self.paths, size, crop, subset)
+        paths = [folder / "img_align_celeba" / name for name in loaded.filename[:limit]]
+        files = check(folder, paths, {}, MAX_PIXELS)
+        sound = set(files.paths)
+        kept = torch.tensor([path in sound for path in paths])
+        self.paths, self.left_out = list(files.paths), dict(files.left_out)
+        self.labels = loaded.identity[:limit].flatten().to(torch.int64)[kept]
+        self.fingerprint = content_fingerprint(files.hashes, self.labels.tolist(), size, crop, subset)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +76,7 @@ class CelebA:
         """Return images, uint8 [B, 3, size, size].
 
         Raises:
-            ValueError: a file is missing or cannot be decoded.
+            UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
         return read_batch(paths, self.size, self.channels, self.crop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_url
 
 from uldm_core.errors import UnavailableError
-from uldm_plugins.datasets.arrays import InMemory
+from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
 from uldm_plugins.datasets.mnist import read_idx
 
 Subset = Literal["train", "test"]
@@ -52,7 +51,7 @@ class FashionMnist(InMemory):
         images, labels = (self._file(f"{_PREFIX[subset]}-{part}-ubyte.gz") for part in _PARTS)
         self.pixels = read_idx(images, dimensions=3)[:limit].unsqueeze(1)
         self.labels = read_idx(labels, dimensions=1)[:limit].long()
-        self.fingerprint = _fingerprint(images.read_bytes() + labels.read_bytes(), subset, limit)
+        self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
     def _file(self, name: str) -> Path:
         """Return a file whose MD5 is torchvision's."""
@@ -108,7 +107,7 @@ class Cifar10(InMemory):
         )
         self.pixels = torch.from_numpy(loaded.data).permute(0, 3, 1, 2)[:limit].contiguous()
         self.labels = torch.tensor(loaded.targets)[:limit]
-        self.fingerprint = _fingerprint(self.pixels.numpy().tobytes(), subset, limit)
+        self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
     def _other(self, name: str) -> Cifar10:
         return Cifar10(self.root, name, self.limit, self.auto_download)
@@ -139,7 +138,3 @@ def _fetch(download: Callable[[], Any], auto_download: bool, wanted: str) -> Non
         download()
     except (OSError, RuntimeError, ImportError) as error:  # no network, no room, wrong MD5, no gdown
         raise UnavailableError(f"files cannot be fetched ({error}): put {wanted}") from error
-
-
-def _fingerprint(content: bytes, subset: str, limit: int | None) -> str:
-    return f"{hashlib.blake2b(content, digest_size=8).hexdigest()}:{subset}:{limit}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import struct
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core import Exists
-from uldm_plugins.datasets.arrays import InMemory
+from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
 
 EMBEDDED = Path(__file__).parent / "mnist_data"
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -52,8 +51,7 @@ class Mnist(InMemory):
         labels = _file(self.root, f"{_PREFIX[subset]}-labels-idx1-ubyte")
         self.pixels = read_idx(images, dimensions=3)[:limit].unsqueeze(1)
         self.labels = read_idx(labels, dimensions=1)[:limit].long()
-        digest = hashlib.blake2b(images.read_bytes() + labels.read_bytes(), digest_size=8).hexdigest()
-        self.fingerprint = f"{digest}:{subset}:{limit}"
+        self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
     def _other(self, name: str) -> Mnist:
         return Mnist(self.root, name, self.limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -71,6 +71,8 @@ class Cosine(Discrete):
         zero_terminal_snr: the last step is noise and nothing else.
     """
 
+    gentler: ClassVar[str] = "a smaller s or fewer timesteps"
+
     def __init__(
         self,
         timesteps: Steps = 1000,
@@ -98,6 +100,8 @@ class Sigmoid(Discrete):
         prediction: what the denoiser predicts.
         zero_terminal_snr: the last step is noise and nothing else.
     """
+
+    gentler: ClassVar[str] = "a larger tau, or start and end nearer to 0"
 
     def __init__(
         self,

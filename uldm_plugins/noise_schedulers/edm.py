@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -9,6 +10,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from uldm_plugins.noise_schedulers.process import Prediction, Process
+
+EXPONENT = 80
+"""exp(80) and exp(-80) are numbers in float32."""
 
 
 class EDM(Process):
@@ -38,6 +42,11 @@ class EDM(Process):
         if sigma_min >= sigma_max:
             raise ValueError(
                 f"sigma_min is {sigma_min} and sigma_max {sigma_max}: it must be above sigma_min"
+            )
+        widest = max(abs(math.log(sigma_min)), abs(math.log(sigma_max)))
+        if widest / rho > EXPONENT:
+            raise ValueError(
+                f"rho is {rho}: sigma's roots leave float32's range; take {widest / EXPONENT:.2g} or more"
             )
         super().__init__(prediction)
         self.sigma_data = sigma_data

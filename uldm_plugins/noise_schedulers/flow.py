@@ -14,10 +14,15 @@ class Flow(Process):
     Time runs from data at 0 to noise at 1; some implementations run it the other way.
 
     Args:
-        prediction: what the denoiser predicts; ``flow`` is the velocity noise - x0.
+        prediction: what the denoiser predicts; ``flow`` is the velocity noise - x0. ``epsilon`` is refused:
+            the data cannot be told by it at t = 1.
     """
 
     def __init__(self, prediction: Prediction = "flow") -> None:
+        if prediction == "epsilon":
+            raise ValueError(
+                "prediction: pure noise, at t = 1, says nothing of the data by epsilon; predict flow"
+            )
         super().__init__(prediction)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

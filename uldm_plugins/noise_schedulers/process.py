@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+_log = logging.getLogger(__name__)
 Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
+MOST_SIGNAL = 0.2
+"""How much of the data may be left where sampling starts; the schedules of the literature leave up to 0.07."""
 TIME_SCALE = 1000.0
 """Denoisers are told the time on the scale of 1,000 timesteps, whatever the process."""
 
@@ -58,7 +62,8 @@ class Process(nn.Module):
         if self.prediction == "epsilon":
             return torch.addcmul(x_t, sigma, prediction, value=-1) / alpha, prediction
         if self.prediction == "sample":
-            return prediction, (x_t - alpha * prediction) / sigma
+            noise = (x_t - alpha * prediction) / sigma
+            return prediction, noise.where(sigma > 0, 0)  # clean data say nothing of it: its mean
         if self.prediction == "v":
             square = alpha.square() + sigma.square()
             return (alpha * x_t - sigma * prediction) / square, (sigma * x_t + alpha * prediction) / square
@@ -102,6 +107,8 @@ class Discrete(Process):
 
     levels: Tensor
     """Alpha and sigma of each step, [2, T]."""
+    gentler: ClassVar[str] = "smaller betas or fewer timesteps"
+    """What to change where timesteps cannot be told apart."""
 
     def __init__(self, betas: Tensor, prediction: Prediction, zero_terminal_snr: bool = False) -> None:
         super().__init__(prediction)
@@ -111,8 +118,29 @@ class Discrete(Process):
         alpha = (1 - betas.double()).cumprod(0).sqrt()
         if zero_terminal_snr:
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-        square = alpha.square().float()
-        self.register_buffer("levels", torch.stack([square, 1 - square]).sqrt(), persistent=False)
+        levels = torch.stack([alpha, (1 - alpha.square()).sqrt()]).float()
+        self._refuse_equal(*levels.double())
+        self._warn_of_signal(alpha[-1].item())
+        self.register_buffer("levels", levels, persistent=False)
+
+    def _refuse_equal(self, alpha: Tensor, sigma: Tensor) -> None:
+        """Raise ValueError where the signal-to-noise ratio does not fall from a timestep to the next."""
+        falls = alpha[:-1] * sigma[1:] > alpha[1:] * sigma[:-1]
+        if not falls.all():
+            step = int(falls.int().argmin())
+            raise ValueError(
+                f"timesteps {step} and {step + 1} have the same noise in float32: take {self.gentler}"
+            )
+
+    def _warn_of_signal(self, alpha: float) -> None:
+        """Log where the last timestep keeps so much of the data that noise is no place to start from."""
+        if alpha > MOST_SIGNAL:
+            _log.warning(
+                "%s: at the last timestep %.0f %% of the data are left (alpha), and samples start without any: "
+                "take larger betas, more timesteps, or zero_terminal_snr",
+                type(self).__name__.lower(),
+                100 * alpha,
+            )
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from uldm_core.engine.forecast import describe_adjustments
 from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.records import Classes, Codebooks, Measured, RunFiles, StageFiles
 
@@ -49,6 +50,7 @@ def findings(run: RunFiles, now: datetime) -> list[Finding]:
         *_ending(run, now),
         *_stale(run),
         *(finding for stage in run.stages for finding in _training(stage)),
+        *(finding for stage in run.stages for finding in _adjusted(stage)),
         *_codebooks(run),
         *_copies(run),
         *_classes(run),
@@ -110,6 +112,16 @@ def _training(stage: StageFiles) -> Iterator[Finding]:
             "curves",
         )
     yield from _balance(stage)
+
+
+def _adjusted(stage: StageFiles) -> Iterator[Finding]:
+    for change in describe_adjustments(stage.state.adjusted):
+        yield Finding(
+            "note",
+            f"The options of stage {stage.name} were changed while it trained: {change}.",
+            "The recipe says the last options alone: repeated from it, the stage comes out different.",
+            "stages",
+        )
 
 
 def _falls(curve: Curve) -> bool:

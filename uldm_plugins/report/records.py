@@ -15,7 +15,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from uldm_core.engine.consistency import stale_results
-from uldm_core.engine.folder import RunFolder, StageFolder
+from uldm_core.engine.folder import Adjustment, RunFolder, StageFolder
 from uldm_core.recipe.document import parse_toml
 from uldm_plugins.report.curves import Curve, curves_of
 
@@ -52,6 +52,7 @@ class StageState:
     done: bool = False
     seconds: float = 0.0
     summary: dict[str, float] = field(factory=dict)
+    adjusted: list[Adjustment] = field(factory=list)
 
 
 @frozen

@@ -1,6 +1,6 @@
 """Deterministic samplers: solvers of the probability-flow ODE dx = x0 d(alpha) + noise d(sigma).
 
-In these terms a step needs no division by alpha or sigma, so the same lines serve every process.
+In these terms a step needs no division by alpha or by the next sigma, so the same lines serve every process.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import Generator, Tensor
 
 from uldm_core.protocols import Denoise, NoiseScheduler
 from uldm_plugins.samplers.path import Point, Spacing, evaluate, make_path, start
-
-STRAIGHT = 1e-6
 
 
 @frozen
@@ -52,10 +50,12 @@ class Euler:
 class Heun:
     """Second order: each step averages the slopes at both ends; the last step, to clean data, is Euler's.
 
-    On the flow process the slopes are velocities in time; on others they are the noise, d(x / alpha) /
-    d(sigma / alpha), as in diffusers' ``HeunDiscreteScheduler``.
+    Every process is the flow in other units: x / (alpha + sigma) = (1 - s) x0 + s noise at the time
+    s = sigma / (alpha + sigma). The slopes that are averaged are velocities, noise - x0, in this time: it
+    stays in [0, 1] where sigma / alpha, which diffusers' ``HeunDiscreteScheduler`` steps in, has no bound.
 
-    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
+    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1; diffusers'
+    ``FlowMatchHeunDiscreteScheduler``.
 
     Args:
         steps: steps; the denoiser is called 2 steps - 1 times.
@@ -90,12 +90,9 @@ def _averaged(
 ) -> Tensor:
     """Step from here to there along the mean of the slopes at both."""
     (x0, eps), (x0_ahead, eps_ahead) = slopes
-    noise = eps.lerp(eps_ahead, 0.5)
-    if here.alpha == 0 or abs(here.alpha + here.sigma - 1) < STRAIGHT:
-        change = latents.add(x0 + x0_ahead, alpha=(there.alpha - here.alpha) / 2)
-        return change.add(noise, alpha=there.sigma - here.sigma)
-    step = there.sigma - here.sigma * there.alpha / here.alpha
-    return (latents * (there.alpha / here.alpha)).add(noise, alpha=step)
+    scale = (there.alpha + there.sigma) / (here.alpha + here.sigma)
+    moved = (latents * scale).add(x0 + x0_ahead, alpha=(there.alpha - scale * here.alpha) / 2)
+    return moved.add(eps.lerp(eps_ahead, 0.5), alpha=there.sigma - scale * here.sigma)
 
 
 @frozen

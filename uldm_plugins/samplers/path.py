@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from uldm_core.protocols import Denoise, NoiseScheduler
 
 Spacing = Literal["linspace", "trailing", "leading"]
+FAINTEST = 1 / 200
+"""The least alpha / sigma that ``epsilon``, and sigma / alpha that ``sample``, is divided by, about."""
 
 
 @frozen
@@ -25,12 +29,16 @@ class Point:
 def make_path(
     noise_scheduler: NoiseScheduler, steps: int, shift: float = 1.0, spacing: Spacing = "linspace"
 ) -> list[Point]:
-    """Return ``steps`` + 1 points from noise to clean data.
+    """Return at most ``steps`` + 1 points from noise to clean data, no two of the same level.
 
     Continuous times are evenly spaced from 1 to 0; those of a process that is not clean at 0 end there,
     before the clean data. Discrete times are spaced as diffusers' ``timestep_spacing`` has them:
     ``linspace`` (both ends), ``trailing`` (from the last step down in equal strides; Lin et al. 2024,
     arXiv 2305.08891), ``leading`` (from the first step up; it never asks at the last).
+
+    ``epsilon`` gives the data by a division by alpha, ``sample`` the noise by one by sigma, which multiplies
+    the denoiser's errors. On a process that goes further, the path starts where alpha / sigma is nearest to
+    1 / 200 with ``epsilon``, and is last evaluated where sigma / alpha is with ``sample``.
 
     Args:
         noise_scheduler: the forward process.
@@ -44,11 +52,28 @@ def make_path(
     if steps < 1:
         raise ValueError(f"{steps} sampling steps: one is the least")
     times = _times(noise_scheduler, steps, spacing)
-    times = shift * times / (1 + (shift - 1) * times)
+    times = (shift * times / (1 + (shift - 1) * times)).clamp(*_bounds(noise_scheduler))
+    points = (Point(*point) for point in zip(times.tolist(), *_levels(noise_scheduler, times)))
+    levels = groupby(points, attrgetter("alpha", "sigma"))  # rounding and shift can make two times one
+    return [*(next(same) for (_, sigma), same in levels if sigma > 0), Point(0.0, 1.0, 0.0)]
+
+
+def _levels(noise_scheduler: NoiseScheduler, times: Tensor) -> tuple[list[float], list[float]]:
+    """Return alpha and sigma at times."""
     device = next(iter(getattr(noise_scheduler, "buffers", lambda: ())()), torch.empty(0)).device
     alphas, sigmas = noise_scheduler.coefficients(times.float().to(device))
-    points = zip(times.tolist(), alphas.tolist(), sigmas.tolist())
-    return [*(Point(*point) for point in points), Point(0.0, 1.0, 0.0)]
+    return alphas.tolist(), sigmas.tolist()
+
+
+def _bounds(noise_scheduler: NoiseScheduler) -> tuple[float, float]:
+    """Return the least and the greatest time at which data and noise both follow from the prediction."""
+    if noise_scheduler.prediction not in ("epsilon", "sample"):
+        return 0.0, 1.0
+    times = torch.linspace(0, 1, noise_scheduler.timesteps or 1001, dtype=torch.float64)
+    alphas, sigmas = torch.tensor(_levels(noise_scheduler, times), dtype=torch.float64)
+    ratios = alphas / sigmas if noise_scheduler.prediction == "epsilon" else sigmas / alphas
+    bound = times[(ratios / FAINTEST).log().abs().argmin()].item()
+    return (0.0, bound) if noise_scheduler.prediction == "epsilon" else (bound, 1.0)
 
 
 def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Tensor:

@@ -16,6 +16,7 @@ from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
 from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
 from uldm_plugins.stages.latents import BATCH, held_out, index_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
+from uldm_plugins.stages.training import read_images
 
 Batches = Callable[[], Iterable[Tensor]]
 """Images, uint8 [B, C, H, W], as often as they are asked for."""
@@ -190,4 +191,4 @@ def _computed(metric: Metric) -> Mapping[str, float]:
 
 def batches_of(dataset: Dataset) -> Iterable[Tensor]:
     """Yield a dataset's images, uint8, in batches."""
-    return (dataset.images(indices) for indices in index_batches(len(dataset)))
+    return (read_images(dataset, indices) for indices in index_batches(len(dataset)))

@@ -15,6 +15,7 @@ from uldm_plugins.nn.images import save_grid, to_float
 from uldm_plugins.nn.place import device_of
 from uldm_plugins.stages.latents import BATCH, index_batches
 from uldm_plugins.stages.sample import channels_last, save_arrays
+from uldm_plugins.stages.training import read_images
 
 PAIRS = 40
 NEIGHBOURS_OF = 12
@@ -29,7 +30,7 @@ def save_reconstructions(test: Dataset, images: Tensor, codes: Tensor | None, co
     The ``.npz`` holds ``originals`` and ``reconstructions``, uint8 [N, H, W, C], and of a quantizer the
     ``codes``, int32 [N, h, w] or [N, Q, h, w].
     """
-    originals = test.images(torch.arange(min(PAIRS, len(test)))).cpu()
+    originals = read_images(test, torch.arange(min(PAIRS, len(test)))).cpu()
     images = images[: len(originals)]
     save_grid(
         torch.stack([originals, images], 1).flatten(0, 1), context.artifact("reconstructions.png"), columns=10
@@ -94,12 +95,12 @@ def nearest(images: Tensor, dataset: Dataset, k: int, context: Context) -> tuple
     wanted = _pixels(images, context)
     distances, indices = wanted.new_empty(len(images), 0), torch.empty(len(images), 0, dtype=torch.int64)
     for batch in index_batches(len(dataset)):
-        found = torch.cdist(wanted, _pixels(dataset.images(batch), context))
+        found = torch.cdist(wanted, _pixels(read_images(dataset, batch), context))
         distances, kept = torch.cat([distances, found], 1).sort(dim=1, stable=True)
         indices = torch.cat([indices, batch.expand(len(images), -1)], 1).gather(1, kept.cpu())[:, :k]
         distances = distances[:, :k]
         context.advance(int(batch[-1]) + 1)
-    chosen = dataset.images(indices.flatten()).cpu().unflatten(0, indices.shape)
+    chosen = read_images(dataset, indices.flatten()).cpu().unflatten(0, indices.shape)
     # again, exactly: a matrix product would not find an image at distance zero from itself
     exact = (chosen.double() - images.cpu().double()[:, None]).div(255).square().mean((2, 3, 4)).sqrt()
     exact, order = exact.sort(dim=1, stable=True)
@@ -116,7 +117,7 @@ def save_classes(samples: Tensor, real: Dataset, classifier: Backbone, context: 
 
     ``labels`` are the numbers of its logits; the shares of ``samples`` and of ``real`` each add up to 1.
     """
-    real_batches = (real.images(indices) for indices in index_batches(len(real)))
+    real_batches = (read_images(real, indices) for indices in index_batches(len(real)))
     shares = {
         "samples": class_shares(samples.split(BATCH), classifier),
         "real": class_shares(real_batches, classifier),

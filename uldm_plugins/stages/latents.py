@@ -10,7 +10,7 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder, Dataset, LatentScaling
 from uldm_plugins.nn.images import to_float, to_uint8
-from uldm_plugins.stages.training import image_batch
+from uldm_plugins.stages.training import image_batch, read_images
 
 BATCH = 500
 
@@ -42,7 +42,9 @@ def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, co
 
 def reconstruct(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:
     """Yield the dataset's images after a pass through the autoencoder, uint8 [B, C, H, W]."""
-    return passed((dataset.images(indices) for indices in index_batches(len(dataset))), autoencoder, context)
+    return passed(
+        (read_images(dataset, indices) for indices in index_batches(len(dataset))), autoencoder, context
+    )
 
 
 def passed(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context) -> Iterator[Tensor]:

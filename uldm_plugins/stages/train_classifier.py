@@ -43,6 +43,7 @@ class TrainClassifier:
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
     reads = ("train", "test")
+    adjustable: Sequence[str] = ("optimizer", "lr_schedule")
 
     def __init__(
         self,

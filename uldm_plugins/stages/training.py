@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from uldm_core import Factory, Term
+from uldm_core.component import say_failure
 from uldm_core.engine.context import Context
+from uldm_core.errors import DataError
 from uldm_core.protocols import Dataset, Denoiser, Loss, LRSchedule, NoiseScheduler, Optimizer
 from uldm_plugins.nn.images import to_float
 
@@ -37,7 +39,11 @@ class Descent:
         self.parameters = list(parameters)
         self.optimizer = optimizer(self.parameters) if self.parameters else None
         self.schedule = schedule(steps)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        groups = self.optimizer.param_groups if self.optimizer else []
+        self.rates = [group["lr"] for group in groups]
+        self.options = [
+            {name: group[name] for name in optimizer.options if name in group} for group in groups
+        ]
         self.max_grad_norm = max_grad_norm
 
     def __call__(self, loss: Tensor, step: int) -> None:
@@ -58,14 +64,32 @@ class Descent:
         return self.optimizer.state_dict() if self.optimizer else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back the optimizer's state."""
+        """Take back the optimizer's state; its options stay those it was made with."""
         if self.optimizer:
             self.optimizer.load_state_dict(state)
+            for group, options in zip(self.optimizer.param_groups, self.options):
+                group.update(options)
 
 
 def image_batch(dataset: Dataset, indices: Tensor, context: Context) -> Tensor:
-    """Return images as floats in [-1, 1] on the stage's device."""
-    return to_float(dataset.images(indices).to(context.device, non_blocking=True))
+    """Return images as floats in [-1, 1] on the stage's device; a trainer's step begins with them.
+
+    Raises:
+        DataError: the dataset cannot give them.
+    """
+    return to_float(read_images(dataset, indices).to(context.device, non_blocking=True))
+
+
+def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
+    """Return ``dataset.images(indices)``.
+
+    Raises:
+        DataError: the dataset cannot give them: a file is damaged or gone, say.
+    """
+    try:
+        return dataset.images(indices)
+    except Exception as error:  # of whatever reads the files
+        raise DataError(f"the dataset cannot give its images: {say_failure(error)}") from error
 
 
 def weighted_sum(terms: Iterable[Term[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:

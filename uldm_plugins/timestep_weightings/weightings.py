@@ -97,7 +97,7 @@ def per_prediction(on_x0: Tensor, t: Tensor, noise_scheduler: NoiseScheduler) ->
     """
     one = torch.ones_like(t)[:, None, None, None]
     slope, _ = noise_scheduler.split(one, torch.zeros_like(one), t)
-    return on_x0 * slope.flatten().square()
+    return (on_x0.sqrt() * slope.flatten()).square()  # a root first: the square of 1 / alpha may overflow
 
 
 def stratified(n: int, generator: Generator) -> Tensor:

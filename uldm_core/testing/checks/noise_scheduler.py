@@ -146,21 +146,35 @@ def target_splits_back(case: Case) -> None:
 
 
 @contract.check
+def split_finite(case: Case) -> None:
+    """At t = 0 and t = 1 too data and noise are finite: what divides by zero there is refused when built."""
+    for scheduler in (case.build(), *_predictors(case)):
+        t = torch.tensor([0.0, 1.0])
+        x0, noise, other = (case.normal(2, 2, 4, 4, salt=salt) for salt in range(3))
+        for prediction in (scheduler.target(x0, noise, t), other):
+            found = scheduler.split(prediction, scheduler.add_noise(x0, noise, t), t)
+            for name, values in zip(("data", "noise"), found, strict=True):
+                for place, value in zip(t.tolist(), values, strict=True):
+                    expect_finite(value, f"prediction {scheduler.prediction!r}: the {name} at t = {place:g}")
+
+
+@contract.check
 def times_per_sample(case: Case) -> None:
     """Times per sample, the same time as a scalar tensor, and samples one by one agree."""
+    # as many samples as a side has pixels: there times may be laid along a side without an error
+    cube = case.normal(3, 1, 3, 3), case.normal(3, 1, 3, 3, salt=1), torch.tensor([0.2, 0.5, 0.8])
     for scheduler in _predictors(case):
-        x0, noise, t = _noised(case, scheduler)
-        for name in ("add_noise", "target"):
-            function = getattr(scheduler, name)
-            together = function(x0, noise, t)
-            alone = torch.cat(
-                [function(x0[i : i + 1], noise[i : i + 1], t[i : i + 1]) for i in range(len(t))]
-            )
-            expect_close(together, alone, f"{name} of a batch is not that of its samples")
-            scalar = function(x0, noise, t[0])
-            expect_close(
-                scalar, function(x0, noise, t[0].expand(len(x0))), f"{name} at a scalar time differs"
-            )
+        for x0, noise, t in (_noised(case, scheduler), cube):
+            for name in ("add_noise", "target"):
+                _expect_per_sample(name, getattr(scheduler, name), x0, noise, t)
+
+
+def _expect_per_sample(name: str, function: Any, x0: Tensor, noise: Tensor, t: Tensor) -> None:
+    together = function(x0, noise, t)
+    alone = torch.cat([function(x0[i : i + 1], noise[i : i + 1], t[i : i + 1]) for i in range(len(t))])
+    expect_close(together, alone, f"{name} of a batch is not that of its samples")
+    scalar = function(x0, noise, t[0])
+    expect_close(scalar, function(x0, noise, t[0].expand(len(x0))), f"{name} at a scalar time differs")
 
 
 @contract.check

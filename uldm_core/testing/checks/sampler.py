@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -12,13 +13,17 @@ from torch import Tensor
 from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
-from uldm_core.testing.doubles import Path, circular, gaussian_denoiser, straight
+from uldm_core.testing.doubles import Path, circular, discrete, exploding, gaussian_denoiser, straight
 
 contract = Contract()
 MEAN, STD = 0.7, 0.5
 STEPS = 64
 DETERMINISTIC_ERROR, RANDOM_ERROR = 0.03, 0.08
 ROUNDING = 2e-4
+CONTINUOUS = (straight, circular)
+EVERY = (straight, circular, discrete, exploding)
+FARTHEST = {2: math.inf, 5: 1.0, 20: 0.4}
+"""How far mean and deviation may be off with so many steps, in deviations of x_t at t = 1."""
 
 
 def _with_steps(case: Case, steps: int) -> Any:
@@ -45,10 +50,10 @@ def _draw(
     return latents
 
 
-def _paths(case: Case) -> list[Path]:
+def _paths(case: Case, paths: tuple[Callable[[], Path], ...] = CONTINUOUS) -> list[Path]:
     """Return the processes that the sampler takes; one that refuses a process says so by ``ValueError``."""
     taken = []
-    for path in (straight(), circular()):
+    for path in (make() for make in paths):
         try:
             _draw(_with_steps(case, 2), path, case.normal(1, 1, 2, 2))
         except ValueError:
@@ -66,7 +71,17 @@ def _random(case: Case, path: Path) -> bool:
 
 
 def _error(sampler: Any, path: Path, noise: Tensor) -> float:
-    latents = _draw(sampler, path, noise).double()
+    return _distance(_draw(sampler, path, noise))
+
+
+def _spread(path: Path) -> float:
+    """Return the deviation of what a sampler starts from: 1 unless the process lets it grow."""
+    alpha, sigma = path.coefficients(torch.ones(1))
+    return math.hypot(alpha.item(), sigma.item())
+
+
+def _distance(latents: Tensor) -> float:
+    latents = latents.double()
     return abs(latents.mean().item() - MEAN) + abs(latents.std(correction=0).item() - STD)
 
 
@@ -84,14 +99,32 @@ def latents_of_noise(case: Case) -> None:
 
 @contract.check
 def gaussian_recovered(case: Case) -> None:
-    """With the exact denoiser of a Gaussian it returns that Gaussian, within a few percent."""
+    """With the exact denoiser of a Gaussian it returns that Gaussian, within a few percent.
+
+    Also where variance grows, so that what it starts from is the noise times the deviation at t = 1.
+    """
     noise = _noise(case)
-    for path in _paths(case):
+    for path in _paths(case, EVERY):
         allowed = RANDOM_ERROR if _random(case, path) else DETERMINISTIC_ERROR
         error = _error(_with_steps(case, STEPS), path, noise)
         expect(
             error <= allowed, f"{path.shape} path, {STEPS} steps: mean and deviation are off by {error:.3g}"
         )
+
+
+@contract.check
+def few_steps(case: Case) -> None:
+    """Few steps are coarse, not wild: it is stable where alpha is tiny, and where variance grows."""
+    noise = _noise(case)
+    for path in _paths(case, EVERY):
+        for steps, farthest in FARTHEST.items():
+            latents = _draw(_with_steps(case, steps), path, noise)
+            expect_finite(latents, f"{path.shape} path, {steps} steps: what it returns")
+            error = _distance(latents)
+            expect(
+                error <= farthest * _spread(path),
+                f"{path.shape} path, {steps} steps: mean and deviation are off by {error:.3g}",
+            )
 
 
 @contract.check

@@ -37,14 +37,14 @@ def _build(case: Case) -> tuple[Any, dict[str, Any]]:
 
 
 def _on_stand_ins(subject: Subject, case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """Build a stage on stand-ins for the nouns that it takes; ``more`` are some of one's own."""
+    """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        given = {name: noun for name, noun in {**nouns(), **more}.items() if subject.takes(name)}
+        given = {name: noun for name, noun in nouns().items() if subject.takes(name)}
     small = {name: value for name, value in SMALL.items() if subject.takes(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        stage = subject.factory(**given, **small)
+        stage = subject.factory(**{**given, **small, **more})
     return stage, {
         name: noun for name, noun in _nouns_of(stage, given).items() if isinstance(noun, nn.Module)
     }
@@ -168,6 +168,28 @@ def resumes_exactly(case: Case) -> None:
 
 
 @contract.check
+def adjusted_optimizer_holds(case: Case) -> None:
+    """A trainer whose ``optimizer`` is adjustable goes on at a new rate, not at that of the loaded state."""
+    trainer, _ = _trainer(case)
+    if "optimizer" not in getattr(trainer, "adjustable", ()):
+        raise Skip("its optimizer is not adjustable")
+    with _context() as context:
+        trainer.prepare(context)
+        _step(trainer, 0)
+        state = {name: deepcopy(part.state_dict()) for name, part in trainer.stateful().items()}
+    slow, given = _on_stand_ins(case.subject, case, optimizer={"lr": 1e-12})
+    with _context() as context:
+        slow.prepare(context)
+        for name, part in slow.stateful().items():
+            part.load_state_dict(state[name])
+        parameters = [(key, p) for name in slow.trains for key, p in given[name].named_parameters()]
+        before = [parameter.detach().clone() for _, parameter in parameters]
+        _step(slow, 1)
+    for (key, parameter), old in zip(parameters, before):
+        expect_close(parameter, old, f"at a rate of 1e-12, {key} still moves", rtol=0, atol=1e-7)
+
+
+@contract.check
 def previews_change_nothing(case: Case) -> None:
     """A trainer that shows itself after every step ends up the same as one that never does."""
     quiet, shown = _trainer(case), _trainer(case)
@@ -228,6 +250,8 @@ class _Watched(TinyDataset):
 @contract.check
 def reads_what_it_declares(case: Case) -> None:
     """A stage that says which splits it ``reads`` reads no others: they would not be in its key."""
+    if not case.subject.takes("dataset"):
+        raise Skip("it takes no dataset")
     dataset = _Watched()
     stage, _ = _on_stand_ins(case.subject, case, dataset=dataset)
     if getattr(stage, "reads", None) is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_finite
-from uldm_core.testing.doubles import Path
+from uldm_core.testing.doubles import circular, discrete, straight
 
 contract = Contract()
 
@@ -57,16 +57,11 @@ def times_spread(case: Case) -> None:
 
 @contract.check
 def weights_legal(case: Case) -> None:
-    """Weights are finite, not below zero, one a time; a prediction that has none is refused."""
+    """Weights are finite (at both ends too), not below 0, one a time; a prediction without any is refused."""
     weighting = case.build()
-    t = _sample(weighting, 32, case.seed())
+    t = torch.cat([_sample(weighting, 30, case.seed()), torch.tensor([0.0, 1.0])])
     weighed = 0
-    for path in (
-        Path("straight", "flow"),
-        Path("circular", "v"),
-        Path("circular", "epsilon"),
-        Path("circular", "sample"),
-    ):
+    for path in (straight(), circular(), discrete("epsilon"), discrete("sample")):
         try:
             weight = weighting.weight(t, path)
         except (ValueError, UldmError):
