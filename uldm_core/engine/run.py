@@ -146,7 +146,8 @@ class _Runner:
         path = self.folder.path / "left_out.txt"
         if images:
             write_text(path, "".join(f"{name}: {why}\n" for name, why in images.items()))
-            self.reporter.message(f"{len(images)} images are left out, listed in {path}")
+            count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+            self.reporter.message(f"{count} left out, listed in {path}")
         else:
             path.unlink(missing_ok=True)
 
