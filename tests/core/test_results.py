@@ -599,13 +599,13 @@ def test_what_was_trained_further_needs_no_copy(place):
 
 
 def test_images_that_are_left_out_are_listed(place):
-    (place.path / "images" / "a.bad").write_text("")
-    path = place.out / "left_out.txt"
-    notes = place.run()
-    assert (
-        path.read_text() == "a.bad: no image\n" and f"1 images are left out, listed in {path}" in notes.lines
-    )
-    (place.path / "images" / "a.bad").unlink()
+    bad, path = [place.path / "images" / name for name in ("a.bad", "b.bad")], place.out / "left_out.txt"
+    for count, said in ((1, "1 image is"), (2, "2 images are")):
+        bad[count - 1].write_text("")
+        assert f"{said} left out, listed in {path}" in place.run().lines
+    assert sorted(path.read_text().splitlines()) == ["a.bad: no image", "b.bad: no image"]
+    for file in bad:
+        file.unlink()
     place.run()
     assert not path.exists()
 

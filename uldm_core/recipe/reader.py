@@ -356,7 +356,7 @@ class Reader:
         listed: Any = self.run.trackers
         blueprints = (*self.nouns.values(), *self.stages.values(), *listed)
         here = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
-        for path, said in self._versions().items():
+        for path, said in self._table("versions").items():
             if path in here and said != here[path]:
                 what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
                 self._complain(("versions", path), what, "results may differ", warning=True)

@@ -42,7 +42,8 @@ def noun_of_run(
     if not os.path.isfile(recipe):
         if "use" in options and os.path.isfile(folder / KEPT / f"{name}.safetensors"):
             return options, None
-        return options, (f"there is no run {said!r}", f"looked for {recipe}; make it with: uldm run RECIPE")
+        hint = f"looked for {recipe}; make it with: uldm run RECIPE; a run that started from it has kept the "
+        return options, (f"there is no run {said!r}", f"{hint}weights, and goes on by its own recipe.toml")
     try:
         theirs = Document.read(recipe).data
     except UldmError as error:
