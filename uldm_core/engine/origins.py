@@ -37,7 +37,7 @@ def weights_from(run: str, noun: str) -> Path:
         kept = RunFolder(Path(run)).pretrained(noun)
         return kept if kept.is_file() else weights_from(str(located(source, Path(run))), noun)
     what = f"{run} has no trained weights of {noun}"
-    raise MistakeError(Problem(Where((noun, "from")), what, f"finish that run: uldm run {run}"))
+    raise MistakeError(Problem(Where((noun, "from")), what, f"finish that run: uldm run {run} --out {run}"))
 
 
 def _say_nothing(text: str) -> None:
