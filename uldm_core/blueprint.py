@@ -18,7 +18,7 @@ from attrs import define, evolve, frozen
 from uldm_core.component import Component
 from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.kinds import Kind
-from uldm_core.options import Factory, Option, Term, options_of
+from uldm_core.options import Factory, Option, Term, options_of, plain_values
 
 
 @frozen
@@ -126,6 +126,7 @@ def plain(value: Any) -> Any:
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, Path):
         return os.path.abspath(value)
+    value = plain_values(value)
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 

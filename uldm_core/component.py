@@ -86,13 +86,13 @@ class Component:
         module, _, attribute = self.target.partition(":")
         try:
             target: Callable[..., Any] = getattr(import_module(module), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MistakeError(
                 f"{self.path} cannot be imported: {say_failure(error)}", hint=self._mend(error)
             ) from error
         return target
 
-    def _mend(self, error: Exception) -> str:
+    def _mend(self, error: BaseException) -> str:
         """Say whose fault it is, and what to install if that is all."""
         origin = f"it comes with {self.distribution} {self.version}".rstrip() if self.distribution else ""
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
@@ -125,7 +125,7 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def say_failure(error: Exception) -> str:
+def say_failure(error: BaseException) -> str:
     """Say what went wrong in a component and, if it came so far, on which line of its own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]

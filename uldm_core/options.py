@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
@@ -240,10 +240,64 @@ def located(path: str | Path, folder: Path) -> Path:
 def structure(value: Any, annotation: Any) -> Any:
     """Return ``value`` as ``annotation`` says, or raise ``Mismatch``.
 
-    An int is taken where a float is wanted, a list where a tuple is wanted, a string where a path is;
-    nothing else is converted.
+    An int is taken where a float is wanted, a list where a tuple is wanted, a string where a path is and the
+    other way round; numpy's and torch's scalars count as Python's. Nothing else is converted.
     """
     return _converter().structure(value, annotation)
+
+
+def python_scalar(value: Any) -> Any:
+    """Return a scalar of numpy or torch as the Python value that it is; anything else as it is."""
+    library = type(value).__module__.partition(".")[0]
+    return value.item() if library in ("numpy", "torch") and getattr(value, "shape", None) == () else value
+
+
+def plain_values(value: Any) -> Any:
+    """Return nested values in new tables and lists, with text for paths and Python's scalars."""
+    if isinstance(value, Mapping):
+        return {python_scalar(name): plain_values(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(item) for item in value]
+    return path_text(value) if isinstance(value, PurePath) else python_scalar(value)
+
+
+def as_typed(value: Any, text: str | None, annotation: Any) -> Any:
+    """Return the text typed on a command line where text is wanted and TOML reads another thing: ``2024``.
+
+    Args:
+        value: what TOML makes of it.
+        text: as typed; None if the value is not from a command line.
+        annotation: of the option.
+    """
+    if text is None or isinstance(value, str) or not takes_text(annotation):
+        return value
+    try:
+        structure(value, annotation)
+    except Mismatch:
+        return text
+    return value
+
+
+def takes_text(annotation: Any) -> bool:
+    """Whether strings or paths are among what an annotation takes."""
+    if get_origin(annotation) is Literal:
+        return any(map(_is_text, get_args(annotation)))
+    if get_origin(annotation) is Annotated or is_union(annotation):
+        return any(map(takes_text, get_args(annotation)))
+    return annotation in (str, Path)
+
+
+def path_of(path: str | Path) -> Path:
+    """Return the path that a person means: ``~`` and ``~user`` are home folders, ``./~x`` is a file.
+
+    A ``Path`` is as it was meant already.
+    """
+    return Path(os.path.expanduser(path)) if isinstance(path, str) else path
+
+
+def path_text(path: PurePath) -> str:
+    """Return the text of which ``path_of`` makes this path again."""
+    return f"./{path}" if str(path).startswith("~") else str(path)
 
 
 def _metadata(annotation: Any) -> tuple[Any, ...]:
@@ -320,11 +374,16 @@ def _holds(constraint: object, value: Any) -> bool:
     return True
 
 
-def _structure_scalar(value: Any, annotation: Any) -> Any:
+def _structure_scalar(given: Any, annotation: Any) -> Any:
+    value = python_scalar(given)
     if annotation is float and type(value) is int:
         return _as_float(value)
+    if annotation is str and isinstance(value, PurePath):
+        return path_text(value)
     if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
-        raise Mismatch(expected(say_type(annotation), value))
+        raise Mismatch(expected(say_type(annotation), given))
+    if annotation is int and not -(2**63) <= value < 2**63:
+        raise Mismatch(f"{shortened(value)} is too large: an integer has 64 bits, as in TOML")
     return value
 
 
@@ -341,14 +400,14 @@ def _as_float(value: int) -> float:
 
 
 def _structure_path(value: Any, annotation: Any) -> Path:
-    if not isinstance(value, (str, Path)) or value == "":
+    if not isinstance(value, (str, PurePath)) or value == "":
         raise Mismatch(expected(say_type(annotation), value))
-    folder = _folder.get()
-    return Path(value) if folder is None else located(value, folder)
+    folder, path = _folder.get(), path_of(str(value)) if isinstance(value, str) else Path(value)
+    return path if folder is None else located(path, folder)
 
 
 def _structure_literal(value: Any, annotation: Any) -> Any:
-    choices = get_args(annotation)
+    value, choices = python_scalar(value), get_args(annotation)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         near = did_you_mean(value, filter(_is_text, choices)) if _is_text(value) else ""
         raise Mismatch(expected(say_type(annotation), value) + near)

@@ -31,6 +31,7 @@ from uldm_core.options import (
     Mismatch,
     Option,
     Term,
+    as_typed,
     check_constraints,
     is_union,
     options_of,
@@ -49,7 +50,8 @@ class Planner:
 
     ``nouns`` are the components that references may name, with the kind of each. A stage's component
     option that the recipe leaves out takes the noun of that name, and makes one from its default if need be;
-    where there is no recipe (``implies`` is false), it takes its default for itself.
+    where there is no recipe (``implies`` is false), it takes its default for itself. ``texts`` are the values
+    that the command line sets, as typed.
 
     Paths are relative to ``folder(key)``, where it is given; those of datasets need not exist unless ``data``
     is to be read. ``versions`` says what brought each component when the recipe was resolved.
@@ -58,6 +60,7 @@ class Planner:
     registry: Registry
     nouns: dict[str, Kind] = Fresh(dict)
     implies: bool = True
+    texts: Mapping[Key, str] = Fresh(dict)
     folder: Callable[[Key], Path] | None = None
     data: bool = True
     versions: Mapping[str, Any] = Fresh(dict)
@@ -283,7 +286,7 @@ class Planner:
         """Structure a value that names no components."""
         try:
             with relative_to(self.folder(key)) if self.folder else nullcontext():
-                return structure(value, annotation)
+                return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
             noun = self.nouns.get(str(key[0]))
             unread = not self.data and noun is not None and noun.name == "dataset"

@@ -153,7 +153,7 @@ def load_file(path: Path) -> Plugin:
     try:
         spec.loader.exec_module(module)
         plugin = collect(module, path.stem, distribution=str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MistakeError(f"--plugin {path}: {_say(error)}", hint=_own_traceback(error).strip()) from error
     if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise MistakeError(

@@ -302,7 +302,7 @@ def test_a_process_that_keeps_data_to_the_end_says_so(caplog):
         scheduler(name)
     assert not caplog.records
     scheduler("linear", timesteps=50)
-    assert "77 % of the data are left" in caplog.text
+    assert "78 % of the data are left" in caplog.text
 
 
 def test_noise_near_data_is_exact_however_little():

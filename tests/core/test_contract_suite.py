@@ -1,8 +1,16 @@
 """The contract suite itself: what it reports, when it fails, and its doors."""
 
+import io
+import logging
+import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import ModuleType
 
 import pytest
@@ -24,6 +32,7 @@ from uldm_core.testing import (
     expect_close,
     strategies,
 )
+from uldm_core.testing.containment import contained
 from uldm_core.testing.contract import contract_of
 from uldm_core.testing.runner import Report, Result, run_check
 from uldm_core.testing.subject import subject_of
@@ -148,8 +157,6 @@ def test_a_check_leaves_torchs_random_state_alone():
 
 
 def test_time_is_bounded_and_the_failure_kept():
-    import time
-
     def slow(case):
         number = case.draw(st.integers(0, 10**9), "number")
         time.sleep(0.02)
@@ -199,6 +206,127 @@ def test_strategies_give_what_they_say():
         assert strategies.fill((2, 1, 5, 6), pattern, 0).shape == (2, 1, 5, 6)
     assert strategies.fill((1, 1, 4, 4), "spike", 0).count_nonzero() == 1
     assert strategies.fill((1, 1, 4, 4), "checkerboard", 0).sum() == 0
+
+
+# what a component does to the process it is checked in
+
+
+def _closes():
+    sys.stdout.close()
+
+
+def _takes_apart():
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer)
+
+
+def _replaces():
+    sys.stderr = io.StringIO()
+
+
+def _ends():
+    sys.exit(3)
+
+
+def _moves():
+    os.chdir("/")
+
+
+def _sleeps():
+    with suppress(Exception):
+        time.sleep(60)
+
+
+def _is_gentle():
+    print("it may print, log, start threads that end, and pools, which Python ends")
+    logging.getLogger("gentle").warning("odd")
+    threading.Thread(target=time.sleep, args=(0.01,)).start()
+    ThreadPoolExecutor().submit(int)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (_closes, "it closes sys.stdout"),
+        (_takes_apart, "it replaces sys.stdout"),
+        (_replaces, "it replaces sys.stderr"),
+        (_ends, "it ends the program: sys.exit(3)"),
+        (_moves, "it changes the working folder, to '/'"),
+        (_sleeps, "took longer than 0.1 s"),
+        (_is_gentle, ""),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_component_keeps_to_itself(does, said, in_memory, monkeypatch, tmp_path):
+    contract = Contract()
+    contract.check(lambda case: does())
+    own = io.TextIOWrapper(io.BytesIO()) if in_memory else (tmp_path / "o").open("w")
+    monkeypatch.setattr(sys, "stdout", own)
+    errors, folder = sys.stderr, os.getcwd()
+    result = run_check(contract.checks[0], contract, subject_of("loss", Mean), Profile(limit=0.1))
+    assert (sys.stdout, sys.stderr, os.getcwd()) == (own, errors, folder)
+    print("the report is still printed", flush=True)
+    own.close()
+    assert result.outcome == ("failed" if said else "passed")
+    assert said in result.message
+    assert result.hung == (does is _sleeps)
+
+
+def test_a_thread_that_a_component_leaves_is_named():
+    ends = threading.Event()
+    contract = Contract()
+    contract.check(lambda case: threading.Thread(target=ends.wait, name="watcher").start())
+    result = run_check(contract.checks[0], contract, subject_of("loss", Mean))
+    ends.set()
+    assert result.message == "it leaves a thread running that keeps the program from ending: 'watcher'"
+
+
+class Sleeper(Mean):
+    """A loss that hangs."""
+
+    def __call__(self, prediction, target):
+        time.sleep(60)
+
+
+def test_after_a_check_that_hangs_no_other_is_tried():
+    started = time.monotonic()
+    first, second, *others = check_component("loss", Sleeper, profile=Profile(limit=0.1))
+    assert (first.outcome, second.outcome, second.hung) == ("passed", "failed", True)
+    assert others and {other.message for other in others} == {"a check before it took too long"}
+    assert time.monotonic() - started < 5
+
+
+def test_another_alarm_is_left_alone():
+    monkeyed = signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        with contained(0.01):
+            time.sleep(0.05)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *monkeyed)
+
+
+LEAVES_A_THREAD = """
+import sys, threading
+from uldm_core import Component, hookimpl
+
+class Watched:
+    def __init__(self) -> None:
+        threading.Thread(target=threading.Event().wait, name="watcher").start()
+        sys.stdout.close()
+
+@hookimpl
+def uldm_components():
+    return [Component("loss", "watched", Watched)]
+"""
+
+
+def test_the_program_ends_though_a_component_leaves_a_thread(tmp_path):
+    (tmp_path / "watched.py").write_text(LEAVES_A_THREAD)
+    command = [sys.executable, "-m", "uldm_core.cli.main", "check", "--plugin", "watched.py", "loss/watched"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "builds: it closes sys.stdout; it leaves a thread running" in done.stdout
+    assert "0 passed, 1 failed" in done.stdout
 
 
 # A kind of its own, with checks of its own, through the hook.

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MaxLen, MinLen, MultipleOf
@@ -185,6 +186,74 @@ def test_a_mismatch_leads_to_the_part_that_is_wrong(value, annotation, key):
     with pytest.raises(Mismatch) as caught:
         structure(value, annotation)
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("given", "annotation", "wanted"),
+    [
+        (np.int64(4), Annotated[int, Ge(1)], 4),
+        (np.int64(4), float, 4.0),
+        (np.float32(0.5), float, 0.5),
+        (np.bool_(True), bool, True),
+        (np.str_("x"), str, "x"),
+        (np.str_("x"), Literal["x", "y"], "x"),
+        (np.str_("x"), Path, Path("x")),
+        (np.array(3), int | None, 3),
+        (torch.tensor(3), int, 3),
+        (torch.tensor(0.5), float, 0.5),
+        ([np.int8(1), np.int8(2)], tuple[int, ...], (1, 2)),
+        ({"a": np.float64(1.5)}, dict[str, float], {"a": 1.5}),
+        (PurePosixPath("x/y"), Path, Path("x/y")),
+        (Path("x/y"), str, "x/y"),
+    ],
+    ids=repr,
+)
+def test_scalars_and_paths_of_libraries_are_taken_as_what_they_are(given, annotation, wanted):
+    found = structure(given, annotation)
+    assert found == wanted and repr(found) == repr(wanted), "of Python's own types"
+
+
+@pytest.mark.parametrize(
+    ("given", "annotation"),
+    [
+        (np.float64(3.7), int),
+        (np.float64(3.0), int),
+        (np.bool_(True), int),
+        (np.bool_(True), float),
+        (np.int64(1), bool),
+        (np.int64(1), str),
+        (np.float64("nan"), float),
+        (np.array([1]), int),
+        (torch.tensor([1]), int),
+        (np.int64(0), Annotated[int, Ge(1)]),
+        (Path("x"), int),
+    ],
+    ids=repr,
+)
+def test_scalars_of_libraries_are_not_coerced(given, annotation):
+    with pytest.raises(Mismatch, match="expected"):
+        structure(given, annotation)
+
+
+def test_a_recipe_of_numpys_scalars_and_paths_can_be_saved(registry, tmp_path):
+    dataset = {"use": np.str_("points"), "count": np.int64(4)}
+    quantizer = {"use": "codes", "codebook_size": np.int64(4), "decay": np.float32(0.5)}
+    stage = {"use": "train", "losses": [{"use": "distance", "weight": np.float64(0.5)}]}
+    recipe = Recipe.from_dict(
+        {
+            "seed": np.uint8(3),
+            "dataset": dataset,
+            "autoencoder": {"use": "coder", "quantizer": quantizer},
+            "stages": {"only": stage},
+            "run": {"out": Path("~run"), "compile": np.bool_(False)},
+        }
+    )
+    again = Recipe.load(recipe.save(tmp_path / "r.toml"))
+    assert again.resolve(registry).to_dict() == recipe.resolve(registry).to_dict()
+    saved = recipe.resolve(registry).save(tmp_path / "resolved.toml").read_text()
+    assert 'out = "./~run"' in saved and "decay = 0.5" in saved and "seed = 3" in saved
+    built = registry.build("quantizer", np.str_("codes"), codebook_size=np.int64(4))
+    assert type(built.codebook_size) is int
 
 
 def test_lists_become_tuples_where_tuples_are_wanted_all_the_way_down():

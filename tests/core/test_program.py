@@ -1,7 +1,9 @@
 """The program from outside: exit codes, what it says on which stream, and the layers of the house."""
 
 import ast
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,12 +13,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from uldm_core import MistakeError, RunError, registry
+from uldm_core.cli import console
 from uldm_core.cli import main as program
 from uldm_core.cli.common import run_overrides
+from uldm_core.cli.progress import Terminal
 from uldm_core.engine.signals import Interrupted
-from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning
+from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning, load_file
+from uldm_core.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -157,6 +163,63 @@ def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, argumen
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pipe.toml", "pipe.toml: neither a file nor a folder"),
+        ("/dev/zero", "/dev/zero: neither a file nor a folder"),
+        ("large.toml", "large.toml: of 20 MB, no recipe is as large"),
+        ("folder", "folder: a folder without recipe.toml"),
+        ("utf16.toml", "utf16.toml:1: not UTF-8"),
+        ("loop.toml", "loop.toml: Too many levels of symbolic links"),
+        ("r.toml/x.toml", "r.toml/x.toml: Not a directory"),
+        ("", "the recipe's name is empty"),
+    ],
+)
+def test_what_is_no_recipe_is_said_at_once(uldm, name, said):
+    os.mkfifo("pipe.toml")
+    os.mkdir("folder")
+    os.symlink("loop.toml", "loop.toml")
+    Path("large.toml").touch()
+    os.truncate("large.toml", 20_000_000)
+    Path("utf16.toml").write_text("seed = 1", "utf-16")
+    code, out, err = uldm("run", name)
+    assert (code, out) == (2, "") and err.startswith(f"error: {said}")
+
+
+def test_a_module_that_ends_the_program_as_it_is_imported_does_not(uldm, monkeypatch):
+    Path("ends.py").write_text("import sys\nsys.exit(5)\n")
+    with pytest.raises(MistakeError, match="SystemExit: 5"):
+        load_file(Path("ends.py"))
+    monkeypatch.syspath_prepend(".")
+    record = 'Component("stage", "wait", "ends:Wait")'
+    Path("wait.py").write_text(PLUGIN.replace('Component("stage", "wait", Wait)', record))
+    code, _, err = run_it(uldm)
+    assert code == 2 and "stage/wait cannot be imported: " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["seed=99999999999999999999"], "is too large: an integer has 64 bits"),
+        (["run.threads=99999"], "expected an integer >= 0 and <= 1024, got 99999"),
+        (["--threads", "99999"], "Invalid value for '--threads'"),
+        (["--device", "meta"], "unknown device 'meta'"),
+        (["--device", ""], "unknown device ''"),
+        (["--out", ""], "Invalid value for '--out'"),
+    ],
+)
+def test_numbers_and_names_that_are_slips_are_said(uldm, arguments, said):
+    code, out, err = run_it(uldm, *arguments)
+    assert (code, out) == (2, "") and said in err
+
+
+@pytest.mark.parametrize("out", ["r.toml/below", "r.toml"])
+def test_a_run_whose_folder_cannot_be_made_fails_in_a_line(uldm, out):
+    code, _, err = run_it(uldm, "--out", out)
+    assert code in (1, 2) and err.splitlines()[-1].startswith(f"error: {out}")
+
+
+@pytest.mark.parametrize(
     ("raised", "code"),
     [(Interrupted(2), 130), (Interrupted(15), 143), (click.Abort(), 130), (click.UsageError("x"), 2)],
 )
@@ -192,6 +255,80 @@ def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys):
     program._show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
     program._show_warning("odd", UserWarning, "f.py", 3)
     assert capsys.readouterr().err == "warning: plugin 'x' was skipped\nwarning: f.py:3: odd\n"
+
+
+def shell(command, **environment):
+    """Run a command of the shell in which ``uldm`` is the program; return its exit code and errors."""
+    program = f'uldm() {{ {sys.executable} -W error -m uldm_core.cli.main "$@"; }}; {command}'
+    bash = ["bash", "-o", "pipefail", "-c", program]
+    done = subprocess.run(bash, capture_output=True, timeout=60, env={**os.environ, **environment})
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("uldm ls | true", 141), ("uldm lss 2>&1 | true", 141), ("uldm ls >&-", 0), ("uldm lss >&- 2>&-", 2)],
+)
+def test_output_that_nobody_reads_ends_the_program_quietly(command, code):
+    assert shell(command) == (code, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_lacks_is_escaped(encoding):
+    code, error = shell("uldm show $'loss/\\xff\u2713'", PYTHONIOENCODING=f"{encoding}:strict")
+    assert code == 2 and error.startswith("error: unknown loss '") and "\\udcff" in error
+
+
+def test_what_is_printed_from_inside_is_escaped_as_well(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, "latin-1"))
+    monkeypatch.setattr(sys, "stdout", None)
+    console.prepare_streams()
+    terminal = Terminal(Console(stderr=True, force_terminal=True))
+    terminal.stages(["\u2713\udcff"])
+    terminal.message("\u2713\udcff")
+    terminal.close()
+    sys.stdout.close()
+    sys.stderr.flush()
+    assert written.getvalue().decode("latin-1").count("\\u2713\\udcff") >= 2
+
+
+def test_a_folder_whose_name_is_not_utf8_holds_a_run(uldm):
+    code, _, err = run_it(uldm, "--out", os.fsdecode(b"runs/\xff"))
+    assert code == 0 and "report: runs/\\udcff/report.html" in err
+    assert "\\udcff" in (Path(os.fsdecode(b"runs/\xff")) / "report.html").read_text("utf-8")
+
+
+def test_no_recipe_holds_what_is_not_utf8():
+    with pytest.raises(MistakeError, match="not UTF-8"):
+        Recipe.from_dict({"run": {"out": Path(os.fsdecode(b"\xff"))}})
+
+
+def test_what_uldm_and_its_components_log_is_shown_while_the_program_runs(capsys):
+    log = logging.getLogger("uldm_plugins.some.module")
+    log.info("unseen")
+    with console.logs_shown():
+        log.debug("unseen")
+        log.info("checked %d of [2] images", 1)
+        log.warning("1 is left out")
+        log.error("it failed")
+        logging.getLogger("other").info("unseen")
+    log.info("unseen")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "checked 1 of [2] images\nwarning: 1 is left out\nerror: it failed\n"
+    assert not log.isEnabledFor(logging.INFO) and not logging.getLogger("uldm_plugins").handlers
+
+
+def test_a_component_may_log_in_a_run(uldm):
+    Path("wait.py").write_text(
+        PLUGIN.replace("import signal", "import logging\nimport signal").replace(
+            "context.advance(2)",
+            "logging.getLogger('uldm_plugins.x').warning('odd')\n        context.advance(2)",
+        )
+    )
+    code, out, err = run_it(uldm)
+    assert (code, out) == (0, "") and "\nwarning: odd\n" in err
 
 
 def test_help_lists_every_command_with_its_summary(uldm):

@@ -1,15 +1,21 @@
 """Recipes at their edges: overrides in any order, references, kinds, terms, variables, resolved forms."""
 
+import re
+from pathlib import Path
+from typing import Annotated
+
 import pytest
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from uldm_core import Component, spec
 from uldm_core.blueprint import Builder, Reference
 from uldm_core.engine.machine import choose_machine
-from uldm_core.engine.run import run
+from uldm_core.engine.run import folder_of, run
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import MistakeError, dotted
+from uldm_core.options import Exists
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
@@ -59,6 +65,98 @@ def test_an_overrides_value_that_begins_as_a_list_or_a_string_is_one(registry, w
     (problem,) = check(registry, write(), f"stages.second.folder={written}")
     said = f"override {f'stages.second.folder={written}'!r}: stages.second.folder: not TOML: "
     assert problem.startswith(said) and "is never closed" in problem and "in quotes it is a string" in problem
+
+
+class Reads:
+    """A stage that takes a number, a text and a path."""
+
+    trains, makes, needs = (), (), ()
+
+    def __init__(
+        self,
+        size: Annotated[int, Ge(1)] = 1,
+        rate: float = 1.0,
+        text: str | None = None,
+        path: Path = Path("x"),
+        either: float | str = 1,
+        folder: Annotated[Path, Exists(folder=True)] | None = None,
+    ):
+        pass
+
+
+@pytest.fixture
+def reads(registry, write):
+    """Return the options of a stage that the command line sets."""
+    registry.register(Component("stage", "reads", Reads))
+    path = write(text='[stages.only]\nuse = "reads"\n')
+
+    def reads(*overrides):
+        return plan(registry, path, *(text.replace("only.", "stages.only.", 1) for text in overrides))
+
+    return reads
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-01-01", "1e5", "1_000", "true", "nan", "[x]", "[1]", "{x}"])
+def test_a_path_or_text_on_the_command_line_is_what_was_typed(reads, registry, text):
+    made = reads(f"only.path={text}", f"only.text={text}", f"run.out={text}")
+    options = made.stages["only"].options
+    assert (options["path"], options["text"], made.run.out) == (Path(text).absolute(), text, text)
+    again = resolved_again(made, registry)
+    assert again.stages["only"].options == options and again.run.out == text
+    quoted = reads(f'only.path="{text}"', f"only.text='{text}'").stages["only"].options
+    assert (quoted["path"], quoted["text"]) == (Path(text).absolute(), text)
+
+
+def test_a_number_on_the_command_line_is_a_number_where_one_is_taken(reads):
+    options = reads("only.size=1_000", "only.rate=1e5", "only.either=2").stages["only"].options
+    assert (options["size"], options["rate"], options["either"]) == (1000, 1e5, 2.0)
+    assert reads("only.either=true").stages["only"].options["either"] == "true"
+    for text, said in (("x", "got 'x'"), ("true", "got true"), ("[1", "'[' is never closed")):
+        with pytest.raises(MistakeError, match=re.escape(said)):
+            reads(f"only.size={text}")
+
+
+def test_a_variable_on_the_command_line_is_what_was_typed_where_it_is_used(reads):
+    made = reads(
+        "vars.year=2024", "only.path=${vars.year}", "only.size=${vars.year}", "only.text=in ${vars.year}"
+    )
+    options = made.stages["only"].options
+    assert (options["path"], options["size"], options["text"]) == (Path("2024").absolute(), 2024, "in 2024")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("~", "."), ("~/a", "a"), ("./~", None), ("./~a", None), ("a~", None)]
+)
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(
+    reads, registry, tmp_path, monkeypatch, written, meant
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = tmp_path / meant if meant else Path(written)
+    made = reads(f"only.path={written}", f"run.out={written}")
+    assert made.stages["only"].options["path"] == wanted.absolute()
+    assert folder_of(made) == folder_of(made, written) == wanted
+    again = resolved_again(made, registry)
+    assert again.stages["only"].options["path"] == wanted.absolute(), "./~ is not read as ~"
+    assert folder_of(again) == wanted
+
+
+def test_a_recipe_its_base_and_its_runs_may_lie_in_the_home_folder(registry, write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    (tmp_path / "base.toml").write_text("[vars]\nx = 1\n")
+    (tmp_path / "over.toml").write_text("extends = '~/base.toml'\n")
+    assert Recipe.load("~/over.toml").document.data == {"vars": {"x": 1}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text("[denoiser]\nkind = 'denoiser'\nuse = 'net'\n")
+    made = Recipe.from_dict({"dataset": "points", "denoiser": {"from": "~/run"}})
+    problems = [problem for problem in made.check(registry) if not problem.warning]
+    assert not [problem for problem in problems if "there is no run" in problem.what]
+    assert made.save("~/saved.toml") == tmp_path / "saved.toml"
+
+
+def test_an_override_that_no_file_can_hold_is_refused(reads):
+    with pytest.raises(MistakeError, match="not UTF-8"):
+        reads("only.text=\udcff")
 
 
 def test_overrides_reach_into_tables_that_are_not_there_yet(write):

@@ -61,6 +61,8 @@ def test_options_are_the_named_parameters_of_the_targets_own_signature():
 
 @given(st.one_of(st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers())))
 @example(2**53 + 1)
+@example(2**63)
+@example(-(2**63))
 @example(10**400)
 @example(float("nan"))
 @example(float("inf"))
@@ -68,6 +70,7 @@ def test_scalars_are_never_converted_but_integers_that_a_float_can_hold(value):
     exact = type(value) is int and abs(value) < 10**308 and float(value) == value
     for wanted in (bool, int, float, str):
         finite = type(value) is not float or isfinite(value)
+        finite &= wanted is not int or type(value) is not int or -(2**63) <= value < 2**63
         if finite and (type(value) is wanted or (wanted is float and exact)):
             assert structure(value, wanted) == value
         else:

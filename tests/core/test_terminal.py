@@ -1,10 +1,13 @@
 """What a person sees at a terminal while a run goes on."""
 
 import io
+import logging
+import sys
 
 import pytest
 from rich.console import Console
 
+from uldm_core.cli.console import logs_shown
 from uldm_core.cli.progress import Terminal, reporter
 from uldm_core.engine.progress import Lines
 
@@ -83,6 +86,20 @@ def test_messages_stand_above_the_list_and_the_last_one_below():
     text = found.console.file.getvalue()
     assert "a [word] of warning" in text
     assert text.index("sizes") < text.index("first") and text.rstrip().endswith("done in 3 s")
+
+
+def test_what_is_logged_stands_above_the_list(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    found = Terminal(Console(stderr=True, force_terminal=True, width=80))
+    found.stages(["first"])
+    found.started("first", "training steps", 10, 0)
+    found.live.refresh()
+    with logs_shown():
+        logging.getLogger("uldm_core").info("checked [2] images")
+    found.close()
+    before, line, after = sys.stderr.getvalue().partition("checked [2] images\n")
+    assert line and before.endswith("\x1b[2K"), "the list is taken away first"
+    assert "first" in before and "first" in after
 
 
 def test_without_a_list_the_line_vanishes_with_the_work():

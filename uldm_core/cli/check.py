@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from uldm_core.cli.common import complete_component, component_named, plugin_option
+from uldm_core.cli.console import UNREAD, leave_broken_pipes
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
@@ -29,35 +31,49 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
     from uldm_core import registry
-    from uldm_core.recipe.overrides import parse_options
+    from uldm_core.testing.containment import running
 
     chosen = registry.default().components() if component is None else [component_named(component)]
-    values = parse_options(options)
-    states = [_check(one, values, deep) for one in chosen]
-    if len(states) > 1:
-        click.echo(f"{sum(states)} of {len(states)} components keep their contract")
-    sys.exit(0 if states and all(states) else 1)
+    before = running()
+    try:
+        states = [_check(one, options, deep) for one in chosen]
+        if len(states) > 1:
+            click.echo(f"{sum(states)} of {len(states)} components keep their contract")
+        code = 0 if states and all(states) else 1
+    except BrokenPipeError:
+        leave_broken_pipes()
+        code = UNREAD
+    if [one for one in running() if one not in before]:  # a component left it, and Python would wait for it
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _check(component: Component, options: dict[str, Any], deep: bool) -> bool:
+def _check(component: Component, options: tuple[str, ...], deep: bool) -> bool:
     """Check one component, print a line a check, and return whether it keeps its contract."""
     from uldm_core import registry
+    from uldm_core.recipe.overrides import parse_options
+    from uldm_core.testing.containment import TookTooLong, contained
+    from uldm_core.testing.contract import Broken
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered
 
     name = f"{component.plugin}/{component.name}" if component.plugin else component.name
     called = f"{component.kind}/{registry.default().name_of(component)}"
     click.echo(f"{called} ({component.distribution} {component.version})".replace(" ( )", ""))
+    profile = DEEP if deep else EVERYDAY
     try:
-        subject = registered(component.kind, name, options, called=called)
+        with contained(profile.limit):
+            known = registry.describe(component.kind, name).options
+            subject = registered(component.kind, name, parse_options(options, known), called=called)
         report = check_subject(
             subject,
             component.xfail,
-            profile=DEEP if deep else EVERYDAY,
+            profile=profile,
             tell=lambda result: click.echo(f"  {result}".replace("\n", "\n  ")),
         )
-    except UldmError as error:
-        if options:
+    except (UldmError, Broken, TookTooLong) as error:
+        if options and isinstance(error, UldmError):
             raise
         absent = is_unavailable(error)
         click.echo(f"  {'skipped' if absent else 'failed':<17}it cannot be built: {error}")

@@ -28,6 +28,32 @@ def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tup
             registry.default().add_plugin(load_file(path))
 
 
+class FilePath(click.Path):
+    """A path; ``~`` and ``~user`` are home folders.
+
+    An empty one is a slip, as of a variable that is not set, and never the current folder.
+    """
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty", parameter, context)
+        return super().convert(os.path.expanduser(value), parameter, context)
+
+
+def not_empty(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Return what was given; an empty text is a slip, as of a variable that is not set."""
+    if value == "":
+        raise click.BadParameter("it is empty", context, parameter)
+    return value
+
+
+COUNT = click.IntRange(1, 10_000_000)
+SEED = click.IntRange(0, 2**63 - 1)
+SIDE = click.IntRange(1, 4096)
+"""How many images, which, and how many pixels high and wide: more is a slip, and would fill the memory."""
+
+
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted({name for name in names if name.startswith(incomplete)})
 
@@ -73,7 +99,7 @@ def _runs() -> list[str]:
 
 
 recipe_argument: Decorator = click.argument("recipe", shell_complete=complete_recipe)
-run_argument: Decorator = click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_run)
+run_argument: Decorator = click.argument("run", type=FilePath(path_type=Path), shell_complete=complete_run)
 component_argument: Decorator = click.argument(
     "component", metavar="KIND/NAME", shell_complete=complete_component
 )
@@ -86,7 +112,7 @@ plugin_option = click.option(
     "plugins",
     multiple=True,
     metavar="FILE.py",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     callback=_load_plugins,
     expose_value=False,
     is_eager=True,
@@ -96,7 +122,7 @@ device_option = click.option("--device", help="auto, cpu, cuda, cuda:1, mps, ...
 precision_option = click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="What networks multiply in."
 )
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.")
 
 
 def component_named(path: str) -> Component:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from uldm_core.cli.common import complete_recipe, plugin_option
+from uldm_core.cli.common import FilePath, complete_recipe, plugin_option
 from uldm_core.errors import MistakeError
 
 
 @click.command(short_help="Copy a shipped recipe, to change it.")
 @click.argument("name", shell_complete=complete_recipe)
-@click.argument("to", required=False, type=click.Path(path_type=Path))
+@click.argument("to", required=False, type=FilePath(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @plugin_option
 def cp(name: str, to: Path | None, force: bool) -> None:

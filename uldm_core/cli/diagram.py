@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import json_option, overrides_argument, plugin_option, recipe_argument
+from uldm_core.cli.common import FilePath, json_option, overrides_argument, plugin_option, recipe_argument
 from uldm_core.errors import MistakeError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Draw a recipe: its stages, and its networks level by level.")
 @recipe_argument
 @overrides_argument
-@click.option("--out", type=click.Path(path_type=Path), help="A picture: .svg, .png or .pdf.")
+@click.option("--out", type=FilePath(path_type=Path), help="A picture: .svg, .png or .pdf.")
 @click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), help="Of the text; default mermaid.")
 @json_option
 @plugin_option

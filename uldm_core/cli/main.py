@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, TextIO
+from logging import ERROR, WARNING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from uldm_core.cli.common import colours, show_problems
+from uldm_core.cli.common import show_problems
+from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepare_streams, word
 from uldm_core.errors import MistakeError, RunWarning, UldmError
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ CORE = {
 """The core's commands with their summaries, each in a file of its name; plugins bring others."""
 
 
+class _NobodyReads(Exception):
+    """Whoever read our output (``| head``) has read enough."""
+
+
 class LazyGroup(click.Group):
     """Imports a command only when it is called, and lists them without importing any."""
 
@@ -41,6 +47,13 @@ class LazyGroup(click.Group):
         """Read the options that decide which plugins there are first, wherever they stand."""
         ctx.obj = shlex.join(["uldm", *args])  # what was typed, for the commands that note it
         return super().parse_args(ctx, _plugin_options_first(args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do the command; click itself would say of a broken pipe that the command failed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _NobodyReads from error
 
     def brought(self) -> dict[str, Command]:
         """Return the commands of plugins; the core's names cannot be taken."""
@@ -119,12 +132,23 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal."""
+    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
+    prepare_streams()
     warnings.showwarning = _show_warning
-    sys.exit(_run(arguments))
+    with logs_shown():
+        sys.exit(_run(arguments))
 
 
 def _run(arguments: list[str] | None) -> int:
+    try:
+        return _exit_code(arguments)
+    except (_NobodyReads, BrokenPipeError):
+        leave_broken_pipes()
+        return UNREAD
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    """Do a command, say what kept it from being done, and return the exit code."""
     try:
         cli.main(arguments, standalone_mode=False)
         sys.stdout.flush()
@@ -136,11 +160,11 @@ def _run(arguments: list[str] | None) -> int:
     except UldmError as error:
         _show_error(error)
         return 2 if isinstance(error, MistakeError) else 1
-    except BrokenPipeError:  # whoever read our output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        click.echo(f"{_word('error: ', 'red')}{error}", err=True)
+        said = error if error.filename is None else f"{error.filename}: {error.strerror}"
+        click.echo(f"{word(ERROR)}{said}", err=True)
         return 1
     except Exception as error:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
@@ -154,12 +178,8 @@ def _run(arguments: list[str] | None) -> int:
 def _show_error(error: UldmError) -> None:
     """Show problems, each at its place; one alone is said to be an error."""
     if len(error.problems) == 1:
-        click.echo(_word("error: ", "red"), nl=False, err=True)
+        click.echo(word(ERROR), nl=False, err=True)
     show_problems(error.problems)
-
-
-def _word(word: str, colour: str) -> str:
-    return click.style(word, fg=colour) if colours(sys.stderr) else word
 
 
 def _show_warning(
@@ -174,7 +194,7 @@ def _show_warning(
     from uldm_core.plugins import PluginWarning
 
     place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
-    click.echo(f"{_word('warning: ', 'yellow')}{place}{message}", err=True)
+    click.echo(f"{word(WARNING)}{place}{message}", err=True)
 
 
 if __name__ == "__main__":

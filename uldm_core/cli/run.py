@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli.common import (
+    FilePath,
     device_option,
     overrides_argument,
     plugin_option,
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 @recipe_argument
 @overrides_argument
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The run's folder; default runs/<recipe's name>."
-)
+@click.option("--out", type=FilePath(path_type=Path), help="The run's folder; default runs/<recipe's name>.")
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
 @device_option
 @precision_option

@@ -13,6 +13,7 @@ from uldm_core.engine.machine import choose_machine
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
+from uldm_core.options import path_of
 from uldm_core.protocols import Trainer, Verb
 from uldm_core.recipe import RunOptions
 
@@ -46,16 +47,17 @@ def run_stage(
         Interrupted: it was asked to stop.
         RunError: a metric or the state of the training is not finite, or the dataset failed.
     """
-    if (Path(out) / "recipe.toml").exists():
+    out = path_of(out)
+    if (out / "recipe.toml").exists():
         raise MistakeError(
             f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
         )
-    products = dict(_needed(stage.needs, Path(out)))
+    products = dict(_needed(stage.needs, out))
     machine = choose_machine(options or RunOptions())
     for component in vars(stage).values():
         machine.place(component)
     name = name or type(stage).__name__
-    folder = RunFolder(Path(out)).stage(name)
+    folder = RunFolder(out).stage(name)
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())

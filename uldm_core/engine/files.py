@@ -44,8 +44,8 @@ def digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text, whole or not at all; what UTF-8 lacks (in the name of a file) is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -29,6 +29,7 @@ from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import DataError, MistakeError, RunError, did_you_mean, listing
+from uldm_core.options import path_of
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 
@@ -78,7 +79,7 @@ def run(
 
 def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
     """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``."""
-    return Path(out or plan.run.out or Path("runs") / plan.recipe.name)
+    return path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
 
 
 def _lock(path: Path) -> AbstractContextManager[Any]:

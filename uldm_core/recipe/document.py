@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,9 @@ else:
 
 DEEPEST = 100
 """So many tables and lists may lie in each other."""
+
+LARGEST = 10_000_000
+"""Bytes of a recipe's file, at most: to read many more takes minutes, and none is written by hand."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -55,6 +60,8 @@ class Document:
         places: where each key was written.
         problems: what was wrong with overrides, and with the syntax.
         holes: keys whose values are not readable.
+        texts: the values that overrides set, as they were typed.
+        unparsed: of those that look like TOML and are none, what is wrong with them.
     """
 
     data: dict[str, Any]
@@ -62,6 +69,8 @@ class Document:
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     holes: set[Key] = field(factory=set)
+    texts: dict[Key, str] = field(factory=dict)
+    unparsed: dict[Key, Problem] = field(factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, forgiving: bool = False) -> Document:
@@ -75,6 +84,7 @@ class Document:
             MistakeError: it is missing, unreadable or not TOML.
         """
         try:
+            _refuse_no_text(path)
             text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
@@ -108,8 +118,11 @@ class Document:
         return Where((), self.source, 1 if self.source else None)
 
     def forget(self, key: Key) -> None:
-        """Drop the places of a key and of everything in it: something else stands there now."""
-        self.places = {other: place for other, place in self.places.items() if other[: len(key)] != key}
+        """Drop what is known of a key and of everything in it: something else stands there now."""
+        known: tuple[dict[Key, Any], ...] = (self.places, self.texts, self.unparsed)
+        for table in known:
+            for other in [other for other in table if other[: len(key)] == key]:
+                del table[other]
 
     def override(self, key: Key, text: str) -> None:
         """Note that an override set this key, so that what stood in and below it has its place no more."""
@@ -119,6 +132,17 @@ class Document:
     def placed(self, problem: Problem) -> Problem:
         """Return the problem with the place of its key."""
         return evolve(problem, where=self.where(problem.where.key))
+
+
+def _refuse_no_text(path: Path) -> None:
+    """Raise ``MistakeError`` for what is there and can be no recipe; a pipe or device may never end."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise MistakeError(f"{path}: a folder without recipe.toml", hint="name a file, or a run's folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise MistakeError(f"{path}: neither a file nor a folder", hint="write the recipe into a file")
+    if found.st_size > LARGEST:
+        raise MistakeError(f"{path}: of {found.st_size / 1e6:.0f} MB, no recipe is as large")
 
 
 def _places(lines: Mapping[Key, int], path: Path) -> dict[Key, Where]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uldm_core.errors import Key, MistakeError, Problem, did_you_mean, expected
+from uldm_core.options import path_of
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
 
@@ -51,8 +52,9 @@ def with_base(
 
 
 def _file_of(document: Document, folder: Path, named: str) -> Path:
-    if os.path.exists(folder / named) or Path(named).suffix:
-        return folder / named
+    path = folder / path_of(named)
+    if os.path.exists(path) or path.suffix:
+        return path
     try:
         return find(named)
     except MistakeError as error:

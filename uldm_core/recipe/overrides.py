@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from attrs import frozen
+
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
+from uldm_core.options import Option, as_typed, takes_text
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
 from uldm_core.recipe.syntax import TOO_DEEP, syntax_problems
 
@@ -19,36 +22,67 @@ _PART = re.compile(rf"\[(?P<index>\d+)\]|(?P<name>{_NAME})")
 def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     """Set each ``KEY=VALUE`` in the document; those that cannot be set are added to its problems.
 
-    ``VALUE`` is TOML, or a bare string. A new ``use`` empties its table first, so options of the old
-    component are not left behind; whole tables and their ``use`` are therefore set before what is in them.
+    ``VALUE`` is TOML, or a bare string; for an option that takes text or a path, it is what was typed. A new
+    ``use`` empties its table first, so options of the old component are not left behind; whole tables and
+    their ``use`` are therefore set before what is in them.
     """
     parsed = []
-    for override in overrides:
+    for said in overrides:
         try:
-            parsed.append((*_parse(override), override))
+            parsed.append(_parse(said))
         except MistakeError as error:
             document.problems += error.problems
-    for names, value, text in sorted(parsed, key=lambda item: len(item[0]) - (item[0][-1] == "use")):
+    for override in sorted(parsed, key=lambda item: len(item.key) - (item.key[-1] == "use")):
         try:
-            _set(document, names, value, text)
+            _set(document, override)
         except MistakeError as error:
             document.problems += error.problems
 
 
-def parse_options(options: Iterable[str]) -> dict[str, Any]:
+def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, Any]:
     """Return each ``KEY=VALUE`` as a component's options.
+
+    Args:
+        options: as typed.
+        known: the component's options.
 
     Raises:
         MistakeError: one is not ``KEY=VALUE``, or contradicts another.
     """
     document = Document({})
     apply_overrides(document, options)
-    if document.problems:
-        raise MistakeError(*document.problems)
+    for option in [option for option in known if (option.name,) in document.texts]:
+        value, text = document.data[option.name], document.texts[option.name,]
+        document.data[option.name] = as_typed(value, text, option.annotation)
+        if takes_text(option.annotation):
+            document.unparsed.pop((option.name,), None)
+    if problems := [*document.problems, *document.unparsed.values()]:
+        raise MistakeError(*problems)
     return document.data
 
 
-def _parse(override: str) -> tuple[Key, Any]:
+@frozen
+class _Override:
+    """One ``KEY=VALUE``.
+
+    Args:
+        key: that it sets.
+        value: what TOML makes of it, or its text.
+        text: the value as typed.
+        said: the whole as typed.
+        problem: why TOML makes nothing of a value that looks like it.
+    """
+
+    key: Key
+    value: Any
+    text: str
+    said: str
+    problem: Problem | None = None
+
+
+def _parse(override: str) -> _Override:
+    if not _is_unicode(override):
+        raise _refused((), "not UTF-8", override, "a recipe is UTF-8: rename the file or folder")
     name, equals, text = override.partition("=")
     if not equals or not _KEY.fullmatch(name.strip()):
         hint = "e.g. stages.first.steps=100 or stages.first.losses[0].weight=2"
@@ -57,22 +91,36 @@ def _parse(override: str) -> tuple[Key, Any]:
     key: Key = tuple(int(part["index"]) if part["index"] else part["name"].strip("\"'") for part in parts)
     if len(key) > DEEPEST:
         raise _refused((), TOO_DEEP, shortened(override))
-    return key, _value(text.strip(), key, override)
+    return _override(key, text.strip(), override)
 
 
-def _value(text: str, key: Key, override: str) -> Any:
-    """Return what TOML makes of a text, or the bare text; what begins as a list or a string has to be one."""
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: arguments of other encodings hold what cannot."""
+    return text.isprintable() or not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _override(key: Key, text: str, said: str) -> _Override:
+    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one.
+
+    What begins as a list or a table and is none, is a problem unless the option takes text.
+    """
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
         if not text.startswith(("[", "{", '"', "'")):
-            return text
-        what = syntax_problems(f"value = {text}", str(error))[0]
-        raise _refused(key, what.what, override, f"{what.hint}; in quotes it is a string") from error
-    return parsed["value"] if len(parsed) == 1 else text
+            return _Override(key, text, text, said)
+        wrong = syntax_problems(f"value = {text}", str(error))[0]
+        problem = Problem(
+            Where(key, f"override {said!r}"), wrong.what, f"{wrong.hint}; in quotes it is a string"
+        )
+        if text.startswith(('"', "'")):
+            raise MistakeError(problem) from error
+        return _Override(key, text, text, said, problem)
+    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, said)
 
 
-def _set(document: Document, names: Key, value: Any, text: str) -> None:
+def _set(document: Document, override: _Override) -> None:
+    names, value, text = override.key, override.value, override.said
     container: Any = document.data
     key: Key = ()
     for name, following in pairwise(names):
@@ -84,6 +132,9 @@ def _set(document: Document, names: Key, value: Any, text: str) -> None:
             del container[name]
     container[key[-1]] = value
     document.override(key, text)
+    document.texts[key] = override.text
+    if override.problem:
+        document.unparsed[key] = override.problem
 
 
 def _part(container: Any, name: str | int, key: Key, text: str) -> str | int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from attrs import Attribute, define, field, fields, frozen
 
 from uldm_core.blueprint import Blueprint, Reference
@@ -25,7 +26,7 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, located, say_type, say_value, structure
+from uldm_core.options import Mismatch, as_typed, located, say_type, say_value, structure
 from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
@@ -36,6 +37,7 @@ FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
 _SEED = Annotated[int, Ge(0)]
+MOST_THREADS = 1024
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
@@ -54,7 +56,7 @@ class RunOptions:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Ge(0)] = 0
+    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
@@ -67,6 +69,7 @@ class Reader:
     Args:
         registry: what components there are.
         data: the tables.
+        texts: of what the command line sets, as typed.
         problems: what is wrong, located by key.
         seed: of the run.
         run: the ``[run]`` table.
@@ -81,6 +84,7 @@ class Reader:
 
     registry: Registry
     data: Mapping[str, Any]
+    texts: Mapping[Key, str] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
@@ -104,6 +108,7 @@ class Reader:
         planner = Planner(
             self.registry,
             {**self.missing, **meant},
+            texts=self.texts,
             problems=self.problems,
             folder=self.folder,
             data=self.needs_data,
@@ -172,8 +177,10 @@ class Reader:
         import torch
 
         try:
-            torch.device("cpu" if device == "auto" else device)
+            known = device == "auto" or torch.device(device).type != "meta"  # which holds no numbers
         except RuntimeError:
+            known = False
+        if not known:
             self._complain(
                 ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
             )
@@ -309,6 +316,7 @@ class Reader:
         if "from" not in table:
             return self._component(planner, kind, table, (name,), self.data)
         folder = self.folder((name, "from"))
+        table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
         taken, problem = noun_of_run(table, name, kind, folder)
         if problem:
             return self._complain((name, "from"), *problem)
@@ -367,7 +375,7 @@ class Reader:
 
     def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
         try:
-            return structure(value, annotation)
+            return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
             for part in mismatch.parts():
                 self._complain((*key, *part.key), part.what, hint)
@@ -375,6 +383,11 @@ class Reader:
 
     def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
         self.problems.append(Problem(Where(key), what, hint, warning))
+
+
+def _home(path: Any) -> Any:
+    """Put a home folder in the place of ``~`` and ``~user``."""
+    return os.path.expanduser(path) if isinstance(path, str) else path
 
 
 def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +12,8 @@ import tomli_w
 from attrs import define, evolve, field, fields
 
 from uldm_core.blueprint import Blueprint, plain
-from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
+from uldm_core.options import path_of, plain_values
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
@@ -49,14 +51,20 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any], name: str = "recipe") -> Recipe:
         """Make a recipe from Python values; its errors are located by key.
 
+        Paths are taken as text, and numpy's and torch's scalars as Python's, as TOML would have them.
+
         Raises:
             MistakeError: the recipe that it extends is missing or not TOML; it is nested too deeply.
         """
         try:
             refuse_depth(data)
+            json.dumps(plain_values(data), ensure_ascii=False, default=str).encode("utf-8")
+        except UnicodeEncodeError as error:
+            what = f"{shortened(error.object[: error.end][-50:])} is not UTF-8, as a recipe has to be"
+            raise MistakeError(what, hint="rename the file or folder") from error
         except ValueError as error:
             raise MistakeError(str(error)) from error
-        return cls(with_base(Document(deepcopy(dict(data))), Path()), name)
+        return cls(with_base(Document(plain_values(deepcopy(dict(data)))), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tables as they were written, overrides applied."""
@@ -64,8 +72,8 @@ class Recipe:
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe as TOML; its comments are not kept."""
-        Path(path).write_text(tomli_w.dumps(self.document.data), "utf-8")
-        return Path(path)
+        path_of(path).write_text(tomli_w.dumps(self.document.data), "utf-8")
+        return path_of(path)
 
     def check(self, registry: Registry | None = None) -> list[Problem]:
         """Return everything that is wrong, each at its place; an empty list if nothing is.
@@ -108,16 +116,31 @@ class Recipe:
 
     def _read(self, registry: Registry, *, data: bool = True) -> tuple[Plan, list[Problem]]:
         filled = substitute(self.document.data)
-        reader = Reader(registry, filled.data, folder=self.document.folder, needs_data=data)
+        texts, folder = self._texts(filled), self.document.folder
+        reader = Reader(registry, filled.data, texts, folder=folder, needs_data=data)
         reader.read()
         plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
         unread = {problem.where.key for problem in filled.problems} | self._unread(filled)
         problems = [problem for problem in reader.problems if not _is_within(problem, unread)]
-        problems = [*filled.problems, *problems]
+        problems = [*filled.problems, *self._explained(problems, filled)]
         if self.document.holes:  # who knows what would be used there
             problems = [problem for problem in problems if not problem.warning]
         problems = [*self.document.problems, *problems]
         return plan, _in_order([plan.placed(problem) for problem in problems])
+
+    def _texts(self, filled: Filled) -> dict[Key, str]:
+        """Return what overrides set, as typed, by its key; a variable's also where it is used."""
+        own = self.document.texts
+        used = {key: own[origins[-1]] for key, origins in filled.origins.items() if origins[-1] in own}
+        return {**own, **used}
+
+    def _explained(self, problems: Iterable[Problem], filled: Filled) -> list[Problem]:
+        """Put in the place of what is wrong with an override that is not TOML that it is not."""
+        said = dict(self.document.unparsed)
+        said |= {key: said[o] for key, origins in filled.origins.items() for o in origins if o in said}
+        return [
+            next((said[key] for key in said if _is_within(problem, [key])), problem) for problem in problems
+        ]
 
     def _unread(self, filled: Filled) -> set[Key]:
         """Return the keys whose values are not readable, or come from a variable that is not."""

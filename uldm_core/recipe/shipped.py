@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
+from uldm_core.options import path_of
 from uldm_core.plugins import OWN_PLUGIN
 
 
@@ -17,13 +18,17 @@ def find(text: str | Path) -> Path:
         text: a file; a run's folder; or the name of a shipped recipe, ``name`` or ``plugin/name``.
 
     Raises:
-        MistakeError: it is a bare name, and no recipe of that name ships.
+        MistakeError: it is a bare name, and no recipe of that name ships; or it is empty.
     """
-    path = Path(text)
+    if str(text) == "":
+        raise MistakeError(
+            "the recipe's name is empty", hint="name a file, a run's folder or a shipped recipe"
+        )
+    path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return path / "recipe.toml"
     name = str(text)
-    if os.path.exists(path) or path.suffix or not name:
+    if os.path.exists(path) or path.suffix:
         return path
     known = shipped()
     if name in known:

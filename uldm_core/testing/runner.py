@@ -18,6 +18,7 @@ from hypothesis.reporting import with_reporter
 from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
 from uldm_core.testing.case import Case
+from uldm_core.testing.containment import TookTooLong, contained
 from uldm_core.testing.contract import NOT_A_MODULE, Broken, Check, Contract, Skip, contract_of
 from uldm_core.testing.subject import Subject, subject_of
 
@@ -31,16 +32,18 @@ class Profile:
     Args:
         examples: of each check, at most.
         seconds: after which a check takes no further example, and a failing one is not shrunk further.
+        limit: seconds that one example may take; what takes longer is taken to hang.
         repeatable: look at the same examples each time.
     """
 
     examples: int = 5
     seconds: float = 0.4
+    limit: float = 120.0
     repeatable: bool = True
 
 
 EVERYDAY = Profile()
-DEEP = Profile(examples=100, seconds=60.0, repeatable=False)
+DEEP = Profile(examples=100, seconds=60.0, limit=600.0, repeatable=False)
 
 
 @frozen
@@ -54,6 +57,7 @@ class Result:
         example: the smallest example that broke it, by the labels of what was drawn.
         examples: how many were tried.
         seconds: how long that took.
+        hung: whether it took so long that it was broken off.
     """
 
     check: str
@@ -62,6 +66,7 @@ class Result:
     example: Mapping[str, Any] = field(factory=dict)
     examples: int = 0
     seconds: float = 0.0
+    hung: bool = False
 
     def __str__(self) -> str:
         text = f"{self.outcome:<17}{self.check}"
@@ -157,14 +162,18 @@ def check_subject(
     if built.outcome != "passed":
         tell(built)
         return Report(subject.name, (built,))
-    results = []
+    results: list[Result] = []
     for check, contract in checks.values():
-        if not only or check.name in only:
+        if only and check.name not in only:
+            continue
+        if any(before.hung for before in results):
+            result = Result(check.name, "skipped", HANGS)
+        else:
             result = _expected(run_check(check, contract, subject, profile), xfail)
-            if result.message == NOT_A_MODULE and not only:
-                continue  # the checks of modules are not its
-            tell(result)
-            results.append(result)
+        if result.message == NOT_A_MODULE and not only:
+            continue  # the checks of modules are not its
+        tell(result)
+        results.append(result)
     return Report(subject.name, tuple(results))
 
 
@@ -179,6 +188,7 @@ def builds(case: Case) -> None:
 
 
 BUILDS = builds.__name__
+HANGS = "a check before it took too long"
 
 
 def checks_for(subject: Subject) -> dict[str, tuple[Check, Contract]]:
@@ -231,6 +241,7 @@ class _Attempt:
     failure: Exception | None = None
     example: dict[str, Any] = field(factory=dict)
     skipped: str = ""
+    hung: bool = False
 
     def __call__(self, data: st.DataObject) -> None:
         try:
@@ -241,11 +252,14 @@ class _Attempt:
 
     def _try(self, case: Case) -> None:
         try:
-            with torch.random.fork_rng():
+            with contained(self.profile.limit), torch.random.fork_rng():
                 torch.manual_seed(0)
                 self.check.function(case)
         except Skip as skip:
             self.skipped = str(skip)
+        except TookTooLong as error:
+            self.failure, self.example, self.hung = Broken(str(error)), dict(case.drawn), True
+            raise _TimeIsUp from error
         except Exception as error:
             self.failure, self.example = error, dict(case.drawn)
             raise
@@ -256,7 +270,7 @@ class _Attempt:
         """Return what the examples have shown."""
         name = self.check.name
         if self.failure is not None:
-            return Result(name, "failed", _say(self.failure), self.example, self.examples)
+            return Result(name, "failed", _say(self.failure), self.example, self.examples, hung=self.hung)
         if not self.examples:
             return Result(name, "skipped", self.skipped)
         return Result(name, "passed", examples=self.examples)

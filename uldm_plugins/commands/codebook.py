@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    FilePath,
     device_option,
     json_option,
     plugin_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="A folder for usage.png, map.png, codes.png and codebook.json; or a .png with all pictures in one.",
 )
 @json_option

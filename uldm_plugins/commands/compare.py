@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli.common import (
+    SEED,
+    FilePath,
     complete_run,
     device_option,
     plugin_option,
@@ -26,23 +28,23 @@ NOISE = "compare"
 
 @click.command(short_help="Lay runs side by side on one page.")
 @click.argument(
-    "runs", nargs=-1, metavar="RUN RUN...", type=click.Path(path_type=Path), shell_complete=complete_run
+    "runs", nargs=-1, metavar="RUN RUN...", type=FilePath(path_type=Path), shell_complete=complete_run
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     default="compare.html",
     show_default=True,
     help="The page to write.",
 )
 @click.option(
     "--count",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1000),
     default=32,
     show_default=True,
     help="How many samples to draw from each; 0 for none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which samples.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which samples.")
 @device_option
 @precision_option
 @threads_option

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    SIDE,
+    FilePath,
     device_option,
     json_option,
+    not_empty,
     plugin_option,
     precision_option,
     run_argument,
@@ -31,13 +34,21 @@ SETS = ("samples", "reconstructions", "floor", "originals")
 
 def _split_names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str]:
     """Take names apart at commas."""
-    return [name.strip() for names in given for name in names.split(",") if name.strip()]
+    found = [name.strip() for names in given for name in names.split(",") if name.strip()]
+    if given and not found:
+        raise click.BadParameter("it names none", context, parameter)
+    return found
 
 
 @click.command(short_help="Measure a run's images, or any others, against real ones.")
 @run_argument
-@click.option("--samples", type=click.Path(path_type=Path), help="An .npz or folder instead of the run's.")
-@click.option("--against", metavar="WHAT", help="Real images: a folder, an .npz, or a dataset's test split.")
+@click.option("--samples", type=FilePath(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option(
+    "--against",
+    callback=not_empty,
+    metavar="WHAT",
+    help="Real images: a folder, an .npz, or a dataset's test split.",
+)
 @click.option(
     "--metrics",
     "--metric",
@@ -48,9 +59,7 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
     help="Instead of the run's. Repeatable.",
 )
 @click.option("--backbone", metavar="NAME", help="The feature network of the named metrics that take one.")
-@click.option(
-    "--size", type=click.IntRange(min=1), help="Resize the middle squares of a folder's images to this side."
-)
+@click.option("--size", type=SIDE, help="Resize the middle squares of a folder's images to this side.")
 @json_option
 @device_option
 @precision_option

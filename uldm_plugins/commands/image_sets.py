@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uldm_core import MistakeError, registry
 from uldm_core.errors import listing
+from uldm_core.options import path_of
 from uldm_core.protocols import Dataset
 from uldm_plugins.commands.originals import image_paths
 from uldm_plugins.nn.files import image_shape, read_batch, read_image
@@ -75,7 +76,7 @@ def found(name: str, size: int | None = None) -> ImageSet:
     Raises:
         MistakeError: there is no such thing, it holds no images, or they are of several sizes.
     """
-    path = Path(name)
+    path = path_of(name)
     if path.is_dir():
         return of_folder(path, size)
     if path.is_file():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import device_option, json_option, plugin_option
+from uldm_core.cli.common import SEED, SIDE, FilePath, device_option, json_option, plugin_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,10 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 
 
 @click.command(short_help="Measure and show how two images differ to a feature network.")
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[A B]")
+@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[A B]")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     default="lpips_heatmap.png",
     show_default=True,
     help="The picture.",
@@ -42,7 +42,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
     shell_complete=complete_backbone,
     help="vgg16, alexnet, squeezenet, mnist_classifier, dummy or any other that is registered.",
 )
-@click.option("--size", type=click.IntRange(min=1), help="Stretch both to squares of this side; default 256.")
+@click.option("--size", type=SIDE, help="Stretch both to squares of this side; default 256.")
 @click.option("--no-resize", is_flag=True, help="Keep their sizes, which must agree.")
 @click.option(
     "--option",
@@ -57,9 +57,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 )
 @click.option("--auto-download/--no-auto-download", default=None, help="Whether the network may be used.")
 @click.option("--overlay", is_flag=True, help="Also lay the distances over the first image.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random images."
-)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random images.")
 @json_option
 @device_option
 @plugin_option
@@ -130,13 +128,14 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
     from uldm_core.errors import is_unavailable, listing
     from uldm_core.recipe.overrides import parse_options
 
-    known = [option.name for option in registry.describe("backbone", name).options]
+    own = registry.describe("backbone", name).options
+    known = [option.name for option in own]
     for option in options:
         if option not in known:
             flag = option.replace("_", "-")
             raise MistakeError(f"--{flag}: backbone {name} takes none", hint=f"its options: {listing(known)}")
     try:
-        backbone = registry.build("backbone", name, **options, **parse_options(more))
+        backbone = registry.build("backbone", name, **options, **parse_options(more, own))
     except MistakeError as error:
         if not is_unavailable(error):
             raise

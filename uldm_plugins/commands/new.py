@@ -8,6 +8,7 @@ from string import Template
 
 import click
 
+from uldm_core.cli.common import FilePath
 from uldm_core.errors import MistakeError, did_you_mean, listing
 
 SCAFFOLD = Path(__file__).parents[1] / "scaffold"
@@ -38,7 +39,7 @@ def new() -> None:
 
 
 @new.command()
-@click.argument("path", type=click.Path(path_type=Path), default="mine.toml")
+@click.argument("path", type=FilePath(path_type=Path), default="mine.toml")
 def recipe(path: Path) -> None:
     """Write a small recipe to PATH, mine.toml unless said, to start from."""
     if path.exists():
@@ -55,7 +56,7 @@ def recipe(path: Path) -> None:
 @new.command()
 @click.argument("name")
 @click.option("--kind", required=True, help="The kind of component, such as quantizer or loss.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write it; default ./NAME.")
+@click.option("--out", type=FilePath(path_type=Path), help="Where to write it; default ./NAME.")
 def plugin(name: str, kind: str, out: Path | None) -> None:
     """Write an installable package NAME with a working component, its contract test and a recipe."""
     folder = out or Path(name)

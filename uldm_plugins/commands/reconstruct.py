@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli.common import (
+    COUNT,
+    FilePath,
     device_option,
+    not_empty,
     plugin_option,
     precision_option,
     run_argument,
@@ -30,16 +33,20 @@ FEW = 20
 
 @click.command(short_help="Pass images through a run's autoencoder.")
 @run_argument
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
-@click.option("--split", help="Which split of the run's dataset, where no images are named; default test.")
+@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
+@click.option(
+    "--split",
+    callback=not_empty,
+    help="Which split of the run's dataset, where no images are named; default test.",
+)
 @click.option(
     "--count",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help=f"The first so many of the split; default {FEW} into a folder, else all.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     required=True,
     help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions alone.",
 )

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uldm_core.cli.common import (
+    COUNT,
+    SEED,
+    FilePath,
     complete_sampler,
     device_option,
     plugin_option,
@@ -42,23 +45,23 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.command(short_help="Draw images from a trained run.")
 @run_argument
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), help="Images: an .npz, or a grid as .png.")
+@click.option("--out", type=FilePath(path_type=Path), help="Images: an .npz, or a grid as .png.")
 @click.option(
     "--trajectory",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="How images come about of noise: a .png, a row for each, or an animated .gif.",
 )
 @click.option(
     "--interpolate",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
 )
 @click.option(
     "--count",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help=f"How many images, or pairs of them; default {IMAGES} for --out, else {ROWS}.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which images.")
 @click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
@@ -86,6 +89,7 @@ def sample(
     KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` says which it
     has. Give one of --out, --trajectory and --interpolate.
     """
+    from uldm_core import registry
     from uldm_core.engine.trained import TrainedRun
     from uldm_core.recipe.overrides import parse_options
     from uldm_plugins.commands.output import write_images
@@ -95,8 +99,10 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
-    written = parse_options(options) | ({"steps": steps} if steps else {})
-    plan = _sampler(trained, name, sampler, written)
+    table = _sampler(trained, name, sampler)
+    known = registry.describe("sampler", table["use"]).options
+    written = parse_options(options, known) | ({"steps": steps} if steps else {})
+    plan = registry.default().plan("sampler", {**table, **written}, {}, nouns=trained.plan.nouns)
     stage.sampler = trained.workshop.builder.build(plan)
     with _drawing(trained, name, seed) as context:
         if out:
@@ -124,20 +130,15 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
     return count or (IMAGES if option == "--out" else ROWS)
 
 
-def _sampler(trained: TrainedRun, stage: str, name: str | None, options: dict[str, Any]) -> Blueprint:
-    """Plan the run's own sampler, or the one of a name, with options changed.
-
-    Raises:
-        MistakeError: there is none of that name, or it does not take the options so.
-    """
-    from uldm_core import registry
+def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any]:
+    """Return the table of the run's own sampler, or of the one of a name."""
     from uldm_core.blueprint import Reference
 
-    nouns = trained.plan.nouns
+    if name is not None:
+        return {"use": name}
     own = trained.plan.stages[stage].options["sampler"]
-    own = nouns[own.noun] if isinstance(own, Reference) else own
-    table = own.to_dict() if name is None else {"use": name}
-    return registry.default().plan("sampler", {**table, **options}, {}, nouns=nouns)
+    table: dict[str, Any] = (trained.plan.nouns[own.noun] if isinstance(own, Reference) else own).to_dict()
+    return table
 
 
 @contextmanager

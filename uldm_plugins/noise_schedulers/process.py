@@ -11,7 +11,7 @@ from torch import Tensor, nn
 _log = logging.getLogger(__name__)
 Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
 MOST_SIGNAL = 0.2
-"""How much of the data may be left where sampling starts; the schedules of the literature leave up to 0.07."""
+"""How much of the data may be left where sampling starts; the literature's schedules leave up to 0.07."""
 TIME_SCALE = 1000.0
 """Denoisers are told the time on the scale of 1,000 timesteps, whatever the process."""
 
@@ -136,8 +136,8 @@ class Discrete(Process):
         """Log where the last timestep keeps so much of the data that noise is no place to start from."""
         if alpha > MOST_SIGNAL:
             _log.warning(
-                "%s: at the last timestep %.0f %% of the data are left (alpha), and samples start without any: "
-                "take larger betas, more timesteps, or zero_terminal_snr",
+                "%s: at the last timestep %.0f %% of the data are left (alpha), and samples start "
+                "without any: take larger betas, more timesteps, or zero_terminal_snr",
                 type(self).__name__.lower(),
                 100 * alpha,
             )
