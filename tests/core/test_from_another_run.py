@@ -10,7 +10,7 @@ from uldm_core.blueprint import Builder
 from uldm_core.engine.files import digest, read_tensors
 from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.origins import weights_from
+from uldm_core.engine.origins import origins, weights_from
 from uldm_core.engine.run import run
 from uldm_core.engine.trained import TrainedRun
 from uldm_core.errors import MistakeError
@@ -86,7 +86,10 @@ def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, o
 def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, other, tmp_path):
     def keys(*replacements):
         plan = Recipe.load(write(*replacements)).plan(registry)
-        return {name: key.content for name, key in stage_keys(plan, Builder(plan.nouns)).items()}
+        return {
+            name: key.content
+            for name, key in stage_keys(plan, Builder(plan.nouns), brought=origins(plan)).items()
+        }
 
     shutil.copytree("other", "moved")
     here = keys(TAKEN, ONLY_DRAW)

@@ -545,10 +545,10 @@ def test_a_run_keeps_what_it_started_from(place):
     shutil.move(other, place.path / "gone")
     opened = place.open()
     assert torch.equal(opened.noun("autoencoder").weight, before) and opened.refused == {}
-    plan = Recipe.load(place.out).plan(place.registry)
+    plan, kept = Recipe.load(place.out).plan(place.registry), place.out / "pretrained/autoencoder.safetensors"
     notes = Notes()
     run(plan, out=place.out, reporter=notes)
-    assert notes.done == [] and any("has no weights of it any more, the copy" in line for line in notes.lines)
+    assert notes.done == [] and any(f"; the copy {kept} is used" in line for line in notes.lines)
     assert place.top() == top
 
 
@@ -641,6 +641,10 @@ def test_a_report_leaves_out_what_is_stale(uldm, tmp_path):
     uldm("report", "runs/r")
     page = Path("runs/r/report.html").read_text()
     assert "Stage third is not shown: it was done with other options (seed: 0 -&gt; 1)" in page
+    taking = text[: text.index("[stages.second]")].replace('use = "mlp"', 'from = "runs/r"')
+    (tmp_path / "taking.toml").write_text(taking + text[text.index("[stages.third]") :])
+    code, _, err = uldm("run", "taking.toml")
+    assert code == 2 and "r was trained with other options (seed: 0 -> 1)" in err
     code, _, err = uldm("sample", "runs/r", "--out", "a.npz")
     assert code == 2 and "denoiser was trained with other options (seed: 0 -> 1)" in err
 

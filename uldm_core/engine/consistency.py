@@ -9,7 +9,6 @@ from uldm_core.blueprint import nouns_behind
 from uldm_core.engine.files import digest
 from uldm_core.engine.folder import RunFolder, StageKey
 from uldm_core.engine.keys import options_behind, paths_in, products, results_of, sources_of, steps_of
-from uldm_core.engine.origins import weights_from
 from uldm_core.errors import Key, MistakeError
 from uldm_core.recipe import Plan, Recipe
 from uldm_core.recipe.compare import Difference, differences, flattened
@@ -121,23 +120,3 @@ def shape_of(name: str, plan: Plan, folder: RunFolder) -> tuple[int, int] | None
         if isinstance(data, Mapping) and name in data:  # of an earlier version, it is a list
             return data[name]["channels"], data[name]["size"]
     return None
-
-
-def origin_of(name: str, plan: Plan, folder: RunFolder) -> tuple[Path | None, str]:
-    """Return the weights that a component starts from, or None and why they cannot be had.
-
-    They are those that the run has kept. A run of an earlier version has kept none: then they are the other
-    run's, if those are still the same.
-    """
-    kept, source = folder.pretrained(name), plan.nouns[name].source
-    if kept.is_file():
-        return kept, ""
-    try:
-        path = weights_from(source, name)
-    except MistakeError as error:
-        return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
-    records = filter(None, (folder.stage(stage).record() for stage in plan.stages))
-    then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
-    if then and digest(path) not in then:
-        return None, f"{name} started from weights of {source}, which has others now"
-    return path, ""

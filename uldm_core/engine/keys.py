@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
@@ -17,7 +18,6 @@ from uldm_core.component import Component
 from uldm_core.engine.data import Data
 from uldm_core.engine.files import digest
 from uldm_core.engine.folder import StageFolder, StageKey, StageRecord
-from uldm_core.engine.origins import origins
 from uldm_core.errors import Key, MistakeError, dotted
 from uldm_core.options import Term
 from uldm_core.recipe import Plan
@@ -27,7 +27,7 @@ def stage_keys(
     plan: Plan,
     builder: Builder,
     *,
-    brought: Mapping[str, Path] | None = None,
+    brought: Mapping[str, Path] = MappingProxyType({}),
     data: Data | None = None,
 ) -> dict[str, StageKey]:
     """Return each stage's key.
@@ -40,11 +40,11 @@ def stage_keys(
     Args:
         plan: the recipe's.
         builder: builds its datasets.
-        brought: the weights that come from other runs; looked for there unless given.
+        brought: the weights that come from other runs, see ``origins``.
         data: the datasets, if some are open already.
     """
     keys: dict[str, StageKey] = {}
-    brought, data = origins(plan) if brought is None else brought, data or Data(builder)
+    data = data or Data(builder)
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in plan.stages.items():

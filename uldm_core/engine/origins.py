@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
+from uldm_core.engine.consistency import stale_results
 from uldm_core.engine.files import copy_file, digest
 from uldm_core.engine.folder import RunFolder
 from uldm_core.errors import MistakeError, Problem, Where
@@ -25,19 +26,23 @@ def weights_from(run: str, noun: str) -> Path:
     Where that run has them from another one, and trained them no more, they are those it started from.
 
     Raises:
-        MistakeError: no stage that is done trained it; the problem is at the noun's ``from``.
+        MistakeError: no stage that is done trained it, or not as that run's recipe says now; the problem is
+            at the noun's ``from``.
     """
+    where, hint = Where((noun, "from")), f"finish that run: uldm run {run} --out {run}"
+    stale = stale_results(Path(run))
     recipe = Document.read(Path(run) / "recipe.toml").data
     for name in reversed(recipe.get("stages", {})):
         folder = RunFolder(Path(run)).stage(name)
         record = folder.record()
         if record and record.done and folder.weights(noun).is_file():
+            if name in stale:
+                raise MistakeError(Problem(where, f"{noun} of {run} was trained {stale[name]}", hint))
             return folder.weights(noun)
     if source := recipe.get(noun, {}).get("from"):
         kept = RunFolder(Path(run)).pretrained(noun)
         return kept if kept.is_file() else weights_from(str(located(source, Path(run))), noun)
-    what = f"{run} has no trained weights of {noun}"
-    raise MistakeError(Problem(Where((noun, "from")), what, f"finish that run: uldm run {run} --out {run}"))
+    raise MistakeError(Problem(where, f"{run} has no trained weights of {noun}", hint))
 
 
 def _say_nothing(text: str) -> None:
@@ -70,7 +75,7 @@ def _origin(
     except MistakeError as error:
         for kept in (place.pretrained(name) for place in folders):
             if kept.is_file():
-                warn(f"warning: {name}: {source} has no weights of it any more, the copy {kept} is used")
+                warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
                 return kept
         raise plan.blame(error) from error
 
@@ -93,6 +98,26 @@ def keep_origins(plan: Plan, folder: RunFolder, warn: Callable[[str], object]) -
             warn(f"warning: {name}: {source} has other weights now; what was made of the old ones is redone")
         copy_file(path, kept)
     return {name: folder.pretrained(name) for name in found}
+
+
+def origin_of(name: str, plan: Plan, folder: RunFolder) -> tuple[Path | None, str]:
+    """Return the weights that a component starts from, or None and why they cannot be had.
+
+    They are those that the run has kept. A run of an earlier version has kept none: then they are the other
+    run's, if those are still the same.
+    """
+    kept, source = folder.pretrained(name), plan.nouns[name].source
+    if kept.is_file():
+        return kept, ""
+    try:
+        path = weights_from(source, name)
+    except MistakeError as error:
+        return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
+    records = filter(None, (folder.stage(stage).record() for stage in plan.stages))
+    then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
+    if then and digest(path) not in then:
+        return None, f"{name} started from weights of {source}, which has others now"
+    return path, ""
 
 
 def misfits(component: Module, weights: Path) -> Iterator[str]:

@@ -10,11 +10,12 @@ from typing import Any
 from attrs import define, field
 
 from uldm_core.blueprint import nouns_behind
-from uldm_core.engine.consistency import changed_code, origin_of, shape_of, stale_stages
+from uldm_core.engine.consistency import changed_code, shape_of, stale_stages
 from uldm_core.engine.context import Context
 from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.keys import products, results_of
 from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.origins import origin_of
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.workshop import Workshop
