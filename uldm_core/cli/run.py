@@ -90,11 +90,12 @@ def _age(path: Path) -> int:
 
 def _rehearse(plan: Plan, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
+    from uldm_core.engine.folder import RunFolder
     from uldm_core.engine.forecast import forecast
     from uldm_core.engine.preflight import checked
     from uldm_core.engine.run import folder_of
 
-    found = checked(plan)
+    found = checked(plan, folder=RunFolder(folder_of(plan, out)))
     show_problems(found.problems)
     click.echo(found.table())
     click.echo()

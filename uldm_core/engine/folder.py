@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, asdict, field, frozen
-from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt
+from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
 
-from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
+from uldm_core.engine.files import damaged, is_readable, read_json, read_state, why, write_json, write_state
 from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
-from uldm_core.paths import inside, listed, names_in, remove
+from uldm_core.paths import copy, inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
+from uldm_core.recipe.runs import KEPT
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
@@ -96,13 +98,28 @@ def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adju
 
 @frozen
 class StageRecord:
-    """What is known of a stage's folder."""
+    """What is known of a stage's folder.
+
+    Args:
+        key: what its result depends on.
+        done: whether the result is there.
+        seconds: that it took.
+        summary: its numbers.
+        files: the size in bytes of each file of the result, by its path in the folder.
+        published: the artifacts of which there are copies in the run's own folder.
+    """
 
     key: StageKey
     done: bool = field(default=False, validator=instance_of(bool))
     seconds: float = field(default=0.0, validator=[_is_number, ge(0), lt(inf)])
     summary: dict[str, float] = field(
         factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
+    )
+    files: dict[str, int] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_whole, instance_of(dict))
+    )
+    published: list[str] | None = field(
+        default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
     )
     adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
 
@@ -159,6 +176,30 @@ class StageFolder:
         """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
         record: StageRecord | None = read_json(self.inside("stage.json"), _record)
         return record
+
+    def files(self) -> dict[str, int]:
+        """Return the size of each file of the result, by its path in this folder."""
+        below = [path for part in ("weights", "artifacts") for path in sorted(self.inside(part).rglob("*"))]
+        found = [path for path in below if path.is_file() and not path.is_symlink()]
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in found}
+
+    def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
+        """Return which file of a stage that is done is missing or not whole; empty if none is.
+
+        Args:
+            record: says how large the files were, unless it is of an earlier version.
+            paths: of the files.
+        """
+        for path in paths:
+            if not path.is_file():
+                return f"{path} is missing"
+            size = path.stat().st_size
+            wanted = record.files.get(path.relative_to(self.path).as_posix(), size or None)
+            if size != wanted:
+                return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
+            if path.parent.name == "weights" and not is_readable(path):
+                return f"{path} cannot be read"
+        return ""
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
@@ -221,6 +262,32 @@ class RunFolder:
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
         return path
 
+    def pretrained(self, noun: str) -> Path:
+        """Where the run keeps the weights of another run that a component starts from."""
+        return self.file(KEPT, f"{noun}.safetensors")
+
+    def copies(self) -> set[str]:
+        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
+        artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
+        return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
+
+    def published(self, name: str, record: StageRecord) -> dict[str, Path]:
+        """Return the artifacts of a stage of which copies belong in this folder."""
+        names = record.published
+        if names is None:  # of an earlier version: those of which there are some
+            artifacts = names_in(self.stage(name).inside("artifacts"))
+            names = [artifact for artifact in artifacts if self.file(artifact).is_file()]
+        return {artifact: self.stage(name).artifact(artifact) for artifact in names}
+
+    def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
+        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        for name in set(gone) - set(copies):
+            remove(self.file(name))
+        for name, path in copies.items():
+            if path.is_file() and not _is_copy(self.file(name), path):
+                copy(path, self.file(name))
+
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Make a stage's folder fit for ``key``, and return what is known of it.
 
@@ -266,3 +333,7 @@ class RunFolder:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
         fewer = have.content == wanted.content and have.steps < wanted.steps
         return have == wanted or (fewer and not self._aside(name, wanted).is_dir())
+
+
+def _is_copy(path: Path, artifact: Path) -> bool:
+    return path.is_file() and artifact.is_file() and filecmp.cmp(path, artifact, shallow=False)

@@ -93,9 +93,17 @@ class Recipe:
             found += map(plan.placed, untrained(plan, tried))
         return _in_order(found)
 
-    def plan(self, registry: Registry | None = None) -> Plan:
-        """Return the checked recipe; raises ``MistakeError`` with all problems at once."""
-        plan, problems = self._read(registry or default())
+    def plan(self, registry: Registry | None = None, *, data: bool = True) -> Plan:
+        """Return the checked recipe.
+
+        Args:
+            registry: what components there are; the default one unless another is given.
+            data: whether the data is going to be read; if not, the paths of datasets need not exist.
+
+        Raises:
+            MistakeError: there are problems; it holds all of them.
+        """
+        plan, problems = self._read(registry or default(), data=data)
         if any(not problem.warning for problem in problems):
             raise MistakeError(*problems)
         return evolve(plan, warnings=problems)
@@ -108,9 +116,10 @@ class Recipe:
         """
         return Recipe.from_dict(self.plan(registry).to_dict(), self.name)
 
-    def _read(self, registry: Registry) -> tuple[Plan, list[Problem]]:
+    def _read(self, registry: Registry, *, data: bool = True) -> tuple[Plan, list[Problem]]:
         filled = substitute(self.document.data)
-        reader = Reader(registry, filled.data, self._texts(filled))
+        texts, folder = self._texts(filled), self.document.folder
+        reader = Reader(registry, filled.data, texts, folder=folder, needs_data=data)
         reader.read()
         plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
         unread = {problem.where.key for problem in filled.problems} | self._unread(filled)

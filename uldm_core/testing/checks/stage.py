@@ -23,7 +23,7 @@ from uldm_core.engine.machine import Machine
 from uldm_core.engine.randomness import derive
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close
-from uldm_core.testing.doubles import nouns
+from uldm_core.testing.doubles import TinyDataset, nouns
 from uldm_core.testing.subject import Subject, registered
 
 contract = Contract(
@@ -42,13 +42,14 @@ def _build(case: Case) -> tuple[Any, dict[str, Any]]:
 
 
 def _on_stand_ins(subject: Subject, case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         given = {name: noun for name, noun in nouns().items() if subject.takes(name)}
     small = {name: value for name, value in SMALL.items() if subject.takes(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        stage = subject.factory(**given, **small, **more)
+        stage = subject.factory(**{**given, **small, **more})
     return stage, {
         name: noun for name, noun in _nouns_of(stage, given).items() if isinstance(noun, nn.Module)
     }
@@ -106,12 +107,15 @@ def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
 
 @contract.check
 def declares_its_work(case: Case) -> None:
-    """``trains``, ``makes`` and ``needs`` are sequences of names: the engine's whole graph."""
+    """``trains``, ``makes``, ``needs`` and ``reads`` are sequences of names: the engine's whole graph."""
     stage, given = _build(case)
     for what in ("trains", "makes", "needs"):
         names = getattr(stage, what, None)
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
         expect(listed, f"{what} is {names!r}, not a sequence of names")
+    reads = getattr(stage, "reads", ())
+    listed = isinstance(reads, (tuple, list)) and all(isinstance(name, str) for name in reads)
+    expect(listed, f"reads is {reads!r}, not a sequence of names")
     for name in stage.trains:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
@@ -242,6 +246,43 @@ def finishes_in_eval(case: Case) -> None:
         expect(not given[name].training, f"{name} is left in training mode")
     for key, tensor in _weights(given, trainer.trains).items():
         expect(bool(torch.isfinite(tensor).all()), f"{key} is not finite")
+
+
+class _Watched(TinyDataset):
+    """A dataset that notes which of its splits are read."""
+
+    def __init__(self, subset: str = "train", count: int = 32, read: set[str] | None = None) -> None:
+        super().__init__(subset, count)
+        self.read: set[str] = set() if read is None else read
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return uint8 [B, 1, 8, 8]."""
+        self.read.add(self.subset)
+        return super().images(indices)
+
+    def split(self, name: str) -> _Watched:
+        """Return ``train`` or ``test``."""
+        return _Watched(name, len(self), self.read)
+
+
+@contract.check
+def reads_what_it_declares(case: Case) -> None:
+    """A stage that says which splits it ``reads`` reads no others: they would not be in its key."""
+    if not case.subject.takes("dataset"):
+        raise Skip("it takes no dataset")
+    dataset = _Watched()
+    stage, _ = _on_stand_ins(case.subject, case, dataset=dataset)
+    if getattr(stage, "reads", None) is None:
+        raise Skip("it does not say, so it depends on all splits")
+    with _products(stage, case) as products, _context(products) as context:
+        if hasattr(stage, "step"):
+            stage.prepare(context)
+            _step(stage, 0)
+            stage.finish()
+        else:
+            stage.run(context)
+    others = sorted(dataset.read - set(stage.reads))
+    expect(not others, f"it reads {', '.join(others)}, which are not among its reads")
 
 
 READ = """
