@@ -441,6 +441,7 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "unreadable": lambda path: path.write_bytes(b"\xff" * path.stat().st_size),
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
 }
 
 
@@ -450,7 +451,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     path = place.out / "stages/second/weights/denoiser.safetensors"
     before = digest(path)
     DAMAGE[how](path)
-    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read)"):
+    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
         place.open().require_trained("denoiser")
     assert str(forecast(place.plan(), place.out)[1]).startswith(f"second: go on, {path}")
     notes = place.run()
@@ -458,7 +459,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     assert any("stages.second is done again, from its last checkpoint" in line for line in notes.lines)
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "changed"])
 @pytest.mark.parametrize(("name", "stage"), [("picture.txt", "third"), ("judged.txt", "fourth")])
 def test_a_stage_that_has_lost_an_artifact_is_done_again(place, how, name, stage):
     place.run()
@@ -467,6 +468,44 @@ def test_a_stage_that_has_lost_an_artifact_is_done_again(place, how, name, stage
     DAMAGE[how](path)
     (place.out / name).unlink()
     assert place.run().done == [stage] and path.read_text() == before == place.top(name)
+
+
+def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(place, monkeypatch):
+    place.run()
+    second = place.out / "stages" / "second"
+    before = place.top()
+    for part in ("weights", "checkpoints"):
+        shutil.rmtree(second / part)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+        assert place.run(until="second").done == ["second"]
+    assert place.top() is None and place.top("judged.txt") is None
+    with pytest.raises(MistakeError, match=r"has no picture\.txt yet"):
+        place.open().artifact("picture.txt")
+    assert place.run().done == ["third", "fourth"] and place.top() != before
+    assert place.run().done == []
+
+
+@pytest.mark.parametrize("version", ["this", "earlier"])
+def test_an_outcome_that_was_put_in_from_elsewhere_is_noticed(place, monkeypatch, version):
+    place.run()
+    before = place.top()
+    monkeypatch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+    other = place.path / "other"
+    place.run(out=other)
+    shutil.rmtree(place.out / "stages/second")
+    shutil.copytree(other / "stages/second", place.out / "stages/second")
+    if version == "earlier":
+        path = place.out / "stages/third/stage.json"
+        write_json(path, {**json.loads(path.read_text()), "used": {}})
+        assert place.run().done == [], "it does not say what it used"
+        shutil.rmtree(place.out / "stages/second/weights")
+    else:
+        with pytest.raises(MistakeError, match="was made with another outcome of denoiser"):
+            place.open().artifact("picture.txt")
+    notes = place.run().done
+    assert notes == (["second"] if version == "earlier" else []) + ["third", "fourth"]
+    assert place.top() != before
 
 
 def test_a_run_is_used_without_its_data(place, monkeypatch):

@@ -31,13 +31,25 @@ def stale_stages(plan: Plan, folder: RunFolder, origins: Mapping[str, Path]) -> 
     """
     found: dict[str, str] = {}
     makers: dict[str, tuple[str, str]] = {}
+    digests: dict[str, str] = {}
     for name, stage in plan.stages.items():
         record = folder.stage(name).record()
-        if record and record.done and (why := _difference(record.key, name, plan, makers, origins)):
-            found[name] = why
+        if record and record.done:
+            why = _difference(record.key, name, plan, makers, origins) or _other_outcome(record.used, digests)
+            found |= {name: why} if why else {}
         key = str(record.key) if record and name not in found else ""
         makers |= {product: (name, key) for product in products(stage)}
+        made = folder.stage(name).handed_on(*results_of(stage))
+        digests |= {
+            what: folder.stage(name).digest(record, path) for what, path in made.items() if path.is_file()
+        }
     return found
+
+
+def _other_outcome(used: Mapping[str, str], digests: Mapping[str, str]) -> str:
+    """Return what of the same options came out otherwise than when it was used, or an empty string."""
+    others = (what for what in used if what in digests and digests[what] != used[what])
+    return next((f"with another outcome of {what}, of the same options" for what in others), "")
 
 
 def stale_results(path: Path) -> dict[str, str]:

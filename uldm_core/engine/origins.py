@@ -48,6 +48,8 @@ def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
         if record and record.done and folder.weights(noun).is_file():
             if name in stale:
                 raise MistakeError(Problem(where, f"{noun} of {run} was trained {stale[name]}", hint))
+            if damage := folder.damage(record, [folder.weights(noun)]):
+                raise MistakeError(Problem(where, damage, hint))
             return folder.weights(noun)
     table = recipe.get(noun)
     if source := table.get("from") if isinstance(table, dict) else None:

@@ -147,11 +147,7 @@ class TrainedRun:
             record = folder.record()
             if record is None or not record.done:
                 continue
-            files = {
-                **{noun: folder.weights(noun) for noun in trained},
-                **{a: folder.artifact(a) for a in made},
-            }
-            for product, path in files.items():
+            for product, path in folder.handed_on(trained, made).items():
                 was = f"{product} was {'trained' if product in trained else 'made'}"
                 if why := f"{was} {stale[name]}" if name in stale else folder.damage(record, [path]):
                     self.refused[product] = why
