@@ -274,10 +274,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     ):
         with pytest.raises(MistakeError, match=said) as caught:
             ask()
-        assert (
-            caught.value.problems[0].hint
-            == f"go on with: uldm run {place.out / 'recipe.toml'} --out {place.out}"
-        )
+        assert caught.value.problems[0].hint == f"go on with: uldm run {place.out} --out {place.out}"
     opened.noun("autoencoder")
     assert place.run("stages.first.batch_size=4").done == ["second", "third", "fourth"]
     place.open().stage("paint")
@@ -328,7 +325,7 @@ def test_records_of_earlier_versions_open(place):
         record = json.loads(path.read_text())
         record = {name: record[name] for name in ("key", "done", "seconds", "summary")}
         made_of = record["key"]["made_of"]
-        del made_of["files"]
+        made_of["files"] = []
         made_of["data"] = ["two"]
         made_of["nouns"].get("dataset", {})["root"] = "images"
         write_json(path, record)
@@ -337,10 +334,53 @@ def test_records_of_earlier_versions_open(place):
     assert opened.refused == {} and opened.artifact("picture.txt").is_file()
     for path in place.out.glob("stages/*/stage.json"):
         record = json.loads(path.read_text())
+        write_json(path, {**record, "key": {**record["key"], "content": "0"}})
+    assert str(forecast(place.plan(), place.out)[0]) == "first: redo, its record is of an earlier version"
+    for path in place.out.glob("stages/*/stage.json"):
+        record = json.loads(path.read_text())
         write_json(
             path, {**record, "key": {"content": record["key"]["content"], "steps": record["key"]["steps"]}}
         )
     assert place.open().refused == {}
+    assert {line.does for line in forecast(place.plan(), place.out)} == {"redo"}
+    assert place.run().done == ALL
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"from": 3},
+        {"weights": ["a"]},
+        {"sources": {"a": 1}},
+        {"stage": []},
+        {"nouns": 1},
+        {"from": {"a": {}}},
+    ],
+)
+def test_a_record_of_odd_parts_is_said_by_its_file(place, part):
+    place.run(until="first")
+    path = place.out / "stages/first/stage.json"
+    record = json.loads(path.read_text())
+    write_json(path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], **part}}})
+    for look in (place.open, place.run, lambda: forecast(place.plan(), place.out)):
+        with pytest.raises(MistakeError, match=f"{path}: not what uldm writes there: made_of"):
+            look()
+
+
+@pytest.mark.parametrize(
+    "data", [3, {"dataset": 3}, {"dataset": {"channels": "x", "size": -1}}, {"dataset": []}]
+)
+def test_a_record_of_odd_data_is_of_other_data(place, monkeypatch, data):
+    place.run()
+    monkeypatch.delattr(Pictures, "channels")
+    monkeypatch.setattr(Pictures, "channels", property(lambda self: 1), raising=False)
+    for path in place.out.glob("stages/*/stage.json"):
+        record = json.loads(path.read_text())
+        write_json(
+            path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], "data": data}}}
+        )
+    assert place.open().refused == {}
+    assert forecast(place.plan(), place.out)[0].does == "reuse"
 
 
 def test_changed_code_is_no_refusal_but_a_warning(place):

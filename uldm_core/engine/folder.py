@@ -46,6 +46,17 @@ def _is_pair(instance: object, attribute: Any, value: Any) -> None:
         raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
+def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+    tables = value if isinstance(value, Mapping) else {"it": value}
+    for name in {"it", "stage", "nouns", "from", "weights", "sources"} & tables.keys():
+        table, any_value = tables[name], name in ("stage", "nouns")
+        sound = isinstance(table, Mapping) and all(
+            any_value or isinstance(item, str) for item in table.values()
+        )
+        if not sound:
+            raise ValueError(f"{attribute.name}: {name} is {shortened(table)}")
+
+
 @frozen
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
@@ -56,12 +67,7 @@ class StageKey:
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
     steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
-    made_of: Mapping[str, Any] = field(
-        factory=dict,
-        eq=False,
-        repr=False,
-        validator=instance_of(Mapping),  # type: ignore[type-abstract]
-    )
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False, validator=_is_made_of)
     adjustable: Sequence[str] = field(
         default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
     )
@@ -138,6 +144,14 @@ class StageRecord:
         default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
     )
     adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
+
+    def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
+        """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
+        names = {
+            **{noun: f"weights/{noun}.safetensors" for noun in trained},
+            **{a: f"artifacts/{a}" for a in made},
+        }
+        return {what: self.digests[name] for what, name in names.items() if name in self.digests}
 
 
 def _record(data: Any) -> StageRecord:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uldm_core.engine.consistency import stale_results
-from uldm_core.engine.files import digest, read_shapes
+from uldm_core.engine.files import command_for, digest, read_shapes
 from uldm_core.engine.folder import RunFolder
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.options import located
@@ -33,7 +33,7 @@ def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
         MistakeError: no stage that is done trained it, not as that run's recipe says now, or the run has it
             from itself in the end; the problem is at the noun's ``from``.
     """
-    where, hint = Where((noun, "from")), f"finish that run: uldm run {run} --out {run}"
+    where, hint = Where((noun, "from")), f"finish that run: {command_for(run)}"
     place = Path(run).resolve()
     if place in behind:
         names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))

@@ -81,14 +81,16 @@ def run(
 
 
 def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
-    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``.
+    """Return a run's folder: ``out``; the recipe's, if it was named by a run's folder; else by the recipe.
+
+    The recipe's word is ``[run] out``, or else ``runs/<name>``.
 
     Raises:
         MistakeError: ``out`` is empty, or a folder with a recipe that somebody wrote by hand.
     """
     if out is not None and not str(out):
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
+    folder = path_of(out or plan.recipe.run or plan.run.out or Path("runs") / plan.recipe.name)
     written = inside(folder, "recipe.toml")
     if written.is_file() and not _is_a_runs(written):
         what = f"{written} is not of a run: a run would overwrite it"
