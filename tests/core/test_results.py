@@ -641,6 +641,17 @@ def test_other_weights_of_the_run_that_one_starts_from_are_noticed_by_its_next_r
     assert place.run(name="taking.toml", out=place.out).done == []
 
 
+def test_a_runs_own_recipe_repeats_it_with_the_weights_that_it_started_from(place):
+    other = taking(place)
+    kept = digest(place.out / "pretrained/autoencoder.safetensors")
+    place.run("seed=5", out=other)
+    again = Notes()
+    plan = Recipe.load(place.out / "recipe.toml").plan(place.registry)
+    run(plan, out=place.path / "again", reporter=again)
+    assert digest(place.path / "again/pretrained/autoencoder.safetensors") == kept
+    assert any("has other weights now; the copy" in line for line in again.lines)
+
+
 def test_a_run_without_a_copy_opens_from_the_other_run_while_that_is_the_same(place):
     other = taking(place)
     shutil.rmtree(place.out / "pretrained")

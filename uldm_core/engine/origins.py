@@ -68,7 +68,7 @@ def origins(
     """Return the weights of every component that comes from another run.
 
     Where that run does not have them any more, they are the copy in the run's own ``folder``, or in that of
-    the recipe; it warns of that.
+    the recipe; where it has others now, the copy beside a run's own recipe counts. It warns of both.
 
     Raises:
         MistakeError: some are nowhere.
@@ -84,7 +84,14 @@ def _origin(
     if plan.recipe.document.source:
         folders.append(RunFolder(Path(plan.recipe.document.source).parent))
     try:
-        return weights_from(source, name)
+        found = weights_from(source, name)
+        kept = folders[-1].pretrained(name) if plan.recipe.document.source else found
+        if kept.is_file() and digest(kept) != digest(
+            found
+        ):  # a run's own recipe means what that started from
+            warn(f"warning: {name}: {source} has other weights now; the copy {kept} is used")
+            return kept
+        return found
     except MistakeError as error:
         for kept in (place.pretrained(name) for place in folders):
             if kept.is_file():
