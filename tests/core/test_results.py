@@ -748,3 +748,12 @@ def test_a_component_of_a_file_is_asked_for_again(uldm, tmp_path):
     (tmp_path / "r.toml").write_text(text + '[versions]\n"autoencoder/mine" = "my_idea.py"\n')
     code, _, err = uldm("validate", "r.toml")
     assert code == 2 and "this run was made with --plugin my_idea.py: give it again" in err
+
+
+def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
+    place.run(until="second")
+    place.run("stages.second.steps=5", until="second")
+    (noted,) = RunFolder(place.out).stage("second").record().adjusted
+    assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
+    again = place.run("stages.second.steps=5", until="second")
+    assert "stages.second: steps was 2 up to step 2, then 5" in again.lines

@@ -356,7 +356,10 @@ class RunFolder:
         if record is None or record.key == key:
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
-        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
+        step = folder.checkpoint() or 0
+        if step and record.key.steps != key.steps:  # on which schedules depend
+            options["steps"] = (record.key.steps, key.steps)
+        more = [Adjustment(step, options)] if options else []
         return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
 
     def archive(self, name: str, key: StageKey) -> Path:
