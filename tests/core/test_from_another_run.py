@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 
 from uldm_core.blueprint import Builder
 from uldm_core.engine.files import digest, read_tensors
@@ -95,8 +96,12 @@ def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, othe
     here = keys(TAKEN, ONLY_DRAW)
     moved = (TAKEN[0], TAKEN[1].replace("other", "moved"))
     assert keys(moved, ONLY_DRAW) == here
-    weights = RunFolder(tmp_path / "moved").stage("first").weights("autoencoder")
+    stage = RunFolder(tmp_path / "moved").stage("first")
+    weights = stage.weights("autoencoder")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(MistakeError, match="has changed since it was written"):
+        keys(moved, ONLY_DRAW)
+    stage.write_record(evolve(stage.record(), digests={}))
     assert keys(moved, ONLY_DRAW)["second"] != here["second"]
 
 
@@ -186,6 +191,6 @@ def test_another_run_holds_its_own_files(registry, write, other, tmp_path, place
 def test_weights_that_are_damaged_are_said_before_anything_is_done(registry, write, other, tmp_path):
     path = tmp_path / "other/stages/first/weights/autoencoder.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors: no safetensors"):
+    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors is not whole"):
         run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()

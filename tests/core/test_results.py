@@ -274,10 +274,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     ):
         with pytest.raises(MistakeError, match=said) as caught:
             ask()
-        assert (
-            caught.value.problems[0].hint
-            == f"go on with: uldm run {place.out / 'recipe.toml'} --out {place.out}"
-        )
+        assert caught.value.problems[0].hint == f"go on with: uldm run {place.out} --out {place.out}"
     opened.noun("autoencoder")
     assert place.run("stages.first.batch_size=4").done == ["second", "third", "fourth"]
     place.open().stage("paint")
@@ -328,7 +325,7 @@ def test_records_of_earlier_versions_open(place):
         record = json.loads(path.read_text())
         record = {name: record[name] for name in ("key", "done", "seconds", "summary")}
         made_of = record["key"]["made_of"]
-        del made_of["files"]
+        made_of["files"] = []
         made_of["data"] = ["two"]
         made_of["nouns"].get("dataset", {})["root"] = "images"
         write_json(path, record)
@@ -337,10 +334,53 @@ def test_records_of_earlier_versions_open(place):
     assert opened.refused == {} and opened.artifact("picture.txt").is_file()
     for path in place.out.glob("stages/*/stage.json"):
         record = json.loads(path.read_text())
+        write_json(path, {**record, "key": {**record["key"], "content": "0"}})
+    assert str(forecast(place.plan(), place.out)[0]) == "first: redo, its record is of an earlier version"
+    for path in place.out.glob("stages/*/stage.json"):
+        record = json.loads(path.read_text())
         write_json(
             path, {**record, "key": {"content": record["key"]["content"], "steps": record["key"]["steps"]}}
         )
     assert place.open().refused == {}
+    assert {line.does for line in forecast(place.plan(), place.out)} == {"redo"}
+    assert place.run().done == ALL
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"from": 3},
+        {"weights": ["a"]},
+        {"sources": {"a": 1}},
+        {"stage": []},
+        {"nouns": 1},
+        {"from": {"a": {}}},
+    ],
+)
+def test_a_record_of_odd_parts_is_said_by_its_file(place, part):
+    place.run(until="first")
+    path = place.out / "stages/first/stage.json"
+    record = json.loads(path.read_text())
+    write_json(path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], **part}}})
+    for look in (place.open, place.run, lambda: forecast(place.plan(), place.out)):
+        with pytest.raises(MistakeError, match=f"{path}: not what uldm writes there: made_of"):
+            look()
+
+
+@pytest.mark.parametrize(
+    "data", [3, {"dataset": 3}, {"dataset": {"channels": "x", "size": -1}}, {"dataset": []}]
+)
+def test_a_record_of_odd_data_is_of_other_data(place, monkeypatch, data):
+    place.run()
+    monkeypatch.delattr(Pictures, "channels")
+    monkeypatch.setattr(Pictures, "channels", property(lambda self: 1), raising=False)
+    for path in place.out.glob("stages/*/stage.json"):
+        record = json.loads(path.read_text())
+        write_json(
+            path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], "data": data}}}
+        )
+    assert place.open().refused == {}
+    assert forecast(place.plan(), place.out)[0].does == "reuse"
 
 
 def test_changed_code_is_no_refusal_but_a_warning(place):
@@ -441,6 +481,7 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "unreadable": lambda path: path.write_bytes(b"\xff" * path.stat().st_size),
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
 }
 
 
@@ -450,7 +491,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     path = place.out / "stages/second/weights/denoiser.safetensors"
     before = digest(path)
     DAMAGE[how](path)
-    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read)"):
+    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
         place.open().require_trained("denoiser")
     assert str(forecast(place.plan(), place.out)[1]).startswith(f"second: go on, {path}")
     notes = place.run()
@@ -458,7 +499,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     assert any("stages.second is done again, from its last checkpoint" in line for line in notes.lines)
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "changed"])
 @pytest.mark.parametrize(("name", "stage"), [("picture.txt", "third"), ("judged.txt", "fourth")])
 def test_a_stage_that_has_lost_an_artifact_is_done_again(place, how, name, stage):
     place.run()
@@ -467,6 +508,44 @@ def test_a_stage_that_has_lost_an_artifact_is_done_again(place, how, name, stage
     DAMAGE[how](path)
     (place.out / name).unlink()
     assert place.run().done == [stage] and path.read_text() == before == place.top(name)
+
+
+def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(place, monkeypatch):
+    place.run()
+    second = place.out / "stages" / "second"
+    before = place.top()
+    for part in ("weights", "checkpoints"):
+        shutil.rmtree(second / part)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+        assert place.run(until="second").done == ["second"]
+    assert place.top() is None and place.top("judged.txt") is None
+    with pytest.raises(MistakeError, match=r"has no picture\.txt yet"):
+        place.open().artifact("picture.txt")
+    assert place.run().done == ["third", "fourth"] and place.top() != before
+    assert place.run().done == []
+
+
+@pytest.mark.parametrize("version", ["this", "earlier"])
+def test_an_outcome_that_was_put_in_from_elsewhere_is_noticed(place, monkeypatch, version):
+    place.run()
+    before = place.top()
+    monkeypatch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+    other = place.path / "other"
+    place.run(out=other)
+    shutil.rmtree(place.out / "stages/second")
+    shutil.copytree(other / "stages/second", place.out / "stages/second")
+    if version == "earlier":
+        path = place.out / "stages/third/stage.json"
+        write_json(path, {**json.loads(path.read_text()), "used": {}})
+        assert place.run().done == [], "it does not say what it used"
+        shutil.rmtree(place.out / "stages/second/weights")
+    else:
+        with pytest.raises(MistakeError, match="was made with another outcome of denoiser"):
+            place.open().artifact("picture.txt")
+    notes = place.run().done
+    assert notes == (["second"] if version == "earlier" else []) + ["third", "fourth"]
+    assert place.top() != before
 
 
 def test_a_run_is_used_without_its_data(place, monkeypatch):
@@ -560,6 +639,17 @@ def test_other_weights_of_the_run_that_one_starts_from_are_noticed_by_its_next_r
     assert notes.done == ["second", "third", "fourth"] and place.top() != before
     assert any(f"autoencoder: {other} has other weights now" in line for line in notes.lines)
     assert place.run(name="taking.toml", out=place.out).done == []
+
+
+def test_a_runs_own_recipe_repeats_it_with_the_weights_that_it_started_from(place):
+    other = taking(place)
+    kept = digest(place.out / "pretrained/autoencoder.safetensors")
+    place.run("seed=5", out=other)
+    again = Notes()
+    plan = Recipe.load(place.out / "recipe.toml").plan(place.registry)
+    run(plan, out=place.path / "again", reporter=again)
+    assert digest(place.path / "again/pretrained/autoencoder.safetensors") == kept
+    assert any("has other weights now; the copy" in line for line in again.lines)
 
 
 def test_a_run_without_a_copy_opens_from_the_other_run_while_that_is_the_same(place):
@@ -658,3 +748,12 @@ def test_a_component_of_a_file_is_asked_for_again(uldm, tmp_path):
     (tmp_path / "r.toml").write_text(text + '[versions]\n"autoencoder/mine" = "my_idea.py"\n')
     code, _, err = uldm("validate", "r.toml")
     assert code == 2 and "this run was made with --plugin my_idea.py: give it again" in err
+
+
+def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
+    place.run(until="second")
+    place.run("stages.second.steps=5", until="second")
+    (noted,) = RunFolder(place.out).stage("second").record().adjusted
+    assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
+    again = place.run("stages.second.steps=5", until="second")
+    assert "stages.second: steps was 2 up to step 2, then 5" in again.lines

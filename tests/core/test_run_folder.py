@@ -312,7 +312,7 @@ def test_weights_of_another_shape_are_said_by_their_names(sent, components):
     path, shape = sent / "stages/first/weights/autoencoder.safetensors", TENSORS["other_shape"]
     path.write_bytes(shape)
     note = json.loads((sent / "stages/first/stage.json").read_text())
-    (sent / "stages/first/stage.json").write_text(json.dumps({**note, "files": {}}))
+    (sent / "stages/first/stage.json").write_text(json.dumps({**note, "files": {}, "digests": {}}))
     with pytest.raises(MistakeError, match=r"weight is \[3\] here and \[1\] there") as error:
         TrainedRun.open(sent, registry=components).noun("autoencoder")
     (problem,) = error.value.problems

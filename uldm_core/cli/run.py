@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @recipe_argument
 @overrides_argument
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
-@click.option("--out", type=FilePath(path_type=Path), help="The run's folder; default runs/<recipe's name>.")
+@click.option(
+    "--out",
+    type=FilePath(path_type=Path),
+    help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
+)
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
 @device_option
 @precision_option

@@ -31,13 +31,23 @@ def stale_stages(plan: Plan, folder: RunFolder, origins: Mapping[str, Path]) -> 
     """
     found: dict[str, str] = {}
     makers: dict[str, tuple[str, str]] = {}
+    digests: dict[str, str] = {}
     for name, stage in plan.stages.items():
         record = folder.stage(name).record()
-        if record and record.done and (why := _difference(record.key, name, plan, makers, origins)):
-            found[name] = why
+        if record and record.done:
+            why = _difference(record.key, name, plan, makers, origins) or _other_outcome(record.used, digests)
+            found |= {name: why} if why else {}
         key = str(record.key) if record and name not in found else ""
         makers |= {product: (name, key) for product in products(stage)}
+        digests |= dict.fromkeys(products(stage), "")
+        digests |= record.outcomes(*results_of(stage)) if record else {}
     return found
+
+
+def _other_outcome(used: Mapping[str, str], digests: Mapping[str, str]) -> str:
+    """Return what of the same options came out otherwise than when it was used, or an empty string."""
+    others = (what for what in used if digests.get(what, "") not in ("", used[what]))
+    return next((f"with another outcome of {what}, of the same options" for what in others), "")
 
 
 def stale_results(path: Path) -> dict[str, str]:
@@ -117,6 +127,8 @@ def shape_of(name: str, plan: Plan, folder: RunFolder) -> tuple[int, int] | None
         records = [folder.stage(stage).record() for stage in plan.stages]
     for record in filter(None, records):
         data = record.key.made_of.get("data")
-        if isinstance(data, Mapping) and name in data:  # of an earlier version, it is a list
-            return data[name]["channels"], data[name]["size"]
+        noted = data.get(name) if isinstance(data, Mapping) else None  # of an earlier version, it is a list
+        channels, size = (noted.get("channels"), noted.get("size")) if isinstance(noted, Mapping) else (0, 0)
+        if isinstance(channels, int) and isinstance(size, int) and 0 < channels <= 4096 and 0 < size <= 65536:
+            return channels, size
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,15 @@ MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recur
 def damaged(path: Path, what: str) -> MistakeError:
     """Return the error that says what is wrong with a file of a run, and how to get a good one."""
     stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
-    run = stage.parent.parent if stage else path.parent
-    gone = stage or "it"
-    return refused(path, what, f"put back a copy, or remove {gone} and run again: uldm run {run} --out {run}")
+    run = next((folder for folder in path.parents if (folder / "recipe.toml").is_file()), None)
+    again = f" and run again: {command_for(run)}" if run else ""
+    return refused(path, what, f"put back a copy, or remove {stage or 'it'}{again}")
+
+
+def command_for(run: str | Path) -> str:
+    """Return the command that goes on with a run in its folder, as a person types it."""
+    folder = shlex.quote(str(run))
+    return f"uldm run {folder} --out {folder}"
 
 
 def why(error: BaseException) -> str:

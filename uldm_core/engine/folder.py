@@ -12,7 +12,16 @@ from typing import Any
 from attrs import Factory, asdict, field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
 
-from uldm_core.engine.files import damaged, is_readable, read_json, read_state, why, write_json, write_state
+from uldm_core.engine.files import (
+    damaged,
+    digest,
+    is_readable,
+    read_json,
+    read_state,
+    why,
+    write_json,
+    write_state,
+)
 from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
 from uldm_core.paths import copy, inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
@@ -37,6 +46,17 @@ def _is_pair(instance: object, attribute: Any, value: Any) -> None:
         raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
+def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+    tables = value if isinstance(value, Mapping) else {"it": value}
+    for name in {"it", "stage", "nouns", "from", "weights", "sources"} & tables.keys():
+        table, any_value = tables[name], name in ("stage", "nouns")
+        sound = isinstance(table, Mapping) and all(
+            any_value or isinstance(item, str) for item in table.values()
+        )
+        if not sound:
+            raise ValueError(f"{attribute.name}: {name} is {shortened(table)}")
+
+
 @frozen
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
@@ -47,12 +67,7 @@ class StageKey:
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
     steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
-    made_of: Mapping[str, Any] = field(
-        factory=dict,
-        eq=False,
-        repr=False,
-        validator=instance_of(Mapping),  # type: ignore[type-abstract]
-    )
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False, validator=_is_made_of)
     adjustable: Sequence[str] = field(
         default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
     )
@@ -96,6 +111,9 @@ def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adju
     return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
 
 
+_TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
+
+
 @frozen
 class StageRecord:
     """What is known of a stage's folder.
@@ -106,6 +124,8 @@ class StageRecord:
         seconds: that it took.
         summary: its numbers.
         files: the size in bytes of each file of the result, by its path in the folder.
+        digests: of the content of each of these files; none in records of earlier versions.
+        used: the digest of each product of earlier stages that it was made of, by the product's name.
         published: the artifacts of which there are copies in the run's own folder.
     """
 
@@ -118,10 +138,20 @@ class StageRecord:
     files: dict[str, int] = field(
         factory=dict, validator=deep_mapping(instance_of(str), _is_whole, instance_of(dict))
     )
+    digests: dict[str, str] = field(factory=dict, validator=_TEXTS)
+    used: dict[str, str] = field(factory=dict, validator=_TEXTS)
     published: list[str] | None = field(
         default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
     )
     adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
+
+    def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
+        """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
+        names = {
+            **{noun: f"weights/{noun}.safetensors" for noun in trained},
+            **{a: f"artifacts/{a}" for a in made},
+        }
+        return {what: self.digests[name] for what, name in names.items() if name in self.digests}
 
 
 def _record(data: Any) -> StageRecord:
@@ -177,11 +207,26 @@ class StageFolder:
         record: StageRecord | None = read_json(self.inside("stage.json"), _record)
         return record
 
-    def files(self) -> dict[str, int]:
-        """Return the size of each file of the result, by its path in this folder."""
+    def result(self) -> dict[str, Path]:
+        """Return the files of the result, by their paths in this folder."""
         below = [path for part in ("weights", "artifacts") for path in sorted(self.inside(part).rglob("*"))]
         found = [path for path in below if path.is_file() and not path.is_symlink()]
-        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in found}
+        return {self._name(path): path for path in found}
+
+    def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
+        """Return where the weights and the artifacts lie that later stages use, by their names."""
+        return {
+            **{noun: self.weights(noun) for noun in trained},
+            **{name: self.artifact(name) for name in made},
+        }
+
+    def digest(self, record: StageRecord | None, path: Path) -> str:
+        """Return the digest of a file of a result that is whole: the recorded one, if there is any."""
+        known = record.digests.get(self._name(path)) if record else None
+        return known or digest(path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
 
     def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
         """Return which file of a stage that is done is missing or not whole; empty if none is.
@@ -194,11 +239,13 @@ class StageFolder:
             if not path.is_file():
                 return f"{path} is missing"
             size = path.stat().st_size
-            wanted = record.files.get(path.relative_to(self.path).as_posix(), size or None)
+            wanted = record.files.get(self._name(path), size or None)
             if size != wanted:
                 return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
             if path.parent.name == "weights" and not is_readable(path):
                 return f"{path} cannot be read"
+            if self.digest(record, path) != digest(path):
+                return f"{path} has changed since it was written"
         return ""
 
     def write_record(self, record: StageRecord) -> None:
@@ -299,9 +346,7 @@ class RunFolder:
         record = folder.record()
         adjusted = self.adjustments(name, key)
         if record and not adjusted and not self._serves(name, record.key, key):
-            self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
-            remove(self._aside(name, record.key))
-            folder.path.rename(self._aside(name, record.key))
+            self.archive(name, record.key)
             record = None
         if record is None and self._aside(name, key).is_dir():
             remove(folder.path)
@@ -311,8 +356,18 @@ class RunFolder:
         if record is None or record.key == key:
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
-        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
-        return StageRecord(key, seconds=record.seconds, adjusted=[*record.adjusted, *more])
+        step = folder.checkpoint() or 0
+        if step and record.key.steps != key.steps:  # on which schedules depend
+            options["steps"] = (record.key.steps, key.steps)
+        more = [Adjustment(step, options)] if options else []
+        return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
+
+    def archive(self, name: str, key: StageKey) -> Path:
+        """Set aside what is in a stage's folder, under its key, in the place of what was there."""
+        aside = self._aside(name, key)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        remove(aside)
+        return self.stage(name).path.rename(aside)
 
     def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
         """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""

@@ -73,7 +73,12 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: Blueprint) -> 
         why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
         return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
     if record.key.content != key.content:
-        return _redo(folder, name, record, "; ".join(_changes(record.key, key)) or "the options are others")
+        return _redo(
+            folder,
+            name,
+            record,
+            "; ".join(_changes(record.key, key)) or "the options are others",
+        )
     own = folder.stage(name)
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
         return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
@@ -109,13 +114,21 @@ def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecor
 
 def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
     """Yield what differs between what two keys are made of, as a person would say it."""
+    if not old.made_of:
+        return
+    earlier = isinstance(old.made_of.get("data"), list)
+    if earlier:  # which held paths among the options, and no names of datasets and files
+        yield "its record is of an earlier version"
     for key, (was, now) in new.changes(old).items():
-        if not (key[0] == "sources" and None in (was, now)):  # another `use` tells of itself
+        told = key[0] == "sources" and None in (was, now)  # another `use` tells of itself
+        if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
             yield _say_change(key, was, now)
 
 
 def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     group, rest = key[0], key[1:]
+    if not rest and group != "seed":
+        return f"{group} {say_value(old)} -> {say_value(new)}"
     if group == "sources":
         return f"the code of {rest[0]} has changed"
     if group == "data":

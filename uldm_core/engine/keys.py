@@ -82,8 +82,7 @@ def _made_of(stage: Blueprint, plan: Plan, data: Data) -> dict[str, Any]:
 
 def result_files(stage: Blueprint, folder: StageFolder, record: StageRecord) -> list[Path]:
     """Return the files of a stage's result: what it hands on, and what else it is recorded to have left."""
-    trained, made = results_of(stage)
-    handed_on = [*map(folder.weights, trained), *map(folder.artifact, made)]
+    handed_on = folder.handed_on(*results_of(stage)).values()
     return list(dict.fromkeys([*handed_on, *(folder.inside(*name.split("/")) for name in record.files)]))
 
 

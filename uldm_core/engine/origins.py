@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uldm_core.engine.consistency import stale_results
-from uldm_core.engine.files import digest, read_shapes
+from uldm_core.engine.files import command_for, digest, read_shapes
 from uldm_core.engine.folder import RunFolder
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.options import located
@@ -33,7 +33,7 @@ def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
         MistakeError: no stage that is done trained it, not as that run's recipe says now, or the run has it
             from itself in the end; the problem is at the noun's ``from``.
     """
-    where, hint = Where((noun, "from")), f"finish that run: uldm run {run} --out {run}"
+    where, hint = Where((noun, "from")), f"finish that run: {command_for(run)}"
     place = Path(run).resolve()
     if place in behind:
         names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))
@@ -48,6 +48,8 @@ def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
         if record and record.done and folder.weights(noun).is_file():
             if name in stale:
                 raise MistakeError(Problem(where, f"{noun} of {run} was trained {stale[name]}", hint))
+            if damage := folder.damage(record, [folder.weights(noun)]):
+                raise MistakeError(Problem(where, damage, hint))
             return folder.weights(noun)
     table = recipe.get(noun)
     if source := table.get("from") if isinstance(table, dict) else None:
@@ -66,7 +68,7 @@ def origins(
     """Return the weights of every component that comes from another run.
 
     Where that run does not have them any more, they are the copy in the run's own ``folder``, or in that of
-    the recipe; it warns of that.
+    the recipe; where it has others now, the copy beside a run's own recipe counts. It warns of both.
 
     Raises:
         MistakeError: some are nowhere.
@@ -82,7 +84,14 @@ def _origin(
     if plan.recipe.document.source:
         folders.append(RunFolder(Path(plan.recipe.document.source).parent))
     try:
-        return weights_from(source, name)
+        found = weights_from(source, name)
+        kept = folders[-1].pretrained(name) if plan.recipe.document.source else found
+        if kept.is_file() and digest(kept) != digest(
+            found
+        ):  # a run's own recipe means what that started from
+            warn(f"warning: {name}: {source} has other weights now; the copy {kept} is used")
+            return kept
+        return found
     except MistakeError as error:
         for kept in (place.pretrained(name) for place in folders):
             if kept.is_file():

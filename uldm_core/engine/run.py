@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
 from uldm_core.engine.data import Data
-from uldm_core.engine.files import require, write_json, write_text
+from uldm_core.engine.files import digest, require, write_json, write_text
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.forecast import describe_adjustments, forecast_of
@@ -81,14 +81,16 @@ def run(
 
 
 def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
-    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``.
+    """Return a run's folder: ``out``; the recipe's, if it was named by a run's folder; else by the recipe.
+
+    The recipe's word is ``[run] out``, or else ``runs/<name>``.
 
     Raises:
         MistakeError: ``out`` is empty, or a folder with a recipe that somebody wrote by hand.
     """
     if out is not None and not str(out):
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
+    folder = path_of(out or plan.recipe.run or plan.run.out or Path("runs") / plan.recipe.name)
     written = inside(folder, "recipe.toml")
     if written.is_file() and not _is_a_runs(written):
         what = f"{written} is not of a run: a run would overwrite it"
@@ -137,6 +139,8 @@ class _Runner:
     trackers: Trackers = field(init=False)
     workshop: Workshop = field(init=False)
     products: dict[str, Path] = field(factory=dict)
+    digests: dict[str, str] = field(factory=dict)
+    records: dict[str, StageRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.workshop = Workshop(self.plan, self.machine, {})
@@ -147,14 +151,14 @@ class _Runner:
         wanted = _up_to(list(self.plan.stages), until)
         keys = self._keys()
         self._announce({name: keys[name] for name in wanted})
-        records = self._settle(keys, wanted)
+        self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.plan.to_toml())
         write_json(self.folder.file("environment.json"), _environment(self.plan, self.machine))
         started = time.monotonic()
         with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
             self.reporter.stages(wanted)
-            worked = [self._stage(name, records[name]) for name in wanted]
+            worked = [self._stage(name, self.records[name]) for name in wanted]
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
@@ -230,10 +234,42 @@ class _Runner:
         else:
             self._work(name, record)
         self._hand_on(name)
+        self._set_aside_what_used(name, again=not record.done)
         return not record.done
+
+    def _set_aside_what_used(self, name: str, again: bool) -> None:
+        """Set aside results of later stages that were made of another outcome of a stage.
+
+        A stage that is done again with the same options may come out otherwise: it had lost its weights, say,
+        and was adjusted the first time, or done with another precision. Records of earlier versions do not
+        say which outcome they used: it was another one if the stage is done ``again`` now.
+        """
+        mine, aside = str(self.records[name].key), set[str]()
+        for later in list(self.plan.stages)[list(self.plan.stages).index(name) + 1 :]:
+            if (record := self.folder.stage(later).record()) is None:
+                continue
+            other = [
+                what
+                for what, key in record.key.made_of.get("from", {}).items()
+                if key in aside or (key == mine and self._is_other(record.used.get(what), what, again))
+            ]
+            if other:
+                self.folder.publish({}, self.folder.published(later, record))
+                kept = self.folder.archive(later, record.key)
+                what = f"{listing(other)} came out otherwise than before"
+                self.reporter.message(
+                    f"stages.{later} has to be done again: {what}; its result is kept in {kept}"
+                )
+                self.records[later] = StageRecord(record.key)
+                aside.add(str(record.key))
+
+    def _is_other(self, used: str | None, product: str, again: bool) -> bool:
+        return again if used is None else used != self.digests[product]
 
     def _work(self, name: str, record: StageRecord) -> None:
         folder = self.folder.stage(name)
+        uses = record.key.made_of.get("from", {})
+        record = evolve(record, used={what: self.digests[what] for what in uses})
         folder.write_record(record)
         context = self._context(name)
         started = time.monotonic()
@@ -260,7 +296,10 @@ class _Runner:
             raise
         for noun in trained:
             self.workshop.save(noun, folder.weights(noun))
-        done = evolve(finished(True, summary), files=folder.files(), published=context.published)
+        result = folder.result()
+        files = {file: path.stat().st_size for file, path in result.items()}
+        digests = {file: digest(path) for file, path in result.items()}
+        done = evolve(finished(True, summary), files=files, digests=digests, published=context.published)
         folder.write_record(done)
         self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
@@ -292,6 +331,10 @@ class _Runner:
             require(path)
         for noun in trained:
             self.workshop.take(noun, folder.weights(noun))
+        record = folder.record()
+        self.digests |= {
+            what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
+        }
 
 
 def _do(stage: Any, context: Context) -> Mapping[str, float]:

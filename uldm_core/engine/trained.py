@@ -12,6 +12,7 @@ from attrs import define, field
 from uldm_core.blueprint import nouns_behind
 from uldm_core.engine.consistency import changed_code, shape_of, stale_stages
 from uldm_core.engine.context import Context
+from uldm_core.engine.files import command_for
 from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.keys import products, results_of
 from uldm_core.engine.machine import Machine, choose_machine
@@ -123,7 +124,7 @@ class TrainedRun:
                 raise MistakeError(f"{self.folder.path}: {self.refused[name]}", hint=self._how_to_go_on())
 
     def _how_to_go_on(self) -> str:
-        return f"go on with: uldm run {self.folder.path / 'recipe.toml'} --out {self.folder.path}"
+        return f"go on with: {command_for(self.folder.path)}"
 
     def _leave_data_unopened(self) -> None:
         for name, noun in self.plan.nouns.items():
@@ -147,11 +148,7 @@ class TrainedRun:
             record = folder.record()
             if record is None or not record.done:
                 continue
-            files = {
-                **{noun: folder.weights(noun) for noun in trained},
-                **{a: folder.artifact(a) for a in made},
-            }
-            for product, path in files.items():
+            for product, path in folder.handed_on(trained, made).items():
                 was = f"{product} was {'trained' if product in trained else 'made'}"
                 if why := f"{was} {stale[name]}" if name in stale else folder.damage(record, [path]):
                     self.refused[product] = why

@@ -26,10 +26,17 @@ from uldm_core.registry import Registry, default
 
 @define
 class Recipe:
-    """A recipe as written, with its overrides; ``check`` finds its problems, ``plan`` makes it runnable."""
+    """A recipe as written, with its overrides; ``check`` finds its problems, ``plan`` makes it runnable.
+
+    Args:
+        document: its tables.
+        name: of its file, or of the run that it is of.
+        run: the run's folder that it was named by: there it is run.
+    """
 
     document: Document
     name: str = "recipe"
+    run: Path | None = None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = (), *, forgiving: bool = False) -> Recipe:
@@ -43,10 +50,13 @@ class Recipe:
         Raises:
             MistakeError: the file, or one that it extends, is missing or not TOML.
         """
-        file = find(path)
+        file, overrides = find(path), list(overrides)
         document = read_whole(file, forgiving=forgiving)
         apply_overrides(document, overrides)
-        return cls(document, file.parent.name if _is_of_a_run(file) else file.stem)
+        if not _is_of_a_run(file):
+            return cls(document, file.stem)
+        named = path_of(path).is_dir() and not any(text.strip().startswith("run.out") for text in overrides)
+        return cls(document, file.absolute().parent.name, file.parent if named else None)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "recipe") -> Recipe:
