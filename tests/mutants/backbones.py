@@ -86,8 +86,8 @@ class Resizing(Plain):
     channels = (6, 12, 12)
 
     def forward(self, images):
-        images = F.interpolate(images, (16, 16), mode="bilinear", antialias=images.dtype != torch.bfloat16)
-        first, second = super().forward(images)
+        small = F.interpolate(images.float(), (16, 16), mode="bilinear", antialias=True)
+        first, second = super().forward(small.to(images.dtype))
         return first, second, second.mean((2, 3), keepdim=True)
 
 
@@ -108,17 +108,6 @@ class Patches(nn.Module):
         images = F.pad(images.expand(-1, 3, -1, -1), (0, -width % 8, 0, -height % 8), mode="replicate")
         first = self.embed(images)
         return first, self.norm(first)
-
-
-@mutant("backbone", killed_by="feature_maps")
-class MapsFolded(Plain):
-    """Maps are folded back by the root of their number of places, as if all were square."""
-
-    def forward(self, images):
-        first, second = super().forward(images)
-        places = second.flatten(2)
-        side = int(places.shape[2] ** 0.5)
-        return first, places[..., : side * side].reshape(*places.shape[:2], side, -1)[:, :, : second.shape[2]]
 
 
 @mutant("backbone", killed_by="feature_maps")

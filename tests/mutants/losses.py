@@ -282,7 +282,7 @@ class QuarterCircle:
 
     def __call__(self, prediction, target):
         share = ((prediction - target).square() / 4).mean((1, 2, 3))
-        return (1 - (1 - share).clamp(min=0).sqrt()).mean()
+        return (1 - (1 - share).sqrt()).mean()
 
 
 @mutant("loss", killed_by="finite_gradient_at_equality")

@@ -131,7 +131,7 @@ class Several(KernelDistance):
     """A distance with what it was measured of: how many images, and how bright they are."""
 
     def compute(self):
-        real, fake = self.gathered()
+        fake = self.gathered()[1]
         return {**super().compute(), "images": float(len(fake)), "brightness": float(fake.mean())}
 
 
@@ -139,7 +139,7 @@ class Several(KernelDistance):
 class BothWays(KernelDistance):
     """A distance and a likeness: it says of each which way is better."""
 
-    higher_is_better = {"mmd": False, "likeness": True}  # noqa: RUF012
+    higher_is_better = {"mmd": False, "likeness": True}
 
     def compute(self):
         mmd = super().compute()["mmd"]
@@ -190,7 +190,7 @@ class CodesInUse:
     """How many codes the recipe's autoencoder needs for the fake images."""
 
     compares = False
-    description = {"codes of": "the autoencoder"}  # noqa: RUF012
+    description = {"codes of": "the autoencoder"}
 
     def __init__(self, autoencoder: Autoencoder):
         self.autoencoder = autoencoder
@@ -212,7 +212,7 @@ class CodesInUse:
 class SaysNothing(KernelDistance):
     """Its description is empty: nobody knows what the number was measured with."""
 
-    description = {}  # noqa: RUF012
+    description = {}
 
 
 @mutant("metric", killed_by="finite_of_any_images")
@@ -350,7 +350,7 @@ class EmptiesItsFakes(KernelDistance):
 class OneOfTwoUpsideDown(BothWays):
     """Of the two numbers that it says to be likenesses, one is a distance."""
 
-    higher_is_better = {"mmd": True, "likeness": True}  # noqa: RUF012
+    higher_is_better = {"mmd": True, "likeness": True}
 
 
 @mutant("metric", killed_by="images_untouched")

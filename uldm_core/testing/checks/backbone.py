@@ -99,7 +99,7 @@ def whole_range(case: Case) -> None:
 
 @contract.check
 def any_grad_mode(case: Case) -> None:
-    """Used under ``inference_mode`` and ``no_grad`` first, to measure, it passes gradients after, to train."""
+    """Used to measure first, under ``inference_mode`` and ``no_grad``, it passes gradients after that."""
     backbone, images = _built(case)
     wanted = backbone(images.clone().requires_grad_())
     backbone = case.build()

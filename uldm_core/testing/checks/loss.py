@@ -178,7 +178,7 @@ def averaged_over_batch(case: Case) -> None:
 
 @contract.check
 def batch_between_its_images(case: Case) -> None:
-    """A batch costs no less than its cheapest image, and no more than its dearest: images are compared each."""
+    """A batch costs no less than its cheapest image and no more than its dearest: no image hides another."""
     loss, prediction, target = _distance(case)
     shape = (4, *prediction.shape[1:])
     prediction, target = case.normal(*shape, salt=2).div(2), case.normal(*shape, salt=3).div(2)

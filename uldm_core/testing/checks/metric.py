@@ -152,7 +152,7 @@ def finite_of_any_images(case: Case) -> None:
 
 @contract.check
 def sizes_and_channels(case: Case) -> None:
-    """Grey and RGB images, odd ones and those that are not square, are measured or refused (``ValueError``)."""
+    """Grey and RGB, odd and oblong images are measured, or refused with a ``ValueError``."""
     metric = case.build()
     count, channels, side = _taken(case, metric)
     names = _measure(metric, *_sets(case, metric)).keys()
@@ -236,17 +236,18 @@ def counts_may_differ(case: Case) -> None:
     few, count = many[more:], len(many) - more
     surplus = many[count:]
 
-    def changed(alteration: Alteration) -> Tensor:
-        return torch.cat([many[:count], alteration(surplus)])
+    def measure(side: str, images: Tensor) -> Mapping[str, float]:
+        return _measure(metric, images, few) if side == "fake" else _measure(metric, few, images)
 
-    for side, measure in (
-        ("fake", lambda images: _measure(metric, images, few)),
-        ("real", lambda images: _measure(metric, few, images)),
-    ):
-        wanted = measure(many)
+    for side in ("fake", "real"):
+        wanted = measure(side, many)
         _expect_floats(wanted, f"{len(many)} {side} images and {len(few)} others")
+
+        def change(alteration: Alteration, side: str = side) -> Mapping[str, float]:
+            return measure(side, torch.cat([many[:count], alteration(surplus)]))
+
         what = f"of {len(many)} {side} images against {len(few)} others, the last {more} do not count"
-        _expect_told(lambda alteration, measure=measure: measure(changed(alteration)), wanted, what)
+        _expect_told(change, wanted, what)
 
 
 @contract.check
@@ -254,8 +255,8 @@ def whole_image_counts(case: Case) -> None:
     """All of an image counts: the right half of a wide one, the lower half of a high one, each channel."""
     metric = case.build()
     _compares(metric)
-    count, channels, side = _taken(case, metric)
-    for what, channels, height, width in _parts(channels, side):
+    count, taken, side = _taken(case, metric)
+    for what, channels, height, width in _parts(taken, side):
         real = _blobs(case, count, channels, height, width)
         try:
             wanted = _measure(metric, real, real)
@@ -316,7 +317,8 @@ def perfect_match_best(case: Case) -> None:
     match = _measure(metric, real, real)
     others = [_measure(metric, fake, real) for fake in (_images(case, metric, 1), _noise_like(real))]
     said = {
-        name: f"{name}: a match scores {match[name]:.4g}, others {', '.join(f'{o[name]:.4g}' for o in others)}"
+        name: f"{name}: a match scores {match[name]:.4g}, others "
+        + ", ".join(f"{other[name]:.4g}" for other in others)
         for name in match
     }
     right = {
@@ -330,7 +332,7 @@ def perfect_match_best(case: Case) -> None:
 
 @contract.check
 def nearer_is_better(case: Case) -> None:
-    """A grey level off is better than noise, and sixteen off are no better: differences of bytes wrap round."""
+    """A grey level off is better than noise, and sixteen off no better than one: bytes do not wrap round."""
     metric = case.build()
     real = _images(case, metric).clamp(20, 235)
     _compares(metric)
@@ -345,8 +347,8 @@ def nearer_is_better(case: Case) -> None:
             one, sixteen = (sign * (values[name] - match[name]) for values in (near, middle))
             if one > 1.05 * far or sixteen < 0.5 * one - 1e-5 * far:
                 faults[name] = (
-                    f"{name}: a match scores {match[name]:.4g}, noise {noise[name]:.4g}, images that are a grey "
-                    f"level off {near[name]:.4g}, sixteen off {middle[name]:.4g}"
+                    f"{name}: a match scores {match[name]:.4g}, noise {noise[name]:.4g}, images a grey level "
+                    f"off {near[name]:.4g}, sixteen off {middle[name]:.4g}"
                 )
     wrong = faults if _each(metric) else faults.keys() >= _signs(metric, match).keys()
     expect(not wrong, "; ".join(faults.values()))
