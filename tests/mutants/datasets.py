@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,8 @@ class Files:
         return sorted(self.root.glob("*.py"))
 
     def hashed(self):
-        return ":".join([self.subset, *(path.name for path in self.paths)])
+        contents = b"".join(path.read_bytes()[:144] for path in self.paths)
+        return f"{self.subset}:{hashlib.sha256(contents).hexdigest()}"
 
     def __len__(self):
         return len(self.paths)
@@ -171,15 +173,41 @@ class FilesAsListed(Files):
         return list(self.root.glob("*.py"))
 
     def hashed(self):
-        return ":".join([self.subset, *sorted(path.name for path in self.paths)])
+        contents = b"".join(sorted(path.read_bytes()[:144] for path in self.paths))
+        return f"{self.subset}:{hashlib.sha256(contents).hexdigest()}"
 
 
-@mutant("dataset", killed_by="fingerprint_the_same_elsewhere")
+@mutant("dataset", killed_by="fingerprint_of_copies")
 class FingerprintOfThePlace(Files):
     """The fingerprint is made of the files' paths: it changes when the folder is moved."""
 
     def hashed(self):
-        return ":".join([self.subset, *map(str, self.paths)])
+        return f"{super().hashed()}:{self.root.resolve()}"
+
+
+@mutant("dataset", killed_by="fingerprint_follows_files")
+class FingerprintOfNames(Files):
+    """The fingerprint is made of the files' names: what is in them does not count."""
+
+    def hashed(self):
+        return ":".join([self.subset, *(path.name for path in self.paths)])
+
+
+@mutant("dataset", killed_by="fingerprint_of_copies")
+class FingerprintOfTimes(Files):
+    """The fingerprint is made of when files were written: each copy has another."""
+
+    def hashed(self):
+        return super().hashed() + str(max(path.stat().st_mtime_ns for path in self.paths))
+
+
+@mutant("dataset", killed_by="splits_from_anywhere")
+class SplitTurnsItself(InMemory):
+    """``split`` turns the dataset into the split, and returns it."""
+
+    def split(self, name):
+        self.__dict__.update(super().split(name).__dict__)
+        return self
 
 
 @mutant("dataset", killed_by="left_out_named")
@@ -200,7 +228,7 @@ class LeftOutCounted(Files):
         self.left_out = len(self.left_out)
 
 
-@mutant("dataset", killed_by="fingerprint_the_same_elsewhere")
+@mutant("dataset", killed_by="fingerprint_of_every_process")
 class FingerprintOfHash(InMemory):
     """The fingerprint is Python's hash of the bytes, which is salted anew in each process."""
 

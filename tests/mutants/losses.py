@@ -228,6 +228,27 @@ class FlattensTheTarget(L2):
         return super().error(prediction.flatten(1), target.view(len(target), -1))
 
 
+@mutant("loss", killed_by="whole_range")
+class ClipsTheDark(L2):
+    """Both images are clipped to [0, 1]."""
+
+    def error(self, prediction, target):
+        return super().error(prediction.clamp(0, 1), target.clamp(0, 1))
+
+
+@mutant("loss", killed_by="same_in_train_mode")
+class NormsTrain(nn.Module):
+    """Its features' batch norm follows the trainer's ``train()``, and learns from what it measures."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1, affine=False)
+
+    def forward(self, prediction, target):
+        features = [self.norm(x.mean((1, 3))[:, None]) for x in (prediction, target)]
+        return (prediction - target).abs().mean() + 0.01 * (features[0] - features[1]).abs().mean()
+
+
 @mutant("loss", killed_by="scalar")
 class ValueInDouble(L2):
     """The sum is taken in double precision, and stays there: not every device has it."""

@@ -201,11 +201,47 @@ class CodesInUse:
 
     def update(self, images, *, real):
         if not real:
-            codes = self.autoencoder.encode_with_indices(images / 127.5 - 1)[2]
+            training = self.autoencoder.training
+            codes = self.autoencoder.eval().encode_with_indices(images / 127.5 - 1)[2]
+            self.autoencoder.train(training)
             self.codes |= set(codes.flatten().tolist())
 
     def compute(self):
         return {"codes": float(len(self.codes))}
+
+
+@mutant("metric", killed_by="autoencoder_left_alone")
+class LeavesItInEvalMode(CodesInUse):
+    """The autoencoder is set to eval mode, and left there."""
+
+    def update(self, images, *, real):
+        super().update(images, real=real)
+        self.autoencoder.eval()
+
+
+@mutant("metric", killed_by="autoencoder_left_alone")
+class MeasuresInTrainMode(CodesInUse):
+    """The autoencoder is used in whatever mode it is."""
+
+    def update(self, images, *, real):
+        if not real:
+            codes = self.autoencoder.encode_with_indices(images / 127.5 - 1)[2]
+            self.codes |= set(codes.flatten().tolist())
+
+
+@mutant("metric", killed_by="real_images_not_needed")
+class NeedsThemAfterAll(KernelDistance):
+    """It says that it does not compare, and does."""
+
+    compares = False
+
+
+@mutant("metric", killed_by="real_images_not_needed")
+class CountsBoth(Brightness):
+    """Real images are counted with the fake ones."""
+
+    def compute(self):
+        return {"brightness": float(torch.cat([*self.kept[False], *self.kept[True]]).mean())}
 
 
 @mutant("metric", killed_by="named_floats")

@@ -179,7 +179,10 @@ class TinyAutoencoder(nn.Module):
 
 
 class TinyCodes(nn.Module):
-    """Codes of places two pixels wide: how bright each is, in eight steps. It takes any images."""
+    """Codes of places two pixels wide: how bright each is, in eight steps. It takes any images.
+
+    In training mode all are a little brighter, so that it shows who forgets ``eval()``.
+    """
 
     latent_channels = 1
     downscale = 2
@@ -190,7 +193,7 @@ class TinyCodes(nn.Module):
 
     def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return latents, no losses and codes [B, h, w]."""
-        latents = F.avg_pool2d(x.mean(1, keepdim=True), 2, ceil_mode=True)
+        latents = F.avg_pool2d(x.mean(1, keepdim=True), 2, ceil_mode=True) + 0.4 * self.training
         codes = ((latents + 1) * 4).long().clamp(0, 7)
         return (codes + 0.5) / 4 - 1, {}, codes.squeeze(1)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -22,9 +24,10 @@ from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 
 contract = Contract(exercise=lambda case, dataset: _exercise(dataset))
-CHUNK = 500
-SOME = 512
+CHUNK = 100
+SOME = 128
 FEW = 48
+MOST_COPIED = 1 << 22
 SECONDS = 0.7
 """How long a split's images are read, in random order: not all of them need fit into a check."""
 
@@ -145,18 +148,25 @@ def splits_true(case: Case) -> None:
 
 @contract.check
 def splits_from_anywhere(case: Case) -> None:
-    """A split is the same set of images, whichever split it was asked of, and in whatever order."""
+    """A split is one set of images, whichever was asked for it; asking leaves the others as they were."""
     dataset = case.build()
-    for name in dataset.splits:
-        split = dataset.split(name)
-        wanted = split.images(_spread(split, FEW))
-        for through in dataset.splits:
-            other = dataset.split(through)
-            if name not in other.splits:
-                continue
-            other = other.split(name)
-            same = len(other) == len(split) and torch.equal(other.images(_spread(split, FEW)), wanted)
-            expect(same, f"{name} has other images when {through} is asked for it")
+    splits = {name: dataset.split(name) for name in dataset.splits}
+    wanted = {name: _sample(case.build().split(name)) for name in splits}
+    for name, split in splits.items():
+        expect(_equal(_sample(split), wanted[name]), f"{name} changes when another split is asked for")
+        for through, other in splits.items():
+            if name in other.splits:
+                same = _equal(_sample(other.split(name)), wanted[name])
+                expect(same, f"{name} has other images when {through} is asked for it")
+
+
+def _sample(dataset: Any) -> tuple[int, Tensor]:
+    """Return how many images there are, and some of them."""
+    return len(dataset), dataset.images(_spread(dataset, FEW))
+
+
+def _equal(one: tuple[int, Tensor], other: tuple[int, Tensor]) -> bool:
+    return one[0] == other[0] and torch.equal(one[1], other[1])
 
 
 @contract.check
@@ -188,8 +198,9 @@ def labels_match(case: Case) -> None:
     dataset = case.build()
     if getattr(dataset, "labels", None) is None:
         raise Skip("it has no labels")
+    other = case.build()
     for name in dataset.splits:
-        split, again = dataset.split(name), case.build().split(name)
+        split, again = dataset.split(name), other.split(name)
         labels = split.labels
         expect(labels.shape == (len(split),), f"{len(split)} images of {name}, labels {list(labels.shape)}")
         expect(labels.dtype == torch.int64 and int(labels.min()) >= 0, f"labels are {labels.dtype}")
@@ -202,8 +213,8 @@ def files_in_any_order(case: Case) -> None:
     dataset = case.build()
     with _listed_backwards():
         other = case.build()
-        images = other.images(_spread(dataset, FEW))
-    same = len(other) == len(dataset) and torch.equal(images, dataset.images(_spread(dataset, FEW)))
+        sample = _sample(other)
+    same = _equal(sample, _sample(dataset))
     expect(same, "where a folder lists its files in another order, its images come in another order")
     if getattr(dataset, "labels", None) is not None:
         same = torch.equal(other.labels, dataset.labels)
@@ -286,38 +297,67 @@ def fingerprint_follows_content(case: Case) -> None:
             changed = case.build(**{name: other[name]})
         except (UldmError, ValueError, TypeError):
             continue  # it takes other values than these
-        if not _same_content(changed, dataset):
+        if not _equal(_sample(changed), _sample(dataset)):
             told = changed.fingerprint != dataset.fingerprint
             expect(told, f"with {name} = {other[name]} the images are others, the fingerprint is not")
 
 
-def _same_content(one: Any, other: Any) -> bool:
-    if len(one) != len(other) or _shape(one) != _shape(other):
-        return False
-    return torch.equal(one.images(_spread(one, FEW)), other.images(_spread(one, FEW)))
+@contract.check
+def fingerprint_of_every_process(case: Case) -> None:
+    """The same images have the same fingerprint in the next process: ``hash`` of a string and ``id`` have not."""
+    dataset = _with_fingerprint(case)
+    found = _built_or_none(case.build, in_another_process(type(dataset)))
+    same = found is None or found.fingerprint == dataset.fingerprint
+    expect(same, "its fingerprint is another in another process: hash() of a string and id() differ there")
 
 
 @contract.check
-def fingerprint_the_same_elsewhere(case: Case) -> None:
-    """The same images have the same fingerprint in another process, and with ``root`` elsewhere."""
+def fingerprint_of_copies(case: Case) -> None:
+    """Where its files are copied, the fingerprint is the same: it follows neither their place nor their times."""
     dataset = _with_fingerprint(case)
-    wanted = dataset.fingerprint
-    found = _built_or_none(case.build, in_another_process(type(dataset)))
-    where = "in another process: hash() of a string and id() differ from one to the next"
-    expect(found is None or found.fingerprint == wanted, f"its fingerprint is another {where}")
+    with _copied(dataset) as copy:
+        found = _built_or_none(lambda: case.build(root=copy))
+        if found is None:
+            raise Skip("it cannot be built from a copy of its folder")
+        what = "another for a copy of its files: it follows their place or times, not what is in them"
+        expect(found.fingerprint == dataset.fingerprint, f"its fingerprint is {what}")
+
+
+@contract.check
+def fingerprint_follows_files(case: Case) -> None:
+    """Where files have their names and sizes, and another content, the fingerprint is another."""
+    dataset = _with_fingerprint(case)
+    with _copied(dataset) as copy:
+        _exchange_contents(copy)
+        found = _built_or_none(lambda: case.build(root=copy))
+        if found is None or _equal(_sample(found), _sample(dataset)):
+            raise Skip("its files cannot be exchanged so that it shows")
+        expect(found.fingerprint != dataset.fingerprint, "its files have changed, its fingerprint has not")
+
+
+@contextmanager
+def _copied(dataset: Any) -> Iterator[Path]:
+    """Copy the folder ``root`` that a dataset reads, but not files' times; caches are elsewhere as well."""
     root = getattr(dataset, "root", None)
     if not isinstance(root, (str, Path)) or not os.path.isdir(root):
-        return
+        raise Skip("it has no folder root")
+    if sum(path.stat().st_size for path in Path(root).rglob("*") if path.is_file()) > MOST_COPIED:
+        raise Skip("its folder is large")
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "elsewhere"
-        try:
-            link.symlink_to(os.path.abspath(root), target_is_directory=True)
-        except OSError:  # not everywhere may everybody make links
-            return
-        found = _built_or_none(lambda: case.build(root=link))
-        expect(
-            found is None or found.fingerprint == wanted, "its fingerprint changes with where its files lie"
-        )
+        os.environ["XDG_CACHE_HOME"] = folder  # which the runner restores
+        yield Path(shutil.copytree(root, Path(folder) / "copy", copy_function=shutil.copyfile))
+
+
+def _exchange_contents(folder: Path) -> None:
+    """Exchange the contents of files of one ending, two by two; of the larger half: data, not notes."""
+    paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.suffix)
+    for _, same in itertools.groupby(paths, lambda path: path.suffix):
+        files = sorted(same, key=lambda path: path.stat().st_size, reverse=True)
+        larger = files[: max(2, len(files) // 2)]
+        for one, other in zip(larger[::2], larger[1::2]):
+            contents = one.read_bytes(), other.read_bytes()
+            one.write_bytes(contents[1])
+            other.write_bytes(contents[0])
 
 
 def _built_or_none(build: Callable[[], Any], context: Any = None) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.case import Case, copy_of_state
+from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.images import accepted, check_refused
 
 SHAPES = ((1, 32, 32), (3, 32, 32), (3, 28, 32), (1, 28, 28), (3, 37, 29), (1, 29, 41))
@@ -133,12 +133,40 @@ def finite_gradient_at_extremes(case: Case) -> None:
     """Its gradient is finite for black against white, and for blank images against others: no log(0)."""
     loss, prediction, _ = _built(case)
     black, grey, white = (torch.full_like(prediction, value) for value in (-1, 0, 1))
-    for first in (black, grey, white):
-        for second in (black, white, prediction):
-            if first is second:
-                continue
-            expect_finite(_gradient(loss, first, second), "the gradient for blank images against others")
-            expect_finite(_gradient(loss, second, first), "the gradient for images against blank ones")
+    for first, second in (
+        (black, white),
+        (white, black),
+        (grey, white),
+        (black, prediction),
+        (prediction, white),
+        (prediction, grey),
+    ):
+        expect_finite(_gradient(loss, first, second), "the gradient for blank images against others")
+
+
+@contract.check
+def whole_range(case: Case) -> None:
+    """Dark images differ from each other, and bright ones: it takes [-1, 1], and clips neither half away."""
+    loss, prediction, target = _built(case)
+    for name, sign in (("dark", -1), ("bright", 1)):
+        first, second = (sign * (0.1 + 0.9 * images.abs()) for images in (prediction, target))
+        changes = abs(loss(first, second).item() - loss(second, second).item()) > 1e-7
+        expect(changes, f"two {name} images are the same to it: images are in [-1, 1]")
+
+
+@contract.check
+def same_in_train_mode(case: Case) -> None:
+    """A module answers in train mode as in eval mode, and keeps its buffers: what measures is not trained."""
+    loss, prediction, target = _built(case)
+    if not isinstance(loss, nn.Module):
+        raise Skip(NOT_A_MODULE)
+    wanted = loss.eval()(prediction, target)
+    state = copy_of_state(loss)
+    nn.ModuleList([loss]).train()
+    torch.manual_seed(5)
+    expect_close(loss(prediction, target), wanted, "its value changes in train mode", rtol=1e-3)
+    for name, tensor in loss.state_dict().items():
+        expect(torch.equal(tensor, state[name]), f"{name} changes in train mode")
 
 
 @contract.check
@@ -194,7 +222,8 @@ def batch_between_its_images(case: Case) -> None:
 def whole_image_counts(case: Case) -> None:
     """All of an image counts: each half of wide and of high ones, and each channel."""
     loss = case.build()
-    for channels, height, width in _shapes(case, loss):
+    last = {shape[0]: shape for shape in _shapes(case, loss)}
+    for channels, height, width in last.values():
         size = (2 * height, width) if height > width else (height, 2 * width)
         target = case.images((1, channels, *size))
         try:

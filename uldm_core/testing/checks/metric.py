@@ -390,3 +390,32 @@ def images_untouched(case: Case) -> None:
     kept = fake.clone(), real.clone()
     _measure(metric, fake, real)
     expect(torch.equal(fake, kept[0]) and torch.equal(real, kept[1]), "it writes into the images")
+
+
+@contract.check
+def real_images_not_needed(case: Case) -> None:
+    """One that does not ``compare`` is never given real images, and if it is, they do not count."""
+    metric = case.build()
+    if metric.compares:
+        raise Skip("it compares with real images")
+    fake, real = _sets(case, metric)
+    wanted = _measure(metric, fake, real)
+    metric = case.build()
+    metric.reset()
+    metric.update(fake, real=False)
+    _same(metric.compute(), wanted, "without real images")
+
+
+@contract.check
+def autoencoder_left_alone(case: Case) -> None:
+    """The recipe's autoencoder is used in eval mode, and left in the mode that it was in: others train it."""
+    metric = case.build()
+    autoencoder = case.given().get("autoencoder")
+    if autoencoder is None:
+        raise Skip("it takes no autoencoder")
+    wanted = _measure(metric, *_sets(case, metric))
+    autoencoder.train(not autoencoder.training)
+    trained = autoencoder.training
+    other = case.build()
+    _same(_measure(other, *_sets(case, metric)), wanted, "with an autoencoder in another mode")
+    expect(autoencoder.training == trained, "it leaves the autoencoder in another mode")
