@@ -202,11 +202,11 @@ class Metric(Protocol):
     """Accumulates batches of uint8 images and gives a dict of floats.
 
     ``update(images, real=...)`` is called any number of times, then ``compute()``; fake images may come
-    after that as well. How the images are cut into batches does not change the result, nor does their order,
-    nor whether real or fake ones come first. One that ``compares`` needs real images as well, and not as many
+    after that as well. How the images are cut into batches does not change the result, nor does their order
+    (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that ``compares`` needs real images as well, and not as many
     of them, unless it is ``paired``; one that does not is given none.
 
-    Images are grey or RGB, of any size. What it cannot measure, of so few images or so small ones, is refused
+    Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small ones, is refused
     with a ``ValueError``, in ``update`` or in ``compute``; all numbers that it gives are finite. An
     autoencoder that it is given is used in eval mode, and left in the mode that it was in.
 

@@ -68,18 +68,6 @@ class Deep(Plain):
 
 
 @sound("backbone")
-class Declared(Plain):
-    """It needs images of 9 pixels, and declares it."""
-
-    smallest_size = 9
-
-    def forward(self, images):
-        if min(images.shape[-2:]) < self.smallest_size:
-            raise ValueError("9 pixels or more, please")
-        return super().forward(images)
-
-
-@sound("backbone")
 class Resizing(Plain):
     """Every image becomes 16x16 first; one map has the pooled features."""
 

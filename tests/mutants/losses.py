@@ -236,9 +236,9 @@ class ClipsTheDark(L2):
         return super().error(prediction.clamp(0, 1), target.clamp(0, 1))
 
 
-@mutant("loss", killed_by="same_in_train_mode")
+@mutant("loss", killed_by="answers_as_in_eval_mode")
 class NormsTrain(nn.Module):
-    """Its features' batch norm follows the trainer's ``train()``, and learns from what it measures."""
+    """The batch norm of its features is in training mode, as a module is when it is built."""
 
     def __init__(self):
         super().__init__()

@@ -28,7 +28,7 @@ CHUNK = 100
 SOME = 128
 FEW = 48
 MOST_COPIED = 1 << 22
-SECONDS = 0.7
+SECONDS = 0.3
 """How long a split's images are read, in random order: not all of them need fit into a check."""
 
 
@@ -304,7 +304,7 @@ def fingerprint_follows_content(case: Case) -> None:
 
 @contract.check
 def fingerprint_of_every_process(case: Case) -> None:
-    """The same images have the same fingerprint in the next process: ``hash`` of a string and ``id`` have not."""
+    """The same images have the same fingerprint in another process, where ``hash`` and ``id`` are others."""
     dataset = _with_fingerprint(case)
     found = _built_or_none(case.build, in_another_process(type(dataset)))
     same = found is None or found.fingerprint == dataset.fingerprint
@@ -313,7 +313,7 @@ def fingerprint_of_every_process(case: Case) -> None:
 
 @contract.check
 def fingerprint_of_copies(case: Case) -> None:
-    """Where its files are copied, the fingerprint is the same: it follows neither their place nor their times."""
+    """Where its files are copied, the fingerprint is the same: neither place nor times are content."""
     dataset = _with_fingerprint(case)
     with _copied(dataset) as copy:
         found = _built_or_none(lambda: case.build(root=copy))

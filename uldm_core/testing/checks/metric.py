@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uldm_core.testing import doubles
+from uldm_core.testing import doubles, strategies
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 from uldm_core.testing.images import check_refused
@@ -23,7 +23,7 @@ contract = Contract(
 COUNT, SIDE = 40, 28
 LIKELY = tuple(
     (count, channels, side)
-    for count, side in ((COUNT, SIDE), (COUNT, 64), (160, SIDE), (640, SIDE), (COUNT, 256), (2560, SIDE))
+    for count, side in ((COUNT, SIDE), (COUNT, 64), (12, 128), (12, 256), (160, SIDE), (640, SIDE), (160, 64))
     for channels in (1, 3)
 )
 SAME = 1e-4
@@ -32,9 +32,10 @@ Alteration = Callable[[Tensor], Tensor]
 
 
 def _blobs(case: Case, count: int, channels: int, height: int, width: int, salt: int = 0) -> Tensor:
-    """Return uint8 images [count, channels, height, width]: blobs of several sizes, with noise."""
-    coarse = case.normal(count, channels, 7, 7, salt=salt)
-    noise = case.normal(count, channels, height, width, salt=salt + 100)
+    """Return uint8 images [count, channels, height, width] on the CPU: blobs of several sizes, with noise."""
+    seed = 1000 * salt + case.seed()
+    coarse = strategies.normal((count, channels, 7, 7), seed)
+    noise = strategies.normal((count, channels, height, width), seed + 500)
     smooth = F.interpolate(coarse, (height, width), mode="nearest")
     return ((smooth + 0.2 * noise) * 60 + 100).clamp(0, 255).to(torch.uint8)
 
@@ -203,21 +204,34 @@ def cut_independent(case: Case) -> None:
 
 @contract.check
 def order_independent(case: Case) -> None:
-    """The order of the images, and whether real or fake ones come first, or by turns, does not matter."""
+    """The order of the images, and whether real or fake ones come first, or by turns, does not matter.
+
+    What draws parts of a set, seeded, may differ a little with the order of its images: one of its numbers
+    at least by less than a tenth of how far noise is from a match.
+    """
     metric = case.build()
     fake, real = _sets(case, metric)
-    wanted = _measure(metric, fake, real)
-    _same(_measure(metric, fake.flip(0), real.flip(0)), wanted, "in another order")
+    match, noise = _measure(metric, real, real), _measure(metric, _noise_like(real), real)
+    allowed = {name: 0.1 * abs(noise[name] - match[name]) + 1e-6 for name in match}
+    orders = [((fake, real), (fake.flip(0), real.flip(0)), "in another order")]
     if not getattr(metric, "paired", False):
-        _same(
-            _measure(metric, fake.flip(0), real), wanted, "with the fake ones in another order (not paired)"
-        )
-    metric.reset()
-    metric.update(fake, real=False)
-    metric.update(real, real=True)
-    _same(metric.compute(), wanted, "with the fake ones first")
+        orders.append(((real, real), (real.flip(0), real), "with one side in another order (not paired)"))
+    for one, other, what in orders:
+        before, after = _measure(metric, *one), _measure(metric, *other)
+        faults = [
+            f"{what}: {name} is {value:.6g} and {after[name]:.6g}"
+            for name, value in before.items()
+            if abs(value - after[name]) > allowed[name]
+        ]
+        expect(len(faults) < (1 if _each(metric) else len(before)), "; ".join(faults))
     sizes = [len(batch) for batch in fake.split(7)]
     wanted = _measure(metric, fake, real, sizes)
+    metric.reset()
+    for batch in fake.split(sizes):
+        metric.update(batch, real=False)
+    for batch in real.split(sizes):
+        metric.update(batch, real=True)
+    _same(metric.compute(), wanted, "with the fake ones first")
     metric.reset()
     for mine, theirs in zip(fake.split(sizes), real.split(sizes)):
         metric.update(mine, real=False)
