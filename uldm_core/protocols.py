@@ -206,8 +206,8 @@ class Metric(Protocol):
     (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that ``compares`` needs real images as well, and not as many
     of them, unless it is ``paired``; one that does not is given none.
 
-    Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small ones, is refused
-    with a ``ValueError``, in ``update`` or in ``compute``; all numbers that it gives are finite. An
+    Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small
+    ones, is refused with a ``ValueError``, in ``update`` or in ``compute``; its numbers are finite. An
     autoencoder that it is given is used in eval mode, and left in the mode that it was in.
 
     Optional: ``paired`` (fake image i belongs to real image i), ``reference`` (the split that real images

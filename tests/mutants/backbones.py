@@ -68,6 +68,22 @@ class Deep(Plain):
 
 
 @sound("backbone")
+class Hooked(Plain):
+    """Maps are caught by hooks, which are gone afterwards."""
+
+    def forward(self, images):
+        caught = []
+        hooks = [
+            layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output))
+            for layer in (self.first, self.second)
+        ]
+        super().forward(images)
+        for hook in hooks:
+            hook.remove()
+        return tuple(caught)
+
+
+@sound("backbone")
 class Resizing(Plain):
     """Every image becomes 16x16 first; one map has the pooled features."""
 

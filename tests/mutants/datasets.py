@@ -246,6 +246,25 @@ class FingerprintWithoutTheLimit(Limited):
         self.fingerprint = f"noise:{subset}:{seed}"
 
 
+@mutant("dataset", killed_by="options_kept")
+class SplitsWithoutOptions(Limited):
+    """Its splits are built with the defaults, whatever the options."""
+
+    def split(self, name):
+        if name not in self.splits:
+            raise ValueError(f"no split {name!r}")
+        return type(self)(name)
+
+
+@mutant("dataset", killed_by="options_kept")
+class SizeDeclaredOnly(InMemory):
+    """The option ``size`` is declared, and images are what they were."""
+
+    def __init__(self, subset: str = "train", size: int = 12):
+        super().__init__(subset)
+        self.size = size
+
+
 @mutant("dataset", killed_by="splits_from_anywhere")
 class SplitOfTheSplit(InMemory):
     """Splits are cut from what is there: the test split of the test split is a part of it."""

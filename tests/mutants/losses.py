@@ -134,6 +134,24 @@ class Spectrum(nn.Module):
 
 
 @sound("loss")
+class ReverseHuber:
+    """Squares beyond a fifth of the batch's largest difference."""
+
+    def __call__(self, prediction, target):
+        apart = (prediction - target).abs()
+        bend = (0.2 * apart.max()).detach().clamp(min=1e-3)
+        return torch.where(apart <= bend, apart, (apart**2 + bend**2) / (2 * bend)).mean()
+
+
+@sound("loss")
+class Angle:
+    """One minus the cosine of the angle between two images, of any length."""
+
+    def __call__(self, prediction, target):
+        return (1 - F.cosine_similarity(prediction.flatten(1), target.flatten(1), eps=1e-6)).mean()
+
+
+@sound("loss")
 class ColoursOnly:
     """Distances in YCbCr: it says that grey images have no colours."""
 
@@ -328,6 +346,22 @@ class ClampsTheTarget(L2):
 
     def error(self, prediction, target):
         return super().error(prediction.clamp(-0.9, 0.9), target.clamp_(-0.9, 0.9))
+
+
+@mutant("loss", killed_by="averaged_over_places")
+class SummedOverRows(L2):
+    """The mean is taken over all but the columns, which are summed."""
+
+    def __call__(self, prediction, target):
+        return self.error(prediction, target).sum(-1).mean()
+
+
+@mutant("loss", killed_by="averaged_over_places")
+class AveragedTwice(L2):
+    """The mean is divided by the number of pixels once more."""
+
+    def __call__(self, prediction, target):
+        return super().__call__(prediction, target) / prediction[0].numel() * 1000
 
 
 @mutant("loss", killed_by="scalar")

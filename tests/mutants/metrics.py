@@ -176,6 +176,32 @@ class Errors(KernelDistance):
 
 
 @sound("metric")
+class Sliced(KernelDistance):
+    """Quantiles along random directions, drawn with a seed and kept on the CPU."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        directions = torch.randn(real.shape[1], 32, generator=torch.Generator().manual_seed(0)).double()
+        at = torch.linspace(0, 1, 20).double()
+        quantiles = [torch.quantile(features @ directions, at, 0) for features in (real, fake)]
+        return {"sliced": float((quantiles[0] - quantiles[1]).abs().mean())}
+
+
+@sound("metric")
+class Subsets(KernelDistance):
+    """The mean of ten parts of both sets, drawn with a seed, as KID is often measured."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        generator, values = torch.Generator().manual_seed(0), []
+        for _ in range(10):
+            a, b = (s[torch.randperm(len(s), generator=generator)[:20]] for s in (real, fake))
+            values.append(float(kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)))
+        values = torch.tensor(values)
+        return {"mmd": float(values.mean()), "mmd_std": float(values.std())}
+
+
+@sound("metric")
 class ColoursOnly(KernelDistance):
     """It refuses grey images."""
 
@@ -283,6 +309,14 @@ class SmallOnesMeasured(KernelDistance):
     """It declares how small images may be, and measures smaller ones."""
 
     smallest_size = 12
+
+
+@mutant("metric", killed_by="every_image_counts")
+class DropsTheOddOnes(KernelDistance):
+    """Images are measured in eights; what is left over is dropped."""
+
+    def gathered(self):
+        return tuple(features[: len(features) // 8 * 8] for features in super().gathered())
 
 
 @mutant("metric", killed_by="counts_may_differ")

@@ -28,6 +28,7 @@ CHUNK = 100
 SOME = 128
 FEW = 48
 MOST_COPIED = 1 << 22
+MANY = 100_000
 SECONDS = 0.3
 """How long a split's images are read, in random order: not all of them need fit into a check."""
 
@@ -184,7 +185,14 @@ def _hashes(dataset: Any) -> set[int]:
     """Return a hash of each image, or of as many as can be read in ``SECONDS``, in random order."""
     found: set[int] = set()
     until = time.monotonic() + SECONDS
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    count = len(dataset)
+    few = count < MANY
+    order = (
+        torch.randperm(count, generator=generator)
+        if few
+        else torch.randint(count, (MANY,), generator=generator)
+    )
     for indices in order.split(CHUNK):
         found |= {hash(image.tobytes()) for image in dataset.images(indices).numpy()}
         if time.monotonic() > until:
@@ -277,13 +285,8 @@ def fingerprint_true(case: Case) -> None:
     expect(len(several) == len(set(dataset.splits)), "two splits have one fingerprint")
 
 
-@contract.check
-def fingerprint_follows_content(case: Case) -> None:
-    """Options that change the images change the fingerprint: else latents of others pass for theirs.
-
-    What is tried are ``size``, ``channels``, ``limit``, ``count`` and ``seed``, where it takes them.
-    """
-    dataset = _with_fingerprint(case)
+def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dataset with one option changed, and how, for those that it takes of a few well-known ones."""
     channels, height, width = _shape(dataset)
     half = max(1, len(dataset) // 2)
     side = height // 2 if height > 16 else height * 2
@@ -294,12 +297,33 @@ def fingerprint_follows_content(case: Case) -> None:
         raise Skip("it takes no option that would change its images")
     for name in tried:
         try:
-            changed = case.build(**{name: other[name]})
+            yield f"{name} = {other[name]}", case.build(**{name: other[name]})
         except (UldmError, ValueError, TypeError):
             continue  # it takes other values than these
+
+
+@contract.check
+def options_kept(case: Case) -> None:
+    """``size``, ``channels``, ``limit``, ``count``, ``seed``: what it takes it keeps, and hands to its splits."""
+    dataset = case.build()
+    for option, changed in _varied(case, dataset):
+        _expect_images(changed, torch.tensor([0]), f"with {option} images")
+        splits = [(changed.split(name), dataset.split(name)) for name in dataset.splits]
+        for split, _ in splits:
+            expect(_shape(split) == _shape(changed), f"with {option} a split has another shape")
+        kept = any(not _equal(_sample(split), _sample(before)) for split, before in splits)
+        if not _equal(_sample(changed), _sample(dataset)):
+            expect(kept, f"with {option} its images are others, but all splits are as without it")
+
+
+@contract.check
+def fingerprint_follows_content(case: Case) -> None:
+    """Options that change the images change the fingerprint: else latents of others pass for theirs."""
+    dataset = _with_fingerprint(case)
+    for option, changed in _varied(case, dataset):
         if not _equal(_sample(changed), _sample(dataset)):
             told = changed.fingerprint != dataset.fingerprint
-            expect(told, f"with {name} = {other[name]} the images are others, the fingerprint is not")
+            expect(told, f"with {option} the images are others, the fingerprint is not")
 
 
 @contract.check

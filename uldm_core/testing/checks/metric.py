@@ -240,6 +240,23 @@ def order_independent(case: Case) -> None:
 
 
 @contract.check
+def every_image_counts(case: Case) -> None:
+    """The first image counts, and the last one, also where their number is odd: no batch is dropped."""
+    metric = case.build()
+    _compares(metric)
+    real = _images(case, metric, more=3)
+    wanted = _measure(metric, real, real)
+    for name, place in (("first", 0), ("last", len(real) - 1)):
+
+        def change(alteration: Alteration, place: int = place) -> Mapping[str, float]:
+            fake = real.clone()
+            fake[place : place + 1] = alteration(fake[place : place + 1])
+            return _measure(metric, fake, real)
+
+        _expect_told(change, wanted, f"the {name} of {len(real)} images does not count")
+
+
+@contract.check
 def counts_may_differ(case: Case) -> None:
     """There may be more fake images than real ones, or fewer, and each counts: unless they are ``paired``."""
     metric = case.build()
