@@ -203,8 +203,9 @@ class Metric(Protocol):
 
     ``update(images, real=...)`` is called any number of times, then ``compute()``; fake images may come
     after that as well. How the images are cut into batches does not change the result, nor does their order
-    (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that ``compares`` needs real images as well, and not as many
-    of them, unless it is ``paired``; one that does not is given none.
+    (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that
+    ``compares`` needs real images as well, and not as many of them, unless it is ``paired``; one that does
+    not is given none.
 
     Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small
     ones, is refused with a ``ValueError``, in ``update`` or in ``compute``; its numbers are finite. An

@@ -286,7 +286,7 @@ def fingerprint_true(case: Case) -> None:
 
 
 def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the dataset with one option changed, and how, for those that it takes of a few well-known ones."""
+    """Yield, for each well-known option that it takes, how it is changed and the dataset built so."""
     channels, height, width = _shape(dataset)
     half = max(1, len(dataset) // 2)
     side = height // 2 if height > 16 else height * 2
@@ -304,7 +304,7 @@ def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
 
 @contract.check
 def options_kept(case: Case) -> None:
-    """``size``, ``channels``, ``limit``, ``count``, ``seed``: what it takes it keeps, and hands to its splits."""
+    """``size``, ``channels``, ``limit``, ``count``, ``seed``: what it takes it keeps, and its splits too."""
     dataset = case.build()
     for option, changed in _varied(case, dataset):
         _expect_images(changed, torch.tensor([0]), f"with {option} images")
