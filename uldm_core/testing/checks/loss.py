@@ -207,10 +207,11 @@ def averaged_over_batch(case: Case) -> None:
 def batch_between_its_images(case: Case) -> None:
     """A batch costs about what its images cost each: their differences do not cancel out, or add up."""
     loss, prediction, target = _distance(case)
-    shape = (4, *prediction.shape[1:])
+    shape = (3, *prediction.shape[1:])
     prediction, target = case.normal(*shape, salt=2).div(2), case.normal(*shape, salt=3).div(2)
     prediction, target = (images.clamp(-1, 1) for images in (prediction, target))
-    alone = [loss(prediction[i : i + 1], target[i : i + 1]).item() for i in range(len(prediction))]
+    places = (torch.full((3,), place) for place in range(3))
+    alone = [loss(prediction[copies], target[copies]).item() for copies in places]
     together = loss(prediction, target).item()
     within = 0.75 * min(alone) - 1e-6 <= together <= 1.33 * max(alone) + 1e-6
     said = f"{min(alone):.4g} to {max(alone):.4g}"
