@@ -26,9 +26,13 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    Optional: ``labels`` (int64 [N]); ``fingerprint``, a string that changes with the content, and with
-    nothing else (a dataset without one is known by its class, options and length); ``left_out``, a dict of
-    the files that are not used: their names, relative to the dataset's folder, and why.
+    An index is one image, whatever is asked with it, in every instance and process: files are sorted. Images
+    belong to who asked for them. ``size`` is the images' side.
+
+    Optional: ``labels`` (int64 [N], each >= 0); ``fingerprint``, a string that changes with the content, and
+    with nothing else, neither the process nor where files lie or when they were written (a dataset without
+    one is known by its class, options and length); ``left_out``, a dict of the files that are not used:
+    their names, relative to the dataset's folder, and why.
     """
 
     channels: int
@@ -38,11 +42,11 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return the images at ``indices`` (int64 [B]) as uint8 [B, C, H, W]."""
+        """Return the images at ``indices`` (int64 [B], B >= 1, each 0 to N - 1) as uint8 [B, C, H, W]."""
         ...
 
     def split(self, name: str) -> Dataset:
-        """Return the named split, one of ``splits``."""
+        """Return the named split, one of ``splits``; this one, and others, stay as they are."""
         ...
 
 
@@ -50,9 +54,10 @@ class Dataset(Protocol):
 class Backbone(Protocol):
     """A frozen feature network: images -> feature maps, finest first.
 
-    It scales its own input and takes grey images. No parameter requires grad; train mode changes nothing.
+    It scales its own input, [-1, 1], and takes grey images, and those that are odd or not square. No
+    parameter requires grad; train mode changes nothing. It is used with gradients and without, by turns.
     ``smallest_size``, the least height and width it takes, is optional: smaller images are refused with a
-    ``ValueError``.
+    ``ValueError``, as is any size that it cannot take.
     """
 
     channels: Sequence[int]
@@ -102,7 +107,12 @@ class Discriminator(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """``(prediction, target) -> scalar``; a distance (zero at equality) unless ``distance`` is False."""
+    """``(prediction, target) -> scalar``; a distance (zero at equality) unless ``distance`` is False.
+
+    It has the images' dtype, is averaged over the batch and over places, and all of an image counts. Images
+    are grey or RGB, of any size; those that it cannot take are refused with a ``ValueError``. The least
+    height and width it takes may be declared as ``smallest_size``.
+    """
 
     def __call__(self, prediction: Tensor, target: Tensor, /) -> Tensor: ...
 
@@ -191,11 +201,20 @@ class Denoiser(Protocol):
 class Metric(Protocol):
     """Accumulates batches of uint8 images and gives a dict of floats.
 
-    ``update(images, real=...)`` is called any number of times, then ``compute()``. How the images are
-    cut into batches does not change the result. One that ``compares`` needs real images as well.
+    ``update(images, real=...)`` is called any number of times, then ``compute()``; fake images may come
+    after that as well. How the images are cut into batches does not change the result, nor does their order
+    (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that
+    ``compares`` needs real images as well, and not as many of them, unless it is ``paired``; one that does
+    not is given none.
+
+    Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small
+    ones, is refused with a ``ValueError``, in ``update`` or in ``compute``; its numbers are finite. An
+    autoencoder that it is given is used in eval mode, and left in the mode that it was in.
 
     Optional: ``paired`` (fake image i belongs to real image i), ``reference`` (the split that real images
-    are taken from, ``test`` unless said), ``higher_is_better``.
+    are taken from, ``test`` unless said), ``higher_is_better`` (of all its numbers, or a dict that says so of
+    each that has a direction), ``smallest_size`` (the least height and width of images), ``smallest_count``
+    (the least number of images of each side).
     """
 
     compares: bool

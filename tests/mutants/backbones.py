@@ -57,6 +57,115 @@ class Normed(Plain):
         return first, self.second(first).relu()
 
 
+@sound("backbone")
+class Deep(Plain):
+    """It needs images of 48 pixels, and says so only by refusing smaller ones."""
+
+    def forward(self, images):
+        if min(images.shape[-2:]) < 48:
+            raise ValueError("48 pixels or more, please")
+        return super().forward(images)
+
+
+@sound("backbone")
+class Hooked(Plain):
+    """Maps are caught by hooks, which are gone afterwards."""
+
+    def forward(self, images):
+        caught = []
+        hooks = [
+            layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output))
+            for layer in (self.first, self.second)
+        ]
+        super().forward(images)
+        for hook in hooks:
+            hook.remove()
+        return tuple(caught)
+
+
+@sound("backbone")
+class Resizing(Plain):
+    """Every image becomes 16x16 first; one map has the pooled features."""
+
+    channels = (6, 12, 12)
+
+    def forward(self, images):
+        small = F.interpolate(images.float(), (16, 16), mode="bilinear", antialias=True)
+        first, second = super().forward(small.to(images.dtype))
+        return first, second, second.mean((2, 3), keepdim=True)
+
+
+@sound("backbone")
+class Patches(nn.Module):
+    """A transformer's patches: sides that are no multiple of eight are padded."""
+
+    channels = (8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 8, 8)
+        self.norm = nn.GroupNorm(2, 8)
+        self.requires_grad_(False)
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        images = F.pad(images.expand(-1, 3, -1, -1), (0, -width % 8, 0, -height % 8), mode="replicate")
+        first = self.embed(images)
+        return first, self.norm(first)
+
+
+@mutant("backbone", killed_by="feature_maps")
+class AddsScales(Plain):
+    """The second map is enlarged to twice its size and added to the first: odd ones do not fit."""
+
+    channels = (12, 12)
+
+    def forward(self, images):
+        first, second = super().forward(images)
+        return torch.cat([first, first], 1) + F.interpolate(second, scale_factor=2.0), second
+
+
+@mutant("backbone", killed_by="small_images_refused")
+class SmallestUnchecked(Plain):
+    """It declares how small images may be, and takes smaller ones."""
+
+    smallest_size = 16
+
+
+@mutant("backbone", killed_by="small_images_refused")
+class SumOfSidesChecked(Plain):
+    """It looks at the larger side: long narrow images pass."""
+
+    smallest_size = 16
+
+    def forward(self, images):
+        if max(images.shape[-2:]) < self.smallest_size:
+            raise ValueError("too small")
+        return super().forward(images)
+
+
+@mutant("backbone", killed_by="whole_range")
+class ClipsTheDark(Plain):
+    """Images are clipped to [0, 1], in which its network was trained."""
+
+    def scaled(self, images):
+        return super().scaled(images.clamp(0, 1))
+
+
+@mutant("backbone", killed_by="any_grad_mode")
+class ScaledByACache(Plain):
+    """The input scaling is made at the first call and kept: under inference_mode, of no use to autograd."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("cached", None, persistent=False)
+
+    def scaled(self, images):
+        if self.cached is None or self.cached.device != images.device or self.cached.dtype != images.dtype:
+            self.cached = torch.full((1, 3, 1, 1), 2.0).to(images)
+        return super().scaled(images) * self.cached
+
+
 @mutant("backbone", killed_by="feature_maps")
 class CoarsestFirst(Plain):
     """The maps come coarsest first."""

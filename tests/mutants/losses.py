@@ -60,6 +60,109 @@ class Smooth:
         return (prediction[..., 1:] - prediction[..., :-1]).square().mean()
 
 
+@sound("loss")
+class Pyramid:
+    """SSIM of four scales, which needs large images, and says so."""
+
+    smallest_size = 44
+    symmetric = True
+
+    def __call__(self, prediction, target):
+        if min(prediction.shape[-2:]) < self.smallest_size:
+            raise ValueError(f"images of {self.smallest_size} pixels or more, please")
+        value = 0
+        for _ in range(3):
+            value = value + Ssim()(prediction, target) / 3
+            prediction, target = F.avg_pool2d(prediction, 2), F.avg_pool2d(target, 2)
+        return value
+
+
+@sound("loss")
+class Wavelets:
+    """Haar's wavelets, of images whose sides are even; others are refused."""
+
+    def __call__(self, prediction, target):
+        difference = prediction - target
+        if difference.shape[-1] % 2 or difference.shape[-2] % 2:
+            raise ValueError("sides must be even")
+        for _ in range(2):
+            parts = difference[..., ::2], difference[..., 1::2]
+            difference = torch.cat([parts[0] + parts[1], parts[0] - parts[1]], 1).transpose(-1, -2) / 2
+        return difference.abs().mean()
+
+
+@sound("loss")
+class Luminance:
+    """Brightness counts more than colour, of which grey images have none; colours only of RGB."""
+
+    def __call__(self, prediction, target):
+        difference = prediction - target
+        grey = difference.mean(1)
+        return grey.square().mean() + 0.1 * (difference - grey[:, None]).square().mean()
+
+
+@sound("loss")
+class RootMeanSquare:
+    """The root over the whole batch, with an epsilon below it."""
+
+    def __call__(self, prediction, target):
+        return ((prediction - target).square().mean() + 1e-8).sqrt() - 1e-4
+
+
+@sound("loss")
+class Edges(nn.Module):
+    """Sobel's edges and the pixels, by a fixed kernel."""
+
+    symmetric = True
+
+    def __init__(self):
+        super().__init__()
+        kernel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]]) / 8
+        self.register_buffer("kernels", torch.stack([kernel, kernel.T])[:, None])
+
+    def forward(self, prediction, target):
+        difference = (prediction - target).flatten(0, 1)[:, None]
+        return F.conv2d(difference, self.kernels, padding=1).abs().mean() + difference.abs().mean()
+
+
+@sound("loss")
+class Spectrum(nn.Module):
+    """A Fourier transform, which torch has not for bfloat16, as a module."""
+
+    def forward(self, prediction, target):
+        return Frequencies()(prediction, target)
+
+
+@sound("loss")
+class ReverseHuber:
+    """Squares beyond a fifth of the batch's largest difference."""
+
+    def __call__(self, prediction, target):
+        apart = (prediction - target).abs()
+        bend = (0.2 * apart.max()).detach().clamp(min=1e-3)
+        return torch.where(apart <= bend, apart, (apart**2 + bend**2) / (2 * bend)).mean()
+
+
+@sound("loss")
+class Angle:
+    """One minus the cosine of the angle between two images, of any length."""
+
+    def __call__(self, prediction, target):
+        return (1 - F.cosine_similarity(prediction.flatten(1), target.flatten(1), eps=1e-6)).mean()
+
+
+@sound("loss")
+class ColoursOnly:
+    """Distances in YCbCr: it says that grey images have no colours."""
+
+    def __call__(self, prediction, target):
+        if prediction.shape[1] != 3:
+            raise ValueError("three channels, please")
+        matrix = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.5, -0.4, -0.1]])
+        difference = torch.einsum("ij,bjhw->bihw", matrix.to(prediction), prediction - target)
+        return difference.square().mean()
+
+
 class L2:
     def __call__(self, prediction, target):
         return self.error(prediction, target).mean()
@@ -82,6 +185,183 @@ class SummedOverPixels(L2):
 
     def __call__(self, prediction, target):
         return self.error(prediction, target).sum((1, 2, 3)).mean()
+
+
+@mutant("loss", killed_by="averaged_over_batch")
+class SummedSmoothness(Smooth):
+    """No distance, and summed over the batch."""
+
+    def __call__(self, prediction, target):
+        return super().__call__(prediction, target) * len(prediction)
+
+
+@mutant("loss", killed_by="batch_between_its_images")
+class MeanBeforeTheNorm(L2):
+    """Differences of a batch are averaged before they lose their signs: images make up for each other."""
+
+    def error(self, prediction, target):
+        return (prediction - target).mean(0).abs()
+
+
+@mutant("loss", killed_by="batch_between_its_images")
+class GramOfTheBatch(L2):
+    """The Gram matrix runs over all images of the batch at once."""
+
+    def error(self, prediction, target):
+        grams = [torch.einsum("bchw,bdhw->cd", x, x) / x[:, 0].numel() for x in (prediction, target)]
+        grey = [x.mean((2, 3)).mean(0) for x in (prediction, target)]
+        return (grams[0] - grams[1]).abs().mean() + (grey[0] - grey[1]).abs()
+
+
+@mutant("loss", killed_by="whole_image_counts")
+class LeftSquareOnly(L2):
+    """Of an image that is not square, only the square in its corner counts."""
+
+    def error(self, prediction, target):
+        side = min(prediction.shape[-2:])
+        return super().error(prediction[..., :side, :side], target[..., :side, :side])
+
+
+@mutant("loss", killed_by="whole_image_counts")
+class FirstChannelOnly(L2):
+    """It was written for grey images: of three channels it takes the first."""
+
+    def error(self, prediction, target):
+        return super().error(prediction[:, 0], target[:, 0])
+
+
+@mutant("loss", killed_by="any_layout")
+class FlattensByView(L2):
+    """Images are flattened by a view, which trusts their strides."""
+
+    def error(self, prediction, target):
+        return super().error(prediction.view(len(prediction), -1), target.reshape(len(target), -1))
+
+
+@mutant("loss", killed_by="any_layout")
+class FlattensTheTarget(L2):
+    """Only the target is flattened by a view."""
+
+    def error(self, prediction, target):
+        return super().error(prediction.flatten(1), target.view(len(target), -1))
+
+
+@mutant("loss", killed_by="whole_range")
+class ClipsTheDark(L2):
+    """Both images are clipped to [0, 1]."""
+
+    def error(self, prediction, target):
+        return super().error(prediction.clamp(0, 1), target.clamp(0, 1))
+
+
+@mutant("loss", killed_by="answers_as_in_eval_mode")
+class NormsTrain(nn.Module):
+    """The batch norm of its features is in training mode, as a module is when it is built."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1, affine=False)
+
+    def forward(self, prediction, target):
+        features = [self.norm(x.mean((1, 3))[:, None]) for x in (prediction, target)]
+        return (prediction - target).abs().mean() + 0.01 * (features[0] - features[1]).abs().mean()
+
+
+@mutant("loss", killed_by="scalar")
+class ValueInDouble(L2):
+    """The sum is taken in double precision, and stays there: not every device has it."""
+
+    def __call__(self, prediction, target):
+        return self.error(prediction, target).mean(dtype=torch.float64)
+
+
+@mutant("loss", killed_by="scalar")
+class SquaresOnly(L2):
+    """Rows are folded by the width: images that are not square cannot be."""
+
+    def error(self, prediction, target):
+        side = prediction.shape[-1]
+        return super().error(*(x.reshape(*x.shape[:2], side, side) for x in (prediction, target)))
+
+
+@mutant("loss", killed_by="small_images_refused")
+class SizeUnchecked(Ssim):
+    """It declares how small images may be, and fails on smaller ones somewhere within torch."""
+
+    smallest_size = 7
+
+
+@mutant("loss", killed_by="small_images_refused")
+class OnlyTheHeightChecked(L2):
+    """It looks at the height, and takes images that are not wide enough."""
+
+    smallest_size = 16
+
+    def error(self, prediction, target):
+        if prediction.shape[-2] < self.smallest_size:
+            raise ValueError("too small")
+        return super().error(prediction, target)
+
+
+@mutant("loss", killed_by="small_images_refused")
+class RefusesTheSmallest(L2):
+    """Images of just the size that it declares are refused: less than, or equal."""
+
+    smallest_size = 16
+
+    def error(self, prediction, target):
+        if min(prediction.shape[-2:]) <= self.smallest_size:
+            raise ValueError("too small")
+        return super().error(prediction, target)
+
+
+@mutant("loss", killed_by="finite_gradient_at_extremes")
+class QuarterCircle:
+    """It rises as a circle does: where black meets white, straight up."""
+
+    def __call__(self, prediction, target):
+        share = ((prediction - target).square() / 4).mean((1, 2, 3))
+        return (1 - (1 - share).sqrt()).mean()
+
+
+@mutant("loss", killed_by="finite_gradient_at_equality")
+class RootOfTheMean(L2):
+    """The root of the mean square: at equality its gradient is NaN."""
+
+    def __call__(self, prediction, target):
+        return super().__call__(prediction, target).sqrt()
+
+
+@mutant("loss", killed_by="zero_at_equality")
+class EpsilonStays(L2):
+    """Charbonnier's, with its epsilon left in."""
+
+    def error(self, prediction, target):
+        return (super().error(prediction, target) + 1e-4).sqrt()
+
+
+@mutant("loss", killed_by="target_untouched")
+class ClampsTheTarget(L2):
+    """The target is clamped in place, against rounding."""
+
+    def error(self, prediction, target):
+        return super().error(prediction.clamp(-0.9, 0.9), target.clamp_(-0.9, 0.9))
+
+
+@mutant("loss", killed_by="averaged_over_places")
+class SummedOverRows(L2):
+    """The mean is taken over all but the columns, which are summed."""
+
+    def __call__(self, prediction, target):
+        return self.error(prediction, target).sum(-1).mean()
+
+
+@mutant("loss", killed_by="averaged_over_places")
+class AveragedTwice(L2):
+    """The mean is divided by the number of pixels once more."""
+
+    def __call__(self, prediction, target):
+        return super().__call__(prediction, target) / prediction[0].numel() * 1000
 
 
 @mutant("loss", killed_by="scalar")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mutants.catalogue import mutant, sound
+from uldm_core.protocols import Autoencoder
 
 
 @sound("metric")
@@ -85,6 +86,352 @@ class Moments:
         return {"moments": float((real - fake).square().sum().sqrt())}
 
 
+@sound("metric")
+class NeedsMany(KernelDistance):
+    """It refuses fewer than 100 images."""
+
+    def compute(self):
+        if min(len(side) for side in self.gathered()) < 100:
+            raise ValueError("100 images or more, please")
+        return super().compute()
+
+
+@sound("metric")
+class NeedsDeclared(KernelDistance):
+    """It declares that it needs 50 images, of ten pixels."""
+
+    smallest_count = 50
+    smallest_size = 10
+
+    def update(self, images, *, real):
+        if min(images.shape[-2:]) < self.smallest_size:
+            raise ValueError("10 pixels or more, please")
+        super().update(images, real=real)
+
+    def compute(self):
+        if min(len(side) for side in self.gathered()) < self.smallest_count:
+            raise ValueError("50 images or more, please")
+        return super().compute()
+
+
+@sound("metric")
+class Contrast(KernelDistance):
+    """The distance of mean contrasts, to which a negative is the same as the image."""
+
+    def features(self, images):
+        return images.double().std((1, 2, 3))[:, None] / 255
+
+    def compute(self):
+        real, fake = self.gathered()
+        return {"contrast": float((real.mean() - fake.mean()).abs())}
+
+
+@sound("metric")
+class Several(KernelDistance):
+    """A distance with what it was measured of: how many images, and how bright they are."""
+
+    def compute(self):
+        fake = self.gathered()[1]
+        return {**super().compute(), "images": float(len(fake)), "brightness": float(fake.mean())}
+
+
+@sound("metric")
+class BothWays(KernelDistance):
+    """A distance and a likeness: it says of each which way is better."""
+
+    higher_is_better = {"mmd": False, "likeness": True}
+
+    def compute(self):
+        mmd = super().compute()["mmd"]
+        return {"mmd": mmd, "likeness": 1 - mmd, "images": float(len(self.gathered()[1]))}
+
+
+@sound("metric")
+class Copies(KernelDistance):
+    """The share of fake images that are real ones, bit by bit."""
+
+    higher_is_better = True
+
+    def features(self, images):
+        return images.flatten(1)
+
+    def compute(self):
+        known = {row.numpy().tobytes() for row in torch.cat(self.kept[True])}
+        hits = [row.numpy().tobytes() in known for row in torch.cat(self.kept[False])]
+        return {"copies": sum(hits) / len(hits)}
+
+
+@sound("metric")
+class Errors(KernelDistance):
+    """The mean absolute difference of pairs."""
+
+    paired = True
+
+    def features(self, images):
+        return images.short().flatten(1)
+
+    def compute(self):
+        real, fake = self.gathered()
+        return {"error": float((real - fake).abs().double().mean())}
+
+
+@sound("metric")
+class Sliced(KernelDistance):
+    """Quantiles along random directions, drawn with a seed and kept on the CPU."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        directions = torch.randn(real.shape[1], 32, generator=torch.Generator().manual_seed(0)).double()
+        at = torch.linspace(0, 1, 20).double()
+        quantiles = [torch.quantile(features @ directions, at, 0) for features in (real, fake)]
+        return {"sliced": float((quantiles[0] - quantiles[1]).abs().mean())}
+
+
+@sound("metric")
+class Subsets(KernelDistance):
+    """The mean of ten parts of both sets, drawn with a seed, as KID is often measured."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        generator, values = torch.Generator().manual_seed(0), []
+        for _ in range(10):
+            a, b = (s[torch.randperm(len(s), generator=generator)[:20]] for s in (real, fake))
+            values.append(float(kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)))
+        values = torch.tensor(values)
+        return {"mmd": float(values.mean()), "mmd_std": float(values.std())}
+
+
+@sound("metric")
+class ColoursOnly(KernelDistance):
+    """It refuses grey images."""
+
+    def features(self, images):
+        if images.shape[1] != 3:
+            raise ValueError("three channels, please")
+        return super().features(images)
+
+
+@sound("metric")
+class CodesInUse:
+    """How many codes the recipe's autoencoder needs for the fake images."""
+
+    compares = False
+    description = {"codes of": "the autoencoder"}
+
+    def __init__(self, autoencoder: Autoencoder):
+        self.autoencoder = autoencoder
+        self.codes = set()
+
+    def reset(self, *, keep_real: bool = False):
+        self.codes = set()
+
+    def update(self, images, *, real):
+        if not real:
+            training = self.autoencoder.training
+            codes = self.autoencoder.eval().encode_with_indices(images / 127.5 - 1)[2]
+            self.autoencoder.train(training)
+            self.codes |= set(codes.flatten().tolist())
+
+    def compute(self):
+        return {"codes": float(len(self.codes))}
+
+
+@mutant("metric", killed_by="autoencoder_left_alone")
+class LeavesItInEvalMode(CodesInUse):
+    """The autoencoder is set to eval mode, and left there."""
+
+    def update(self, images, *, real):
+        super().update(images, real=real)
+        self.autoencoder.eval()
+
+
+@mutant("metric", killed_by="autoencoder_left_alone")
+class MeasuresInTrainMode(CodesInUse):
+    """The autoencoder is used in whatever mode it is."""
+
+    def update(self, images, *, real):
+        if not real:
+            codes = self.autoencoder.encode_with_indices(images / 127.5 - 1)[2]
+            self.codes |= set(codes.flatten().tolist())
+
+
+@mutant("metric", killed_by="real_images_not_needed")
+class NeedsThemAfterAll(KernelDistance):
+    """It says that it does not compare, and does."""
+
+    compares = False
+
+
+@mutant("metric", killed_by="real_images_not_needed")
+class CountsBoth(Brightness):
+    """Real images are counted with the fake ones."""
+
+    def compute(self):
+        return {"brightness": float(torch.cat([*self.kept[False], *self.kept[True]]).mean())}
+
+
+@mutant("metric", killed_by="named_floats")
+class SaysNothing(KernelDistance):
+    """Its description is empty: nobody knows what the number was measured with."""
+
+    description = {}
+
+
+@mutant("metric", killed_by="finite_of_any_images")
+class InfiniteOfAMatch(KernelDistance):
+    """The logarithm of a distance: of two equal sets it is minus infinity."""
+
+    def compute(self):
+        return {"log_mmd": float(torch.tensor(super().compute()["mmd"]).clamp(min=0).log())}
+
+
+@mutant("metric", killed_by="finite_of_any_images")
+class UnitLength(KernelDistance):
+    """Features are brought to unit length: those of black images are 0 / 0."""
+
+    def features(self, images):
+        features = super().features(images)
+        return features / features.norm(dim=1, keepdim=True)
+
+
+@mutant("metric", killed_by="sizes_and_channels")
+class PairsOfColumns(KernelDistance):
+    """Each column is compared with the next: an odd number of them does not go up."""
+
+    def features(self, images):
+        images = images.double()
+        edges = images[..., ::2] - images[..., 1::2]
+        return torch.cat([super().features(images), edges.abs().mean((1, 2, 3))[:, None] / 255], 1)
+
+
+@mutant("metric", killed_by="small_images_refused")
+class SmallOnesMeasured(KernelDistance):
+    """It declares how small images may be, and measures smaller ones."""
+
+    smallest_size = 12
+
+
+@mutant("metric", killed_by="every_image_counts")
+class DropsTheOddOnes(KernelDistance):
+    """Images are measured in eights; what is left over is dropped."""
+
+    def gathered(self):
+        return tuple(features[: len(features) // 8 * 8] for features in super().gathered())
+
+
+@mutant("metric", killed_by="counts_may_differ")
+class AsManyAsTheFewer(KernelDistance):
+    """Of the larger set, what is beyond the smaller one's number is left out."""
+
+    def gathered(self):
+        real, fake = super().gathered()
+        count = min(len(real), len(fake))
+        return real[:count], fake[:count]
+
+
+@mutant("metric", killed_by="counts_may_differ")
+class OneCountForBoth(KernelDistance):
+    """The mean difference of features, by way of a matrix for which both sets must be equally large."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        sorted_ones = (real.sort(0).values - fake.sort(0).values).abs().mean()
+        return {"distance": float(sorted_ones)}
+
+
+@mutant("metric", killed_by="whole_image_counts")
+class CornerOnly(KernelDistance):
+    """Of images that are not square, only the corner is seen."""
+
+    def features(self, images):
+        side = min(images.shape[-2:])
+        return super().features(images[..., :side, :side])
+
+
+@mutant("metric", killed_by="whole_image_counts")
+class RedOnly(KernelDistance):
+    """Of three channels, only the first is seen."""
+
+    def features(self, images):
+        return super().features(images[:, :1])
+
+
+@mutant("metric", killed_by="nearer_is_better")
+class WrapsRound(Errors):
+    """Bytes are subtracted from bytes: one less than nothing is 255."""
+
+    def features(self, images):
+        return images.flatten(1)
+
+
+@mutant("metric", killed_by="nearer_is_better")
+class SquaresOfBytes(Errors):
+    """Differences are squared as bytes: 16 squared is 0."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        return {"error": float((real - fake).to(torch.uint8).square().double().mean())}
+
+
+@mutant("metric", killed_by="order_independent")
+class SilentlyPaired(KernelDistance):
+    """Each image is compared with the one at its place on the other side, and this is not said."""
+
+    def compute(self):
+        real, fake = self.gathered()
+        places = torch.arange(max(len(real), len(fake)))
+        distances = (real[places % len(real)] - fake[places % len(fake)]).square().mean(1)
+        return {"distance": float(distances.mean())}
+
+
+@mutant("metric", killed_by="goes_on_after_compute")
+class KeepsItsAnswer(KernelDistance):
+    """The number is kept, and given again whatever came since."""
+
+    answer = None
+
+    def reset(self, *, keep_real: bool = False):
+        super().reset(keep_real=keep_real)
+        self.answer = None
+
+    def compute(self):
+        self.answer = self.answer or super().compute()
+        return self.answer
+
+
+@mutant("metric", killed_by="goes_on_after_compute")
+class EmptiesItsFakes(KernelDistance):
+    """What was measured is let go, to save memory; the number stays."""
+
+    answer = None
+
+    def reset(self, *, keep_real: bool = False):
+        super().reset(keep_real=keep_real)
+        self.answer = None
+
+    def compute(self):
+        if self.kept[False]:
+            self.answer = super().compute()
+            self.kept[False] = []
+        return self.answer
+
+
+@mutant("metric", killed_by="perfect_match_best")
+class OneOfTwoUpsideDown(BothWays):
+    """Of the two numbers that it says to be likenesses, one is a distance."""
+
+    higher_is_better = {"mmd": True, "likeness": True}
+
+
+@mutant("metric", killed_by="images_untouched")
+class DarkBecomesBlack(KernelDistance):
+    """What is nearly black is made black, in place."""
+
+    def features(self, images):
+        images[images < 20] = 0
+        return super().features(images)
+
+
 @mutant("metric", killed_by="cut_independent")
 class MeanOfBatches(KernelDistance):
     """Batches' own means are averaged, whatever their size."""
@@ -129,7 +476,7 @@ class PairsInOrder(KernelDistance):
         return {"distance": float((real - fake).abs().mean()) + 0.1 * (not self.first)}
 
 
-@mutant("metric", killed_by="every_image_counts")
+@mutant("metric", killed_by="cut_independent")
 class LastBatchOnly(KernelDistance):
     """Each batch overwrites the one before."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uldm_core.protocols import Denoise, NoiseScheduler
@@ -169,6 +171,39 @@ class TinyAutoencoder(nn.Module):
         """Return images."""
         images: Tensor = self.decoder(latents)
         return images
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return reconstruction, latents, no losses."""
+        latents, losses = self.encode(x)
+        return self.decode(latents), latents, losses
+
+
+class TinyCodes(nn.Module):
+    """Codes of places two pixels wide: how bright each is, in eight steps. It takes any images.
+
+    In training mode all are a little brighter, so that it shows who forgets ``eval()``.
+    """
+
+    latent_channels = 1
+    downscale = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantizer = SimpleNamespace(codebook_size=8, dim=1)
+
+    def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return latents, no losses and codes [B, h, w]."""
+        latents = F.avg_pool2d(x.mean(1, keepdim=True), 2, ceil_mode=True) + 0.4 * self.training
+        codes = ((latents + 1) * 4).long().clamp(0, 7)
+        return (codes + 0.5) / 4 - 1, {}, codes.squeeze(1)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return latents and no losses."""
+        return self.encode_with_indices(x)[:2]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return grey images."""
+        return latents.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return reconstruction, latents, no losses."""

@@ -25,7 +25,7 @@ class PrecisionRecall(FeatureSets):
         k: which neighbour bounds a ball.
     """
 
-    higher_is_better = True
+    higher_is_better = {"precision": True, "recall": True}
 
     def __init__(self, backbone: Backbone = spec("vgg16"), k: Annotated[int, Ge(1)] = 3) -> None:
         self.k = k
@@ -53,7 +53,7 @@ class DensityCoverage(FeatureSets):
         k: which neighbour bounds a ball.
     """
 
-    higher_is_better = True
+    higher_is_better = {"coverage": True}  # images in the midst of the real ones are denser than they
 
     def __init__(self, backbone: Backbone = spec("vgg16"), k: Annotated[int, Ge(1)] = 5) -> None:
         self.k = k

@@ -80,6 +80,7 @@ class SSIM(Pairs):
     """
 
     higher_is_better = True
+    smallest_size = _WINDOW
     description = {"range": "uint8, 0 to 255", "window": "11x11, deviation 1.5, inside the image"}
 
     def update(self, images: Tensor, *, real: bool) -> None:
@@ -116,9 +117,13 @@ class LPIPSMetric(Pairs):
         Raises:
             ValueError: images smaller than the backbone's ``smallest_size``.
         """
-        backbone = self.distance.backbone
-        _check_size(images, getattr(backbone, "smallest_size", 1), f"lpips on {type(backbone).__name__}")
+        _check_size(images, self.smallest_size, f"lpips on {type(self.distance.backbone).__name__}")
         super().update(images, real=real)
+
+    @property
+    def smallest_size(self) -> int:
+        """The least height and width of images that the backbone takes."""
+        return self.distance.smallest_size
 
     @property
     def description(self) -> dict[str, str]:

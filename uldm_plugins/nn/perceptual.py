@@ -50,6 +50,11 @@ class PerceptualDistance(nn.Module):
         for index, head in enumerate(_heads(backbone, heads)):
             self.register_buffer(f"head_{index}", head.view(1, -1, 1, 1), persistent=False)
 
+    @property
+    def smallest_size(self) -> int:
+        """The least height and width of images that the backbone takes."""
+        return getattr(self.backbone, "smallest_size", 1)
+
     def distances(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each pair of images [B, 1 or 3, H, W], [B, 1, 1, 1]."""
         layers = [layer.mean((2, 3), keepdim=True) for layer in self.layers(prediction, target)]

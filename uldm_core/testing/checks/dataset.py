@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+import builtins
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 
 contract = Contract(exercise=lambda case, dataset: _exercise(dataset))
-CHUNK = 1000
-SOME = 512
+CHUNK = 100
+SOME = 128
+FEW = 48
+MOST_COPIED = 1 << 22
+MANY = 100_000
+SECONDS = 0.3
+"""How long a split's images are read, in random order: not all of them need fit into a check."""
 
 
-def _indices(case: Case, dataset: Any) -> torch.Tensor:
+def _indices(case: Case, dataset: Any) -> Tensor:
     index = st.integers(0, len(dataset) - 1)
     return torch.tensor(case.draw(st.lists(index, min_size=1, max_size=8), "indices"))
 
 
-def _exercise(dataset: Any) -> list[torch.Tensor]:
+def _exercise(dataset: Any) -> list[Tensor]:
     """Ask every split for its first images."""
     splits = [dataset, *(dataset.split(name) for name in dataset.splits)]
     return [split.images(torch.arange(min(3, len(split)))) for split in splits]
 
 
-def _some(dataset: Any) -> torch.Tensor:
-    """Return images spread over the whole dataset."""
-    count = min(len(dataset), SOME)
-    images: torch.Tensor = dataset.images(torch.linspace(0, len(dataset) - 1, count).long())
-    return images
+def _spread(dataset: Any, most: int) -> Tensor:
+    """Return indices spread over the whole dataset, ``most`` at most."""
+    return torch.linspace(0, len(dataset) - 1, min(len(dataset), most)).long()
+
+
+def _shape(dataset: Any) -> list[int]:
+    """Return the declared [channels, height, width]; ``size`` is a side, or a height and a width."""
+    size = dataset.size
+    height, width = (size, size) if isinstance(size, int) else size
+    return [int(dataset.channels), int(height), int(width)]
+
+
+def _expect_images(dataset: Any, indices: Tensor, whose: str) -> None:
+    images = dataset.images(indices)
+    expect(images.dtype == torch.uint8, f"{whose} are {images.dtype}")
+    wanted = [len(indices), *_shape(dataset)]
+    expect(list(images.shape) == wanted, f"{whose} have the shape {list(images.shape)}, declared is {wanted}")
 
 
 @contract.check
 def uint8_images(case: Case) -> None:
-    """``images(indices)`` is uint8 [B, channels, size, size], as many as asked for."""
+    """``images(indices)`` is uint8 [B, channels, height, width], as many as asked for, of every split."""
     dataset = case.build()
     indices = _indices(case, dataset)
-    images = dataset.images(indices)
-    expect(images.dtype == torch.uint8, f"images are {images.dtype}")
-    wanted = [len(indices), dataset.channels, dataset.size, dataset.size]
-    expect(list(images.shape) == wanted, f"images have the shape {list(images.shape)}, declared is {wanted}")
+    _expect_images(dataset, torch.cat([indices, indices[:1]]), "images")
+    for name in dataset.splits:
+        split = dataset.split(name)
+        _expect_images(split, torch.tensor([0, len(split) - 1, 0]), f"images of {name}")
 
 
 @contract.check
@@ -65,7 +94,7 @@ def every_index(case: Case) -> None:
 def same_image_twice(case: Case) -> None:
     """An index is one image, whatever is asked with it, in which order, and however often."""
     dataset = case.build()
-    indices = _indices(case, dataset)
+    indices = torch.cat([_indices(case, dataset), _spread(dataset, FEW)])
     together = dataset.images(indices)
     for place, index in enumerate(indices):
         alone = dataset.images(index.view(1))[0]
@@ -81,18 +110,23 @@ def same_image_twice(case: Case) -> None:
 
 @contract.check
 def images_owned(case: Case) -> None:
-    """Writing into images that it gave does not change what it gives next."""
+    """Images belong to who asked: writing into them changes nothing, and the indices stay as they were."""
     dataset = case.build()
-    first = dataset.images(torch.arange(min(4, len(dataset))))
-    kept = first.clone()
-    first.fill_(7)
-    expect(torch.equal(dataset.images(torch.arange(len(kept))), kept), "it gives away its own memory")
+    asked = torch.arange(min(4, len(dataset))).flip(0)
+    for indices in (asked, asked.flip(0), asked[:1]):
+        given = indices.clone()
+        first = dataset.images(given)
+        expect(torch.equal(given, indices), f"it writes into the indices: {indices.tolist()} become {given}")
+        kept = first.clone()
+        first.fill_(7)
+        expect(torch.equal(dataset.images(indices), kept), "it gives away its own memory")
 
 
 @contract.check
 def whole_range(case: Case) -> None:
     """Images use the range of bytes, 0 to 255: floats of [0, 1] cast to uint8 are all but black."""
-    images = _some(case.build())
+    dataset = case.build()
+    images = dataset.images(_spread(dataset, SOME))
     low, high = int(images.min()), int(images.max())
     expect(high - low > 16, f"{len(images)} images reach from {low} to {high} of 255 only")
     expect(bool((images[0] != images).any()) or len(images) < 2, "all images are one")
@@ -104,13 +138,36 @@ def splits_true(case: Case) -> None:
     dataset = case.build()
     for name in dataset.splits:
         split = dataset.split(name)
-        expect((split.channels, split.size) == (dataset.channels, dataset.size), f"{name} has another shape")
+        expect(_shape(split) == _shape(dataset), f"{name} has another shape")
         expect(len(split) > 0, f"{name} is empty")
     try:
         dataset.split("no such split")
     except (ValueError, KeyError, UldmError):
         return
     expect(False, "it gives a split that it does not have")
+
+
+@contract.check
+def splits_from_anywhere(case: Case) -> None:
+    """A split is one set of images, whichever was asked for it; asking leaves the others as they were."""
+    dataset = case.build()
+    splits = {name: dataset.split(name) for name in dataset.splits}
+    wanted = {name: _sample(case.build().split(name)) for name in splits}
+    for name, split in splits.items():
+        expect(_equal(_sample(split), wanted[name]), f"{name} changes when another split is asked for")
+        for through, other in splits.items():
+            if name in other.splits:
+                same = _equal(_sample(other.split(name)), wanted[name])
+                expect(same, f"{name} has other images when {through} is asked for it")
+
+
+def _sample(dataset: Any) -> tuple[int, Tensor]:
+    """Return how many images there are, and some of them."""
+    return len(dataset), dataset.images(_spread(dataset, FEW))
+
+
+def _equal(one: tuple[int, Tensor], other: tuple[int, Tensor]) -> bool:
+    return one[0] == other[0] and torch.equal(one[1], other[1])
 
 
 @contract.check
@@ -125,30 +182,269 @@ def splits_disjoint(case: Case) -> None:
 
 
 def _hashes(dataset: Any) -> set[int]:
-    """Return a hash of each image."""
-    found = set()
-    for indices in torch.arange(len(dataset)).split(CHUNK):
+    """Return a hash of each image, or of as many as can be read in ``SECONDS``, in random order."""
+    found: set[int] = set()
+    until = time.monotonic() + SECONDS
+    generator = torch.Generator().manual_seed(0)
+    count = len(dataset)
+    few = count < MANY
+    order = (
+        torch.randperm(count, generator=generator)
+        if few
+        else torch.randint(count, (MANY,), generator=generator)
+    )
+    for indices in order.split(CHUNK):
         found |= {hash(image.tobytes()) for image in dataset.images(indices).numpy()}
+        if time.monotonic() > until:
+            break
     return found
 
 
 @contract.check
 def labels_match(case: Case) -> None:
-    """``labels``, if there are any, are one integer an image."""
+    """``labels``, if there are any, are one integer an image, in every split, the same each time."""
     dataset = case.build()
-    labels = getattr(dataset, "labels", None)
-    if labels is None:
+    if getattr(dataset, "labels", None) is None:
         raise Skip("it has no labels")
-    expect(labels.shape == (len(dataset),), f"{len(dataset)} images, labels {list(labels.shape)}")
-    expect(labels.dtype == torch.int64 and int(labels.min()) >= 0, f"labels are {labels.dtype}")
+    other = case.build()
+    for name in dataset.splits:
+        split, again = dataset.split(name), other.split(name)
+        labels = split.labels
+        expect(labels.shape == (len(split),), f"{len(split)} images of {name}, labels {list(labels.shape)}")
+        expect(labels.dtype == torch.int64 and int(labels.min()) >= 0, f"labels are {labels.dtype}")
+        expect(torch.equal(labels, again.labels), "a second instance has other labels")
+
+
+@contract.check
+def files_in_any_order(case: Case) -> None:
+    """Files may be listed in any order, which differs from one file system to the next: sort them."""
+    dataset = case.build()
+    with _listed_backwards():
+        other = case.build()
+        sample = _sample(other)
+    same = _equal(sample, _sample(dataset))
+    expect(same, "where a folder lists its files in another order, its images come in another order")
+    if getattr(dataset, "labels", None) is not None:
+        same = torch.equal(other.labels, dataset.labels)
+        expect(same, "where a folder lists its files in another order, its labels come in another order")
+
+
+@contextmanager
+def _listed_backwards() -> Iterator[None]:
+    """Make folders list what is in them backwards."""
+    listdir, scandir = os.listdir, os.scandir
+    backwards = {
+        "listdir": lambda *folder: sorted(listdir(*folder), reverse=True),
+        "scandir": lambda *folder: _Backwards(scandir(*folder)),
+    }
+    vars(os).update(backwards)
+    try:
+        yield
+    finally:
+        os.listdir, os.scandir = listdir, scandir
+
+
+class _Backwards:
+    """Iterates over a folder's entries as ``os.scandir`` does."""
+
+    def __init__(self, entries: Any) -> None:
+        with entries:
+            self.entries = iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    def __iter__(self) -> _Backwards:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.entries)
+
+    def __enter__(self) -> _Backwards:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _with_fingerprint(case: Case) -> Any:
+    dataset = case.build()
+    if getattr(dataset, "fingerprint", None) is None:
+        raise Skip("it has no fingerprint")
+    return dataset
 
 
 @contract.check
 def fingerprint_true(case: Case) -> None:
     """``fingerprint``, if there is one, is the same for the same images and another for another split."""
-    dataset = case.build()
-    if not hasattr(dataset, "fingerprint"):
-        raise Skip("it has no fingerprint")
+    dataset = _with_fingerprint(case)
+    kind = type(dataset.fingerprint).__name__
+    expect(isinstance(dataset.fingerprint, str), f"the fingerprint is of the type {kind}, not a string")
     expect(dataset.fingerprint == case.build().fingerprint, "two instances have two fingerprints")
     several = {dataset.split(name).fingerprint for name in dataset.splits}
     expect(len(several) == len(set(dataset.splits)), "two splits have one fingerprint")
+
+
+def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Yield, for each well-known option that it takes, how it is changed and the dataset built so."""
+    channels, height, width = _shape(dataset)
+    half = max(1, len(dataset) // 2)
+    side = height // 2 if height > 16 else height * 2
+    size = side if isinstance(dataset.size, int) else (side, width)
+    other: dict[str, Any] = {"size": size, "channels": 4 - channels, "limit": half, "count": half, "seed": 12}
+    tried = [name for name in other if case.subject.takes(name)]
+    if not tried:
+        raise Skip("it takes no option that would change its images")
+    for name in tried:
+        try:
+            yield f"{name} = {other[name]}", case.build(**{name: other[name]})
+        except (UldmError, ValueError, TypeError):
+            continue  # it takes other values than these
+
+
+@contract.check
+def options_kept(case: Case) -> None:
+    """``size``, ``channels``, ``limit``, ``count``, ``seed``: what it takes it keeps, and its splits too."""
+    dataset = case.build()
+    for option, changed in _varied(case, dataset):
+        _expect_images(changed, torch.tensor([0]), f"with {option} images")
+        splits = [(changed.split(name), dataset.split(name)) for name in dataset.splits]
+        for split, _ in splits:
+            expect(_shape(split) == _shape(changed), f"with {option} a split has another shape")
+        kept = any(not _equal(_sample(split), _sample(before)) for split, before in splits)
+        if not _equal(_sample(changed), _sample(dataset)):
+            expect(kept, f"with {option} its images are others, but all splits are as without it")
+
+
+@contract.check
+def fingerprint_follows_content(case: Case) -> None:
+    """Options that change the images change the fingerprint: else latents of others pass for theirs."""
+    dataset = _with_fingerprint(case)
+    for option, changed in _varied(case, dataset):
+        if not _equal(_sample(changed), _sample(dataset)):
+            told = changed.fingerprint != dataset.fingerprint
+            expect(told, f"with {option} the images are others, the fingerprint is not")
+
+
+@contract.check
+def fingerprint_of_every_process(case: Case) -> None:
+    """The same images have the same fingerprint in another process, where ``hash`` and ``id`` are others."""
+    dataset = _with_fingerprint(case)
+    found = _built_or_none(case.build, in_another_process(type(dataset)))
+    same = found is None or found.fingerprint == dataset.fingerprint
+    expect(same, "its fingerprint is another in another process: hash() of a string and id() differ there")
+
+
+@contract.check
+def fingerprint_of_copies(case: Case) -> None:
+    """Where its files are copied, the fingerprint is the same: neither place nor times are content."""
+    dataset = _with_fingerprint(case)
+    with _copied(dataset) as copy:
+        found = _built_or_none(lambda: case.build(root=copy))
+        if found is None:
+            raise Skip("it cannot be built from a copy of its folder")
+        what = "another for a copy of its files: it follows their place or times, not what is in them"
+        expect(found.fingerprint == dataset.fingerprint, f"its fingerprint is {what}")
+
+
+@contract.check
+def fingerprint_follows_files(case: Case) -> None:
+    """Where files have their names and sizes, and another content, the fingerprint is another."""
+    dataset = _with_fingerprint(case)
+    with _copied(dataset) as copy:
+        _exchange_contents(copy)
+        found = _built_or_none(lambda: case.build(root=copy))
+        if found is None or _equal(_sample(found), _sample(dataset)):
+            raise Skip("its files cannot be exchanged so that it shows")
+        expect(found.fingerprint != dataset.fingerprint, "its files have changed, its fingerprint has not")
+
+
+@contextmanager
+def _copied(dataset: Any) -> Iterator[Path]:
+    """Copy the folder ``root`` that a dataset reads, but not files' times; caches are elsewhere as well."""
+    root = getattr(dataset, "root", None)
+    if not isinstance(root, (str, Path)) or not os.path.isdir(root):
+        raise Skip("it has no folder root")
+    if sum(path.stat().st_size for path in Path(root).rglob("*") if path.is_file()) > MOST_COPIED:
+        raise Skip("its folder is large")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # which the runner restores
+        yield Path(shutil.copytree(root, Path(folder) / "copy", copy_function=shutil.copyfile))
+
+
+def _exchange_contents(folder: Path) -> None:
+    """Exchange the contents of files of one ending, two by two; of the larger half: data, not notes."""
+    paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.suffix)
+    for _, same in itertools.groupby(paths, lambda path: path.suffix):
+        files = sorted(same, key=lambda path: path.stat().st_size, reverse=True)
+        larger = files[: max(2, len(files) // 2)]
+        for one, other in zip(larger[::2], larger[1::2]):
+            contents = one.read_bytes(), other.read_bytes()
+            one.write_bytes(contents[1])
+            other.write_bytes(contents[0])
+
+
+def _built_or_none(build: Callable[[], Any], context: Any = None) -> Any:
+    """Build, or return None where it cannot be built so: that is no fault of the component's."""
+    try:
+        if context is None:
+            return build()
+        with context:
+            return build()
+    except Exception:
+        return None
+
+
+@contextmanager
+def in_another_process(component: type) -> Iterator[None]:
+    """Give a component's package the ``hash`` and the ``id`` that another process would have.
+
+    A second process would need seconds to import torch; these two are what differs in it.
+    """
+    names = {base.__module__.partition(".")[0] for base in component.__mro__}
+    names -= {"builtins", "torch", *sys.stdlib_module_names}
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in names]
+    shadowed = [
+        (module, name)
+        for module in modules
+        if isinstance(module, ModuleType)
+        for name in _OTHERS
+        if name not in vars(module)
+    ]
+    for module, name in shadowed:
+        vars(module)[name] = _OTHERS[name]
+    try:
+        yield
+    finally:
+        for module, name in shadowed:
+            del vars(module)[name]
+
+
+def _other_hash(value: object) -> int:
+    return builtins.hash(value) ^ (0x5BD1E995 if _is_salted(value) else 0)
+
+
+def _is_salted(value: object) -> bool:
+    """Whether a value's hash differs from process to process."""
+    if isinstance(value, (tuple, frozenset)):
+        return any(map(_is_salted, value))
+    return isinstance(value, (str, bytes, type(None))) or type(value).__hash__ is object.__hash__
+
+
+_OTHERS: Mapping[str, Callable[[Any], int]] = {
+    "hash": _other_hash,
+    "id": lambda value: builtins.id(value) ^ 0x5BD1E990,
+}
+
+
+@contract.check
+def left_out_named(case: Case) -> None:
+    """``left_out``, if there is any, says of each file that is not used, by its name in the folder, why."""
+    dataset = case.build()
+    left_out = getattr(dataset, "left_out", None)
+    if left_out is None:
+        raise Skip("it leaves out nothing")
+    expect(isinstance(left_out, Mapping), f"left_out is of the type {type(left_out).__name__}, not a dict")
+    for name, reason in left_out.items():
+        expect(isinstance(name, str) and not os.path.isabs(name), f"{name!r} is no name within the folder")
+        expect(isinstance(reason, str) and reason, f"it does not say why {name!r} is left out")

@@ -123,7 +123,10 @@ def bfloat16(case: Case) -> None:
     component, inputs = _lived(case)
     wanted = case.call(component, *inputs)
     low = deepcopy(component).to(torch.bfloat16)
-    actual = case.call(low, *(x.to(torch.bfloat16) if x.ndim == 4 else x for x in inputs))
+    try:
+        actual = case.call(low, *(x.to(torch.bfloat16) if x.ndim == 4 else x for x in inputs))
+    except NotImplementedError as error:  # torch's own: it has no Fourier transform of bfloat16, say
+        raise Skip(f"torch cannot: {error}") from error
     if case.contract.same_dtype:
         dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in floats_in(actual) if tensor.ndim}
         expect(dtypes <= {"bfloat16"}, f"bfloat16 in, {', '.join(sorted(dtypes))} out")
