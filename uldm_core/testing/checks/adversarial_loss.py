@@ -79,7 +79,7 @@ def low_precision_logits(case: Case) -> None:
     """Logits in bfloat16, as a network under autocast gives them, cost what they cost in float32."""
     low = tuple(logits.to(torch.bfloat16) for logits in _logits(case))
     for name, side in _sides(_built(case)).items():
-        actual, wanted = side(*low), side(*(logits.float() for logits in low))
+        wanted, actual = side(*(logits.float() for logits in low)), side(*(logits.clone() for logits in low))
         expect_close(actual, wanted, f"the {name}'s loss of bfloat16 logits", rtol=0.02, atol=0.02)
 
 
@@ -132,6 +132,6 @@ def real_and_fake_balanced(case: Case) -> None:
     """Real and fake count alike however many there are of each: each is averaged by itself."""
     loss = _built(case)
     real, fake = (torch.cat([logits, 0.5 * logits]) for logits in _logits(case))
-    wanted = loss.discriminator(real, fake)
+    wanted = loss.discriminator(real.clone(), fake.clone())
     for more in ((real.repeat(4, 1, 1, 1), fake), (real, fake.repeat(3, 1, 2, 1))):
         expect_close(loss.discriminator(*more), wanted, "more copies of one side's logits change the loss")

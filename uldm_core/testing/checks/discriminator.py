@@ -59,7 +59,9 @@ def logit_shape(case: Case) -> None:
         logits = discriminator(given)
         good = logits.ndim == 4 and logits.shape[:2] == (len(given), 1)
         if good and given is not images:
-            good = (logits.shape[2] < logits.shape[3]) == (given is wide) and logits.shape[2] != logits.shape[3]
+            good = (logits.shape[2] < logits.shape[3]) == (given is wide) and logits.shape[2] != logits.shape[
+                3
+            ]
         expect(good, f"logits of images {list(given.shape)} have the shape {list(logits.shape)}")
         expect_finite(logits, "a logit")
 
@@ -124,16 +126,25 @@ def logits_in_place(case: Case) -> None:
     """A logit judges the patch where it lies: they can be laid over the image, and are no other's."""
     discriminator, _ = _built(case)
     side = max(48, 2 * int(discriminator.receptive_field))
-    seen = {
-        (top, left): _seen(case, discriminator, side, lambda logits: logits[0, 0, -top, -left])
-        for top, left in ((0, 0), (0, 1), (1, 0))
-    }
-    middles = {corner: _middle_of(pixels) for corner, pixels in seen.items()}
-    (y, x), (same_y, right), (below, same_x) = middles.values()
+    (y, x), (same_y, right), (below, same_x) = (
+        _middle_of(_seen(case, discriminator, side, pick)) for pick in (_first, _end_of_row, _end_of_column)
+    )
     rows = right >= x and abs(same_y - y) <= 1 + 0.1 * abs(right - x)
     columns = below >= y and abs(same_x - x) <= 1 + 0.1 * abs(below - y)
     expect(rows, "the logits of a row are not side by side")
     expect(columns, "the logits of a column are not one below another")
+
+
+def _first(logits: Tensor) -> Tensor:
+    return logits[0, 0, 0, 0]
+
+
+def _end_of_row(logits: Tensor) -> Tensor:
+    return logits[0, 0, 0, -1]
+
+
+def _end_of_column(logits: Tensor) -> Tensor:
+    return logits[0, 0, -1, 0]
 
 
 def _middle_of(seen: Tensor) -> tuple[float, float]:
@@ -146,7 +157,7 @@ def _middle_of(seen: Tensor) -> tuple[float, float]:
 
 @contract.check
 def judges_images(case: Case) -> None:
-    """The generator's step: the verdict's gradient reaches dark and bright images, and no frozen parameter."""
+    """The generator's step: the verdict's gradient reaches images, dark or bright, and no frozen parameter."""
     discriminator, images = _built(case)
     _set_mode(discriminator, training=True)
     parameters = list(discriminator.parameters()) if isinstance(discriminator, nn.Module) else []

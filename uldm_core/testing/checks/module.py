@@ -25,7 +25,16 @@ from uldm_core.testing.contract import (
 contract = Contract()
 LOW_PRECISION = 0.1
 CODES_MAY_FLIP = 0.7
-BATCHES = 4 * ((1.0, 0.0), (-1.0, 0.0), (0.4, 0.5), (0.4, -0.5), (0.1, 0.0), (0.0, 0.0), (0.7, 0.2), (0.7, -0.2))
+BATCHES = 4 * (
+    (1.0, 0.0),
+    (-1.0, 0.0),
+    (0.4, 0.5),
+    (0.4, -0.5),
+    (0.1, 0.0),
+    (0.0, 0.0),
+    (0.7, 0.2),
+    (0.7, -0.2),
+)
 """Scale and shift of the batches of which one must reach a parameter; images stay in [-1, 1]."""
 
 
