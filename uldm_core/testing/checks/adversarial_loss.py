@@ -85,7 +85,7 @@ def low_precision_logits(case: Case) -> None:
 
 @contract.check
 def discriminator_direction(case: Case) -> None:
-    """The discriminator's loss falls as real logits rise and as fake ones fall, also where it is all wrong."""
+    """The discriminator's loss falls as real logits rise and as fake ones fall, also where all is wrong."""
     loss = _built(case)
     slopes = []
     for start, wrong in ((0.5, 0.5), (-SURE, SURE)):

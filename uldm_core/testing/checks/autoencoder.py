@@ -74,7 +74,7 @@ def _set_mode(autoencoder: Any, *, training: bool) -> Any:
 
 @contract.check
 def image_shape(case: Case) -> None:
-    """``decode(encode(x))`` has x's shape for every legal size, square or not, and every number of channels."""
+    """``decode(encode(x))`` has x's shape for every legal size, square or not, with any channels."""
     autoencoder, images = _built(case)
     _expect_back(autoencoder, images)
     if not getattr(autoencoder, "size", None):
@@ -144,20 +144,20 @@ def indices_agree(case: Case) -> None:
     autoencoder, images = _built(case)
     if not hasattr(autoencoder, "encode_with_indices"):
         raise Skip("it has no encode_with_indices")
-    images = torch.cat([images, -images])
+    images = torch.cat([images[:1], -images[:1]])
     _set_mode(autoencoder, training=True)(images)  # some place their codes on the first batch
     _set_mode(autoencoder, training=False)
     latents, losses, indices = autoencoder.encode_with_indices(images)
-    wanted, own = autoencoder.encode(images)
+    wanted, of_encode = autoencoder.encode(images)
     expect_close(latents, wanted, "encode_with_indices gives other latents than encode")
-    expect(
-        losses.keys() == own.keys(), f"losses of encode_with_indices {list(losses)}, of encode {list(own)}"
-    )
+    named = f"losses of encode_with_indices {list(losses)}, of encode {list(of_encode)}"
+    expect(losses.keys() == of_encode.keys(), named)
     expect(not indices.is_floating_point(), f"indices are {indices.dtype}")
     grid = (len(images), *latents.shape[-2:])
     expect((len(indices), *indices.shape[-2:]) == grid, f"indices are {list(indices.shape)}")
-    first = autoencoder.encode_with_indices(images[:1])[2]
-    expect(torch.equal(first, indices[:1]), "an image's indices change with its batch mates")
+    own, other = (autoencoder.encode_with_indices(one)[2] for one in images.split(1))
+    same, swapped = (int((indices[:1] == alone).sum()) for alone in (own, other))  # rounding may flip a few
+    expect(same >= swapped, "in a batch, images get the indices of others")
 
 
 @contract.check
@@ -268,7 +268,7 @@ def _passes(weights: set[nn.Parameter], on_the_way: set[Tensor], output: Tensor)
 
 @contract.check
 def whole_range(case: Case) -> None:
-    """It can be taught black (-1) and white (1), a channel each: images are in [-1, 1], and may be coloured."""
+    """It can be taught black (-1) and white (1), and colours: images are in [-1, 1], of several channels."""
     if case.subject.takes("in_channels"):
         case.drawn["in_channels"] = 3
     side = _legal(_built(case)[0])

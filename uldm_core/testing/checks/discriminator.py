@@ -157,7 +157,7 @@ def _middle_of(seen: Tensor) -> tuple[float, float]:
 
 @contract.check
 def judges_images(case: Case) -> None:
-    """The generator's step: the verdict's gradient reaches images, dark or bright, and no frozen parameter."""
+    """The generator's step: the verdict's gradient reaches any images, and no frozen parameter."""
     discriminator, images = _built(case)
     _set_mode(discriminator, training=True)
     parameters = list(discriminator.parameters()) if isinstance(discriminator, nn.Module) else []
