@@ -207,6 +207,28 @@ class TwoHeads(Plain):
 
 
 @sound("autoencoder")
+class EncoderAtRest(Plain):
+    """A frozen encoder that runs without gradients, under a decoder that learns."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.encoder.requires_grad_(False)
+
+    def encode(self, x):
+        with torch.no_grad():
+            return super().encode(x)
+
+
+@mutant("autoencoder", killed_by="parameters_get_gradients")
+class EncodesWithoutGradients(Plain):
+    """The encoder runs under no_grad, as for sampling: only the decoder learns."""
+
+    @torch.no_grad()
+    def encode(self, x):
+        return super().encode(x)
+
+
+@sound("autoencoder")
 class LossInTrainingOnly(Variational):
     """The divergence is not computed where nobody minimises it."""
 
