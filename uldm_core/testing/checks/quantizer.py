@@ -367,8 +367,8 @@ def used_codes_stay(case: Case) -> None:
     data = data + 1e-3 * case.normal(*data.shape)
     if not _learns(quantizer, data):
         raise Skip("it learns nothing: no parameter, and training changes no state")
-    _train(quantizer, data, 40)
-    for _ in range(20):  # with so little of the gradient that nothing but a jump moves a code
+    _train(quantizer, data, 20)
+    for _ in range(12):  # with so little of the gradient that nothing but a jump moves a code
         indices = _set_mode(quantizer, training=False)(data)[2]
         before = quantizer.lookup(indices).detach().clone()
         _train(quantizer, data, 1, lr=1e-4)
