@@ -69,9 +69,11 @@ class Backbone(Protocol):
 class Autoencoder(Protocol):
     """Images to latents and back. ``latents`` are [B, latent_channels, h, w], h = H / downscale rounded up.
 
-    A size that it cannot bring back is refused with a ``ValueError``.
+    A size that it cannot bring back is refused with a ``ValueError``. ``decode`` needs nothing but latents,
+    which may be a sampler's. ``losses`` are means over the batch; those of eval mode exist in training too.
     A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``. ``last_layer``,
-    the weight of the decoder's last layer, is optional: adaptive adversarial weights are measured there.
+    the weight of the decoder's last layer, after which no other weight comes, is optional: adaptive
+    adversarial weights are measured there.
     """
 
     latent_channels: int
@@ -86,7 +88,12 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Latents [B, D, H, W] -> (quantized, losses, indices); indices [B, H, W] or [B, Q, H, W]."""
+    """Latents [B, D, H, W] -> (quantized, losses, indices); indices [B, H, W] or [B, Q, H, W].
+
+    Indices are integers in [0, codebook_size), each of another code; ``lookup`` gives the quantized latents
+    for them. Gradients pass to the latents; ``losses`` are means. Codes change in training only, and one
+    that is in use stays with its latents. Latents may be bfloat16 where the quantizer is float32.
+    """
 
     dim: int
     codebook_size: int
@@ -98,7 +105,11 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class Discriminator(Protocol):
-    """Images -> logits [B, 1, h, w], one a patch of ``receptive_field`` pixels."""
+    """Images -> logits [B, 1, h, w], above 0 for real ones; one a patch of ``receptive_field`` pixels.
+
+    ``receptive_field`` counts from the first pixel that a logit sees to the last; images of any shape from
+    there up are taken. Logits lie as their patches do; every pixel but for a border reaches one.
+    """
 
     receptive_field: int
 
@@ -119,7 +130,10 @@ class Loss(Protocol):
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """The two sides of a GAN loss, both scalar."""
+    """The two sides of a GAN loss, both scalar: means over batch and patches, of real and fake apart.
+
+    Neither saturates: at logits of 40 on the wrong side the gradient is no less than near 0.
+    """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor, /) -> Tensor: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from mutants.catalogue import mutant, sound
 from uldm_plugins.autoencoders.vqvae_fast import FastVQVAE
@@ -59,14 +60,19 @@ class Variational(Plain):
 
 @sound("autoencoder")
 class Padding(Plain):
-    """Takes any size: pads on the way in, and cuts off what it remembers to have padded."""
+    """Takes any size: pads on the way in, and cuts off what it remembers to have padded, if anything."""
+
+    padded: tuple = ()
 
     def encode(self, x):
-        self.sides = x.shape[-2:]
-        return self.encoder(F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))), {}
+        latents = self.encoder(F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4)))
+        self.padded = (latents.shape[-2:], *x.shape[-2:])
+        return latents, {}
 
     def decode(self, latents):
-        height, width = self.sides
+        if not self.padded or self.padded[0] != latents.shape[-2:]:
+            return self.decoder(latents)
+        _, height, width = self.padded
         return self.decoder(latents)[..., :height, :width]
 
 
@@ -105,6 +111,130 @@ class Attentive(nn.Module):
     def forward(self, x):
         latents, losses = self.encode(x)
         return self.decode(latents), latents, losses
+
+
+@sound("autoencoder")
+class Patches(nn.Module):
+    """A linear map of 8x8 patches each way; ``last_layer`` is a matrix."""
+
+    downscale, latent_channels = 8, 6
+
+    def __init__(self, in_channels: int = 1):
+        super().__init__()
+        self.inward = nn.Linear(64 * in_channels, 6)
+        self.outward = nn.Linear(6, 64 * in_channels)
+
+    @property
+    def last_layer(self):
+        return self.outward.weight
+
+    def encode(self, x):
+        if x.shape[-1] % 8 or x.shape[-2] % 8:
+            raise ValueError("sides must be multiples of 8")
+        return self.inward(F.pixel_unshuffle(x, 8).movedim(1, -1)).movedim(-1, 1), {}
+
+    def decode(self, latents):
+        return F.pixel_shuffle(self.outward(latents.movedim(1, -1)).movedim(-1, 1), 8)
+
+    def forward(self, x):
+        latents, losses = self.encode(x)
+        return self.decode(latents), latents, losses
+
+
+@sound("autoencoder")
+class Wavelet:
+    """Haar wavelets: a plain class, with nothing to train, for any number of channels."""
+
+    downscale = 2
+
+    def __init__(self, in_channels: int = 1):
+        self.latent_channels = 4 * in_channels
+
+    def encode(self, x):
+        if x.shape[-1] % 2 or x.shape[-2] % 2:
+            raise ValueError("sides must be even")
+        a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+        return torch.cat([a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d], 1) / 2, {}
+
+    def decode(self, latents):
+        s, h, v, d = latents.chunk(4, 1)
+        parts = torch.stack([s + h + v + d, s - h + v - d, s + h - v - d, s - h - v + d], 2) / 2
+        return F.pixel_shuffle(parts.flatten(1, 2), 2)
+
+    def __call__(self, x):
+        latents, losses = self.encode(x)
+        return self.decode(latents), latents, losses
+
+
+@sound("autoencoder")
+class Refined(Plain):
+    """Batch norm, dropout, a weight norm, and a last layer that refines what it is added to."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.norm, self.drop = nn.BatchNorm2d(3, affine=False), nn.Dropout2d(0.2)
+        self.gain = nn.Parameter(torch.ones(1, in_channels, 1, 1))
+        self.refine = weight_norm(nn.Conv2d(in_channels, in_channels, 3, padding=1))
+
+    @property
+    def last_layer(self):
+        return self.refine.parametrizations.weight.original1
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return self.norm(latents), losses
+
+    def decode(self, latents):
+        coarse = super().decode(self.drop(latents))
+        return (coarse + self.refine(coarse)) * self.gain
+
+
+@sound("autoencoder")
+class TwoHeads(Plain):
+    """A coarse image is added to what the last layer gives; what it shows is clamped."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.coarse = nn.Conv2d(3, in_channels, 1)
+
+    @property
+    def last_layer(self):
+        return self.decoder[2].weight
+
+    def decode(self, latents):
+        image = super().decode(latents).tanh() + F.interpolate(self.coarse(latents), scale_factor=4)
+        return image if self.training else image.clamp(-1, 1)
+
+
+@sound("autoencoder")
+class EncoderAtRest(Plain):
+    """A frozen encoder that runs without gradients, under a decoder that learns."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.encoder.requires_grad_(False)
+
+    def encode(self, x):
+        with torch.no_grad():
+            return super().encode(x)
+
+
+@mutant("autoencoder", killed_by="parameters_get_gradients")
+class EncodesWithoutGradients(Plain):
+    """The encoder runs under no_grad, as for sampling: only the decoder learns."""
+
+    @torch.no_grad()
+    def encode(self, x):
+        return super().encode(x)
+
+
+@sound("autoencoder")
+class LossInTrainingOnly(Variational):
+    """The divergence is not computed where nobody minimises it."""
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return latents, losses if self.training else {}
 
 
 @mutant("autoencoder", killed_by="reconstruction_reaches_encoder")
@@ -161,6 +291,158 @@ class CropsSilently(Plain):
 
     def encode(self, x):
         return self.encoder(x), {}
+
+
+@mutant("autoencoder", killed_by="odd_sizes")
+class PadsAndForgets(Plain):
+    """Sizes that do not divide are padded, and come back larger."""
+
+    def encode(self, x):
+        return self.encoder(F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))), {}
+
+
+@mutant("autoencoder", killed_by="latent_shape")
+class ResizesOddSizes(Padding):
+    """Sizes that do not divide are resized to what does, rounded down: latents are smaller than declared."""
+
+    def encode(self, x):
+        height, width = x.shape[-2:]
+        latents = self.encoder(F.interpolate(x, (height // 4 * 4, width // 4 * 4)))
+        self.padded = (latents.shape[-2:], height, width)
+        return latents, {}
+
+    def decode(self, latents):
+        image = self.decoder(latents)
+        known = self.padded and self.padded[0] == latents.shape[-2:]
+        return F.interpolate(image, self.padded[1:]) if known else image
+
+
+@mutant("autoencoder", killed_by="decodes_any_latents")
+class PeeksAtTheEncoder(Plain):
+    """The decoder is helped by what the encoder saw last, which a sampler's latents do not have."""
+
+    seen = None
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        self.seen = F.avg_pool2d(x.detach(), 4)
+        return latents, losses
+
+    def decode(self, latents):
+        image = super().decode(latents)
+        fits = self.seen is not None and self.seen.shape[-2:] == latents.shape[-2:]
+        return image + F.interpolate(self.seen, image.shape[-2:]) if fits else image
+
+
+@mutant("autoencoder", killed_by="decodes_any_latents")
+class DecodesWhatWasEncoded(Padding):
+    """``decode`` asks for the size of the image that was encoded last, and so needs one."""
+
+    def decode(self, latents):
+        _, height, width = self.padded
+        return self.decoder(latents)[..., :height, :width]
+
+
+@mutant("autoencoder", killed_by="losses_averaged")
+class SummedOverTheBatch(Variational):
+    """The KL divergence is summed over the batch."""
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return latents, {name: len(x) * loss for name, loss in losses.items()}
+
+
+@mutant("autoencoder", killed_by="losses_are_weighted_scalars")
+class WatchesItsLoss(Variational):
+    """The KL divergence is computed in eval mode only, for the log, and never minimised."""
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return latents, {} if self.training else losses
+
+
+@mutant("autoencoder", killed_by="losses_are_weighted_scalars")
+class DetachedLoss(Variational):
+    """The KL divergence is detached, as for the log: it holds nothing back."""
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return latents, {name: loss.detach() for name, loss in losses.items()}
+
+
+@mutant("autoencoder", killed_by="last_layer_is_last")
+class FirstOfTheDecoder(Plain):
+    """``last_layer`` is the decoder's first."""
+
+    @property
+    def last_layer(self):
+        return self.decoder[0].weight
+
+
+@mutant("autoencoder", killed_by="last_layer_is_last")
+class CopyOfTheLastLayer(Plain):
+    """``last_layer`` is a copy: no gradient comes to it."""
+
+    @property
+    def last_layer(self):
+        return self.decoder[2].weight.detach().requires_grad_()
+
+
+@mutant("autoencoder", killed_by="whole_range")
+class Grey(Plain):
+    """Whatever the channels, one and the same comes back in all."""
+
+    def decode(self, latents):
+        image = super().decode(latents)
+        return image.mean(1, keepdim=True).expand_as(image).clone()
+
+
+@mutant("autoencoder", killed_by="image_shape")
+class LumaOfThree(Plain):
+    """It weighs channels as red, green and blue, and breaks where there are four."""
+
+    def encode(self, x):
+        luma = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1).to(x)
+        return super().encode(x if x.shape[1] == 1 else x * luma)
+
+
+@mutant("autoencoder", killed_by="reconstruction_reaches_encoder")
+class FirstChannelOnly(Plain):
+    """Of the image's channels only the first is encoded."""
+
+    def encode(self, x):
+        return super().encode(x[:, :1].expand_as(x))
+
+
+@mutant("autoencoder", killed_by="still_in_eval")
+class CountsItsImages(Plain):
+    """The images seen are counted in a buffer, those of the validation too."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def encode(self, x):
+        self.seen += len(x)
+        return super().encode(x)
+
+
+@mutant("autoencoder", killed_by="forward_agrees")
+class SetUpByForward(Plain):
+    """A hook before ``forward`` sets the scale: ``encode`` by itself gives other latents until it ran."""
+
+    scale = 1.0
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(in_channels)
+        self.register_forward_pre_hook(lambda module, _: setattr(module, "scale", 0.5))
+
+    def encode(self, x):
+        latents, losses = super().encode(x)
+        return latents * self.scale, losses
+
+    def decode(self, latents):
+        return super().decode(latents / self.scale)
 
 
 @mutant("autoencoder", killed_by="forward_agrees")
@@ -239,6 +521,15 @@ class OtherLatentsWithIndices(FastVQVAE):
         return self.encoder(x), losses, indices
 
 
+@mutant("autoencoder", killed_by="indices_agree")
+class IndicesOfOthers(OtherLatentsWithIndices):
+    """The indices come in the reversed order of the images."""
+
+    def encode_with_indices(self, x):
+        latents, losses, indices = FastVQVAE.encode_with_indices(self, x)
+        return latents, losses, indices.flip(0)
+
+
 @mutant("autoencoder", killed_by="batch_independent")
 class BatchStatisticsInEval(Plain):
     """Batch norm without running statistics: in eval mode it uses the batch's."""
@@ -252,7 +543,7 @@ class BatchStatisticsInEval(Plain):
         return self.norm(latents), losses
 
 
-@mutant("autoencoder", killed_by="learns")
+@mutant("autoencoder", killed_by="whole_range")
 class DecoderFrozen(Plain):
     """The reconstruction is computed from weights that the optimizer does not see."""
 

@@ -522,6 +522,53 @@ class Wasserstein:
         return -fake_logits.mean()
 
 
+@sound("adversarial_loss")
+class Smoothed:
+    """Cross entropy in float32, real labels smoothed to 0.9."""
+
+    def discriminator(self, real_logits, fake_logits):
+        real, fake = real_logits.float(), fake_logits.float()
+        smooth, zeros = torch.full_like(real, 0.9), torch.zeros_like(fake)
+        bce = F.binary_cross_entropy_with_logits
+        return bce(real, smooth) + bce(fake, zeros)
+
+    def generator(self, fake_logits):
+        fake = fake_logits.float()
+        return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+
+
+@sound("adversarial_loss")
+class RelativisticAverage:
+    """The discriminator compares each side with the other's mean; the generator has no real logits."""
+
+    def discriminator(self, real_logits, fake_logits):
+        real, fake = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    def generator(self, fake_logits):
+        return -fake_logits.mean()
+
+
+@sound("adversarial_loss")
+class LeCam(nn.Module):
+    """Tseng et al. 2021: hinge, and each side held to the other's running mean, followed in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+
+    def discriminator(self, real_logits, fake_logits):
+        if self.training:
+            self.real.lerp_(real_logits.detach().mean().to(self.real), 0.1)
+            self.fake.lerp_(fake_logits.detach().mean().to(self.fake), 0.1)
+        held = (real_logits - self.fake).square().mean() + (fake_logits - self.real).square().mean()
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean() + 0.01 * held
+
+    def generator(self, fake_logits):
+        return F.relu(1 - fake_logits).mean()
+
+
 @mutant("adversarial_loss", killed_by="discriminator_direction")
 class SidesSwapped(Logistic):
     """Real and fake are swapped."""
@@ -552,6 +599,65 @@ class Saturating(Logistic):
 
     def generator(self, fake_logits):
         return -F.softplus(fake_logits).mean()
+
+
+@mutant("adversarial_loss", killed_by="generator_direction")
+class LogWithEps(Logistic):
+    """log(sigmoid + eps): its gradient is gone where the discriminator is quite sure."""
+
+    def generator(self, fake_logits):
+        return -(fake_logits.sigmoid() + 1e-8).log().mean()
+
+
+@mutant("adversarial_loss", killed_by="discriminator_direction")
+class ClampedLogits(Logistic):
+    """Logits are clamped to [-10, 10] for stability: a discriminator beyond does not come back."""
+
+    def discriminator(self, real_logits, fake_logits):
+        return super().discriminator(real_logits.clamp(-10, 10), fake_logits.clamp(-10, 10))
+
+
+@mutant("adversarial_loss", killed_by="real_and_fake_balanced")
+class Pairs(Logistic):
+    """Each real logit is compared with one fake logit: there must be as many."""
+
+    def discriminator(self, real_logits, fake_logits):
+        return F.softplus(fake_logits - real_logits).mean()
+
+
+@mutant("adversarial_loss", killed_by="logits_unchanged")
+class ClipsInPlace(Logistic):
+    """Absurd logits are clipped in place, and are the caller's."""
+
+    def discriminator(self, real_logits, fake_logits):
+        value = super().discriminator(real_logits, fake_logits)
+        real_logits.detach().clamp_(-1, 1)
+        return value
+
+
+@mutant("adversarial_loss", killed_by="low_precision_logits")
+class LabelsInFloat(Logistic):
+    """Labels are float32 whatever the logits are, which the cross entropy of a probability refuses."""
+
+    def generator(self, fake_logits):
+        if fake_logits.dtype != torch.float32:
+            raise TypeError(f"logits must be float32, they are {fake_logits.dtype}")
+        return super().generator(fake_logits)
+
+
+@mutant("adversarial_loss", killed_by="moves_whole")
+class LabelIsNoBuffer(nn.Module):
+    """A module whose label is a plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.label = torch.ones(1)
+
+    def discriminator(self, real_logits, fake_logits):
+        return (real_logits - self.label).square().mean() + (fake_logits + self.label).square().mean()
+
+    def generator(self, fake_logits):
+        return (fake_logits - self.label).square().mean()
 
 
 @mutant("adversarial_loss", killed_by="averaged")

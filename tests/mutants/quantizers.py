@@ -143,6 +143,95 @@ class Simple(Plain):
         return self.map(self.frozen)
 
 
+@sound("quantizer")
+class Gumbel(nn.Module):
+    """taming-transformers' GumbelQuantize: codes are drawn in training, by a projection to K logits."""
+
+    def __init__(self, codebook_size: int = 32, dim: int = 4):
+        super().__init__()
+        self.codebook_size, self.dim = codebook_size, dim
+        self.project = nn.Conv2d(dim, codebook_size, 1)
+        self.embedding = nn.Embedding(codebook_size, dim)
+
+    def forward(self, latents):
+        logits = self.project(latents)
+        soft = logits.softmax(1)
+        if self.training:
+            chosen = F.gumbel_softmax(logits, hard=True, dim=1)
+        else:
+            hard = F.one_hot(logits.argmax(1), self.codebook_size).movedim(-1, 1)
+            chosen = hard + soft - soft.detach()
+        quantized = torch.einsum("bkhw,kd->bdhw", chosen, self.embedding.weight)
+        kl = (soft.float() * (soft.float() * self.codebook_size + 1e-10).log()).sum(1).mean()
+        return quantized, {"kl": 5e-4 * kl.clamp(min=0)}, chosen.argmax(1)
+
+    def lookup(self, indices):
+        return self.embedding(indices).movedim(-1, 1)
+
+
+@sound("quantizer")
+class Factorized(nn.Module):
+    """ViT-VQGAN: a codebook of three channels between two learned maps."""
+
+    def __init__(self, codebook_size: int = 32, dim: int = 8, commitment: float = 0.25):
+        super().__init__()
+        self.codebook_size, self.dim = codebook_size, dim
+        self.inward, self.outward = nn.Conv2d(dim, 3, 1), nn.Conv2d(3, dim, 1)
+        self.codes = Plain(codebook_size, 3, commitment)
+
+    def forward(self, latents):
+        quantized, losses, indices = self.codes(self.inward(latents))
+        return self.outward(quantized), losses, indices
+
+    def lookup(self, indices):
+        return self.outward(self.codes.lookup(indices))
+
+
+@sound("quantizer")
+class Product(nn.Module):
+    """Each half of the channels has a codebook of its own."""
+
+    dim, codebook_size = 4, 16
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(Plain(16, 2) for _ in range(2))
+
+    def forward(self, latents):
+        parts = [part(half) for part, half in zip(self.parts, latents.chunk(2, 1))]
+        losses = {name: sum(own[name] for _, own, _ in parts) / 2 for name in parts[0][1]}
+        return torch.cat([part[0] for part in parts], 1), losses, torch.stack([part[2] for part in parts], 1)
+
+    def lookup(self, indices):
+        return torch.cat([part.lookup(indices[:, n]) for n, part in enumerate(self.parts)], 1)
+
+
+@sound("quantizer")
+class OnTheSphere(Signs):
+    """Binary spherical quantization: latents of length 1, signs of length 1."""
+
+    def forward(self, latents):
+        unit = F.normalize(latents, dim=1, eps=1e-6)
+        _, _, indices = super().forward(unit)
+        signs = self.lookup(indices).to(unit)
+        return unit + (signs - unit).detach(), {"commitment": 0.25 * F.mse_loss(unit, signs)}, indices
+
+    def lookup(self, indices):
+        return super().lookup(indices) / self.dim**0.5
+
+
+@sound("quantizer")
+class DrawsInTraining(Plain):
+    """In training a code is drawn by its distance, in eval mode the nearest is taken."""
+
+    def choose(self, latents):
+        if not self.training:
+            return super().choose(latents)
+        vectors = latents.movedim(1, -1)
+        nearness = -10 * self.distances(vectors.flatten(0, -2).float()).square()
+        return torch.multinomial(nearness.softmax(1), 1).view(vectors.shape[:-1])
+
+
 @mutant("quantizer", killed_by="straight_through")
 class DetachedStraightThrough(VQEma):
     """The whole of the straight-through estimator is detached: no gradient reaches the encoder."""
@@ -188,6 +277,9 @@ class HalfTheCrossTerm(Plain):
 class CommitmentOnTheWrongSide(Plain):
     """The commitment loss moves the codes, not the latents."""
 
+    def __init__(self):
+        super().__init__()
+
     def losses(self, latents, codes):
         return {"commitment": 0.25 * F.mse_loss(latents.detach(), codes)}
 
@@ -219,15 +311,15 @@ class SummedLosses(Plain):
     """Losses are summed over the batch."""
 
     def losses(self, latents, codes):
-        return {"commitment": F.mse_loss(latents, codes.detach(), reduction="sum")}
+        return {name: len(latents) * loss for name, loss in super().losses(latents, codes).items()}
 
 
 @mutant("quantizer", killed_by="losses_zero_on_codes")
 class LossOfTheNorm(Plain):
-    """The commitment loss holds the latents near zero, not near their codes."""
+    """A loss holds the latents near zero, wherever their codes are."""
 
     def losses(self, latents, codes):
-        return {"commitment": 0.25 * latents.square().mean()}
+        return super().losses(latents, codes) | {"norm": 0.1 * self.commitment * latents.square().mean()}
 
 
 @mutant("quantizer", killed_by="losses_are_weighted_scalars")
@@ -238,6 +330,15 @@ class LossAMap(Plain):
         return {"commitment": (latents - codes.detach()).square()}
 
 
+@mutant("quantizer", killed_by="losses_are_weighted_scalars")
+class LossInEvalOnly(Plain):
+    """One of its losses is computed for the log, in eval mode, and never minimised."""
+
+    def losses(self, latents, codes):
+        more = {} if self.training else {"distance": self.commitment * F.mse_loss(latents, codes.detach())}
+        return super().losses(latents, codes) | more
+
+
 @mutant("quantizer", killed_by="still_in_eval")
 class TrainsInEval(VQEma):
     """The moving averages are updated in eval mode as well."""
@@ -245,8 +346,97 @@ class TrainsInEval(VQEma):
     def forward(self, latents):
         result = super().forward(latents)
         vectors = latents.detach().movedim(1, -1).flatten(0, -2).float()
-        self._follow(vectors, result[2].flatten())
+        self.follow(vectors, result[2].flatten())
         return result
+
+
+@mutant("quantizer", killed_by="still_in_eval")
+class TrainsWithoutGradients(VQEma):
+    """It takes no_grad for a sign of training, so that validation moves the codebook."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+
+    def forward(self, latents):
+        result = super().forward(latents)
+        if not torch.is_grad_enabled():
+            self.follow(latents.movedim(1, -1).flatten(0, -2).float(), result[2].flatten())
+        return result
+
+
+@mutant("quantizer", killed_by="still_in_eval")
+class PlacesItsCodesInEval(Plain):
+    """The first batch it sees places the codebook, be it of the validation set."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("placed", torch.tensor(False))
+
+    def forward(self, latents):
+        if not self.placed:
+            vectors = latents.detach().movedim(1, -1).flatten(0, -2)
+            spread = torch.linspace(0, len(vectors) - 1, self.codebook_size).long()
+            self.embedding.weight.data.copy_(vectors[spread.to(vectors.device)])
+            self.placed.fill_(True)
+        return super().forward(latents)
+
+
+@mutant("quantizer", killed_by="any_first_batch")
+class DeviationOfOne(Plain):
+    """The latents' deviation is followed in training, which of a single vector is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("deviation", torch.ones(()))
+
+    def forward(self, latents):
+        if self.training:
+            vectors = latents.detach().movedim(1, -1).flatten(0, -2)
+            self.deviation.lerp_(vectors.std(0).mean().to(self.deviation), 0.1)
+        return super().forward(latents)
+
+
+@mutant("quantizer", killed_by="any_first_batch")
+class AsManyLatentsAsCodes(VQEma):
+    """The codebook is placed on different latents of the first batch, which may have too few."""
+
+    def __init__(self):
+        super().__init__(32, 4, kmeans_iterations=0)
+
+    def start(self, vectors):
+        if not self.started:
+            chosen = torch.linspace(0, len(vectors) - 1, min(len(vectors), 32)).long()
+            self.codebook.copy_(vectors[chosen])
+            self.started.fill_(True)
+
+
+@mutant("quantizer", killed_by="bfloat16_latents")
+class SumsOfOneDtype(VQEma):
+    """It adds latents to its sums as they come: in bfloat16 under autocast, which index_add_ refuses."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+        self.register_buffer("seen", torch.zeros(32, 4))
+
+    def forward(self, latents):
+        result = super().forward(latents)
+        if self.training:
+            vectors = latents.detach().movedim(1, -1).flatten(0, -2)
+            self.seen.index_add_(0, result[2].flatten(), vectors)
+        return result
+
+
+@mutant("quantizer", killed_by="used_codes_stay")
+class RevivesTheLiving(VQEma):
+    """Each step a quarter of the codes is put on latents of the batch, in use or not."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+
+    def follow(self, vectors, indices):
+        super().follow(vectors, indices)
+        chosen = torch.randperm(32, device=vectors.device)[:8]
+        self.codebook[chosen] = vectors[torch.randint(len(vectors), (8,))].to(self.codebook)
 
 
 @mutant("quantizer", killed_by="training_fits_the_data")
@@ -300,7 +490,7 @@ class CountsNotSaved(VQEma):
         self.register_buffer("counts", counts, persistent=False)
 
 
-@mutant("quantizer", killed_by="index_range")
+@mutant("quantizer", killed_by="shapes")
 class CountsFromOne(Plain):
     """Indices run from 1 to K."""
 
@@ -311,7 +501,7 @@ class CountsFromOne(Plain):
         return super().lookup((indices - 1).clamp(min=0))
 
 
-@mutant("quantizer", killed_by="index_range")
+@mutant("quantizer", killed_by="shapes")
 class FloatIndices(Plain):
     """Indices are floats."""
 
@@ -365,6 +555,44 @@ class NormalisedOverPositions(Plain):
         return super().choose(latents - latents.mean((2, 3), keepdim=True))
 
 
+@mutant("quantizer", killed_by="position_wise")
+class SignsAboveTheMean(Signs):
+    """A bit says on which side of the image's mean a latent is, not of zero."""
+
+    def forward(self, latents):
+        _, _, indices = super().forward(latents - 0.9 * latents.mean((2, 3), keepdim=True))
+        signs = self.lookup(indices).to(latents)
+        return latents + (signs - latents).detach(), {}, indices
+
+
+@mutant("quantizer", killed_by="straight_through")
+class ReversesTheGradient(Plain):
+    """The latents are subtracted where they are to be added: the encoder climbs."""
+
+    def pass_through(self, latents, codes):
+        return codes.detach() - (latents - latents.detach())
+
+
+@mutant("quantizer", killed_by="nearest_code")
+class CoarseDistances(Plain):
+    """Distances are compared in bfloat16, which takes the second nearest for the nearest."""
+
+    def distances(self, vectors):
+        return super().distances(vectors).square().bfloat16()
+
+
+@mutant("quantizer", killed_by="shapes")
+class MarksFarLatents(Plain):
+    """Latents far from every code get the index -1."""
+
+    def choose(self, latents):
+        far = latents.square().sum(1) > 1e5
+        return torch.where(far, -1, super().choose(latents))
+
+    def lookup(self, indices):
+        return super().lookup(indices.clamp(min=0))
+
+
 @mutant("quantizer", killed_by="batch_independent")
 class NormalisedOverTheBatch(Plain):
     """Latents are centred over the batch before they are quantized."""
@@ -380,6 +608,18 @@ class ForgetsTheUnused(Plain):
     def __init__(self):
         super().__init__(32, 4)
         self.codebook_size = 33
+
+
+@mutant("quantizer", killed_by="codebook_size_true")
+class CountsTwice(Plain):
+    """``codebook_size`` is twice what there is, and ``lookup`` hides it by wrapping round."""
+
+    def __init__(self):
+        super().__init__(32, 4)
+        self.codebook_size = 64
+
+    def lookup(self, indices):
+        return super().lookup(indices % 32)
 
 
 @mutant("quantizer", killed_by="idempotent")

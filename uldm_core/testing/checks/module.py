@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, floats_in, perturb, sum_of, tensors_in
+from uldm_core.testing.case import Case, copy_of_state, floats_in, perturb, sum_of, tensors_in
 from uldm_core.testing.contract import (
     NOT_A_MODULE,
     Broken,
@@ -25,6 +25,17 @@ from uldm_core.testing.contract import (
 contract = Contract()
 LOW_PRECISION = 0.1
 CODES_MAY_FLIP = 0.7
+BATCHES = 4 * (
+    (1.0, 0.0),
+    (-1.0, 0.0),
+    (0.4, 0.5),
+    (0.4, -0.5),
+    (0.1, 0.0),
+    (0.0, 0.0),
+    (0.7, 0.2),
+    (0.7, -0.2),
+)
+"""Scale and shift of the batches of which one must reach a parameter; images stay in [-1, 1]."""
 
 
 def _module(case: Case, **options: Any) -> nn.Module:
@@ -42,6 +53,12 @@ def _lived(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     component.train()
     case.call(component, *_doubled(inputs))
     return component.eval(), inputs
+
+
+def _new(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Build the component in eval mode, and inputs for it: it has seen nothing yet."""
+    component = _module(case).eval()
+    return component, case.inputs(component)
 
 
 def _doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -118,6 +135,19 @@ def mode_restored(case: Case) -> None:
 
 
 @contract.check
+def still_in_eval(case: Case) -> None:
+    """In eval mode nothing in its state changes, seen data or none: validation and sampling train nothing."""
+    for lived in (False, True):
+        component, inputs = _lived(case) if lived else _new(case)
+        before = copy_of_state(component)
+        for graph in (True, False):
+            with torch.set_grad_enabled(graph):
+                case.call_in_full(component, *inputs)
+            for name, tensor in component.state_dict().items():
+                expect(torch.equal(tensor, before[name]), f"{name} changes in eval mode")
+
+
+@contract.check
 def bfloat16(case: Case) -> None:
     """Cast to bfloat16 together with its input (not with times), it works and stays close to float32."""
     component, inputs = _lived(case)
@@ -164,17 +194,28 @@ def inputs_unchanged(case: Case) -> None:
 
 @contract.check
 def parameters_get_gradients(case: Case) -> None:
-    """Every parameter that requires grad gets a finite one: else it is dead weight, or the graph is cut."""
+    """Every parameter that requires grad gets a finite one: else it is dead weight, or the graph is cut.
+
+    Several batches are tried: an expert, or a branch for some inputs only, need not be called by each.
+    """
     component = _module(case).train()
     inputs = case.inputs(component)
-    waiting = {name for name, parameter in component.named_parameters() if parameter.requires_grad}
-    if not waiting:
+    learned = {name: p for name, p in component.named_parameters() if p.requires_grad}
+    if not learned:
         raise Skip("no parameter requires grad")
-    sum_of(case.call_in_full(component, *_doubled(inputs))).backward()
-    for name, parameter in component.named_parameters():
-        if parameter.requires_grad:
-            expect(parameter.grad is not None, f"{name} gets no gradient")
-            expect_finite(_gradient(parameter), f"the gradient of {name}")
+    for change in BATCHES:
+        sum_of(case.call_in_full(component, *_changed(_doubled(inputs), change))).backward()
+        if all(parameter.grad is not None for parameter in learned.values()):
+            break
+    for name, parameter in learned.items():
+        expect(parameter.grad is not None, f"{name} gets no gradient in {len(BATCHES)} different batches")
+        expect_finite(_gradient(parameter), f"the gradient of {name}")
+
+
+def _changed(inputs: tuple[Tensor, ...], change: tuple[float, float]) -> tuple[Tensor, ...]:
+    """Return another legal batch: images and latents scaled and shifted, times earlier."""
+    scale, shift = change
+    return tuple(x * scale + shift if x.ndim == 4 else x * abs(scale) for x in inputs)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
