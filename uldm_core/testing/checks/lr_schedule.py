@@ -43,7 +43,8 @@ def step_alone_decides(case: Case) -> None:
 @contract.check
 def length_is_its_own(case: Case) -> None:
     """Schedules of trainings of other lengths, before it and beside it, are nothing to it."""
-    wanted = [case.build(100)(step) for step in (0, 50, 99)]
+    alone = case.build(100)
+    wanted = [alone(step) for step in (0, 50, 99)]
     short = case.build(7)
     factors = [short(step) for step in range(7)]
     schedule = case.build(100)
