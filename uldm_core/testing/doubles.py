@@ -280,7 +280,11 @@ class ModalAutoencoder(TinyAutoencoder):
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__(in_channels)
-        self.encoder = nn.Sequential(self.encoder, nn.BatchNorm2d(2), nn.Dropout(0.1))
+        self.modal = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.1))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return latents and no losses."""
+        return self.modal(self.encoder(x)), {}
 
 
 class ModalDenoiser(TinyDenoiser):
@@ -288,7 +292,12 @@ class ModalDenoiser(TinyDenoiser):
 
     def __init__(self, channels: int = 2) -> None:
         super().__init__(channels)
-        self.convolution = nn.Sequential(self.convolution, nn.Dropout(0.1))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Return a prediction of the latents' shape."""
+        prediction: Tensor = self.dropout(super().forward(latents, conditioning))
+        return prediction
 
 
 class MarkedDiscriminator(TinyDiscriminator):

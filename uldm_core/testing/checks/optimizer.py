@@ -35,7 +35,8 @@ def _exercise(optimizer: Any) -> Tensor:
         optimizer.zero_grad()
         parameter.square().sum().backward()
         optimizer.step()
-    return parameter.detach().clone()
+    moved: Tensor = parameter.detach().clone()
+    return moved
 
 
 class _Network(nn.Module):

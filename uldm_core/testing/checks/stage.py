@@ -218,7 +218,7 @@ def _modes_used(given: Mapping[str, nn.Module]) -> Iterator[dict[str, set[bool]]
     used: dict[str, set[bool]] = {}
     handles = [
         part.register_forward_pre_hook(
-            lambda part, _, name=name: used.setdefault(name, set()).add(part.training)  # type: ignore[misc]
+            lambda part, _, name=name: used.setdefault(name, set()).add(part.training)
         )
         for name, noun in given.items()
         for part in noun.modules()
