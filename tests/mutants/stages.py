@@ -321,6 +321,8 @@ class Shows(Reconstruct):
 class ShowsAndStaysAtRest(Reconstruct):
     """After the first preview the autoencoder stays in eval mode."""
 
+    previews = 3
+
     def preview(self, step):
         self.autoencoder.eval()
 
@@ -328,6 +330,8 @@ class ShowsAndStaysAtRest(Reconstruct):
 @mutant("stage", killed_by="previews_change_nothing")
 class ShowsTheAverageAndKeepsIt(Reconstruct):
     """What is put into the weights for a preview is never taken out again."""
+
+    previews = 3
 
     def preview(self, step):
         with torch.no_grad():
@@ -688,3 +692,92 @@ class DrawsInTraining(Draws):
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
             return super().run(context)
+
+
+@mutant("stage", killed_by="declares_its_work")
+class AdjustsWhatItHasNot(Reconstruct):
+    """What may change in mid-training is called other than the option is."""
+
+    adjustable = ("learning_rate",)
+
+
+@mutant("stage", killed_by="trains_what_it_says")
+class StatisticsOfTheStart(Averages):
+    """Of the average all is taken over, also the batch norm's statistics, which nobody averaged."""
+
+    def finish(self):
+        self.autoencoder.load_state_dict(self.average.state_dict())
+        return Reconstruct.finish(self)
+
+
+@mutant("stage", killed_by="images_in_range")
+class ZeroToOne(Reconstruct):
+    """Images are given in [0, 1]."""
+
+    def batch(self, step):
+        return (super().batch(step) + 1) / 2
+
+
+@mutant("stage", killed_by="images_in_range")
+class Bytes(Reconstruct):
+    """Images are given as they lie in files."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.optimizer = torch.optim.AdamW(self.autoencoder.parameters(), 1e-3)
+
+    def batch(self, step):
+        return (super().batch(step) + 1) * 127.5
+
+
+@mutant("stage", killed_by="tells_conditioning")
+class TellsTheTime(Denoise):
+    """The denoiser is told t, whatever the process wants it to be told."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.noise_scheduler.conditioning = lambda t: t
+
+
+@sound("stage")
+class DenoiseScaled(Denoise):
+    """Measures the latents first, and brings them to unit variance."""
+
+    trains = ("denoiser", "latent_scaling")
+
+    def __init__(self, dataset, autoencoder, denoiser, noise_scheduler, latent_scaling, steps: int = 100):
+        super().__init__(dataset, autoencoder, denoiser, noise_scheduler, steps)
+        self.latent_scaling = latent_scaling
+
+    def prepare(self, context):
+        super().prepare(context)
+        images = self.dataset.images(torch.arange(len(self.dataset))).float() / 127.5 - 1
+        with torch.no_grad():
+            self.latent_scaling.fit([self.autoencoder.encode(images)[0]])
+
+    def latents(self, step):
+        with torch.no_grad():
+            return self.latent_scaling.normalize(self.autoencoder.encode(self.batch(step))[0])
+
+    def loss(self, step):
+        latents = self.latents(step)
+        noise, t = torch.randn_like(latents), torch.rand(len(latents))
+        noised = self.noise_scheduler.add_noise(latents, noise, t)
+        prediction = self.denoiser(noised, self.noise_scheduler.conditioning(t))
+        return F.mse_loss(prediction, self.noise_scheduler.target(latents, noise, t))
+
+    def stateful(self):
+        return {**super().stateful(), "latent_scaling": self.latent_scaling}
+
+    def finish(self):
+        self.latent_scaling.eval()
+        return super().finish()
+
+
+@mutant("stage", killed_by="latents_scaled")
+class FitsForNothing(DenoiseScaled):
+    """The latents are measured, and then taken as they are."""
+
+    def latents(self, step):
+        with torch.no_grad():
+            return self.autoencoder.encode(self.batch(step))[0]

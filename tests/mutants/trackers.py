@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import random
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -84,10 +86,14 @@ class Lines(Deaf):
     def stage(self, name, step, total):
         if self.path.exists():
             lines = self.path.read_text("utf-8").splitlines()
-            self.path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+            kept = [line for line in lines if not self.void(json.loads(line), name, step)]
+            self.path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+    def void(self, record, stage, step):
+        return record["stage"] == stage and record["step"] > step
 
     def scalars(self, stage, step, values):
-        self.write({"step": step, **values})
+        self.write({"stage": stage, "step": step, **values})
 
 
 @sound("tracker")
@@ -142,6 +148,43 @@ class Newest(Deaf):
 
     def scalars(self, stage, step, values):
         self.path.write_text(json.dumps({"step": step, **values}))
+
+
+@sound("tracker")
+class Database(Deaf):
+    """Keeps values in SQLite, by a thread of its own that is done with at the end."""
+
+    def begin(self, run):
+        self.queue = queue.Queue()
+        self.worker = threading.Thread(target=self.work, args=(run.folder / "values.db",))
+        self.worker.start()
+
+    def work(self, path):
+        database = sqlite3.connect(path)
+        database.execute("create table if not exists told (stage, step, name, value)")
+        while (one := self.queue.get()) is not None:
+            database.executemany(*one)
+            database.commit()
+        database.close()
+
+    def stage(self, name, step, total):
+        self.queue.put(("delete from told where stage = ? and step > ?", [(name, step)]))
+
+    def scalars(self, stage, step, values):
+        rows = [(stage, step, name, value) for name, value in values.items()]
+        self.queue.put(("insert into told values (?, ?, ?, ?)", rows))
+
+    def end(self, state):
+        self.queue.put(None)
+        self.worker.join()
+
+
+@mutant("tracker", killed_by="keeps_stages_apart")
+class VoidInAllStages(Lines):
+    """Where a stage begins, the steps behind it are dropped of every stage."""
+
+    def void(self, record, stage, step):
+        return record["step"] > step
 
 
 @mutant("tracker", killed_by="goes_on")

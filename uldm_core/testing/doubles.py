@@ -300,6 +300,24 @@ class ModalDenoiser(TinyDenoiser):
         return prediction
 
 
+class RecordingScaling(TinyScaling):
+    """Remembers which of its methods were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: set[str] = set()
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring latents to unit variance."""
+        self.called.add("normalize")
+        return super().normalize(latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Bring them back."""
+        self.called.add("denormalize")
+        return super().denormalize(latents)
+
+
 class MarkedDiscriminator(TinyDiscriminator):
     """Its parameter ``mark`` has a gradient only from images that a network made and nobody detached."""
 
@@ -320,6 +338,7 @@ def modal_nouns(channels: int = 1) -> dict[str, Any]:
         "dataset": RecordingDataset(channels=channels),
         "autoencoder": ModalAutoencoder(channels),
         "denoiser": ModalDenoiser(),
+        "latent_scaling": RecordingScaling(),
         "discriminator": MarkedDiscriminator(channels),
     }
 

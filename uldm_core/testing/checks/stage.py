@@ -134,6 +134,12 @@ def declares_its_work(case: Case) -> None:
     for name in stage.trains:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
+    for name in getattr(stage, "adjustable", ()):
+        expect(case.subject.takes(name), f"{name!r} is adjustable, and none of its options")
+    numbers = ["steps", "batch_size"] if hasattr(stage, "step") else []
+    for name in [*numbers, *(["previews"] if hasattr(stage, "preview") else [])]:
+        number = getattr(stage, name, None)
+        expect(isinstance(number, int), f"{name} is {number!r}, not a whole number: the engine asks for it")
 
 
 @contract.check
@@ -178,12 +184,16 @@ def trains_what_it_says(case: Case) -> None:
         trainer.prepare(context)
         for step in range(4):
             _step(trainer, step)
+        trained = _weights(given, trainer.trains)
         trainer.finish()
     after = _weights(given, trainer.trains)
     for name in trainer.trains:
         keys = [key for key in after if key.startswith(f"{name}.")]
-        changed = any(not torch.equal(after[key], before[key]) for key in keys)
+        changed = any(key not in before or not torch.equal(after[key], before[key]) for key in keys)
         expect(changed, f"it trains {name!r}, which stays as it was")
+    for key in (key for key in after if key in before and after[key].is_floating_point()):
+        forgotten = torch.equal(after[key], before[key]) and not torch.equal(trained[key], before[key])
+        expect(not forgotten, f"finish puts {key} back to where it was before the training")
     for key, tensor in _weights(given, others).items():
         expect(torch.equal(tensor, kept[key]), f"{key} changes, though it is not of what is trained")
 
@@ -246,6 +256,53 @@ def uses_every_image(case: Case) -> None:
             _step(trainer, step)
     missed = count - len(set(dataset.asked))
     expect(missed <= count / 10, f"in six epochs {missed} of {count} images are never asked for")
+
+
+@contract.check
+def images_in_range(case: Case) -> None:
+    """An autoencoder is given images in [-1, 1], black at -1, in training as later on."""
+    stage, given = _build(case)
+    if "autoencoder" not in given:
+        raise Skip("it has no autoencoder")
+    seen: list[Tensor] = []
+    given["autoencoder"].encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    for images in seen:
+        low, high = images.min().item(), images.max().item()
+        expect(low >= -2 and high <= 2, f"the autoencoder is given images in [{low:.3g}, {high:.3g}]")
+    if seen:
+        low = min(images.min().item() for images in seen)
+        expect(low < -0.5, f"the autoencoder is given dark images as {low:.3g}: black is -1")
+
+
+@contract.check
+def tells_conditioning(case: Case) -> None:
+    """The denoiser is told ``conditioning(t)``, which is 1000 t here, and not the time itself."""
+    stage, given = _build(case)
+    if "denoiser" not in given:
+        raise Skip("it has no denoiser")
+    told: list[Tensor] = []
+    given["denoiser"].register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].detach().float()))
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    if told:
+        most = torch.cat([times.flatten() for times in told]).max().item()
+        expect(most > 1.5, f"the denoiser is told times up to {most:.3g}, not conditioning(t), up to 1000")
+
+
+@contract.check
+def latents_scaled(case: Case) -> None:
+    """A ``latent_scaling`` is used: to train a denoiser it normalizes, to draw it brings latents back."""
+    stage, given = _build(case)
+    trains = "denoiser" in stage.trains
+    draws = case.subject.takes("count") and "denoiser" in given
+    if "latent_scaling" not in given or not (trains or draws):
+        raise Skip("it neither trains a denoiser with a latent_scaling nor draws with it")
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    method = "normalize" if trains else "denormalize"
+    expect(method in given["latent_scaling"].called, f"it takes a latent_scaling and never calls {method}")
 
 
 @contract.check

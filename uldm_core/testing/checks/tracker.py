@@ -121,11 +121,13 @@ def _exercise(tracker: Any) -> list[int]:
         return [sum(text.count(_text(step)) for text in texts) for step in range(1, STEPS + 1)]
 
 
-def _tell(tracker: Any, first: int, last: int, total: int = STEPS, salt: int = 0) -> None:
+def _tell(
+    tracker: Any, first: int, last: int, total: int = STEPS, salt: int = 0, stage: str = "first"
+) -> None:
     """Tell of a training stage from one step to another, with values that are found again."""
-    tracker.stage("first", first, total)
+    tracker.stage(stage, first, total)
     for step in range(first + 1, last + 1):
-        tracker.scalars("first", step, {"loss": _value(step + salt)})
+        tracker.scalars(stage, step, {"loss": _value(step + salt)})
 
 
 def _data_files(place: _Place) -> dict[str, bytes]:
@@ -194,6 +196,21 @@ def _gap(text: str, one: str, other: str) -> int | None:
     start = text.rfind(one)
     end = text.find(other, start)
     return end - start if start >= 0 and end >= 0 else None
+
+
+@contract.check
+def keeps_stages_apart(case: Case) -> None:
+    """Each stage counts its own steps: what is kept of one does not take the place of another's."""
+    with _place() as place:
+        tracker = case.build()
+        tracker.begin(place.start())
+        for salt, stage in ((0, "first"), (20, "second")):
+            _tell(tracker, 0, 3, 3, salt, stage)
+            tracker.stage_done(stage, 1.5, {})
+        tracker.end("done")
+        kept = _steps_in(place)
+    if {21, 22} <= set(kept):
+        expect({1, 2} <= set(kept), "what it kept of the first stage is gone after the second")
 
 
 @contract.check
