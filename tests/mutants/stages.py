@@ -567,6 +567,43 @@ class Averages(Reconstruct):
         return super().finish()
 
 
+@sound("stage")
+class AveragesLate(Averages):
+    """The average begins after a hundred steps; until then it is the weights themselves."""
+
+    def step(self, step):
+        logged = super().step(step)
+        if step < 100:
+            self.average.load_state_dict(self.autoencoder.state_dict())
+        return logged
+
+
+@sound("stage")
+class DecoderOnly(Reconstruct):
+    """Trains an autoencoder's decoder; its encoder stays as it is."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.autoencoder.eval()
+        self.autoencoder.decoder.train()
+        self.optimizer = torch.optim.Adam(self.autoencoder.decoder.parameters(), 1e-2)
+
+    def loss(self, step):
+        images = self.batch(step)
+        with torch.no_grad():
+            latents = self.autoencoder.encode(images)[0]
+        return F.mse_loss(self.autoencoder.decode(latents), images)
+
+
+@sound("stage")
+class Quiet(Reconstruct):
+    """Logs nothing."""
+
+    def step(self, step):
+        super().step(step)
+        return {}
+
+
 @mutant("stage", killed_by="leaves_the_average")
 class LeavesTheLast(Averages):
     """The average is kept and never put into the autoencoder."""

@@ -458,7 +458,8 @@ class OpensItsFileAtOnce(Deaf):
         Path("tracker.log").touch()
 
     def begin(self, run):
-        Path("tracker.log").replace(run.folder / "tracker.log")
+        if Path("tracker.log").exists():
+            Path("tracker.log").replace(run.folder / "tracker.log")
 
 
 @mutant("tracker", killed_by="leaves_the_process_alone")
