@@ -161,6 +161,7 @@ class Database(Deaf):
 
     def work(self, path):
         database = sqlite3.connect(path)
+        database.execute("pragma synchronous = off")
         database.execute("create table if not exists told (stage, step, name, value)")
         while (one := self.queue.get()) is not None:
             database.executemany(*one)
