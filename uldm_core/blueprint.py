@@ -6,8 +6,10 @@ nested ones first. Recipes and ``registry.build`` both go this way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from attrs import Factory as Fresh
@@ -122,6 +124,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, Path):
+        return os.path.abspath(value)
     value = plain_values(value)
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 

@@ -63,6 +63,10 @@ class Problem:
         return evolve(self, where=evolve(self.where, key=key + self.where.key))
 
 
+class RunWarning(UserWarning):
+    """What is odd about a run's folder, but keeps nothing from using it."""
+
+
 class UldmError(Exception):
     """A mistake a person can mend. Carries one or more problems; never shown as a traceback."""
 

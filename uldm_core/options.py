@@ -14,6 +14,8 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
@@ -211,6 +213,30 @@ class Mismatch(Exception):
             yield from other.parts()
 
 
+@frozen
+class AbsentPath(Mismatch):
+    """A path that is to be there, and is not."""
+
+
+_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
+
+
+@contextmanager
+def relative_to(folder: Path) -> Iterator[None]:
+    """Have ``structure`` make paths absolute, as ``located`` does."""
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def located(path: str | Path, folder: Path) -> Path:
+    """Return a path as an absolute one: relative to a folder or, if it is there alone, to the current one."""
+    beside, here = (Path(os.path.abspath(place / path)) for place in (folder, Path()))
+    return beside if os.path.exists(beside) or not os.path.exists(here) else here
+
+
 def structure(value: Any, annotation: Any) -> Any:
     """Return ``value`` as ``annotation`` says, or raise ``Mismatch``.
 
@@ -376,7 +402,8 @@ def _as_float(value: int) -> float:
 def _structure_path(value: Any, annotation: Any) -> Path:
     if not isinstance(value, (str, PurePath)) or value == "":
         raise Mismatch(expected(say_type(annotation), value))
-    return path_of(str(value)) if isinstance(value, str) else Path(value)
+    folder, path = _folder.get(), path_of(str(value)) if isinstance(value, str) else Path(value)
+    return path if folder is None else located(path, folder)
 
 
 def _structure_literal(value: Any, annotation: Any) -> Any:
@@ -412,16 +439,16 @@ def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
     """
     for constraint in (part for group in get_args(annotation)[1:] for part in _constraints(group)):
         if isinstance(constraint, Exists) and isinstance(structured, Path):
-            _refuse_absent(structured, constraint)
+            _refuse_absent(structured, constraint, value)
         if structured is not None and not _holds(constraint, structured):
             raise Mismatch(expected(say_type(annotation), value))
 
 
-def _refuse_absent(path: Path, wanted: Exists) -> None:
+def _refuse_absent(path: Path, wanted: Exists, written: object) -> None:
     """Raise ``Mismatch`` if there is no such path, or a file where a folder is wanted."""
     if not os.path.exists(path):  # which, unlike Path's, minds no name that cannot be one
-        where = "" if path.is_absolute() else f": looked for {str(path.absolute())!r}"
-        raise Mismatch(f"there is no path {str(path)!r}{where}")
+        where = "" if Path(str(written)).is_absolute() else f": looked for {str(path.absolute())!r}"
+        raise AbsentPath(f"there is no path {str(written)!r}{where}")
     if wanted.folder and not os.path.isdir(path):
         raise Mismatch(f"expected a folder, {str(path)!r} is a file")
 

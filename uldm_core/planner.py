@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from attrs import Factory as Fresh
@@ -24,6 +26,7 @@ from uldm_core.errors import (
 )
 from uldm_core.kinds import Kind
 from uldm_core.options import (
+    AbsentPath,
     Factory,
     Mismatch,
     Option,
@@ -32,6 +35,7 @@ from uldm_core.options import (
     check_constraints,
     is_union,
     options_of,
+    relative_to,
     say_value,
     structure,
 )
@@ -48,12 +52,18 @@ class Planner:
     option that the recipe leaves out takes the noun of that name, and makes one from its default if need be;
     where there is no recipe (``implies`` is false), it takes its default for itself. ``texts`` are the values
     that the command line sets, as typed.
+
+    Paths are relative to ``folder(key)``, where it is given; those of datasets need not exist unless ``data``
+    is to be read. ``versions`` says what brought each component when the recipe was resolved.
     """
 
     registry: Registry
     nouns: dict[str, Kind] = Fresh(dict)
     implies: bool = True
     texts: Mapping[Key, str] = Fresh(dict)
+    folder: Callable[[Key], Path] | None = None
+    data: bool = True
+    versions: Mapping[str, Any] = Fresh(dict)
     implied: dict[str, Blueprint] = Fresh(dict)
     problems: list[Problem] = Fresh(list)
     missed: set[str] = Fresh(set)
@@ -124,6 +134,7 @@ class Planner:
             options = options_of(component.load())
         except MistakeError as error:
             hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.nouns else ""
+            hint += _how_to_bring(self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}"))
             self.problems += [
                 evolve(problem, hint=hint + problem.hint).within((*key, "use")) for problem in error.problems
             ]
@@ -252,12 +263,7 @@ class Planner:
     def value(self, annotation: Any, value: Any, key: Key) -> Any:
         """Plan one option's value by its annotation."""
         if not self.registry.takes_component(annotation):
-            try:
-                return structure(as_typed(value, self.texts.get(key), annotation), annotation)
-            except Mismatch as mismatch:
-                for part in mismatch.parts():
-                    self._complain((*key, *part.key), part.what)
-                return _LEFT_OUT
+            return self._plain_value(annotation, value, key)
         if value is None:
             return None
         annotation = _without_none(annotation)
@@ -275,6 +281,20 @@ class Planner:
         items = [self.value(args[0], item, (*key, index)) for index, item in enumerate(value)]
         self._refuse_repeated(items, key)
         return [item for item in items if item is not _LEFT_OUT]
+
+    def _plain_value(self, annotation: Any, value: Any, key: Key) -> Any:
+        """Structure a value that names no components."""
+        try:
+            with relative_to(self.folder(key)) if self.folder else nullcontext():
+                return structure(as_typed(value, self.texts.get(key), annotation), annotation)
+        except Mismatch as mismatch:
+            noun = self.nouns.get(str(key[0]))
+            unread = not self.data and noun is not None and noun.name == "dataset"
+            if unread and all(isinstance(part, AbsentPath) for part in mismatch.parts()):
+                return Path(value) if isinstance(value, str) else [Path(path) for path in value]
+            for part in mismatch.parts():
+                self._complain((*key, *part.key), part.what)
+            return _LEFT_OUT
 
     def _constrained(self, annotation: Any, value: Any, key: Key) -> Any:
         planned = self.value(get_args(annotation)[0], value, key)
@@ -381,6 +401,15 @@ def names_code(name: object) -> bool:
     """Whether a key is how other tools name what to import."""
     dunder = str(name).startswith("_") and str(name).endswith("_")
     return str(name).startswith("@") or dunder or name in _CODE
+
+
+def _how_to_bring(origin: object) -> str:
+    """Say how to have the component again that a file or a distribution brought, as ``versions`` has it."""
+    if not isinstance(origin, str) or not origin:
+        return ""
+    if origin.endswith(".py"):
+        return f"this run was made with --plugin {origin}: give it again; "
+    return f"{origin} brought it: pip install {origin.partition(' ')[0]}; "
 
 
 def _words(kind: Kind, key: Key) -> tuple[str, ...]:

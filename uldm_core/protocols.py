@@ -26,9 +26,9 @@ Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 class Dataset(Protocol):
     """Images by index, uint8, any access order.
 
-    ``labels`` (int64 [N]) and ``fingerprint`` (a string that changes with the content, and with nothing
-    else) are optional, and so is ``left_out``, a dict of the files that are not used: their names, relative
-    to the dataset's folder, and why.
+    Optional: ``labels`` (int64 [N]); ``fingerprint``, a string that changes with the content, and with
+    nothing else (a dataset without one is known by its class, options and length); ``left_out``, a dict of
+    the files that are not used: their names, relative to the dataset's folder, and why.
     """
 
     channels: int
@@ -249,6 +249,11 @@ class Stage(Protocol):
     pass from an earlier stage to a later one. What it trains is in training mode meanwhile, all else in eval
     mode and unchanged; components come in either mode. It writes into the run's folder only. A summary is
     a dict of Python numbers.
+
+    Optional: ``reads``, the splits of its dataset that its result depends on, such as ``("train", "test")``:
+    it is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
+    the dataset as it is given. A stage that says nothing depends on all splits. What a preview shows does not
+    count.
     """
 
     trains: Sequence[str]

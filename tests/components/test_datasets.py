@@ -199,6 +199,24 @@ def of_folders(root, **options):
 
 
 @pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train2017", "val2017"), "/b has folders train2017, val2017: their images are mixed"),
+        (("Training/x", "Testing/x"), "/b has folders Testing, Training: "),
+        (("trainA", "testB"), "/b has folders testB, trainA: "),
+        (("trains", "valleys"), ""),
+        (("test", "val"), ""),
+    ],
+)
+def test_folders_called_as_splits_that_are_none_are_told(folder, caplog, names, said):
+    for old, new in zip("01", names):
+        (folder / "b" / new).parent.mkdir(parents=True, exist_ok=True)
+        (folder / old).rename(folder / "b" / new)
+    build(folder)
+    assert said in caplog.text if said else "are mixed" not in caplog.text
+
+
+@pytest.mark.parametrize(
     ("names", "expected"),
     [
         (("train", "test", "c"), {"train": {"train"}, "test": {"test"}}),

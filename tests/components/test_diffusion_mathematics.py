@@ -323,7 +323,7 @@ def test_times_that_shift_makes_one_are_asked_once(name, prediction, shift):
 def test_more_steps_than_timesteps_are_refused():
     process = scheduler("linear", timesteps=10)
     sampler = registry.build("sampler", "ddpm", steps=11)
-    with pytest.raises(ValueError, match="11 sampling steps"):
+    with pytest.raises(ValueError, match=r"11 sampling steps.*take fewer steps"):
         sampler(toy_denoiser, process, torch.zeros(1, 1, 2, 2), torch.Generator())
 
 

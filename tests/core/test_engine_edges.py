@@ -17,13 +17,13 @@ from torch import nn
 from uldm_core import Component, MistakeError, RunError, Term
 from uldm_core.engine import files, loop
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import read_state, read_tensors, write_bytes, write_state, write_tensors
+from uldm_core.engine.files import damaged, read_state, read_tensors, write_bytes, write_state, write_tensors
 from uldm_core.engine.folder import RunFolder, StageFolder, StageKey, StageRecord
 from uldm_core.engine.keys import stage_keys
 from uldm_core.engine.machine import Machine, choose_machine
 from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
-from uldm_core.engine.run import _lock, run
+from uldm_core.engine.run import _lock, folder_of, run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.engine.trackers import Trackers
 from uldm_core.engine.trained import TrainedRun
@@ -469,6 +469,32 @@ def test_the_folder_is_that_of_the_recipe_unless_another_is_said(registry, write
     assert run(planned(registry, write, "run.out=elsewhere"), until="first") == Path("elsewhere")
     assert run(planned(registry, write, "run.out=no"), out="yes", until="first") == Path("yes")
     assert not Path("no").exists()
+
+
+def test_a_run_that_is_named_by_its_folder_is_run_there(registry, write, tmp_path, monkeypatch):
+    out = run(planned(registry, write, "run.out=far"), out=tmp_path / "a run", until="first")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    named = Recipe.load("../a run")
+    assert folder_of(named.plan(registry)) == Path("../a run") and named.name == "a run"
+    assert folder_of(named.plan(registry), "b") == Path("b")
+    assert folder_of(Recipe.load("../a run", ["run.out=c"]).plan(registry)) == Path("c")
+    assert folder_of(Recipe.load(out / "recipe.toml").plan(registry)) == Path("far"), "its file is a recipe"
+    monkeypatch.chdir(out)
+    assert folder_of(Recipe.load(".").plan(registry)) == Path() and Recipe.load(".").name == "a run"
+
+
+def test_what_to_do_about_a_damaged_file_names_its_run(tmp_path):
+    run = tmp_path / "a run"
+    (run / "stages").mkdir(parents=True)
+    (run / "recipe.toml").write_text("")
+    for file, gone in {
+        "run.json": "it",
+        "evaluations/a.json": "it",
+        "stages/s/stage.json": run / "stages/s",
+    }.items():
+        (problem,) = damaged(run / file, "no JSON").problems
+        assert problem.hint.endswith(f"remove {gone} and run again: uldm run '{run}' --out '{run}'")
 
 
 class Tune:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 
 from uldm_core.blueprint import Builder
-from uldm_core.engine.files import read_tensors
+from uldm_core.engine.files import digest, read_tensors
 from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.origins import weights_from
+from uldm_core.engine.origins import origins, weights_from
 from uldm_core.engine.run import run
 from uldm_core.engine.trained import TrainedRun
 from uldm_core.errors import MistakeError
@@ -55,7 +56,7 @@ def test_training_goes_on_from_the_weights_it_is_given(registry, write, other):
 def test_the_resolved_recipe_names_the_run_and_is_its_own_resolved_form(registry, write, other):
     resolved = Recipe.load(write(TAKEN)).resolve(registry)
     table = resolved.to_dict()["autoencoder"]
-    assert table["from"] == "other" and table["quantizer"]["codebook_size"] == 16
+    assert table["from"] == str(Path("other").absolute()) and table["quantizer"]["codebook_size"] == 16
     assert resolved.resolve(registry).to_dict() == resolved.to_dict()
 
 
@@ -67,7 +68,8 @@ def test_options_beside_from_change_the_runs_own(registry, write, other):
 def test_with_use_beside_from_only_the_weights_are_the_runs(registry, write, other):
     path = write((TAKEN[0], '[autoencoder]\nuse = "coder"\nfrom = "other"'))
     noun = Recipe.load(path).plan(registry).nouns["autoencoder"]
-    assert noun.options["quantizer"].options["codebook_size"] == 8 and noun.source == "other"
+    assert noun.options["quantizer"].options["codebook_size"] == 8
+    assert noun.source == str(Path("other").absolute())
 
 
 def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, other, tmp_path):
@@ -78,20 +80,28 @@ def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, o
         Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "longer"'), ONLY_DRAW)).plan(registry),
         out="third",
     )
-    assert weights_from("third", "autoencoder") == weights_from("longer", "autoencoder")
+    assert weights_from("third", "autoencoder") == Path("third/pretrained/autoencoder.safetensors")
+    assert digest(weights_from("third", "autoencoder")) == digest(weights_from("longer", "autoencoder"))
 
 
 def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, other, tmp_path):
     def keys(*replacements):
         plan = Recipe.load(write(*replacements)).plan(registry)
-        return {name: key.content for name, key in stage_keys(plan, Builder(plan.nouns)).items()}
+        return {
+            name: key.content
+            for name, key in stage_keys(plan, Builder(plan.nouns), brought=origins(plan)).items()
+        }
 
     shutil.copytree("other", "moved")
     here = keys(TAKEN, ONLY_DRAW)
     moved = (TAKEN[0], TAKEN[1].replace("other", "moved"))
     assert keys(moved, ONLY_DRAW) == here
-    weights = RunFolder(tmp_path / "moved").stage("first").weights("autoencoder")
+    stage = RunFolder(tmp_path / "moved").stage("first")
+    weights = stage.weights("autoencoder")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(MistakeError, match="has changed since it was written"):
+        keys(moved, ONLY_DRAW)
+    stage.write_record(evolve(stage.record(), digests={}))
     assert keys(moved, ONLY_DRAW)["second"] != here["second"]
 
 
@@ -143,7 +153,7 @@ def test_a_run_without_such_a_component_or_with_another_kind_of_it_is_refused(re
 def test_weights_that_are_not_there_yet_are_said_before_anything_is_done(registry, write, other, tmp_path):
     shutil.rmtree("other/stages/first/weights")
     with pytest.raises(
-        MistakeError, match=r"r.toml:8: autoencoder.from: other has no trained weights of autoencoder"
+        MistakeError, match=r"r.toml:8: autoencoder.from: .*/other has no trained weights of autoencoder"
     ):
         run(Recipe.load(write(TAKEN)).plan(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()
@@ -165,7 +175,7 @@ def test_runs_that_have_their_weights_from_each_other_are_refused(registry, writ
 
 def test_a_run_takes_no_weights_from_itself(registry, write, other, tmp_path):
     before = (tmp_path / "other" / "recipe.toml").read_bytes()
-    with pytest.raises(MistakeError, match=r"toml:8: autoencoder\.from: other is the folder of this run"):
+    with pytest.raises(MistakeError, match=r"toml:8: autoencoder\.from: .*other is the folder of this run"):
         run(Recipe.load(write(TAKEN)).plan(registry), out=tmp_path / "other")
     assert (tmp_path / "other" / "recipe.toml").read_bytes() == before
 
@@ -181,6 +191,6 @@ def test_another_run_holds_its_own_files(registry, write, other, tmp_path, place
 def test_weights_that_are_damaged_are_said_before_anything_is_done(registry, write, other, tmp_path):
     path = tmp_path / "other/stages/first/weights/autoencoder.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors: no safetensors"):
+    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors is not whole"):
         run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()

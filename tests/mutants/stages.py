@@ -148,6 +148,38 @@ class TrainsWhatItDoesNotTake(Reconstruct):
     trains = ("model",)
 
 
+@mutant("stage", killed_by="declares_its_work")
+class OneSplitNotASequence(Reconstruct):
+    """``reads`` is a string."""
+
+    reads = "train"
+
+
+@sound("stage")
+class ReadsWhatItSays(Average):
+    """Reads the training images, and says so."""
+
+    reads = ("train",)
+
+
+@mutant("stage", killed_by="reads_what_it_declares")
+class ReadsTheTestSplit(Average):
+    """The test split is read, and is not in its key."""
+
+    reads = ("train",)
+
+    def run(self, context):
+        self.dataset = self.dataset.split("test")
+        return super().run(context)
+
+
+@mutant("stage", killed_by="reads_what_it_declares")
+class TrainsOnWhatItDoesNotSay(Reconstruct):
+    """It says that it reads no images."""
+
+    reads = ()
+
+
 @mutant("stage", killed_by="training_lowers_loss")
 class ClimbsTheLoss(Reconstruct):
     """The loss is maximized."""

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from mutants.catalogue import MUTANTS, SOUND
+from uldm_core import registry
 from uldm_core.kinds import BUILTIN_KINDS
 from uldm_core.testing import Profile, check_component
+from uldm_core.testing.checks import every, module
+from uldm_core.testing.contract import contract_of
 
 QUICK = Profile(examples=2, seconds=0.05)
 PATIENT = Profile(seconds=20.0)
@@ -38,12 +41,33 @@ def test_a_sound_component_is_not_accused(sound):
     check_component(sound.kind, sound.factory, sound.xfail, profile=QUICK).raise_for_failures()
 
 
+def killed_alone(mutants):
+    """Hold mutants to everything; return the checks that alone kill one of them."""
+    alone = set()
+    for mutant in mutants:
+        report = check_component(mutant.kind, mutant.factory)
+        assert mutant.killed_by in report.failed, f"{mutant.name} survives:\n{report}"
+        assert report.count("passed") > 0, f"the mutant is broken beyond its mistake:\n{report}"
+        alone |= set(report.failed) if len(report.failed) == 1 else set()
+    return alone
+
+
+SHARED = {check.name for contract in (every.contract, module.contract) for check in contract.checks}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}-{mutant.name}")
-def test_a_mutant_held_to_everything_is_killed_by_few_checks(mutant):
-    report = check_component(mutant.kind, mutant.factory)
-    assert mutant.killed_by in report.failed
-    assert report.count("passed") > 0, f"the mutant is broken beyond its mistake:\n{report}"
+@pytest.mark.parametrize("kind", [kind.name for kind in BUILTIN_KINDS])
+def test_each_check_of_a_kind_alone_kills_a_mutant(kind):
+    """One that does not is none the poorer for being left out."""
+    own = {check.name for check in contract_of(registry.default().kind(kind)).checks}
+    idle = own - killed_alone(mutant for mutant in MUTANTS if mutant.kind == kind)
+    assert not idle, f"no mutant is killed by these checks alone: {', '.join(sorted(idle))}"
+
+
+@pytest.mark.slow
+def test_each_check_of_all_kinds_alone_kills_a_mutant():
+    idle = SHARED - killed_alone(mutant for mutant in MUTANTS if mutant.killed_by in SHARED)
+    assert not idle, f"no mutant is killed by these checks alone: {', '.join(sorted(idle))}"
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_a_run_of_an_older_version_is_done_if_its_stages_are(run):
     run.everything()
     (run.path / "run.json").unlink()
     page = report_of(run.path, NOW)
-    assert '<span class="badge done">' in page and "recipe.toml --out" in page
+    assert '<span class="badge done">' in page and "uldm run" in page
     run.stage("scores", 1.0, done=False)
     assert '<span class="badge unfinished">' in report_of(run.path, NOW)
     assert found(run) == ["worry: Stage scores was begun and is not done."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -33,4 +34,4 @@ def cp(name: str, to: Path | None, force: bool) -> None:
     if not target.parent.is_dir():
         raise MistakeError(f"there is no folder {target.parent}")
     copy(source, target)
-    click.echo(f"wrote {target}; run it with: uldm run {target}")
+    click.echo(f"wrote {target}; run it with: uldm run {shlex.quote(str(target))}")

@@ -35,7 +35,7 @@ def diagram(
 
     if sum(map(bool, (out, form, as_json))) > 1:
         raise MistakeError("--out, --format and --json exclude each other", hint="give one of them")
-    plan = Recipe.load(recipe, overrides).plan()
+    plan = Recipe.load(recipe, overrides).plan(data=False)
     if out:
         _draw(plan, out)
     elif as_json:

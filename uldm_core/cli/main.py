@@ -16,7 +16,7 @@ import click
 
 from uldm_core.cli.common import show_problems
 from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepare_streams, word
-from uldm_core.errors import MistakeError, UldmError
+from uldm_core.errors import MistakeError, RunWarning, UldmError
 
 if TYPE_CHECKING:
     from uldm_core.plugins import Command
@@ -195,7 +195,7 @@ def _show_warning(
     """Show our own warnings as one line; leave the place on everybody else's."""
     from uldm_core.plugins import PluginWarning
 
-    place = "" if issubclass(category, PluginWarning) else f"{filename}:{lineno}: "
+    place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
     click.echo(f"{word(WARNING)}{place}{message}", err=True)
 
 

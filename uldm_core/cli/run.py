@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @recipe_argument
 @overrides_argument
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
-@click.option("--out", type=FilePath(path_type=Path), help="The run's folder; default runs/<recipe's name>.")
+@click.option(
+    "--out",
+    type=FilePath(path_type=Path),
+    help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
+)
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
 @device_option
 @precision_option
@@ -90,11 +94,12 @@ def _age(path: Path) -> int:
 
 def _rehearse(plan: Plan, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
+    from uldm_core.engine.folder import RunFolder
     from uldm_core.engine.forecast import forecast
     from uldm_core.engine.preflight import checked
     from uldm_core.engine.run import folder_of
 
-    found = checked(plan)
+    found = checked(plan, folder=RunFolder(folder_of(plan, out)))
     show_problems(found.problems)
     click.echo(found.table())
     click.echo()

@@ -45,6 +45,7 @@ class Context:
     stop: Stop = field(factory=Stop)
     trackers: Trackers = field(factory=Trackers)
     beat: Callable[[], None] = lambda: None
+    published: list[str] = field(factory=list, init=False)
     resumed_at: int | None = field(default=None, init=False)
     _started: float = field(factory=time.monotonic, init=False)
 
@@ -74,6 +75,7 @@ class Context:
     def publish(self, name: str) -> None:
         """Put a copy of an artifact where a person looks first: the run's own folder."""
         copy(self.folder.artifact(name), inside(self.folder.path.parent.parent, name))
+        self.published.append(name)
 
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
         """Show images to whoever tracks the run, as a grid of ten a row.

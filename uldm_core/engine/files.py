@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -23,9 +24,15 @@ MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recur
 def damaged(path: Path, what: str) -> MistakeError:
     """Return the error that says what is wrong with a file of a run, and how to get a good one."""
     stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
-    run = stage.parent.parent if stage else path.parent
-    gone = stage or "it"
-    return refused(path, what, f"put back a copy, or remove {gone} and run again: uldm run {run} --out {run}")
+    run = next((folder for folder in path.parents if (folder / "recipe.toml").is_file()), None)
+    again = f" and run again: {command_for(run)}" if run else ""
+    return refused(path, what, f"put back a copy, or remove {stage or 'it'}{again}")
+
+
+def command_for(run: str | Path) -> str:
+    """Return the command that goes on with a run in its folder, as a person types it."""
+    folder = shlex.quote(str(run))
+    return f"uldm run {folder} --out {folder}"
 
 
 def why(error: BaseException) -> str:
@@ -38,6 +45,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never half of it."""
     with whole(path) as file:
         file.write(content)
+
+
+def digest(path: Path) -> str:
+    """Return a hash of a file's content."""
+    found = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,6 +138,15 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # as above
         raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is safetensors, none of its tensors cut short."""
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

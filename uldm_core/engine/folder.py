@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -9,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, asdict, field, frozen
-from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt
+from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
 
-from uldm_core.engine.files import damaged, read_json, read_state, why, write_json, write_state
+from uldm_core.engine.files import (
+    damaged,
+    digest,
+    is_readable,
+    read_json,
+    read_state,
+    why,
+    write_json,
+    write_state,
+)
 from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
-from uldm_core.paths import inside, listed, names_in, remove
+from uldm_core.paths import copy, inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
+from uldm_core.recipe.runs import KEPT
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
@@ -35,6 +46,17 @@ def _is_pair(instance: object, attribute: Any, value: Any) -> None:
         raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
+def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+    tables = value if isinstance(value, Mapping) else {"it": value}
+    for name in {"it", "stage", "nouns", "from", "weights", "sources"} & tables.keys():
+        table, any_value = tables[name], name in ("stage", "nouns")
+        sound = isinstance(table, Mapping) and all(
+            any_value or isinstance(item, str) for item in table.values()
+        )
+        if not sound:
+            raise ValueError(f"{attribute.name}: {name} is {shortened(table)}")
+
+
 @frozen
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
@@ -45,12 +67,7 @@ class StageKey:
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
     steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
-    made_of: Mapping[str, Any] = field(
-        factory=dict,
-        eq=False,
-        repr=False,
-        validator=instance_of(Mapping),  # type: ignore[type-abstract]
-    )
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False, validator=_is_made_of)
     adjustable: Sequence[str] = field(
         default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
     )
@@ -94,9 +111,23 @@ def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adju
     return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
 
 
+_TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
+
+
 @frozen
 class StageRecord:
-    """What is known of a stage's folder."""
+    """What is known of a stage's folder.
+
+    Args:
+        key: what its result depends on.
+        done: whether the result is there.
+        seconds: that it took.
+        summary: its numbers.
+        files: the size in bytes of each file of the result, by its path in the folder.
+        digests: of the content of each of these files; none in records of earlier versions.
+        used: the digest of each product of earlier stages that it was made of, by the product's name.
+        published: the artifacts of which there are copies in the run's own folder.
+    """
 
     key: StageKey
     done: bool = field(default=False, validator=instance_of(bool))
@@ -104,7 +135,23 @@ class StageRecord:
     summary: dict[str, float] = field(
         factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
     )
+    files: dict[str, int] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_whole, instance_of(dict))
+    )
+    digests: dict[str, str] = field(factory=dict, validator=_TEXTS)
+    used: dict[str, str] = field(factory=dict, validator=_TEXTS)
+    published: list[str] | None = field(
+        default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
+    )
     adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
+
+    def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
+        """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
+        names = {
+            **{noun: f"weights/{noun}.safetensors" for noun in trained},
+            **{a: f"artifacts/{a}" for a in made},
+        }
+        return {what: self.digests[name] for what, name in names.items() if name in self.digests}
 
 
 def _record(data: Any) -> StageRecord:
@@ -159,6 +206,47 @@ class StageFolder:
         """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
         record: StageRecord | None = read_json(self.inside("stage.json"), _record)
         return record
+
+    def result(self) -> dict[str, Path]:
+        """Return the files of the result, by their paths in this folder."""
+        below = [path for part in ("weights", "artifacts") for path in sorted(self.inside(part).rglob("*"))]
+        found = [path for path in below if path.is_file() and not path.is_symlink()]
+        return {self._name(path): path for path in found}
+
+    def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
+        """Return where the weights and the artifacts lie that later stages use, by their names."""
+        return {
+            **{noun: self.weights(noun) for noun in trained},
+            **{name: self.artifact(name) for name in made},
+        }
+
+    def digest(self, record: StageRecord | None, path: Path) -> str:
+        """Return the digest of a file of a result that is whole: the recorded one, if there is any."""
+        known = record.digests.get(self._name(path)) if record else None
+        return known or digest(path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
+        """Return which file of a stage that is done is missing or not whole; empty if none is.
+
+        Args:
+            record: says how large the files were, unless it is of an earlier version.
+            paths: of the files.
+        """
+        for path in paths:
+            if not path.is_file():
+                return f"{path} is missing"
+            size = path.stat().st_size
+            wanted = record.files.get(self._name(path), size or None)
+            if size != wanted:
+                return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
+            if path.parent.name == "weights" and not is_readable(path):
+                return f"{path} cannot be read"
+            if self.digest(record, path) != digest(path):
+                return f"{path} has changed since it was written"
+        return ""
 
     def write_record(self, record: StageRecord) -> None:
         """Write what is known."""
@@ -221,6 +309,32 @@ class RunFolder:
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
         return path
 
+    def pretrained(self, noun: str) -> Path:
+        """Where the run keeps the weights of another run that a component starts from."""
+        return self.file(KEPT, f"{noun}.safetensors")
+
+    def copies(self) -> set[str]:
+        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
+        artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
+        return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
+
+    def published(self, name: str, record: StageRecord) -> dict[str, Path]:
+        """Return the artifacts of a stage of which copies belong in this folder."""
+        names = record.published
+        if names is None:  # of an earlier version: those of which there are some
+            artifacts = names_in(self.stage(name).inside("artifacts"))
+            names = [artifact for artifact in artifacts if self.file(artifact).is_file()]
+        return {artifact: self.stage(name).artifact(artifact) for artifact in names}
+
+    def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
+        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        for name in set(gone) - set(copies):
+            remove(self.file(name))
+        for name, path in copies.items():
+            if path.is_file() and not _is_copy(self.file(name), path):
+                copy(path, self.file(name))
+
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Make a stage's folder fit for ``key``, and return what is known of it.
 
@@ -232,9 +346,7 @@ class RunFolder:
         record = folder.record()
         adjusted = self.adjustments(name, key)
         if record and not adjusted and not self._serves(name, record.key, key):
-            self._aside(name, record.key).parent.mkdir(parents=True, exist_ok=True)
-            remove(self._aside(name, record.key))
-            folder.path.rename(self._aside(name, record.key))
+            self.archive(name, record.key)
             record = None
         if record is None and self._aside(name, key).is_dir():
             remove(folder.path)
@@ -244,8 +356,18 @@ class RunFolder:
         if record is None or record.key == key:
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
-        more = [Adjustment(folder.checkpoint() or 0, options)] if adjusted else []
-        return StageRecord(key, seconds=record.seconds, adjusted=[*record.adjusted, *more])
+        step = folder.checkpoint() or 0
+        if step and record.key.steps != key.steps:  # on which schedules depend
+            options["steps"] = (record.key.steps, key.steps)
+        more = [Adjustment(step, options)] if options else []
+        return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
+
+    def archive(self, name: str, key: StageKey) -> Path:
+        """Set aside what is in a stage's folder, under its key, in the place of what was there."""
+        aside = self._aside(name, key)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        remove(aside)
+        return self.stage(name).path.rename(aside)
 
     def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
         """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
@@ -266,3 +388,7 @@ class RunFolder:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
         fewer = have.content == wanted.content and have.steps < wanted.steps
         return have == wanted or (fewer and not self._aside(name, wanted).is_dir())
+
+
+def _is_copy(path: Path, artifact: Path) -> bool:
+    return path.is_file() and artifact.is_file() and filecmp.cmp(path, artifact, shallow=False)

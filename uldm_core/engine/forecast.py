@@ -8,9 +8,10 @@ from typing import Any
 
 from attrs import frozen
 
-from uldm_core.blueprint import Builder
+from uldm_core.blueprint import Blueprint, Builder
 from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
-from uldm_core.engine.keys import stage_keys
+from uldm_core.engine.keys import require_stages, result_files, stage_keys
+from uldm_core.engine.origins import origins
 from uldm_core.errors import dotted
 from uldm_core.options import say_value
 from uldm_core.recipe import Plan
@@ -36,13 +37,19 @@ def forecast(plan: Plan, path: Path) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
     The dataset is opened, since what it holds decides as well.
+
+    Raises:
+        MistakeError: the recipe has no stages; weights of another run are not there.
     """
-    return forecast_of(RunFolder(path), stage_keys(plan, Builder(plan.nouns)))
+    require_stages(plan)
+    folder = RunFolder(path)
+    keys = stage_keys(plan, Builder(plan.nouns), brought=origins(plan, folder))
+    return forecast_of(folder, plan, keys)
 
 
-def forecast_of(folder: RunFolder, keys: Mapping[str, StageKey]) -> list[Forecast]:
+def forecast_of(folder: RunFolder, plan: Plan, keys: Mapping[str, StageKey]) -> list[Forecast]:
     """Return what becomes of the stages that have these keys."""
-    return [_of_stage(folder, name, key) for name, key in keys.items()]
+    return [_of_stage(folder, name, key, plan.stages[name]) for name, key in keys.items()]
 
 
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
@@ -54,7 +61,7 @@ def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
     ]
 
 
-def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
+def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: Blueprint) -> Forecast:
     record = folder.stage(name).record()
     if folder.set_aside(name, key) and (record is None or record.key != key):
         what = f"stages.{name} is taken back from set_aside/{name}-{key}"
@@ -66,7 +73,15 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey) -> Forecast:
         why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
         return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
     if record.key.content != key.content:
-        return _redo(folder, name, record, "; ".join(_changes(record.key, key)) or "the options are others")
+        return _redo(
+            folder,
+            name,
+            record,
+            "; ".join(_changes(record.key, key)) or "the options are others",
+        )
+    own = folder.stage(name)
+    if record.done and (damage := own.damage(record, result_files(stage, own, record))):
+        return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
     if record.key.steps > key.steps:
         return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
     return _of_the_same(folder, name, key, record)
@@ -99,17 +114,28 @@ def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecor
 
 def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
     """Yield what differs between what two keys are made of, as a person would say it."""
+    if not old.made_of:
+        return
+    earlier = isinstance(old.made_of.get("data"), list)
+    if earlier:  # which held paths among the options, and no names of datasets and files
+        yield "its record is of an earlier version"
     for key, (was, now) in new.changes(old).items():
-        if not (key[0] == "sources" and None in (was, now)):  # another `use` tells of itself
+        told = key[0] == "sources" and None in (was, now)  # another `use` tells of itself
+        if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
             yield _say_change(key, was, now)
 
 
 def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     group, rest = key[0], key[1:]
+    if not rest and group != "seed":
+        return f"{group} {say_value(old)} -> {say_value(new)}"
     if group == "sources":
         return f"the code of {rest[0]} has changed"
     if group == "data":
-        return "the dataset has changed"
+        split = f"{rest[-1]} split of the " if rest[1:2] == ("splits",) and rest[-1] != "given" else ""
+        return f"the {split}dataset has changed"
+    if group == "files":
+        return f"the file of {rest[0]} has changed"
     if group == "weights":
         return f"the weights that {rest[0]} starts from have changed"
     if group == "from":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uldm_core.blueprint import Blueprint
 from uldm_core.engine import measure
+from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.inputs import Inputs
 from uldm_core.engine.origins import misfits, origins
 from uldm_core.errors import MistakeError, Problem, Where, dotted, is_unavailable
@@ -88,19 +89,20 @@ class Preflight:
         return [asdict(row) for row in self.rows]
 
 
-def checked(plan: Plan, seconds: float | None = None) -> Preflight:
+def checked(plan: Plan, seconds: float | None = None, folder: RunFolder | None = None) -> Preflight:
     """Return the preflight of a recipe; raises ``MistakeError`` with everything that does not fit."""
-    found = preflight(plan, seconds)
+    found = preflight(plan, seconds, folder)
     if any(not problem.warning for problem in found.problems):
         raise MistakeError(*found.problems)
     return found
 
 
-def preflight(plan: Plan, seconds: float | None = None) -> Preflight:
+def preflight(plan: Plan, seconds: float | None = None, folder: RunFolder | None = None) -> Preflight:
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
     A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
-    at most, five by default; what is not measured by then is left.
+    at most, five by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
+    weights of other runs.
     """
     seconds = seconds or SECONDS
     clock = Clock(time.monotonic() + seconds)
@@ -108,7 +110,7 @@ def preflight(plan: Plan, seconds: float | None = None) -> Preflight:
     walk = _Walk(tried, plan, clock)
     with silence(), without_values(clock):
         rows = [walk.row(blueprint) for blueprint in _in_order(plan)]
-    of_runs = _weights_that_do_not_fit(plan, tried)
+    of_runs = _weights_that_do_not_fit(plan, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(plan, tried)]
     return Preflight(rows, [plan.placed(problem) for problem in problems], tried)
 
@@ -345,10 +347,10 @@ def _shape_of(make: Callable[[int], Tensor]) -> list[int]:
         return []
 
 
-def _weights_that_do_not_fit(plan: Plan, tried: Trial) -> Iterator[Problem]:
+def _weights_that_do_not_fit(plan: Plan, tried: Trial, folder: RunFolder | None) -> Iterator[Problem]:
     """Yield what is wrong with the weights of other runs."""
     try:
-        files = origins(plan)
+        files = origins(plan, folder)
     except MistakeError as error:
         yield from error.problems
         return

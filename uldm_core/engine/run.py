@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import require, write_json, write_text
+from uldm_core.engine.data import Data
+from uldm_core.engine.files import digest, require, write_json, write_text
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.engine.forecast import describe_adjustments, forecast_of
-from uldm_core.engine.keys import products, stage_keys
+from uldm_core.engine.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.engine.loop import train
 from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.origins import keep_origins
 from uldm_core.engine.preflight import checked
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
@@ -28,7 +30,7 @@ from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
 from uldm_core.options import path_of
-from uldm_core.paths import inside, refused
+from uldm_core.paths import inside, refused, remove
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 from uldm_core.recipe.document import Document
@@ -61,16 +63,17 @@ def run(
         Interrupted: the run was asked to stop; its state is saved.
     """
     plan = recipe if isinstance(recipe, Plan) else recipe.plan()
+    require_stages(plan)
     if until is not None and until not in plan.stages:
         raise MistakeError(
             f"there is no stage {until!r}{did_you_mean(until, plan.stages)}",
             hint=f"the stages are: {listing(list(plan.stages))}",
         )
     reporter = reporter or Silent()
-    found = checked(plan)
-    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     folder = RunFolder(folder_of(plan, out))
     _refuse_own_weights(plan, folder.path)
+    found = checked(plan, folder=folder)
+    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     with _lock(folder.path):
         runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop(), command)
         runner.run(until)
@@ -78,14 +81,16 @@ def run(
 
 
 def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
-    """Return a run's folder: ``out``, else the recipe's ``[run] out``, else ``runs/<name>``.
+    """Return a run's folder: ``out``; the recipe's, if it was named by a run's folder; else by the recipe.
+
+    The recipe's word is ``[run] out``, or else ``runs/<name>``.
 
     Raises:
         MistakeError: ``out`` is empty, or a folder with a recipe that somebody wrote by hand.
     """
     if out is not None and not str(out):
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = path_of(out or plan.run.out or Path("runs") / plan.recipe.name)
+    folder = path_of(out or plan.recipe.run or plan.run.out or Path("runs") / plan.recipe.name)
     written = inside(folder, "recipe.toml")
     if written.is_file() and not _is_a_runs(written):
         what = f"{written} is not of a run: a run would overwrite it"
@@ -134,26 +139,26 @@ class _Runner:
     trackers: Trackers = field(init=False)
     workshop: Workshop = field(init=False)
     products: dict[str, Path] = field(factory=dict)
+    digests: dict[str, str] = field(factory=dict)
+    records: dict[str, StageRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.workshop = Workshop(self.plan, self.machine)
+        self.workshop = Workshop(self.plan, self.machine, {})
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.plan, self.reporter.message)
 
     def run(self, until: str | None) -> None:
-        try:
-            keys = stage_keys(self.plan, self.workshop.builder)
-        except MistakeError as error:
-            raise self.plan.blame(error) from error
+        wanted = _up_to(list(self.plan.stages), until)
+        keys = self._keys()
+        self._announce({name: keys[name] for name in wanted})
+        self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.plan.to_toml())
         write_json(self.folder.file("environment.json"), _environment(self.plan, self.machine))
         started = time.monotonic()
         with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
-            wanted = _up_to(list(self.plan.stages), until)
-            self._announce({name: keys[name] for name in wanted})
             self.reporter.stages(wanted)
-            worked = [self._stage(name, keys[name]) for name in wanted]
+            worked = [self._stage(name, self.records[name]) for name in wanted]
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
@@ -163,25 +168,108 @@ class _Runner:
         start = RunStart(path, path.resolve().name, self.plan.to_dict(), stages, self.command)
         self.trackers.tell(lambda tracker: tracker.begin(start))
 
+    def _keys(self) -> dict[str, StageKey]:
+        """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
+        builder, data = self.workshop.builder, Data(self.workshop.builder)
+        self.workshop.origins = keep_origins(self.plan, self.folder, self.reporter.message)
+        try:
+            keys = stage_keys(self.plan, builder, brought=self.workshop.origins, data=data)
+        except MistakeError as error:
+            raise self.plan.blame(error) from error
+        self._note_left_out(data.left_out())
+        return keys
+
+    def _note_left_out(self, images: Mapping[str, str]) -> None:
+        path = self.folder.file("left_out.txt")
+        if images:
+            write_text(path, "".join(f"{name}: {why}\n" for name, why in images.items()))
+            count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+            self.reporter.message(f"{count} left out, listed in {path}")
+        else:
+            remove(path)
+
+    def _settle(self, keys: Mapping[str, StageKey], wanted: Collection[str]) -> dict[str, StageRecord]:
+        """Have the folder hold nothing but what belongs to the recipe; return what is known of each stage.
+
+        Results of other options are set aside, also those of stages that are not to be done now: they would
+        be used together with what is made anew before them.
+        """
+        before = self.folder.copies()
+        there = [name for name in keys if name not in wanted and self.folder.stage(name).record()]
+        records = {name: self._claimed(name, key) for name, key in keys.items()}
+        if gone := [name for name in there if not self.folder.stage(name).path.exists()]:
+            said = f"set aside, since they are of other options than the recipe has now: {listing(gone)}"
+            self.reporter.message(said)
+        copies = [self.folder.published(name, record) for name, record in records.items() if record.done]
+        self.folder.publish({name: path for each in copies for name, path in each.items()}, before)
+        return records
+
+    def _claimed(self, name: str, key: StageKey) -> StageRecord:
+        """Claim a stage's folder; a result of which a file is missing or cut short is not done."""
+        record, folder = self.folder.claim(name, key), self.folder.stage(name)
+        known = folder.record()
+        if known is None or known.key != key:
+            return record
+        files = result_files(self.plan.stages[name], folder, record) if record.done else []
+        damage = folder.damage(record, files)
+        if damage:
+            how = "from its last checkpoint" if folder.checkpoint() else "anew"
+            self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
+        record = evolve(record, key=key, done=record.done and not damage)
+        if record != known or key.made_of != known.key.made_of:
+            folder.write_record(record)
+        return record
+
     def _announce(self, keys: Mapping[str, StageKey]) -> None:
         """Say what is done again and why, before anything is set aside."""
-        said = [forecast.announcement for forecast in forecast_of(self.folder, keys)]
+        said = [forecast.announcement for forecast in forecast_of(self.folder, self.plan, keys)]
         if any(said):
             self.reporter.message("\n".join(filter(None, said)))
 
-    def _stage(self, name: str, key: StageKey) -> bool:
+    def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
-        record = self.folder.claim(name, key)
         if record.done:
             self.reporter.reused(name, record.seconds, record.summary)
             self._say_adjustments(name, record)
         else:
             self._work(name, record)
         self._hand_on(name)
+        self._set_aside_what_used(name, again=not record.done)
         return not record.done
+
+    def _set_aside_what_used(self, name: str, again: bool) -> None:
+        """Set aside results of later stages that were made of another outcome of a stage.
+
+        A stage that is done again with the same options may come out otherwise: it had lost its weights, say,
+        and was adjusted the first time, or done with another precision. Records of earlier versions do not
+        say which outcome they used: it was another one if the stage is done ``again`` now.
+        """
+        mine, aside = str(self.records[name].key), set[str]()
+        for later in list(self.plan.stages)[list(self.plan.stages).index(name) + 1 :]:
+            if (record := self.folder.stage(later).record()) is None:
+                continue
+            other = [
+                what
+                for what, key in record.key.made_of.get("from", {}).items()
+                if key in aside or (key == mine and self._is_other(record.used.get(what), what, again))
+            ]
+            if other:
+                self.folder.publish({}, self.folder.published(later, record))
+                kept = self.folder.archive(later, record.key)
+                what = f"{listing(other)} came out otherwise than before"
+                self.reporter.message(
+                    f"stages.{later} has to be done again: {what}; its result is kept in {kept}"
+                )
+                self.records[later] = StageRecord(record.key)
+                aside.add(str(record.key))
+
+    def _is_other(self, used: str | None, product: str, again: bool) -> bool:
+        return again if used is None else used != self.digests[product]
 
     def _work(self, name: str, record: StageRecord) -> None:
         folder = self.folder.stage(name)
+        uses = record.key.made_of.get("from", {})
+        record = evolve(record, used={what: self.digests[what] for what in uses})
         folder.write_record(record)
         context = self._context(name)
         started = time.monotonic()
@@ -208,7 +296,10 @@ class _Runner:
             raise
         for noun in trained:
             self.workshop.save(noun, folder.weights(noun))
-        done = finished(True, summary)
+        result = folder.result()
+        files = {file: path.stat().st_size for file, path in result.items()}
+        digests = {file: digest(path) for file, path in result.items()}
+        done = evolve(finished(True, summary), files=files, digests=digests, published=context.published)
         folder.write_record(done)
         self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
@@ -233,14 +324,17 @@ class _Runner:
 
     def _hand_on(self, name: str) -> None:
         """Give later stages what this one trained and made."""
-        folder, stage = self.folder.stage(name), self.plan.stages[name]
-        verb: Any = stage.component.load()
-        for product in products(stage):
-            if product in verb.makes:
-                self.products[product] = folder.artifact(product)
-                require(self.products[product])
-            else:
-                self.workshop.take(product, folder.weights(product))
+        folder = self.folder.stage(name)
+        trained, made = results_of(self.plan.stages[name])
+        self.products |= {artifact: folder.artifact(artifact) for artifact in made}
+        for path in map(folder.artifact, made):
+            require(path)
+        for noun in trained:
+            self.workshop.take(noun, folder.weights(noun))
+        record = folder.record()
+        self.digests |= {
+            what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
+        }
 
 
 def _do(stage: Any, context: Context) -> Mapping[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -10,23 +11,31 @@ from typing import Any
 import torch
 
 from uldm_core.blueprint import Blueprint, Builder
+from uldm_core.engine.data import Unopened
 from uldm_core.engine.files import damaged, read_tensors, why, write_tensors
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.machine import Machine
-from uldm_core.engine.origins import misfits, origins
+from uldm_core.engine.origins import misfits
+from uldm_core.engine.origins import origins as find_origins
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Plan
 
 
 class Workshop:
-    """Builds a plan's nouns and stages, and keeps their trained weights."""
+    """Builds a plan's nouns and stages, and keeps their trained weights.
 
-    def __init__(self, plan: Plan, machine: Machine) -> None:
+    Args:
+        plan: the recipe's.
+        machine: where the nouns go.
+        origins: the weights of other runs that nouns start from; looked for there unless given.
+    """
+
+    def __init__(self, plan: Plan, machine: Machine, origins: Mapping[str, Path] | None = None) -> None:
         self.plan = plan
         self.machine = machine
         self.weights: dict[str, Path] = {}
-        self.origins = origins(plan)
+        self.origins = dict(find_origins(plan) if origins is None else origins)
         self.builder = Builder(plan.nouns, place=self._place, seeded=self._seeded)
 
     def build_stage(self, name: str) -> Any:
@@ -43,6 +52,20 @@ class Workshop:
         references = stage.references()
         names = [references[option] for option in verb.trains if option in references]
         return {name: self.builder.noun(name) for name in names}
+
+    def leave_unopened(self, dataset: str, channels: int, size: int) -> None:
+        """Have a dataset opened only when its images are asked for, since its shape is known."""
+
+        def open_it() -> Any:
+            del self.builder.built[dataset]
+            try:
+                return self.builder.noun(dataset)
+            except MistakeError as error:
+                raise self.plan.blame(error) from error
+            finally:
+                self.builder.built.setdefault(dataset, unopened)
+
+        unopened = self.builder.built[dataset] = Unopened(channels, size, open_it)
 
     def save(self, noun: str, path: Path) -> None:
         """Write a noun's weights."""

@@ -109,6 +109,11 @@ class Document:
         place = next((self.places[outer] for outer in around if outer in self.places), self._whole())
         return evolve(place, key=key)
 
+    def folder(self, key: Key) -> Path:
+        """Return what a path at a key is relative to: the folder of the file that it was written in."""
+        where = self.where(key)
+        return Path(where.source).parent if where.source and where.line is not None else Path()
+
     def _whole(self) -> Where:
         return Where((), self.source, 1 if self.source else None)
 

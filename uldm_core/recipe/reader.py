@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Interval
@@ -25,7 +26,7 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, as_typed, say_type, say_value, structure
+from uldm_core.options import Mismatch, as_typed, located, say_type, say_value, structure
 from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
@@ -77,6 +78,8 @@ class Reader:
         meant: what tables with misspelt names are meant to be: nouns, or ``stages``.
         guessed: nouns whose kind is misspelt, so that nobody calls them unused as well.
         missing: kinds of nouns that are likely there, misspelt, so that nobody misses them as well.
+        folder: what a path at a key is relative to.
+        needs_data: whether the paths of datasets must exist.
     """
 
     registry: Registry
@@ -90,6 +93,8 @@ class Reader:
     meant: dict[str, str] = field(factory=dict)
     guessed: set[str] = field(factory=set)
     missing: dict[str, Kind] = field(factory=dict)
+    folder: Callable[[Key], Path] = lambda key: Path()
+    needs_data: bool = True
 
     def read(self) -> None:
         """Read everything; of a format that is not known, nothing."""
@@ -100,7 +105,15 @@ class Reader:
         self.run = self._run_options()
         kinds = self._noun_kinds()
         meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        planner = Planner(self.registry, {**self.missing, **meant}, texts=self.texts, problems=self.problems)
+        planner = Planner(
+            self.registry,
+            {**self.missing, **meant},
+            texts=self.texts,
+            problems=self.problems,
+            folder=self.folder,
+            data=self.needs_data,
+            versions=self._versions(),
+        )
         nouns = {self.meant.get(name, name): self._noun(planner, kind, name) for name, kind in kinds.items()}
         tables = self._table("stages")
         stages = {name: self._stage(planner, ("stages", name), tables) for name in tables}
@@ -178,7 +191,10 @@ class Reader:
         hint = f"[run]: {self._say_run_option(option)}"
         if not self.registry.takes_component(annotation):
             return self._structured(annotation, value, key, option.default, hint)
-        planned = Planner(self.registry, problems=self.problems).value(annotation, value, key)
+        planner = Planner(
+            self.registry, problems=self.problems, folder=self.folder, versions=self._versions()
+        )
+        planned = planner.value(annotation, value, key)
         items = planned if isinstance(planned, list) else []
         blueprints = [item for item in items if isinstance(item, Blueprint)]
         self._refuse_listed_twice(blueprints)
@@ -299,13 +315,14 @@ class Reader:
             table["use"] = name
         if "from" not in table:
             return self._component(planner, kind, table, (name,), self.data)
+        folder = self.folder((name, "from"))
         table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
-        taken, problem = noun_of_run(table, name, kind)
+        taken, problem = noun_of_run(table, name, kind, folder)
         if problem:
             return self._complain((name, "from"), *problem)
         planned = planner.component(kind, taken, (name,))
         if isinstance(planned, Blueprint):
-            planned.source = table["from"]
+            planned.source = str(located(table["from"], folder))
         return planned
 
     def _stage(self, planner: Planner, key: Key, tables: Mapping[Any, Any]) -> Any:
@@ -351,6 +368,10 @@ class Reader:
             if path in here and said != here[path]:
                 what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
                 self._complain(("versions", path), what, "results may differ", warning=True)
+
+    def _versions(self) -> dict[str, Any]:
+        versions = self.data.get("versions")
+        return versions if isinstance(versions, dict) else {}
 
     def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
         try:

@@ -26,10 +26,17 @@ from uldm_core.registry import Registry, default
 
 @define
 class Recipe:
-    """A recipe as written, with its overrides; ``check`` finds its problems, ``plan`` makes it runnable."""
+    """A recipe as written, with its overrides; ``check`` finds its problems, ``plan`` makes it runnable.
+
+    Args:
+        document: its tables.
+        name: of its file, or of the run that it is of.
+        run: the run's folder that it was named by: there it is run.
+    """
 
     document: Document
     name: str = "recipe"
+    run: Path | None = None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = (), *, forgiving: bool = False) -> Recipe:
@@ -43,10 +50,13 @@ class Recipe:
         Raises:
             MistakeError: the file, or one that it extends, is missing or not TOML.
         """
-        file = find(path)
+        file, overrides = find(path), list(overrides)
         document = read_whole(file, forgiving=forgiving)
         apply_overrides(document, overrides)
-        return cls(document, file.parent.name if _is_of_a_run(file) else file.stem)
+        if not _is_of_a_run(file):
+            return cls(document, file.stem)
+        named = path_of(path).is_dir() and not any(text.strip().startswith("run.out") for text in overrides)
+        return cls(document, file.absolute().parent.name, file.parent if named else None)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "recipe") -> Recipe:
@@ -93,9 +103,17 @@ class Recipe:
             found += map(plan.placed, untrained(plan, tried))
         return _in_order(found)
 
-    def plan(self, registry: Registry | None = None) -> Plan:
-        """Return the checked recipe; raises ``MistakeError`` with all problems at once."""
-        plan, problems = self._read(registry or default())
+    def plan(self, registry: Registry | None = None, *, data: bool = True) -> Plan:
+        """Return the checked recipe.
+
+        Args:
+            registry: what components there are; the default one unless another is given.
+            data: whether the data is going to be read; if not, the paths of datasets need not exist.
+
+        Raises:
+            MistakeError: there are problems; it holds all of them.
+        """
+        plan, problems = self._read(registry or default(), data=data)
         if any(not problem.warning for problem in problems):
             raise MistakeError(*problems)
         return evolve(plan, warnings=problems)
@@ -108,9 +126,10 @@ class Recipe:
         """
         return Recipe.from_dict(self.plan(registry).to_dict(), self.name)
 
-    def _read(self, registry: Registry) -> tuple[Plan, list[Problem]]:
+    def _read(self, registry: Registry, *, data: bool = True) -> tuple[Plan, list[Problem]]:
         filled = substitute(self.document.data)
-        reader = Reader(registry, filled.data, self._texts(filled))
+        texts, folder = self._texts(filled), self.document.folder
+        reader = Reader(registry, filled.data, texts, folder=folder, needs_data=data)
         reader.read()
         plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
         unread = {problem.where.key for problem in filled.problems} | self._unread(filled)

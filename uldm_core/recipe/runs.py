@@ -9,13 +9,20 @@ from typing import Any
 
 from uldm_core.errors import UldmError, did_you_mean, expected, listing, with_article
 from uldm_core.kinds import Kind
+from uldm_core.options import located
 from uldm_core.paths import inside
 from uldm_core.recipe.document import Document
 
 Objection = tuple[str, str]
 
 
-def noun_of_run(table: Mapping[str, Any], name: str, kind: Kind) -> tuple[dict[str, Any], Objection | None]:
+KEPT = "pretrained"
+"""The folder of a run that holds copies of the weights it started from."""
+
+
+def noun_of_run(
+    table: Mapping[str, Any], name: str, kind: Kind, folder: Path
+) -> tuple[dict[str, Any], Objection | None]:
     """Return the table of a noun that comes from a run, and what speaks against it.
 
     Without ``use`` it is the run's own component; options that stand beside ``from`` change it. With ``use``
@@ -25,16 +32,21 @@ def noun_of_run(table: Mapping[str, Any], name: str, kind: Kind) -> tuple[dict[s
         table: as written, with ``from``.
         name: the noun's, here and in the run.
         kind: of the noun.
+        folder: what the run's path is relative to. If it is a run that has kept these weights, the run that
+            they came from need not exist.
     """
     said = table["from"]
     options = {option: value for option, value in table.items() if option != "from"}
     if not isinstance(said, str):
         return options, (expected("a run's folder", said), "such as runs/mnist_latent")
-    if not os.path.isfile(Path(said) / "recipe.toml"):
-        hint = f"looked for {Path(said).absolute() / 'recipe.toml'}; make it with: uldm run RECIPE"
-        return options, (f"there is no run {said!r}", hint)
+    recipe = located(said, folder) / "recipe.toml"
+    if not os.path.isfile(recipe):
+        if "use" in options and os.path.isfile(folder / KEPT / f"{name}.safetensors"):
+            return options, None
+        hint = f"looked for {recipe}; make it with: uldm run RECIPE; a run that started from it has kept the "
+        return options, (f"there is no run {said!r}", f"{hint}weights, and goes on by its own recipe.toml")
     try:
-        theirs = Document.read(inside(Path(said), "recipe.toml")).data
+        theirs = Document.read(inside(recipe.parent, "recipe.toml")).data
     except UldmError as error:
         return options, (f"the recipe of {said} cannot be read", str(error.problems[0]))
     if objection := _unfit(theirs, said, name, kind):

@@ -210,7 +210,7 @@ class _Rehearsal(Builder):
 
     def _made(self, blueprint: Blueprint) -> Any:
         if blueprint.kind.name == "dataset":
-            return _stand_in(blueprint)
+            return stand_in(blueprint)
         if blueprint.kind.name in NUMBERS:
             _refuse_many(blueprint)
             with Deadline(self.clock):
@@ -319,7 +319,7 @@ def _refuse_many(blueprint: Blueprint) -> None:
             raise NotImplementedError(f"{name} = {value} is more than can be tried out")
 
 
-def _stand_in(blueprint: Blueprint) -> StandIn:
+def stand_in(blueprint: Blueprint) -> StandIn:
     """Stand in for a dataset by what its class or its options say of its images."""
     target: Any = blueprint.component.load()
 

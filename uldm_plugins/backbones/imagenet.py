@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,10 @@ class Trunk(Frozen):
     lpips_heads: str
 
     def __init__(
-        self, weights: str = "imagenet", weights_url: str | None = None, auto_download: bool = True
+        self,
+        weights: Literal["imagenet", "random"] | Path = "imagenet",
+        weights_url: str | None = None,
+        auto_download: bool = True,
     ) -> None:
         super().__init__()
         features = self._features()

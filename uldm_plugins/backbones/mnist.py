@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -39,7 +40,7 @@ class DigitClassifier(Frozen):
         """Return class logits [B, 10]."""
         return self.head(self(images)[-1].flatten(1))
 
-    def _load(self, weights: str, shipped: str) -> None:
+    def _load(self, weights: str | Path, shipped: str) -> None:
         """Load what ``weights`` names: ``mnist`` (shipped), ``random`` (nothing) or a path; then freeze."""
         if weights != "random":
             path = _WEIGHTS / f"{shipped}.safetensors" if weights == "mnist" else Path(weights)
@@ -64,7 +65,7 @@ class MnistClassifier(DigitClassifier):
 
     channels = (32, 32, 64, 128, FEATURES)
 
-    def __init__(self, weights: str = "mnist", dropout: float = 0.2) -> None:
+    def __init__(self, weights: Literal["mnist", "random"] | Path = "mnist", dropout: float = 0.2) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             [
@@ -97,7 +98,7 @@ class MnistJudge(DigitClassifier):
 
     channels = (20, 48, FEATURES)
 
-    def __init__(self, weights: str = "mnist", dropout: float = 0.3) -> None:
+    def __init__(self, weights: Literal["mnist", "random"] | Path = "mnist", dropout: float = 0.3) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             [

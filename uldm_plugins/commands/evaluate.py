@@ -175,8 +175,7 @@ def _samples(trained: TrainedRun, path: Path | None, size: int | None) -> ImageS
     from uldm_plugins.stages.sample import load_images
 
     if path is None:
-        name, _ = trained.stage("sample")
-        own = trained.folder.stage(name).artifact("samples.npz")
+        own = trained.artifact("samples.npz")
         if own.exists():
             return of_array(own, load_images(own))
     if path is None or not path.exists():

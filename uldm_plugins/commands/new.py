@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from string import Template
 
 import click
@@ -47,10 +48,11 @@ def recipe(path: Path) -> None:
     if not path.parent.is_dir():
         raise MistakeError(f"there is no folder {path.parent}")
     path.write_text((SCAFFOLD / "mine.toml.tmpl").read_text("utf-8"), "utf-8")
+    written, schema = (quote(str(file)) for file in (path, path.parent / "uldm.schema.json"))
     click.echo(f"wrote {path}. Next:")
-    click.echo(f"  uldm schema > {path.parent / 'uldm.schema.json'}    # for help in the editor")
-    click.echo(f"  uldm validate {path}")
-    click.echo(f"  uldm run {path}")
+    click.echo(f"  uldm schema > {schema}    # for help in the editor")
+    click.echo(f"  uldm validate {written}")
+    click.echo(f"  uldm run {written}")
 
 
 @new.command()
@@ -66,7 +68,7 @@ def plugin(name: str, kind: str, out: Path | None) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, "utf-8")
     click.echo(f"wrote {folder}: {kind} {name!r}. Next:")
-    click.echo(f"  cd {folder} && pip install -e '.[test]' && pytest")
+    click.echo(f"  cd {quote(str(folder))} && pip install -e '.[test]' && pytest")
     click.echo(f"  uldm check {kind}/{name}")
     click.echo("  uldm run recipe.toml")
 

@@ -156,7 +156,7 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         sys.exit(128 + error.signum)
     except ValueError as error:  # of a sampler, to the noise scheduler that it meets
         raise MistakeError(
-            f"sampler: {error}", hint="choose another, such as --sampler heun, or other options"
+            f"sampler: {error}", hint="give it other options, or choose another, such as --sampler heun"
         ) from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -18,6 +20,7 @@ from uldm_plugins.nn.checked_files import CheckedFiles, check, content_fingerpri
 from uldm_plugins.nn.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
 
 _NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+_LIKE_A_SPLIT = re.compile("(?i:train(ing)?|test(ing)?|val(id(ation)?)?)([^a-z].*)?", re.DOTALL)
 _SOME = 5
 _log = logging.getLogger(__name__)
 
@@ -62,11 +65,11 @@ class ImageFolder:
         folders = _split_folders(self.root)
         self._files = _checked(self.root, folders, max_pixels)
         self.left_out = dict(self._files.left_out)
-        places = (
-            _by_folder(self.root, self._files, folders)
-            if folders
-            else _by_share(self.root, len(self._files.paths), test_share)
-        )
+        if folders:
+            places = _by_folder(self.root, self._files, folders)
+        else:
+            _warn_of_mixed(self.root, self._files.paths)
+            places = _by_share(self.root, len(self._files.paths), test_share)
         self._places = {split: of_split[:limit] for split, of_split in places.items()}
         self.splits = tuple(places)
         check_split(subset, self.splits)
@@ -125,6 +128,21 @@ def _warn_of_names(root: Path, splits: Mapping[str, str], others: Sequence[str])
         some = ", ".join(shown_others[:_SOME]) + (" and others" if len(shown_others) > _SOME else "")
         what = f"all images are used, also those in {some}, and a share kept for testing"
         _log.warning("%s has a folder train but none named test or val: %s", shown(root), what)
+
+
+def _warn_of_mixed(root: Path, paths: Sequence[Path]) -> None:
+    """Say so where folders beside each other are called as splits are, and are not read as such."""
+    beside = defaultdict(set)
+    for folder in {path.parent.relative_to(root) for path in paths}:
+        for above in (folder, *folder.parents[:-1]):
+            if _LIKE_A_SPLIT.fullmatch(above.name):
+                beside[above.parent].add(above.name)
+    for parent, names in sorted(beside.items()):
+        if {"tr"} < {name[:2].casefold() for name in names}:
+            what = "their images are mixed; splits are folders train and test (or val) of root itself"
+            _log.warning(
+                "%s has folders %s: %s", shown(root / parent), ", ".join(map(shown, sorted(names))), what
+            )
 
 
 def _checked(root: Path, folders: Mapping[str, str], max_pixels: int) -> CheckedFiles:

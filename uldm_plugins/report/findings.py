@@ -49,6 +49,7 @@ def findings(run: RunFiles, now: datetime) -> list[Finding]:
     found = [
         *_unreadable(run),
         *_ending(run, now),
+        *_stale(run),
         *(finding for stage in run.stages for finding in _training(stage)),
         *(finding for stage in run.stages for finding in _adjusted(stage)),
         *_codebooks(run),
@@ -82,6 +83,14 @@ def _ending(run: RunFiles, now: datetime) -> Iterator[Finding]:
         for stage in run.stages:
             if stage.begun and not stage.state.done:
                 yield Finding("worry", f"Stage {stage.name} was begun and is not done.", again, "stages")
+
+
+def _stale(run: RunFiles) -> Iterator[Finding]:
+    again = "The command at the foot of this page does it again."
+    for stage in run.stages:
+        if stage.stale:
+            what = f"Stage {stage.name} is not shown: it was done {stage.stale}."
+            yield Finding("worry", what, again, "again")
 
 
 def moment(text: str) -> datetime | None:

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from attrs.validators import and_, deep_iterable, ge, gt, le, lt, max_len
 from numpy.typing import NDArray
 
+from uldm_core.engine.consistency import stale_results
 from uldm_core.engine.files import damaged, read_bytes, read_json
 from uldm_core.engine.folder import Adjustment, RunFolder, StageFolder
 from uldm_core.errors import MistakeError, Problem
@@ -114,7 +115,10 @@ class Measured:
 
 @frozen(eq=False)
 class StageFiles:
-    """One stage: its options in the recipe, and what its folder holds."""
+    """One stage: its options in the recipe, and what its folder holds.
+
+    What a ``stale`` one holds was made with something else than the recipe says, and is not shown.
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -123,6 +127,7 @@ class StageFiles:
     begun: bool
     curves: Mapping[str, Curve]
     unreadable: Unreadable = field(factory=Unreadable)
+    stale: str = ""
 
     @property
     def use(self) -> str:
@@ -142,7 +147,7 @@ class StageFiles:
 
     def shown(self, name: str) -> list[tuple[int, Path]]:
         """Return the pictures of one name that were kept while it trained, by their steps."""
-        return self.unreadable.read(lambda: self.folder.shown(name), [])
+        return [] if self.stale else self.unreadable.read(lambda: self.folder.shown(name), [])
 
     def picture(self, path: Path, says: str) -> Picture | None:
         """Return one of them, or None if it is damaged."""
@@ -179,9 +184,8 @@ class RunFiles:
     def artifact(self, name: str) -> Path | None:
         """Return an artifact of the last stage that made it."""
         read = self.unreadable.read
-        paths = (
-            read(lambda stage=stage: stage.folder.artifact(name), None) for stage in reversed(self.stages)
-        )
+        stages = [stage for stage in reversed(self.stages) if not stage.stale]
+        paths = (read(lambda stage=stage: stage.folder.artifact(name), None) for stage in stages)
         return next((path for path in paths if path and path.exists()), None)
 
     def record(self, name: str, kind: type[T]) -> T | None:
@@ -210,8 +214,12 @@ def read_run(path: Path) -> RunFiles:
         file for file in read(lambda: listed(folder.file("evaluations")), []) if file.suffix == ".json"
     ]
     found = [read(lambda file=file: _json(file, Measured), None) for file in evaluations]
+    stale = read(lambda: stale_results(path), {})
     stages = read(lambda: _stage_options(folder, recipe), {})
-    made = [read(lambda name=name: _stage(folder, name, stages[name], unreadable), None) for name in stages]
+    made = [
+        read(lambda name=name: _stage(folder, name, stages[name], stale.get(name, ""), unreadable), None)
+        for name in stages
+    ]
     return RunFiles(
         folder=folder,
         state=read(lambda: _json(folder.file("run.json"), RunState), None) or RunState(),
@@ -232,8 +240,12 @@ def _stage_options(folder: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Ma
     return {path.name: {} for path in listed(folder.file("stages")) if path.is_dir()}
 
 
-def _stage(folder: RunFolder, name: str, options: Mapping[str, Any], unreadable: Unreadable) -> StageFiles:
+def _stage(
+    folder: RunFolder, name: str, options: Mapping[str, Any], stale: str, unreadable: Unreadable
+) -> StageFiles:
     stage, read = folder.stage(name), unreadable.read
+    if stale:
+        return StageFiles(name, options, stage, StageState(), False, {}, unreadable, stale)
     return StageFiles(
         name=name,
         options=options,

@@ -365,6 +365,6 @@ def _said(table: Mapping[str, Any]) -> str:
 
 def command_of(run: RunFiles, path: Path) -> str:
     """Return the command that repeats the run, or goes on with it."""
-    from shlex import quote
+    from uldm_core.engine.files import command_for
 
-    return run.state.command or f"uldm run {quote(str(path / 'recipe.toml'))} --out {quote(str(path))}"
+    return run.state.command or command_for(path)

@@ -83,7 +83,7 @@ def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Ten
         clean = noise_scheduler.coefficients(torch.zeros(1))[1].item() == 0
         return torch.linspace(1, 0, steps + clean, dtype=torch.float64)[:steps]
     if steps > count:
-        raise ValueError(f"{steps} sampling steps, but the noise scheduler has {count} timesteps")
+        raise ValueError(f"{steps} sampling steps, but the noise scheduler has {count}: take fewer steps")
     if spacing == "linspace":
         places = torch.linspace(count - 1, 0, steps, dtype=torch.float64)
     elif spacing == "trailing":

@@ -44,6 +44,7 @@ class Evaluate:
     trains: Sequence[str] = ()
     makes: Sequence[str] = ()
     needs = ("samples.npz",)
+    reads = ("train", "test")
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class Sample:
     trains: Sequence[str] = ()
     makes = ("samples.npz",)
     needs: Sequence[str] = ()
+    reads: Sequence[str] = ()
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class TrainAutoencoder:
     trains = ("autoencoder",)
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train",)
     adjustable: Sequence[str] = ("optimizer", "discriminator_optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(

@@ -42,6 +42,7 @@ class TrainClassifier:
     trains = ("backbone",)
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train", "test")
     adjustable: Sequence[str] = ("optimizer", "lr_schedule")
 
     def __init__(

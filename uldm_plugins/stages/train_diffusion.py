@@ -58,6 +58,7 @@ class TrainDiffusion:
     trains = ("denoiser", "latent_scaling")
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
+    reads = ("train",)
     adjustable: Sequence[str] = ("optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(

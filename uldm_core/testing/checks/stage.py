@@ -23,7 +23,7 @@ from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close
-from uldm_core.testing.doubles import RecordingDataset, modal_nouns
+from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_nouns
 from uldm_core.testing.subject import Subject, registered
 
 contract = Contract(
@@ -42,6 +42,7 @@ def _build(case: Case) -> tuple[Any, dict[str, Any]]:
 
 
 def _on_stand_ins(subject: Subject, case: Case, channels: int = 1, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         given = {name: noun for name, noun in modal_nouns(channels).items() if subject.takes(name)}
@@ -125,12 +126,15 @@ def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
 
 @contract.check
 def declares_its_work(case: Case) -> None:
-    """``trains``, ``makes`` and ``needs`` are sequences of names: the engine's whole graph."""
+    """``trains``, ``makes``, ``needs`` and ``reads`` are sequences of names: the engine's whole graph."""
     stage, given = _build(case)
     for what in ("trains", "makes", "needs"):
         names = getattr(stage, what, None)
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
         expect(listed, f"{what} is {names!r}, not a sequence of names")
+    reads = getattr(stage, "reads", ())
+    listed = isinstance(reads, (tuple, list)) and all(isinstance(name, str) for name in reads)
+    expect(listed, f"reads is {reads!r}, not a sequence of names")
     for name in stage.trains:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
@@ -506,6 +510,43 @@ def _decays_agree(case: Case, steps: int, more: Mapping[str, Any] = {}) -> bool:
             trainer.finish()
         left.append(_weights(given, trainer.trains))
     return all(torch.equal(left[1][key], tensor) for key, tensor in left[0].items())
+
+
+class _Watched(TinyDataset):
+    """A dataset that notes which of its splits are read."""
+
+    def __init__(self, subset: str = "train", count: int = 32, read: set[str] | None = None) -> None:
+        super().__init__(subset, count)
+        self.read: set[str] = set() if read is None else read
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return uint8 [B, 1, 8, 8]."""
+        self.read.add(self.subset)
+        return super().images(indices)
+
+    def split(self, name: str) -> _Watched:
+        """Return ``train`` or ``test``."""
+        return _Watched(name, len(self), self.read)
+
+
+@contract.check
+def reads_what_it_declares(case: Case) -> None:
+    """A stage that says which splits it ``reads`` reads no others: they would not be in its key."""
+    if not case.subject.takes("dataset"):
+        raise Skip("it takes no dataset")
+    dataset = _Watched()
+    stage, _ = _on_stand_ins(case.subject, case, dataset=dataset)
+    if getattr(stage, "reads", None) is None:
+        raise Skip("it does not say, so it depends on all splits")
+    with _products(stage, case) as products, _context(products) as context:
+        if hasattr(stage, "step"):
+            stage.prepare(context)
+            _step(stage, 0)
+            stage.finish()
+        else:
+            stage.run(context)
+    others = sorted(dataset.read - set(stage.reads))
+    expect(not others, f"it reads {', '.join(others)}, which are not among its reads")
 
 
 @contract.check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import timm
 import torch
@@ -32,7 +33,7 @@ class Features(Frozen):
         UnavailableError: the pretrained weights are neither here nor to be had.
     """
 
-    def __init__(self, model: str, weights: str = "pretrained") -> None:
+    def __init__(self, model: str, weights: Literal["pretrained", "random"] | Path = "pretrained") -> None:
         super().__init__()
         if not is_model(model):
             raise ValueError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
@@ -49,7 +50,7 @@ class Features(Frozen):
         return tuple(self.network(scaled))
 
 
-def _network(model: str, weights: str) -> nn.Module:
+def _network(model: str, weights: str | Path) -> nn.Module:
     if weights not in ("random", "pretrained"):
         existing(Path(weights))
     if weights == "random" or is_shapes_only():
