@@ -245,7 +245,12 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """A torch optimizer: built by its owner from parameters, see ``Factory``."""
+    """A torch optimizer: built by its owner from parameters of any shape, scalars too; see ``Factory``.
+
+    Each of ``param_groups`` obeys its own ``lr``, which changes between steps. A parameter whose ``grad``
+    is None stays as it is. Gradients of zero leave all finite and let nothing grow. ``state_dict`` holds
+    tensors, numbers, texts, and dicts and lists of these: what a checkpoint keeps.
+    """
 
     param_groups: list[dict[str, Any]]
 
@@ -260,7 +265,11 @@ class Optimizer(Protocol):
 
 @runtime_checkable
 class LRSchedule(Protocol):
-    """``step -> factor`` of the learning rate, >= 0. Built by its owner from the number of steps."""
+    """``step -> factor`` of the learning rate, >= 0. Built by its owner from the number of steps.
+
+    It is asked for steps from 0 to the number less one, in any order; the factor, a Python float, follows
+    from the step alone.
+    """
 
     def __call__(self, step: int, /) -> float: ...
 
@@ -270,7 +279,9 @@ class Stage(Protocol):
     """A verb of a recipe. ``run`` does it; a stage with ``step`` is a ``Trainer`` and has no ``run``.
 
     ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
-    pass from an earlier stage to a later one.
+    pass from an earlier stage to a later one. What it trains is in training mode meanwhile, all else in eval
+    mode and unchanged; components come in either mode. It writes into the run's folder only. A summary is
+    a dict of Python numbers.
 
     Optional: ``reads``, the splits of its dataset that its result depends on, such as ``("train", "test")``:
     it is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
@@ -294,9 +305,12 @@ class Verb(Stage, Protocol):
 class Trainer(Stage, Protocol):
     """A stage done step by step; the engine keeps the loop, the checkpoints and the logs.
 
-    ``step`` returns scalar tensors, which are read only when they are logged. ``stateful`` names every
-    object whose ``state_dict`` a resumed run needs. ``finish`` leaves in the trained components what
-    later stages shall get (the average of the weights, say).
+    ``step`` returns scalar tensors without graphs, which are read only when they are logged; their names may
+    come and go. Its random numbers are derived from the step: torch's generator is seeded for each, and
+    ``context.generator(step)`` is another. ``stateful`` names every object whose ``state_dict`` a resumed run
+    needs: tensors, numbers, texts, and dicts and lists of these. ``finish`` leaves in the trained components
+    what later stages shall get (with an option ``ema_decay`` the average of the weights), under the names
+    that a component built anew has.
 
     Optional, together: ``previews``, how often over the whole training to show what it has come to, and
     ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
@@ -347,7 +361,9 @@ class Tracker(Protocol):
 
     It never disturbs the run: what fails in it is said once as a warning, and the run goes on without it.
     Of a stage that is done already it hears nothing. ``stage`` at a step above 0 goes on from a checkpoint:
-    what was told behind that step is void and comes again. A stage without steps has a ``total`` of 0.
+    what was told behind that step is void and comes again; what was told before it is kept. A stage without
+    steps has a ``total`` of 0. Names of values are any text, with slashes in it; values any Python numbers,
+    nan and infinity too. After ``end`` all is written, and nothing runs on.
     """
 
     def begin(self, run: RunStart, /) -> None: ...

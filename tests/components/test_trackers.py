@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from uldm_core import registry
 from uldm_core.protocols import RunStart
+from uldm_plugins.trackers.mlflow import _allowed
 
 RECIPE = {
     "uldm": 1,
@@ -83,6 +85,11 @@ def test_mlflow_keeps_a_database_in_the_runs_folder(tmp_path, monkeypatch):
     names = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert any("samples" in name and "step+6" in name and name.endswith(".png") for name in names)
     assert not (Path.cwd() / "mlruns").exists()
+
+
+def test_mlflow_is_given_names_that_it_takes():
+    assert _allowed("first/größe (%)") == "first/größe ___"
+    assert _allowed("first/größe", re.ASCII) == "first/gr__e"
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from mutants.catalogue import mutant, sound
 
 
@@ -43,6 +45,42 @@ def half_cosine(steps, /, floor: float = 0.05):
     return lambda step: floor + (1 - floor) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
+@sound("lr_schedule")
+class Table(Constant):
+    """A list of factors, made beforehand; there is no step beyond the last."""
+
+    def __init__(self, steps: int, /):
+        self.factors = [1 - step / steps for step in range(steps)]
+
+    def __call__(self, step):
+        return self.factors[step]
+
+
+@sound("lr_schedule")
+class InverseRoot(Constant):
+    """A warm-up, then one over the root of the step (Vaswani and others 2017), however many there are."""
+
+    def __call__(self, step):
+        warmup = min(1000, max(1, self.steps // 10))
+        return min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
+
+
+@sound("lr_schedule")
+class Exponential(Constant):
+    """A thousandth less in each step: in a long training next to nothing is left."""
+
+    def __call__(self, step):
+        return 0.999**step
+
+
+@sound("lr_schedule")
+class Restarts(Constant):
+    """Four falls along a cosine, each from the whole rate."""
+
+    def __call__(self, step):
+        return 0.5 + 0.5 * math.cos(math.pi * (4 * step / self.steps % 1))
+
+
 @mutant("lr_schedule", killed_by="factors_legal")
 class BelowZero(Constant):
     """The line to zero goes on below it."""
@@ -57,6 +95,44 @@ class DividesByZero(Constant):
 
     def __call__(self, step):
         return 1 - 0.9 * step / (self.steps - 1)
+
+
+@mutant("lr_schedule", killed_by="factors_legal")
+class OverflowsInTheEnd(Constant):
+    """A soft step of a fixed width, whose exponent is too large in a long training."""
+
+    def __call__(self, step):
+        return 1 / (1 + math.exp((step - self.steps / 2) / 50))
+
+
+@mutant("lr_schedule", killed_by="factors_legal")
+class Tensors(Constant):
+    """The factor is a tensor, which a checkpoint would keep for a number."""
+
+    def __call__(self, step):
+        return torch.tensor(1 - step / self.steps)
+
+
+@mutant("lr_schedule", killed_by="length_is_its_own")
+class OneLengthForAll(Constant):
+    """The number of steps is kept for all schedules, and the last one built decides."""
+
+    def __init__(self, steps: int, /):
+        type(self).steps = steps
+
+    def __call__(self, step):
+        return max(0.1, 1 - step / self.steps)
+
+
+@mutant("lr_schedule", killed_by="step_alone_decides")
+class LessEachTime(Constant):
+    """Each call takes a little off the last factor, from step 0 on, which a resumed run never asks for."""
+
+    factor = 1.0
+
+    def __call__(self, step):
+        self.factor = self.factor * 0.999 if step else 1.0
+        return self.factor
 
 
 @mutant("lr_schedule", killed_by="step_alone_decides")

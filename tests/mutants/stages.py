@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from mutants.catalogue import mutant, sound
 from uldm_core import Factory, spec
+from uldm_core.errors import DataError
 from uldm_core.protocols import Optimizer
 
 
@@ -126,6 +132,13 @@ class OneNameNotASequence(Reconstruct):
     """``trains`` is a string, whose letters the engine takes for names."""
 
     trains = "autoencoder"
+
+
+@mutant("stage", killed_by="declares_its_work")
+class NamesInNoOrder(Reconstruct):
+    """``trains`` is a set, whose order is another in every process."""
+
+    trains = frozenset({"autoencoder"})
 
 
 @mutant("stage", killed_by="declares_its_work")
@@ -298,7 +311,7 @@ class TrainsOnTheSide(Average):
 
     def run(self, context):
         with torch.no_grad():
-            self.autoencoder.encoder.bias.add_(1)
+            self.autoencoder.decoder.bias.add_(1)
         return super().run(context)
 
 
@@ -340,6 +353,8 @@ class Shows(Reconstruct):
 class ShowsAndStaysAtRest(Reconstruct):
     """After the first preview the autoencoder stays in eval mode."""
 
+    previews = 3
+
     def preview(self, step):
         self.autoencoder.eval()
 
@@ -348,7 +363,490 @@ class ShowsAndStaysAtRest(Reconstruct):
 class ShowsTheAverageAndKeepsIt(Reconstruct):
     """What is put into the weights for a preview is never taken out again."""
 
+    previews = 3
+
     def preview(self, step):
         with torch.no_grad():
             for parameter in self.autoencoder.parameters():
                 parameter.mul_(0.99)
+
+
+@sound("stage")
+class WithReplacement(Reconstruct):
+    """Draws each batch at random, images that were in the last one too."""
+
+    def batch(self, step):
+        indices = torch.randint(len(self.dataset), (self.batch_size,), generator=self.context.generator(step))
+        return self.dataset.images(indices).float() / 127.5 - 1
+
+
+@mutant("stage", killed_by="uses_every_image")
+class FirstBatchOnly(Reconstruct):
+    """The step is not passed on: every batch is the first."""
+
+    def batch(self, step):
+        return super().batch(0)
+
+
+@mutant("stage", killed_by="uses_every_image")
+class NoLastBatch(Reconstruct):
+    """Images are taken in their order, and those that fill no batch never."""
+
+    def batch(self, step):
+        start = self.batch_size * (step % (len(self.dataset) // self.batch_size))
+        return self.dataset.images(torch.arange(start, start + self.batch_size)).float() / 127.5 - 1
+
+
+@mutant("stage", killed_by="logs_scalar_tensors")
+class LogsFloats(Reconstruct):
+    """Metrics are fetched from the device in each step, and are no tensors any more."""
+
+    def step(self, step):
+        return {"loss": super().step(step)["loss"].item()}
+
+
+@mutant("stage", killed_by="logs_scalar_tensors")
+class LogsTheGraph(Reconstruct):
+    """What is logged is the loss itself, with all that it was computed from."""
+
+    def step(self, step):
+        loss = self.loss(step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss}
+
+
+@mutant("stage", killed_by="parts_in_their_modes")
+class TrainsAtRest(Reconstruct):
+    """An autoencoder that an earlier stage left in eval mode is trained in it: dropout does nothing."""
+
+    def prepare(self, context):
+        modes = self.autoencoder.training
+        super().prepare(context)
+        self.autoencoder.train(modes)
+
+
+@mutant("stage", killed_by="trains_what_it_says")
+class StatisticsMove(Denoise):
+    """The frozen autoencoder is used as it comes, in training mode: its batch norm goes on learning."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.autoencoder.train()
+
+
+@mutant("stage", killed_by="noise_of_each_step")
+class OneNoise(Denoise):
+    """The noise has a generator of its own, which is seeded anew in each step."""
+
+    def loss(self, step):
+        torch.manual_seed(self.context.seed)
+        return super().loss(step)
+
+
+@sound("stage")
+class Adversarial(Reconstruct):
+    """The discriminator's step, then the generator's, whose gradient in it the next step clears; in turns."""
+
+    def __init__(self, dataset, autoencoder, discriminator, steps: int = 100):
+        super().__init__(dataset, autoencoder, steps)
+        self.discriminator = discriminator
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.discriminator.train()
+        self.opposite = torch.optim.Adam(self.discriminator.parameters(), 1e-3)
+
+    def stateful(self):
+        return {**super().stateful(), "discriminator": self.discriminator, "opposite": self.opposite}
+
+    def teach(self, images, made):
+        self.opposite.zero_grad()
+        loss = F.softplus(-self.discriminator(images)).mean() + F.softplus(self.discriminator(made)).mean()
+        loss.backward()
+        self.opposite.step()
+
+    def step(self, step):
+        images = self.batch(step)
+        made = self.autoencoder(images)[0]
+        self.teach(images, made.detach())
+        distance = F.mse_loss(made, images)
+        verdict = F.softplus(-self.discriminator(made)).mean()
+        self.optimizer.zero_grad()
+        (distance + 0.01 * verdict).backward()
+        self.optimizer.step()
+        late = {"verdict": verdict.detach()} if step % 2 else {}
+        return {"loss": distance.detach(), **late}
+
+
+@mutant("stage", killed_by="generator_spares_discriminator")
+class GeneratorTeaches(Adversarial):
+    """The generator comes first, and the discriminator steps with the gradient too that it left there."""
+
+    def step(self, step):
+        images = self.batch(step)
+        made = self.autoencoder(images)[0]
+        distance = F.mse_loss(made, images)
+        self.optimizer.zero_grad()
+        self.opposite.zero_grad()
+        (distance + 0.01 * F.softplus(-self.discriminator(made)).mean()).backward()
+        self.optimizer.step()
+        made = made.detach()
+        (F.softplus(-self.discriminator(images)) + F.softplus(self.discriminator(made))).mean().backward()
+        self.opposite.step()
+        return {"loss": distance.detach()}
+
+
+@mutant("stage", killed_by="data_error_undoes_nothing")
+class UpdatesBetweenReads(Reconstruct):
+    """A step is two updates, and the images of the second are read after the first."""
+
+    def batch(self, step):
+        try:
+            return super().batch(step)
+        except OSError as error:
+            raise DataError(str(error)) from error
+
+    def step(self, step):
+        super().step(2 * step)
+        return super().step(2 * step + 1)
+
+
+@sound("stage")
+class ReadsThenUpdates(UpdatesBetweenReads):
+    """A step is two updates, and the images of both are read before."""
+
+    def step(self, step):
+        batches = [self.batch(2 * step), self.batch(2 * step + 1)]
+        for images in batches:
+            loss = F.mse_loss(self.autoencoder(images)[0], images)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+@mutant("stage", killed_by="resumes_exactly")
+class StateThatNoFileHolds(Reconstruct):
+    """The state of Python's generator is tuples, which come back from a file as lists."""
+
+    class Flips:
+        def __init__(self):
+            self.random = random.Random(0)
+
+        def state_dict(self):
+            return {"state": self.random.getstate()}
+
+        def load_state_dict(self, state):
+            self.random.setstate(state["state"])
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.flips = self.Flips()
+
+    def batch(self, step):
+        images = super().batch(step)
+        return images.flip(3) if self.flips.random.random() < 0.5 else images
+
+    def stateful(self):
+        return {**super().stateful(), "flips": self.flips}
+
+
+@mutant("stage", killed_by="finishes_in_eval")
+class SummaryOfTensors(Reconstruct):
+    """The summary holds tensors, which are in no file."""
+
+    def finish(self):
+        super().finish()
+        return {"loss": torch.ones(())}
+
+
+@mutant("stage", killed_by="finishes_in_eval")
+class NoTrainingOfOneStep(Reconstruct):
+    """The rate falls to nothing over the steps but one, of which a short training has none."""
+
+    def step(self, step):
+        self.optimizer.param_groups[0]["lr"] = 1e-2 * max(0.1, 1 - step / (self.steps - 1))
+        return super().step(step)
+
+
+@sound("stage")
+class Averages(Reconstruct):
+    """Leaves the average of the weights."""
+
+    def __init__(self, dataset, autoencoder, steps: int = 100, ema_decay: float = 0.99):
+        super().__init__(dataset, autoencoder, steps)
+        self.ema_decay = ema_decay
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.average = deepcopy(self.autoencoder).requires_grad_(False)
+
+    def step(self, step):
+        logged = super().step(step)
+        for mean, value in zip(self.average.parameters(), self.autoencoder.parameters()):
+            mean.lerp_(value.detach(), 1 - self.ema_decay)
+        return logged
+
+    def stateful(self):
+        return {**super().stateful(), "average": self.average}
+
+    def finish(self):
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.autoencoder.parameters()):
+                value.copy_(mean)
+        return super().finish()
+
+
+@sound("stage")
+class AveragesLate(Averages):
+    """The average begins after a hundred steps; until then it is the weights themselves."""
+
+    def step(self, step):
+        logged = super().step(step)
+        if step < 100:
+            self.average.load_state_dict(self.autoencoder.state_dict())
+        return logged
+
+
+@sound("stage")
+class DecoderOnly(Reconstruct):
+    """Trains an autoencoder's decoder; its encoder stays as it is."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.autoencoder.eval()
+        self.autoencoder.decoder.train()
+        self.optimizer = torch.optim.Adam(self.autoencoder.decoder.parameters(), 1e-2)
+
+    def loss(self, step):
+        images = self.batch(step)
+        with torch.no_grad():
+            latents = self.autoencoder.encode(images)[0]
+        return F.mse_loss(self.autoencoder.decode(latents), images)
+
+
+@sound("stage")
+class Quiet(Reconstruct):
+    """Logs nothing."""
+
+    def step(self, step):
+        super().step(step)
+        return {}
+
+
+@mutant("stage", killed_by="leaves_the_average")
+class LeavesTheLast(Averages):
+    """The average is kept and never put into the autoencoder."""
+
+    def finish(self):
+        return Reconstruct.finish(self)
+
+
+@mutant("stage", killed_by="weights_load_elsewhere")
+class AverageWithin(Averages):
+    """The average is a part of the autoencoder, whose weights no other autoencoder takes any more."""
+
+    def finish(self):
+        self.autoencoder.average = self.average
+        return super().finish()
+
+
+@mutant("stage", killed_by="weights_load_elsewhere")
+class LeavesHalf(Reconstruct):
+    """The weights are left in half precision, to save room."""
+
+    def finish(self):
+        self.autoencoder.bfloat16()
+        return super().finish()
+
+
+@mutant("stage", killed_by="takes_colour")
+class GreyOnly(Reconstruct):
+    """Images are taken for grey, whatever the dataset says."""
+
+    def batch(self, step):
+        return super().batch(step).view(self.batch_size, 1, self.dataset.size, -1)
+
+
+@mutant("stage", killed_by="writes_within_its_folder")
+class WritesWhereItStands(Reconstruct):
+    """What is left is written into the working folder."""
+
+    def finish(self):
+        Path("done.txt").write_text(str(self.steps))
+        return super().finish()
+
+
+@sound("stage")
+class FitsScaling:
+    """Trains in one go: measures the latents, once."""
+
+    trains = ("latent_scaling",)
+    makes = ()
+    needs = ()
+
+    def __init__(self, dataset, autoencoder, latent_scaling):
+        self.dataset, self.autoencoder, self.latent_scaling = dataset, autoencoder, latent_scaling
+
+    def run(self, context):
+        images = self.dataset.images(torch.arange(len(self.dataset))).float() / 127.5 - 1
+        with torch.no_grad():
+            self.latent_scaling.fit([self.autoencoder.eval().encode(images)[0]])
+        return {}
+
+
+@sound("stage")
+class Draws:
+    """Draws each image with a generator of its own, in a few steps of Euler's."""
+
+    trains = ()
+    makes = ("drawn.npz",)
+    needs = ()
+
+    def __init__(
+        self, dataset, autoencoder, denoiser, noise_scheduler, count: int = 100, batch_size: int = 50
+    ):
+        self.dataset, self.autoencoder, self.denoiser = dataset, autoencoder, denoiser
+        self.noise_scheduler, self.count, self.batch_size = noise_scheduler, count, batch_size
+
+    def noise(self, context, number):
+        side = self.dataset.size // self.autoencoder.downscale
+        shape = (self.autoencoder.latent_channels, side, side)
+        return torch.randn(shape, generator=context.generator(number))
+
+    def batches(self):
+        return torch.arange(self.count).split(self.batch_size)
+
+    @torch.no_grad()
+    def run(self, context):
+        self.autoencoder.eval()
+        self.denoiser.eval()
+        drawn = []
+        for numbers in self.batches():
+            x = torch.stack([self.noise(context, number) for number in numbers.tolist()])
+            for step in range(4):
+                t = torch.full((len(x),), 1 - step / 4)
+                x = x - self.denoiser(x, self.noise_scheduler.conditioning(t)) / 4
+            drawn.append(self.autoencoder.decode(x))
+        images = ((torch.cat(drawn) + 1) * 127.5).clamp(0, 255).byte()
+        np.savez(context.artifact("drawn.npz"), images=images.numpy())
+        return {"count": float(len(images))}
+
+
+@mutant("stage", killed_by="another_seed_another_draw")
+class SeedOfItsOwn(Draws):
+    """Noise is drawn with seed 0 in every run."""
+
+    def noise(self, context, number):
+        return super().noise(type(context)("", 0, context.machine, context.folder), number)
+
+
+@mutant("stage", killed_by="whole_whatever_the_batch")
+class WholeBatchesOnly(Draws):
+    """The rest that fills no batch is not drawn."""
+
+    def batches(self):
+        whole = max(1, self.count // self.batch_size)
+        return super().batches()[:whole]
+
+
+@mutant("stage", killed_by="parts_in_their_modes")
+class DrawsInTraining(Draws):
+    """The denoiser draws as training left it, with dropout."""
+
+    def run(self, context):
+        self.denoiser.eval = lambda: self.denoiser
+        with torch.random.fork_rng():
+            torch.manual_seed(context.seed)
+            return super().run(context)
+
+
+@mutant("stage", killed_by="declares_its_work")
+class AdjustsWhatItHasNot(Reconstruct):
+    """What may change in mid-training is called other than the option is."""
+
+    adjustable = ("learning_rate",)
+
+
+@mutant("stage", killed_by="trains_what_it_says")
+class StatisticsOfTheStart(Averages):
+    """Of the average all is taken over, also the batch norm's statistics, which nobody averaged."""
+
+    def finish(self):
+        self.autoencoder.load_state_dict(self.average.state_dict())
+        return Reconstruct.finish(self)
+
+
+@mutant("stage", killed_by="images_in_range")
+class ZeroToOne(Reconstruct):
+    """Images are given in [0, 1]."""
+
+    def batch(self, step):
+        return (super().batch(step) + 1) / 2
+
+
+@mutant("stage", killed_by="images_in_range")
+class Bytes(Reconstruct):
+    """Images are given as they lie in files."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.optimizer = torch.optim.AdamW(self.autoencoder.parameters(), 1e-3)
+
+    def batch(self, step):
+        return (super().batch(step) + 1) * 127.5
+
+
+@mutant("stage", killed_by="tells_conditioning")
+class TellsTheTime(Denoise):
+    """The denoiser is told t, whatever the process wants it to be told."""
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.noise_scheduler.conditioning = lambda t: t
+
+
+@sound("stage")
+class DenoiseScaled(Denoise):
+    """Measures the latents first, and brings them to unit variance."""
+
+    trains = ("denoiser", "latent_scaling")
+
+    def __init__(self, dataset, autoencoder, denoiser, noise_scheduler, latent_scaling, steps: int = 100):
+        super().__init__(dataset, autoencoder, denoiser, noise_scheduler, steps)
+        self.latent_scaling = latent_scaling
+
+    def prepare(self, context):
+        super().prepare(context)
+        images = self.dataset.images(torch.arange(len(self.dataset))).float() / 127.5 - 1
+        with torch.no_grad():
+            self.latent_scaling.fit([self.autoencoder.encode(images)[0]])
+
+    def latents(self, step):
+        with torch.no_grad():
+            return self.latent_scaling.normalize(self.autoencoder.encode(self.batch(step))[0])
+
+    def loss(self, step):
+        latents = self.latents(step)
+        noise, t = torch.randn_like(latents), torch.rand(len(latents))
+        noised = self.noise_scheduler.add_noise(latents, noise, t)
+        prediction = self.denoiser(noised, self.noise_scheduler.conditioning(t))
+        return F.mse_loss(prediction, self.noise_scheduler.target(latents, noise, t))
+
+    def stateful(self):
+        return {**super().stateful(), "latent_scaling": self.latent_scaling}
+
+    def finish(self):
+        self.latent_scaling.eval()
+        return super().finish()
+
+
+@mutant("stage", killed_by="latents_scaled")
+class FitsForNothing(DenoiseScaled):
+    """The latents are measured, and then taken as they are."""
+
+    def latents(self, step):
+        with torch.no_grad():
+            return self.autoencoder.encode(self.batch(step))[0]

@@ -280,6 +280,104 @@ class TinyBackbone(nn.Module):
         return first, self.second(first).tanh()
 
 
+class RecordingDataset(TinyDataset):
+    """An odd number of images, fewer in ``test``; remembers which were asked for, and can fail.
+
+    Args:
+        subset: ``train`` or ``test``.
+        count: of images in ``train``; ``test`` has less than half of them.
+        channels: of each image, all a little different.
+    """
+
+    def __init__(self, subset: str = "train", count: int = 29, channels: int = 1) -> None:
+        super().__init__(subset, count if subset == "train" else count // 2 - 1)
+        self.count, self.channels = count, channels
+        self.fingerprint = f"recording:{subset}:{count}:{channels}"
+        self.pixels = torch.cat([self.pixels // (1 + place) for place in range(channels)], 1)
+        self.asked: list[int] = []
+        self.reads, self.last_read = 0, 1 << 62
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return uint8 [B, C, 8, 8]; raises ``OSError`` after the ``last_read``."""
+        if self.reads == self.last_read:
+            raise OSError("the images are gone")
+        self.reads += 1
+        self.asked += indices.tolist()
+        return super().images(indices)
+
+    def split(self, name: str) -> TinyDataset:
+        """Return ``train``, which is this one, or ``test``."""
+        return self if name == self.subset else RecordingDataset(name, self.count, self.channels)
+
+
+class ModalAutoencoder(TinyAutoencoder):
+    """Has batch norm and dropout: in training mode it answers otherwise, and its statistics move."""
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__(in_channels)
+        self.modal = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.1))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return latents and no losses."""
+        return self.modal(self.encoder(x)), {}
+
+
+class ModalDenoiser(TinyDenoiser):
+    """Has dropout: in training mode it answers otherwise."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__(channels)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
+        """Return a prediction of the latents' shape."""
+        prediction: Tensor = self.dropout(super().forward(latents, conditioning))
+        return prediction
+
+
+class RecordingScaling(TinyScaling):
+    """Remembers which of its methods were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: set[str] = set()
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring latents to unit variance."""
+        self.called.add("normalize")
+        return super().normalize(latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Bring them back."""
+        self.called.add("denormalize")
+        return super().denormalize(latents)
+
+
+class MarkedDiscriminator(TinyDiscriminator):
+    """Its parameter ``mark`` has a gradient only from images that a network made and nobody detached."""
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__(in_channels)
+        self.mark = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        logits = super().forward(images)
+        return logits + self.mark * images.mean() if images.grad_fn is not None else logits
+
+
+def modal_nouns(channels: int = 1) -> dict[str, Any]:
+    """Return ``nouns`` on odd numbers of images, with parts whose mode matters."""
+    return {
+        **nouns(),
+        "dataset": RecordingDataset(channels=channels),
+        "autoencoder": ModalAutoencoder(channels),
+        "denoiser": ModalDenoiser(),
+        "latent_scaling": RecordingScaling(),
+        "discriminator": MarkedDiscriminator(channels),
+    }
+
+
 def nouns() -> dict[str, Any]:
     """Return one of each, by the name that a stage's option has."""
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,12 +105,13 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value in tagged(stage, values).items()]
+        metrics = [Metric(_allowed(key), value, now, step) for key, value in tagged(stage, values).items()]
         self.client.log_batch(self.id, metrics=metrics)
 
     def images(self, stage: str, step: int, name: str, images: Tensor) -> None:
         """Log the grid as one image."""
-        self.client.log_image(self.id, grid_of_ten(images), key=f"{stage}/{name}", step=step)
+        key = _allowed(f"{stage}/{name}", re.ASCII)
+        self.client.log_image(self.id, grid_of_ten(images), key=key, step=step)
 
     def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Log the stage's summary."""
@@ -118,3 +120,8 @@ class MLflow:
     def end(self, state: str) -> None:
         """Say how the run ended."""
         self.client.set_terminated(self.id, STATUS[state])
+
+
+def _allowed(key: str, script: re.RegexFlag = re.UNICODE) -> str:
+    """Return a name with ``_`` for what MLflow refuses; of images it takes ASCII letters only."""
+    return re.sub(r"[^\w./ -]", "_", key, flags=script)

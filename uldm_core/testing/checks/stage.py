@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -12,18 +11,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from uldm_core import registry
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import write_tensors
 from uldm_core.engine.folder import StageFolder
 from uldm_core.engine.machine import Machine
 from uldm_core.engine.randomness import derive
+from uldm_core.errors import DataError, MistakeError
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close
-from uldm_core.testing.doubles import TinyDataset, nouns
+from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_nouns
 from uldm_core.testing.subject import Subject, registered
 
 contract = Contract(
@@ -41,11 +41,11 @@ def _build(case: Case) -> tuple[Any, dict[str, Any]]:
     return _on_stand_ins(case.subject, case)
 
 
-def _on_stand_ins(subject: Subject, case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
+def _on_stand_ins(subject: Subject, case: Case, channels: int = 1, **more: Any) -> tuple[Any, dict[str, Any]]:
     """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        given = {name: noun for name, noun in nouns().items() if subject.takes(name)}
+        given = {name: noun for name, noun in modal_nouns(channels).items() if subject.takes(name)}
     small = {name: value for name, value in SMALL.items() if subject.takes(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -62,38 +62,57 @@ def _nouns_of(stage: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _context(products: Mapping[str, Path] | None = None) -> Iterator[Context]:
+def _context(
+    products: Mapping[str, Path] | None = None, seed: int = SEED, kind: type[Context] = Context
+) -> Iterator[Context]:
     """Yield a context as the engine would, in a folder that is thrown away."""
     with TemporaryDirectory() as folder:
         place = StageFolder(Path(folder) / "stages" / "checked")
         place.path.mkdir(parents=True)
-        yield Context("checked", SEED, Machine(torch.device("cpu"), torch.float32), place, products or {})
+        yield kind("checked", seed, Machine(torch.device("cpu"), torch.float32), place, products or {})
+
+
+class _SameBatch(Context):
+    """Every step gets the images of the first."""
+
+    def batch(self, size: int, batch_size: int, step: int) -> Tensor:
+        return super().batch(size, batch_size, 0)
 
 
 def _exercise(case: Case, stage: Any, given: Mapping[str, Any]) -> list[Tensor]:
     """Do it, and return the weights of all that it was given."""
     with _products(stage, case) as products, _context(products) as context:
-        if hasattr(stage, "step"):
-            stage.prepare(context)
-            for step in range(2):
-                _step(stage, step)
-            stage.finish()
-        else:
-            stage.run(context)
+        _go_through(stage, context)
     return list(_weights(given, sorted(given)).values())
 
 
-def _trainer(case: Case) -> tuple[Any, dict[str, Any]]:
-    stage, given = _build(case)
+def _trainer(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
+    stage, given = _on_stand_ins(case.subject, case, **more)
     if not hasattr(stage, "step"):
         raise Skip("it is no trainer")
     return stage, given
 
 
+def _no_trainer(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
+    stage, given = _on_stand_ins(case.subject, case, **more)
+    if hasattr(stage, "step"):
+        raise Skip("it is a trainer")
+    return stage, given
+
+
+def _frozen(stage: Any, given: Mapping[str, Any]) -> list[str]:
+    """Return the components that nothing may change; a discriminator learns beside what is trained."""
+    return [name for name in given if name not in (*stage.trains, "discriminator")]
+
+
 def _step(trainer: Any, step: int) -> dict[str, float]:
     """Take a step as the engine does, its randomness derived from the step."""
+    return {name: float(value) for name, value in _metrics(trainer, step).items()}
+
+
+def _metrics(trainer: Any, step: int) -> dict[str, Any]:
     torch.manual_seed(derive(SEED, "checked", step))
-    return {name: float(value) for name, value in trainer.step(step).items()}
+    return dict(trainer.step(step))
 
 
 def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
@@ -119,6 +138,27 @@ def declares_its_work(case: Case) -> None:
     for name in stage.trains:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
+    for name in getattr(stage, "adjustable", ()):
+        expect(case.subject.takes(name), f"{name!r} is adjustable, and none of its options")
+    numbers = ["steps", "batch_size"] if hasattr(stage, "step") else []
+    for name in [*numbers, *(["previews"] if hasattr(stage, "preview") else [])]:
+        number = getattr(stage, name, None)
+        expect(isinstance(number, int), f"{name} is {number!r}, not a whole number: the engine asks for it")
+
+
+@contract.check
+def logs_scalar_tensors(case: Case) -> None:
+    """``step`` returns scalar tensors by name, without graphs: they wait until they are logged."""
+    trainer, _ = _trainer(case)
+    with _context() as context:
+        trainer.prepare(context)
+        for name, value in _metrics(trainer, 0).items():
+            expect(isinstance(name, str), f"a metric's name is {name!r}, not text")
+            expect(isinstance(value, Tensor), f"{name} is {type(value).__name__}, not a tensor")
+            expect(value.numel() == 1, f"{name} is {list(value.shape)}, not a scalar")
+            expect(
+                value.grad_fn is None, f"{name} keeps its graph, and so the memory of the step: detach() it"
+            )
 
 
 @contract.check
@@ -131,8 +171,10 @@ def training_lowers_loss(case: Case) -> None:
     for metrics in logged:
         for name, value in metrics.items():
             expect(math.isfinite(value), f"{name} is {value}")
+    if not logged[0]:
+        raise Skip("it logs nothing")
     first = next(iter(logged[0]))
-    losses = [metrics[first] for metrics in logged]
+    losses = [metrics[first] for metrics in logged if first in metrics]
     expect(
         min(losses[-3:]) < losses[0], f"{first} goes from {losses[0]:.4g} to {losses[-1]:.4g} on one batch"
     )
@@ -142,25 +184,214 @@ def training_lowers_loss(case: Case) -> None:
 def trains_what_it_says(case: Case) -> None:
     """Training changes every noun of ``trains`` and no other: a frozen autoencoder's statistics stay."""
     trainer, given = _trainer(case)
-    others = [name for name in given if name not in (*trainer.trains, "discriminator")]
+    others = _frozen(trainer, given)
     before, kept = _weights(given, trainer.trains), _weights(given, others)
     with _context() as context:
         trainer.prepare(context)
         for step in range(4):
             _step(trainer, step)
+        trained = _weights(given, trainer.trains)
         trainer.finish()
     after = _weights(given, trainer.trains)
     for name in trainer.trains:
         keys = [key for key in after if key.startswith(f"{name}.")]
-        changed = any(not torch.equal(after[key], before[key]) for key in keys)
+        changed = any(key not in before or not torch.equal(after[key], before[key]) for key in keys)
         expect(changed, f"it trains {name!r}, which stays as it was")
+    for key in (key for key in after if key in before and after[key].is_floating_point()):
+        forgotten = torch.equal(after[key], before[key]) and not torch.equal(trained[key], before[key])
+        expect(not forgotten, f"finish puts {key} back to where it was before the training")
     for key, tensor in _weights(given, others).items():
         expect(torch.equal(tensor, kept[key]), f"{key} changes, though it is not of what is trained")
 
 
 @contract.check
+def parts_in_their_modes(case: Case) -> None:
+    """What is trained is in training mode, whatever mode it comes in; all else is used in eval mode."""
+    stage, given = _build(case)
+    frozen = _frozen(stage, given)
+    for name, noun in given.items():  # as another stage may have left it
+        noun.train(name in frozen)
+    with _products(stage, case) as products, _context(products) as context, _modes_used(given) as used:
+        if hasattr(stage, "step"):
+            stage.prepare(context)
+            for name in given.keys() - frozen:
+                used.pop(name, None)
+            for step in range(2):
+                _step(stage, step)
+            for name in given.keys() - frozen:
+                expect(used.get(name) != {"eval"}, f"{name} is trained in eval mode: call train()")
+            stage.finish()
+        else:
+            stage.run(context)
+    for name in frozen:
+        wrong = "dropout" in used.get(name, ())
+        expect(not wrong, f"{name} is not trained, and used in training mode: call eval()")
+
+
+@contextmanager
+def _modes_used(given: Mapping[str, nn.Module]) -> Iterator[dict[str, set[str]]]:
+    """Yield how each component is used: with ``dropout``, with ``other`` parts in training, in ``eval``."""
+    used: dict[str, set[str]] = {}
+
+    def note(name: str, dropout: nn.Module) -> None:
+        trains = any(part.training for part in given[name].modules())
+        mode = "dropout" if dropout.training else "other" if trains else "eval"
+        used.setdefault(name, set()).add(mode)
+
+    handles = [
+        part.register_forward_pre_hook(lambda part, _, name=name: note(name, part))
+        for name, noun in given.items()
+        for part in noun.modules()
+        if isinstance(part, nn.Dropout)
+    ]
+    try:
+        yield used
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contract.check
+def uses_every_image(case: Case) -> None:
+    """Over a few epochs nearly all images are asked for, those too that fill no last batch."""
+    trainer, _ = _trainer(case)
+    if not case.subject.takes("dataset"):
+        raise Skip("it takes no dataset")
+    count = 2 * trainer.batch_size + trainer.batch_size // 2 + 1
+    dataset = RecordingDataset(count=count)
+    trainer, _ = _trainer(case, dataset=dataset)
+    with _context() as context:
+        trainer.prepare(context)
+        for step in range(6 * count // trainer.batch_size):
+            _step(trainer, step)
+    missed = count - len(set(dataset.asked))
+    expect(missed <= count / 10, f"in six epochs {missed} of {count} images are never asked for")
+
+
+@contract.check
+def images_in_range(case: Case) -> None:
+    """An autoencoder is given images in [-1, 1], black at -1, in training as later on."""
+    stage, given = _build(case)
+    if not case.subject.takes("autoencoder"):
+        raise Skip("it takes no autoencoder")
+    seen: list[Tensor] = []
+    given["autoencoder"].encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    for images in seen:
+        low, high = images.min().item(), images.max().item()
+        expect(low >= -2 and high <= 2, f"the autoencoder is given images in [{low:.3g}, {high:.3g}]")
+    if seen:
+        low = min(images.min().item() for images in seen)
+        expect(low < -0.5, f"the autoencoder is given dark images as {low:.3g}: black is -1")
+
+
+@contract.check
+def tells_conditioning(case: Case) -> None:
+    """The denoiser is told ``conditioning(t)``, which is 1000 t here, and not the time itself."""
+    stage, given = _build(case)
+    if not case.subject.takes("denoiser"):
+        raise Skip("it takes no denoiser")
+    told: list[Tensor] = []
+    given["denoiser"].register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].detach().float()))
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    if told:
+        most = torch.cat([times.flatten() for times in told]).max().item()
+        expect(most > 1.5, f"the denoiser is told times up to {most:.3g}, not conditioning(t), up to 1000")
+
+
+@contract.check
+def latents_scaled(case: Case) -> None:
+    """A ``latent_scaling`` is used: to train a denoiser it normalizes, to draw it brings latents back."""
+    stage, given = _build(case)
+    trains = "denoiser" in stage.trains
+    draws = case.subject.takes("count") and "denoiser" in given
+    if not case.subject.takes("latent_scaling") or not (trains or draws):
+        raise Skip("it neither trains a denoiser with a latent_scaling nor draws with it")
+    with _products(stage, case) as products, _context(products) as context:
+        _go_through(stage, context)
+    method = "normalize" if trains else "denormalize"
+    expect(method in given["latent_scaling"].called, f"it takes a latent_scaling and never calls {method}")
+
+
+@contract.check
+def noise_of_each_step(case: Case) -> None:
+    """Two steps with the same images give the denoiser other inputs: noise belongs to the step."""
+    trainer, given = _trainer(case)
+    if "denoiser" not in trainer.trains or "denoiser" not in given:
+        raise Skip("it trains no denoiser")
+    seen: list[list[Tensor]] = []
+    with _context(kind=_SameBatch) as context:
+        trainer.prepare(context)
+        given["denoiser"].register_forward_pre_hook(
+            lambda _, inputs: seen[-1].extend(value.detach().clone() for value in inputs)
+        )
+        for step in (3, 4):
+            seen.append([])
+            _step(trainer, step)
+    same = len(seen[0]) == len(seen[1]) and all(map(torch.equal, *seen))
+    expect(not same, "two steps with the same images have the same noise: derive it from the step")
+
+
+@contract.check
+def generator_spares_discriminator(case: Case) -> None:
+    """The generator's loss leaves no gradient that the discriminator is then updated with."""
+    if not case.subject.takes("discriminator"):
+        raise Skip("it takes no discriminator")
+    mark = _mark_after_steps(case)
+    if case.subject.takes("adversarial"):
+        loss = registry.default().components("adversarial_loss")[0].name
+        try:
+            mark = mark or _mark_after_steps(case, adversarial={"use": loss})
+        except (MistakeError, TypeError, AttributeError) as error:
+            raise Skip(f"its adversarial is no component: {error}") from error
+    expect(
+        not mark,
+        "the discriminator is updated with what images with a graph left in it: detach(), zero_grad()",
+    )
+
+
+def _mark_after_steps(case: Case, **more: Any) -> float:
+    trainer, given = _trainer(case, **more)
+    with _context() as context:
+        trainer.prepare(context)
+        for step in range(3):
+            _step(trainer, step)
+    return float(given["discriminator"].mark)
+
+
+@contract.check
+def data_error_undoes_nothing(case: Case) -> None:
+    """Where ``step`` raises ``DataError``, nothing of the step is done: the state is saved as it is then."""
+    trainer, given = _trainer(case)
+    if not case.subject.takes("dataset"):
+        raise Skip("it takes no dataset")
+    dataset = RecordingDataset()
+    trainer, given = _trainer(case, dataset=dataset)
+    with _context() as context:
+        trainer.prepare(context)
+        prepared = dataset.reads
+        _step(trainer, 0)
+        if dataset.reads == prepared:
+            raise Skip("it needs no images in a step")
+        dataset.last_read = 2 * dataset.reads - prepared - 1  # all but the last of the next step
+        before = _weights(given, given)
+        try:
+            _step(trainer, 1)
+        except DataError:
+            pass
+        except Exception as error:
+            raise Skip(f"its error is no DataError: {error}") from error
+    for key, tensor in _weights(given, given).items():
+        expect(
+            torch.equal(tensor, before[key]), f"{key} changes in a step that the dataset has no images for"
+        )
+
+
+@contract.check
 def resumes_exactly(case: Case) -> None:
-    """Stopped, and gone on with from ``stateful()`` in a new instance, it ends up the same."""
+    """Stopped, and gone on with from a checkpoint in a new instance, it ends up the same."""
     whole, halves = _trainer(case), _trainer(case)
     with _context() as context:
         whole[0].prepare(context)
@@ -170,12 +401,14 @@ def resumes_exactly(case: Case) -> None:
         halves[0].prepare(context)
         for step in range(3):
             _step(halves[0], step)
-        state = {name: deepcopy(part.state_dict()) for name, part in halves[0].stateful().items()}
+        context.folder.write_checkpoint(
+            3, {name: part.state_dict() for name, part in halves[0].stateful().items()}
+        )
+        state = context.folder.read_checkpoint(3)
     fresh = _trainer(case)
     with _context() as context:
         fresh[0].prepare(context)
-        for name, part in fresh[0].stateful().items():
-            part.load_state_dict(state[name])
+        context.folder.restore(3, state, fresh[0].stateful())
         for step in range(3, 6):
             _step(fresh[0], step)
     whole[0].finish()
@@ -234,18 +467,49 @@ def _modes(given: Mapping[str, nn.Module]) -> list[bool]:
 
 @contract.check
 def finishes_in_eval(case: Case) -> None:
-    """``finish`` leaves what was trained in eval mode, its parameters finite, and a summary of floats."""
-    trainer, given = _trainer(case)
+    """``finish`` leaves what was trained in eval mode and finite, after a single step too, and a summary."""
+    trainer, given = _trainer(case, **({"steps": 1} if case.subject.takes("steps") else {}))
     with _context() as context:
         trainer.prepare(context)
         _step(trainer, 0)
-        summary = trainer.finish()
-    for name, value in summary.items():
-        expect(math.isfinite(float(value)), f"in the summary {name} is {value}")
+        _expect_numbers(trainer.finish())
     for name in trainer.trains:
         expect(not given[name].training, f"{name} is left in training mode")
     for key, tensor in _weights(given, trainer.trains).items():
         expect(bool(torch.isfinite(tensor).all()), f"{key} is not finite")
+
+
+def _expect_numbers(summary: Mapping[str, float]) -> None:
+    """A summary goes into a file as it is."""
+    for name, value in summary.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        expect(number, f"in the summary {name} is {type(value).__name__} {value}, not a Python number")
+        expect(math.isfinite(value), f"in the summary {name} is {value}")
+
+
+@contract.check
+def leaves_the_average(case: Case) -> None:
+    """With ``ema_decay``, ``finish`` leaves the average of the weights: another decay, other weights."""
+    if not case.subject.takes("ema_decay"):
+        raise Skip("it takes no ema_decay")
+    same = _decays_agree(case, 6)
+    if same and case.subject.takes("steps"):
+        same = _decays_agree(case, 110, {"steps": 110})  # an average may begin late
+    expect(not same, "whatever ema_decay is, the same weights are left: not their average")
+
+
+def _decays_agree(case: Case, steps: int, more: Mapping[str, Any] = {}) -> bool:
+    """Whether trainings that average over few and over many steps leave the same."""
+    left = []
+    for decay in (0.1, 0.9):
+        trainer, given = _trainer(case, ema_decay=decay, **more)
+        with _context() as context:
+            trainer.prepare(context)
+            for step in range(steps):
+                _step(trainer, step)
+            trainer.finish()
+        left.append(_weights(given, trainer.trains))
+    return all(torch.equal(left[1][key], tensor) for key, tensor in left[0].items())
 
 
 class _Watched(TinyDataset):
@@ -285,70 +549,149 @@ def reads_what_it_declares(case: Case) -> None:
     expect(not others, f"it reads {', '.join(others)}, which are not among its reads")
 
 
-READ = """
-import sys
-from safetensors.numpy import load_file
-for name, values in load_file(sys.argv[1]).items():
-    print(f"{name} {list(values.shape)} {values.sum():.4f}")
-"""
-
-
 @contract.check
 def weights_load_elsewhere(case: Case) -> None:
-    """What it trains is written as safetensors that a fresh process, without torch or this code, can read."""
+    """What it trains loads into a component built anew: names, shapes and dtypes are the component's own."""
     trainer, given = _trainer(case)
     with _context() as context:
         trainer.prepare(context)
         _step(trainer, 0)
         trainer.finish()
-        for name in trainer.trains:
-            path = context.folder.weights(name)
-            write_tensors(path, given[name].state_dict())
-            read = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True)
-            expect(read.returncode == 0, f"the weights of {name} cannot be read: {read.stderr[-200:]}")
-            count = len(given[name].state_dict())
-            expect(len(read.stdout.split("[")) == count + 1, f"of {count} tensors of {name} some are missing")
+    _, fresh = _trainer(case)
+    for name in trainer.trains:
+        dtypes = {key: tensor.dtype for key, tensor in fresh[name].state_dict().items()}
+        state = {key: tensor.clone() for key, tensor in given[name].state_dict().items()}
+        try:
+            fresh[name].load_state_dict(state)
+        except (RuntimeError, KeyError) as error:
+            expect(False, f"the weights of {name} do not load into one built anew: {error}")
+        for key, tensor in state.items():
+            expect(dtypes[key] == tensor.dtype, f"{name}.{key} is left as {tensor.dtype}, not {dtypes[key]}")
 
 
 @contract.check
 def makes_what_it_says(case: Case) -> None:
-    """``run`` leaves every artifact of ``makes``, a summary of floats, and the nouns as they were."""
-    stage, given = _build(case)
-    if hasattr(stage, "step"):
-        raise Skip("it is a trainer")
+    """``run`` leaves every artifact of ``makes``, a summary of floats, and what it trains not as it was."""
+    stage, given = _no_trainer(case)
     before = _weights(given, given)
     with _products(stage, case) as products, _context(products) as context:
-        summary = stage.run(context)
+        _expect_numbers(stage.run(context))
         for artifact in stage.makes:
             expect(context.folder.artifact(artifact).is_file(), f"it makes no {artifact}")
-    for name, value in summary.items():
-        expect(math.isfinite(float(value)), f"in the summary {name} is {value}")
-    for key, tensor in _weights(given, given).items():
-        expect(torch.equal(tensor, before[key]), f"{key} changes, though it trains nothing")
+    for key, tensor in _weights(given, _frozen(stage, given)).items():
+        expect(torch.equal(tensor, before[key]), f"{key} changes, though it is not trained")
 
 
 @contract.check
 def same_seed_same_artifacts(case: Case) -> None:
     """The same seed gives the same artifacts, byte for byte, whatever torch's global state."""
     contents = []
-    for seed in (1, 2):
-        stage, _ = _build(case)
-        if hasattr(stage, "step") or not stage.makes:
-            raise Skip("it makes no artifact")
-        with _products(stage, case) as products, _context(products) as context:
-            torch.manual_seed(seed)
-            stage.run(context)
-            contents.append([context.folder.artifact(name).read_bytes() for name in stage.makes])
+    for state in (1, 2):
+        stage, _ = _maker(case)
+        with _made(stage, case, state=state) as paths:
+            contents.append([path.read_bytes() for path in paths])
     expect(contents[0] == contents[1], f"two runs make different {', '.join(stage.makes)}")
 
 
+@contract.check
+def another_seed_another_draw(case: Case) -> None:
+    """What draws a ``count`` of new images with a denoiser draws others in a run of another seed."""
+    if not (case.subject.takes("count") and case.subject.takes("denoiser")):
+        raise Skip("it draws no images")
+    contents = []
+    for seed in (SEED, SEED + 1):
+        stage, _ = _maker(case)
+        with _made(stage, case, seed=seed) as paths:
+            contents.append([path.read_bytes() for path in paths])
+    expect(contents[0] != contents[1], f"runs of two seeds make the same {', '.join(stage.makes)}")
+
+
+@contract.check
+def whole_whatever_the_batch(case: Case) -> None:
+    """Arrays that it makes have the same shapes for every batch size, one that leaves a rest too."""
+    if not case.subject.takes("batch_size"):
+        raise Skip("it takes no batch_size")
+    shapes = []
+    for batch_size in (8, 3, 50):
+        stage, _ = _maker(case, batch_size=batch_size)
+        with _made(stage, case) as paths:
+            shapes.append([_shapes(path) for path in paths if path.suffix == ".npz"])
+        expect(
+            shapes[-1] == shapes[0], f"in batches of {batch_size} arrays are {shapes[-1]}, of 8 {shapes[0]}"
+        )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with np.load(path) as arrays:
+        return {name: arrays[name].shape for name in arrays.files}
+
+
+def _maker(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
+    stage, given = _on_stand_ins(case.subject, case, **more)
+    if hasattr(stage, "step") or not stage.makes:
+        raise Skip("it makes no artifact")
+    return stage, given
+
+
 @contextmanager
-def _products(stage: Any, case: Case) -> Iterator[dict[str, Path]]:
+def _made(stage: Any, case: Case, state: int = 1, seed: int = SEED) -> Iterator[list[Path]]:
+    """Yield the artifacts that it makes in a run of a seed, when torch's own is in a state."""
+    with _products(stage, case) as products, _context(products, seed) as context:
+        torch.manual_seed(state)
+        stage.run(context)
+        yield [context.folder.artifact(name) for name in stage.makes]
+
+
+@contract.check
+def takes_colour(case: Case) -> None:
+    """Images with three channels are as good as grey ones, unless it refuses them in words."""
+    try:
+        stage, _ = _on_stand_ins(case.subject, case, channels=3)
+    except ValueError as error:
+        raise Skip(f"it refuses them: {error}") from error
+    try:
+        with _products(stage, case, channels=3) as products, _context(products) as context:
+            _go_through(stage, context)
+    except MistakeError as error:
+        raise Skip(f"it refuses them: {error}") from error
+
+
+def _go_through(stage: Any, context: Context) -> None:
+    """Do all that the engine would have it do, in a few steps."""
+    if not hasattr(stage, "step"):
+        stage.run(context)
+        return
+    stage.prepare(context)
+    for step in range(2):
+        _step(stage, step)
+    if hasattr(stage, "preview"):
+        stage.preview(2)
+    stage.finish()
+
+
+@contract.check
+def writes_within_its_folder(case: Case) -> None:
+    """What it writes goes into the run's folder; the working folder is somebody else's."""
+    stage, _ = _build(case)
+    here = Path.cwd()
+    with TemporaryDirectory() as elsewhere, _products(stage, case) as products:
+        os.chdir(elsewhere)
+        try:
+            with _context(products) as context:
+                _go_through(stage, context)
+            strays = sorted(path.name for path in Path(elsewhere).rglob("*"))
+        finally:
+            os.chdir(here)
+    expect(not strays, f"it writes {', '.join(strays)} into the working folder")
+
+
+@contextmanager
+def _products(stage: Any, case: Case, channels: int = 1) -> Iterator[dict[str, Path]]:
     """Have other registered stages make what this one needs."""
     products: dict[str, Path] = {}
     with _context() as context:
         for artifact in stage.needs:
-            maker, _ = _on_stand_ins(_maker_of(artifact), case)
+            maker, _ = _on_stand_ins(_maker_of(artifact), case, channels)
             maker.run(context)
             products[artifact] = context.folder.artifact(artifact)
         yield products

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import gc
 import os
+import struct
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import frozen
-from hypothesis import strategies as st
 from torch import Tensor
 
 from uldm_core.protocols import RunStart
@@ -29,7 +31,11 @@ RECIPE: Mapping[str, Any] = {
     "stages": {"first": {"use": "train", "steps": 6, "losses": [{"use": "l1", "weight": 0.5}]}},
 }
 STEPS = 6
-ODD_VALUES = (0.0, -1.5, 1e-300, -1e300, 1, float("nan"), float("inf"))
+ODD_VALUES = (0.0, -1.5, 1e-300, -1e300, 1, float("nan"), float("inf"), -float("inf"), np.float64(0.5))
+MANY = 101
+PATIENCE = 0.5
+"""Seconds that another process may take to write what it was told."""
+DATA_FILES = (".csv", ".json", ".jsonl", ".tsv")
 
 
 @frozen
@@ -42,12 +48,17 @@ class _Place:
     def start(self) -> RunStart:
         return RunStart(self.run, self.run.name, deepcopy(dict(RECIPE)), ["first", "second"], "uldm run it")
 
+    def files(self) -> dict[str, bytes]:
+        """Return the content of every file in the run's folder, by its path there."""
+        paths = [path for path in sorted(self.run.rglob("*")) if path.is_file()]
+        return {path.relative_to(self.run).as_posix(): path.read_bytes() for path in paths}
+
 
 @contextmanager
-def _place() -> Iterator[_Place]:
+def _place(name: str = "checked") -> Iterator[_Place]:
     here = Path.cwd()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        place = _Place(Path(folder).resolve() / "runs" / "checked", Path(folder).resolve() / "elsewhere")
+        place = _Place(Path(folder).resolve() / "runs" / name, Path(folder).resolve() / "elsewhere")
         place.elsewhere.mkdir()
         for path in ("recipe.toml", "run.json", "stages/first/stage.json"):
             (place.run / path).parent.mkdir(parents=True, exist_ok=True)
@@ -59,9 +70,25 @@ def _place() -> Iterator[_Place]:
             os.chdir(here)
 
 
-def _images(channels: int, count: int = 4, side: int = 8) -> Tensor:
+def _images(channels: int, count: int = 4, height: int = 8, width: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _value(number: int) -> float:
+    """Return a number that is found again wherever it is written: 0.10007, 0.10617, and so on."""
+    return round((1000 + 61 * number) / 10_000 + 7e-5, 5)
+
+
+def _text(number: int) -> str:
+    return f"{_value(number):.5f}"
+
+
+def _holds(files: Mapping[str, bytes], number: int) -> bool:
+    """Whether any file holds ``_value(number)``, as text or as a number in a binary format."""
+    value = _value(number)
+    forms = [_text(number).encode(), *(struct.pack(form, value) for form in ("<f", ">f", "<d", ">d"))]
+    return any(form in content for content in files.values() for form in forms)
 
 
 def _train(tracker: Any, first: int = 0, last: int = STEPS) -> None:
@@ -81,19 +108,39 @@ def _whole_run(tracker: Any, place: _Place, state: str = "done") -> None:
     tracker.end(state)
 
 
-def _exercise(tracker: Any) -> None:
-    """Tell it of a whole run."""
+def _exercise(tracker: Any) -> list[int]:
+    """Tell it of a whole run; return how often its data files hold the values."""
     with _place() as place:
-        _whole_run(tracker, place)
+        tracker.begin(place.start())
+        _tell(tracker, 0, STEPS)
+        tracker.images("first", STEPS, "reconstructions", _images(channels=1))
+        tracker.stage_done("first", 1.5, {})
+        tracker.end("done")
+        texts = [content.decode("utf-8", "replace") for content in _data_files(place).values()]
         expect(Path.cwd() == place.elsewhere, "the working folder changes, and is not its own")
+        return [sum(text.count(_text(step)) for text in texts) for step in range(1, STEPS + 1)]
+
+
+def _tell(
+    tracker: Any, first: int, last: int, total: int = STEPS, salt: int = 0, stage: str = "first"
+) -> None:
+    """Tell of a training stage from one step to another, with values that are found again."""
+    tracker.stage(stage, first, total)
+    for step in range(first + 1, last + 1):
+        tracker.scalars(stage, step, {"loss": _value(step + salt)})
+
+
+def _data_files(place: _Place) -> dict[str, bytes]:
+    """Return the files that other programs read as tables or records."""
+    return {path: content for path, content in place.files().items() if path.endswith(DATA_FILES)}
 
 
 @contract.check
 def hears_a_whole_run(case: Case) -> None:
-    """A run with a training and a stage without steps, ended in each way, raises nothing."""
-    state = case.draw(st.sampled_from(("done", "stopped", "failed")), "state")
+    """A run with a training and a stage without steps, ended in each way and done again, raises nothing."""
     with _place() as place:
-        _whole_run(case.build(), place, state)
+        for state in ("stopped", "failed", "done"):
+            _whole_run(case.build(), place, state)
 
 
 @contract.check
@@ -107,15 +154,87 @@ def hears_of_nothing_to_do(case: Case) -> None:
 
 @contract.check
 def goes_on(case: Case) -> None:
-    """A run that was stopped goes on from its checkpoint: a new tracker is told the same steps again."""
+    """A run that goes on from a checkpoint is told the steps behind it again; those before it are kept."""
     with _place() as place:
         stopped, tracker = case.build(), case.build()
         stopped.begin(place.start())
-        _train(stopped, last=5)
+        _tell(stopped, 0, 5)
+        stopped.images("first", 5, "samples", _images(channels=1))
+        stopped.end("stopped")
+        kept = [step for step in (1, 2) if _holds(place.files(), step)]
+        tracker.begin(place.start())
+        _tell(tracker, 3, 5, salt=10)
+        files = place.files()
+        tracker.images("first", 5, "samples", _images(channels=1))
+        tracker.end("done")
+    if kept == [1, 2]:
+        lost = [step for step in kept if not _holds(files, step)]
+        expect(not lost, "what it had kept of the steps before the checkpoint is lost")
+
+
+@contract.check
+def drops_what_is_void(case: Case) -> None:
+    """In data files steps behind the checkpoint are not beside those told anew, as if of one training."""
+    with _place() as place:
+        stopped, tracker = case.build(), case.build()
+        stopped.begin(place.start())
+        _tell(stopped, 0, 5)
         stopped.end("stopped")
         tracker.begin(place.start())
-        _train(tracker, first=3)
+        _tell(tracker, 3, STEPS, salt=10)
         tracker.end("done")
+        files = _data_files(place)
+    for path, content in files.items():
+        text = content.decode("utf-8", "replace")
+        between, usual = _gap(text, _text(5), _text(14)), _gap(text, _text(14), _text(15))
+        beside = between is not None and usual is not None and between <= usual + 4
+        expect(not beside, f"{path} holds steps 4 and 5 twice after a run that goes on from step 3")
+
+
+def _gap(text: str, one: str, other: str) -> int | None:
+    """Return how many characters lie between two texts, None if the one is not followed by the other."""
+    start = text.rfind(one)
+    end = text.find(other, start)
+    return end - start if start >= 0 and end >= 0 else None
+
+
+@contract.check
+def keeps_stages_apart(case: Case) -> None:
+    """Each stage counts its own steps: what is kept of one does not take the place of another's."""
+    with _place() as place:
+        tracker = case.build()
+        tracker.begin(place.start())
+        for salt, stage in ((0, "first"), (20, "second")):
+            _tell(tracker, 0, 3, 3, salt, stage)
+            tracker.stage_done(stage, 1.5, {})
+        tracker.end("done")
+        kept = _steps_in(place)
+    if {21, 22} <= set(kept):
+        expect({1, 2} <= set(kept), "what it kept of the first stage is gone after the second")
+
+
+@contract.check
+def keeps_the_last(case: Case) -> None:
+    """After ``end`` all is on disk: nothing is left in a buffer, and nothing is written later."""
+    with _place() as place:
+        tracker, before = case.build(), place.files()
+        tracker.begin(place.start())
+        _tell(tracker, 0, MANY, MANY)
+        tracker.end("done")
+        until = time.monotonic() + (PATIENCE if place.files() != before else 0)
+        while (kept := _steps_in(place))[-1:] != [MANY] and time.monotonic() < until:
+            time.sleep(0.05)
+        if kept[:2] == [1, 2]:
+            expect(kept[-1] == MANY, f"of {MANY} steps it keeps those up to {kept[-1]}: the rest is lost")
+        del tracker
+        gc.collect()
+        expect(_steps_in(place) == kept, "it writes when it is thrown away: close its files at the end")
+
+
+def _steps_in(place: _Place) -> list[int]:
+    """Return the steps whose values are on disk."""
+    files = place.files()
+    return [step for step in range(1, MANY + 1) if _holds(files, step)]
 
 
 @contract.check
@@ -128,20 +247,36 @@ def takes_any_number(case: Case) -> None:
         for step, value in enumerate(ODD_VALUES, 1):
             tracker.scalars("first", step, {"loss": value, f"term_{step}": value})
         tracker.scalars("first", len(ODD_VALUES) + 1, {})
-        tracker.end("failed")
+        tracker.end("done")
+
+
+@contract.check
+def takes_any_name(case: Case) -> None:
+    """Metrics are called what their stages call them, with slashes and in any script, and so are folders."""
+    with _place("zwölf Läufe (neu) 1%") as place:
+        tracker = case.build()
+        tracker.begin(place.start())
+        tracker.stage("first", 0, STEPS)
+        tracker.scalars("first", 1, {"losses/l1": 0.5, "größe": 1.5, "損失": 2.5, "psnr 1": 3.5})
+        tracker.images("first", 1, "of 1", _images(channels=1))
+        tracker.stage_done("first", 0.5, {"fréchet/train": 12.5})
+        tracker.end("done")
 
 
 @contract.check
 def takes_any_images(case: Case) -> None:
-    """Images are grey or coloured, one or many, under several names and before any step."""
-    channels = case.draw(st.sampled_from((1, 3)), "channels")
-    count = case.draw(st.sampled_from((1, 23)), "count")
+    """Images are grey or coloured, one or many, of any sides, under several names and before any step."""
+    shapes = ((1, 1, 8, 8), (3, 23, 8, 8), (1, 4, 6, 10), (3, 2, 9, 5), (3, 11, 1, 1))
     with _place() as place:
         tracker = case.build()
         tracker.begin(place.start())
         tracker.stage("first", 0, STEPS)
-        for step, name in ((0, "samples"), (3, "samples"), (3, "reconstructions")):
-            tracker.images("first", step, name, _images(channels, count))
+        for step, (channels, *shape) in enumerate(shapes):
+            images = _images(channels, *shape)
+            tracker.images("first", step, "samples", images)
+            tracker.images(
+                "first", step, f"{channels}", images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            )
         tracker.end("done")
 
 
@@ -182,11 +317,3 @@ def building_writes_nothing(case: Case) -> None:
         case.build()
         new = sorted(path.name for path in set(place.run.parent.parent.rglob("*")) - before)
         expect(not new, f"it writes {', '.join(new)} before any run begins")
-
-
-@contract.check
-def prints_nothing(case: Case) -> None:
-    """Nothing is printed to standard output: that is for data."""
-    with _place() as place, redirect_stdout(io.StringIO()) as printed:
-        _whole_run(case.build(), place)
-    expect(not printed.getvalue(), f"it prints {printed.getvalue()[:60]!r}")
