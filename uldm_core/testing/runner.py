@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 import warnings
@@ -309,7 +310,12 @@ def _refuse_unknown(names: Collection[str], checks: Mapping[str, object]) -> Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep a component's warnings out of the report, and out of strict test suites."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep a component's warnings, logged ones too, out of the report, and out of strict test suites."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -252,11 +252,21 @@ class _OneDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        name = func.name().partition(".")[0]
         devices = {tensor.device.type for tensor in tensors_in([args, kwargs]) if tensor.ndim}
-        if func.name().partition(".")[0] not in self.MAY_CROSS:
-            mixed = " and ".join(sorted(devices))
-            expect(len(devices) < 2, f"moved elsewhere, it still makes tensors on the CPU ({mixed} meet)")
-        return func(*args, **kwargs)
+        crosses = name in self.MAY_CROSS and not (name == "aten::index" and args[0].device.type == "cpu")
+        mixed = " and ".join(sorted(devices))
+        expect(crosses or len(devices) < 2, f"elsewhere it still has tensors on the CPU ({mixed} meet)")
+        result = func(*args, **kwargs)
+        self._check_generator(result, kwargs.get("generator"))
+        return result
+
+    @staticmethod
+    def _check_generator(result: Any, generator: torch.Generator | None) -> None:
+        """An accelerator draws from a generator of its own only."""
+        if generator is not None and isinstance(result, Tensor):
+            one = generator.device.type == result.device.type
+            expect(one, f"elsewhere it draws from a generator that is on the {generator.device.type}")
 
 
 @contract.check
