@@ -510,7 +510,7 @@ class RootOfNegative(Cosine):
 
 @mutant("noise_scheduler", killed_by="noise_added_as_declared")
 class ShiftedWhereItCounts(FlowOnly):
-    """Times are shifted towards noise where noise is added and taken off, and the coefficients left as they were."""
+    """Times are shifted where noise is added and taken off; the coefficients know nothing of it."""
 
     def pair(self, t, x):
         return super().pair(3 * t / (1 + 2 * t), x)
@@ -567,7 +567,7 @@ class DividesByTheLogarithm(FlowOnly):
 
 @mutant("noise_scheduler", killed_by="precision_kept")
 class TableInDouble(Discrete):
-    """The table's double precision is handed on: what is noised is float64, and the denoiser cannot take it."""
+    """The table's double precision is handed on: what is noised is float64, which no denoiser takes."""
 
     def coefficients(self, t):
         alpha_bar = self.alpha_bar.to(t.device)[self.index(t)]
@@ -609,7 +609,7 @@ class ClampedLogSnr(VarianceExploding):
 
 @mutant("noise_scheduler", killed_by="timesteps_known")
 class FloorsFourTimes(Discrete):
-    """The time is floored to one of five steps: one that is a rounding error too small means the step below."""
+    """The time is floored to one of five steps: a rounding error too small, it means the step below."""
 
     timesteps = 5
 
