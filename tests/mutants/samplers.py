@@ -305,7 +305,7 @@ class SameStirEachTime(Ddim):
         x0, noise = self.split(x, ask)
         alpha, sigma = self.level(ask, ask.then, x)
         fresh = torch.randn(x[:1].shape, generator=ask.generator).to(x)
-        return alpha * x0 + sigma * (0.995 * noise + 0.1 * fresh)
+        return alpha * x0 + sigma * (noise + 0.02 * fresh)
 
 
 @mutant("sampler", killed_by="converges")
