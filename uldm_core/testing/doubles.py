@@ -115,10 +115,10 @@ def gaussian_denoiser(noise_scheduler: NoiseScheduler, mean: float, std: float) 
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (c.view(-1, *(1,) * (x_t.ndim - 1)) for c in noise_scheduler.coefficients(t))
-        gain = std**2 / (alpha.square() * std**2 + sigma.square())
+        variance = (alpha.square() * std**2 + sigma.square()).clamp(min=1e-30)  # 0 of a point without noise
         residual = x_t - alpha * mean
-        x0 = mean + alpha * gain * residual
-        noise = sigma / (alpha.square() * std**2 + sigma.square()) * residual
+        x0 = mean + alpha * std**2 / variance * residual
+        noise = sigma / variance * residual
         return noise_scheduler.target(x0, noise, t)
 
     return denoise

@@ -238,8 +238,8 @@ def precision_kept(case: Case) -> None:
     """float32 stays float32, for what it makes goes into the denoiser; bfloat16 works, and is as good."""
     for scheduler in _predictors(case):
         x0, noise, t = next(_examples(case, scheduler))
-        low = tuple(x.bfloat16() for x in (x0, noise))
-        wanted, actual = _by_name(scheduler, x0, noise, t), _by_name(scheduler, *low, t)
+        wanted = _by_name(scheduler, x0, noise, t)
+        actual = _by_name(scheduler, x0.bfloat16(), noise.bfloat16(), t)
         for name in ("add_noise", "target", "split", "scale_input"):
             dtype = str(wanted[name].dtype).removeprefix("torch.")
             expect(dtype == "float32", f"{name} makes {dtype} of float32")
