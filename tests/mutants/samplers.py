@@ -148,11 +148,11 @@ class DiscreteOnly(Ancestral):
 
 
 @sound("sampler")
-class FortySteps(Ddim):
+class ThirtySteps(Ddim):
     """Its number of steps is its own affair."""
 
     def __init__(self):
-        super().__init__(40)
+        super().__init__(30)
 
 
 @sound("sampler")

@@ -138,8 +138,8 @@ def check_component(
         kind: the kind's name, ``"quantizer"``.
         factory: a class, or a callable that returns a new component each time. Options that a recipe fills
             in (``in_channels``, ``channels``, ``size``) and those that a check varies (``steps``,
-            ``prediction``, ``commitment``) are passed if its signature names them. An optimizer's is called
-            with parameters, a learning-rate schedule's with the number of steps.
+            ``timesteps``, ``prediction``, ``commitment``) are passed if its signature names them. An
+            optimizer's is called with parameters, a learning-rate schedule's with the number of steps.
         xfail: checks that are known to fail, each with the reason; one that does not fail is a failure.
         only: names of the checks to run; all by default.
         profile: how hard to look; ``DEEP`` takes as long as it needs.

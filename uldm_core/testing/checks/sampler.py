@@ -64,12 +64,9 @@ def _exercise(case: Case, sampler: Any) -> list[Tensor]:
     return drawn
 
 
-def _noise(case: Case) -> Tensor:
+def _noise() -> Tensor:
     """Return noise of mean 0 and variance 1 exactly, so that no luck of the draw is measured."""
-    return _standard(case.normal(32, 2, 8, 8))
-
-
-def _standard(noise: Tensor) -> Tensor:
+    noise = _given(32, 2, 8, 8)
     return (noise - noise.mean()) / noise.std(correction=0)
 
 
@@ -140,7 +137,7 @@ def gaussian_recovered(case: Case) -> None:
     Also where variance grows, so that what it starts from is the noise times the deviation at t = 1; and
     whatever is predicted.
     """
-    noise = _noise(case)
+    noise = _noise()
     for path in [*_paths(case), *_paths(case, PREDICTED)]:
         sampler = _sampler(case, STEPS)
         allowed = RANDOM_ERROR if _random(case, path) else DETERMINISTIC_ERROR
@@ -157,7 +154,7 @@ def gaussian_recovered(case: Case) -> None:
 @contract.check
 def few_steps(case: Case) -> None:
     """Few steps are coarse, not wild: it is stable where alpha is tiny, and where variance grows."""
-    noise = _standard(_given(32, 2, 8, 8))
+    noise = _noise()
     for path in _paths(case):
         for steps, farthest in FARTHEST.items():
             try:
@@ -176,7 +173,7 @@ def few_steps(case: Case) -> None:
 @contract.check
 def few_timesteps(case: Case) -> None:
     """On a process of ten steps ten are good enough, and more are refused, or no worse."""
-    noise = _standard(_given(32, 2, 8, 8))
+    noise = _noise()
     for path in _paths(case, (lambda: discrete(timesteps=FEW),)):
         for steps in (FEW, FEW + 1, 3 * FEW):
             try:
@@ -195,7 +192,7 @@ def few_timesteps(case: Case) -> None:
 @contract.check
 def converges(case: Case) -> None:
     """More steps bring it closer, at its ``order`` (1 unless it declares another)."""
-    noise = _standard(_given(32, 2, 8, 8))
+    noise = _noise()
     for path in _paths(case, CONTINUOUS):
         few, many = (_error(_with_steps(case, steps), path, noise) for steps in (8, 32))
         if _random(case, path):
