@@ -109,6 +109,30 @@ class ExpertsByTime(nn.Module):
 
 
 @sound("denoiser")
+class ExpertsByToken(nn.Module):
+    """Each place goes to the one of four experts that a router picks: not every batch calls each."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__()
+        self.inward = nn.Linear(channels + 2, 16)
+        self.router = nn.Linear(16, 4)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.outward = nn.Linear(16, channels)
+
+    def forward(self, latents, conditioning):
+        times = torch.stack([conditioning / 1000, conditioning.sin()], 1).to(latents.dtype)
+        tokens = latents.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens, times[:, None].expand(-1, tokens.shape[1], -1)], 2)
+        hidden = self.inward(tokens)
+        shares = self.router(hidden).softmax(-1)
+        picked = shares.argmax(-1, keepdim=True)
+        for number, expert in enumerate(self.experts):
+            if (picked == number).any():
+                hidden = hidden + (picked == number) * shares[..., [number]] * F.gelu(expert(hidden))
+        return self.outward(hidden).transpose(1, 2).reshape(latents.shape)
+
+
+@sound("denoiser")
 class HalvesTwice(Plain):
     """Two levels: sides must be multiples of 4, and others are refused."""
 
@@ -178,6 +202,15 @@ class OddRowsLeftZero(Plain):
         height, width = (side // 2 * 2 for side in latents.shape[-2:])
         even = prediction[..., :height, :width]
         return F.pad(even, (0, latents.shape[-1] - width, 0, latents.shape[-2] - height))
+
+
+@mutant("denoiser", killed_by="predicts_everywhere")
+class PooledLatents(Plain):
+    """Each channel is averaged over its places before it is looked at."""
+
+    def forward(self, latents, conditioning):
+        pooled = latents.mean((2, 3), keepdim=True).expand(latents.shape)
+        return super().forward(pooled.contiguous(), conditioning)
 
 
 @mutant("denoiser", killed_by="predicts_everywhere")

@@ -565,6 +565,22 @@ class DividesByTheLogarithm(FlowOnly):
         return x_t / self.pair(t, x_t)[1]
 
 
+@mutant("noise_scheduler", killed_by="input_scaled")
+class InputByTheVariance(Preconditioned):
+    """The input is divided by its variance, not its deviation: of strong noise nothing is left."""
+
+    def scale_input(self, x_t, t):
+        return x_t / (self.pair(t, x_t)[1] ** 2 + 1)
+
+
+@mutant("noise_scheduler", killed_by="input_scaled")
+class InputClipped(Preconditioned):
+    """The scaled input is clipped to [-1, 1], as if it were an image."""
+
+    def scale_input(self, x_t, t):
+        return super().scale_input(x_t, t).clamp(-1, 1)
+
+
 @mutant("noise_scheduler", killed_by="precision_kept")
 class TableInDouble(Discrete):
     """The table's double precision is handed on: what is noised is float64, which no denoiser takes."""

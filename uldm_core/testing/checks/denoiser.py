@@ -146,9 +146,13 @@ def every_latent_counts(case: Case) -> None:
 
 @contract.check
 def predicts_everywhere(case: Case) -> None:
-    """Every value of the prediction follows from the latents: no border is filled up with a constant."""
+    """Every value of the prediction follows from the latents and their places: no border is constant."""
     for denoiser, latents, conditioning in _examples(case):
         others = case.normal(*latents.shape, salt=2)
+        with torch.no_grad():
+            straight, turned = denoiser(latents, conditioning), denoiser(latents.flip(3), conditioning)
+        gap = (straight - turned).abs().max().item()
+        expect(gap > 1e-5 * straight.abs().max().item(), "turned round, the latents give the same prediction")
         with torch.no_grad():
             gaps = [
                 (denoiser(scale * latents, conditioning) - denoiser(others, conditioning)).abs().amax(0)

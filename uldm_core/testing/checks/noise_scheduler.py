@@ -20,6 +20,8 @@ CLEAN, NOISY = 100.0, 0.01
 CONVERTIBLE = 1e-3
 ROUNDING = 1e-6
 """How far below zero rounding may bring a coefficient: in float32 cos(pi / 2) is -4e-8."""
+LEAST_DEVIATION = 0.05
+"""Of scaled input: for data of deviation 1 it should be near 1, whatever the scheduler takes it to be."""
 FEW = (2, 3, 10)
 
 
@@ -222,15 +224,21 @@ def _by_name(scheduler: Any, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, 
 
 @contract.check
 def input_scaled(case: Case) -> None:
-    """``scale_input`` keeps the shape of what it scales, and is finite from one end of time to the other."""
+    """``scale_input`` keeps the shape, is finite at both ends, clips nothing, leaves about unit variance."""
     for scheduler in _predictors(case):
         if not hasattr(scheduler, "scale_input"):
             raise Skip("the denoiser is given x_t as it is")
         t = torch.tensor([0.0, 0.001, 0.5, 1.0])
-        x_t = scheduler.add_noise(case.normal(4, 2, 3, 5), case.normal(4, 2, 3, 5, salt=1), t)
+        x_t = scheduler.add_noise(case.normal(4, 2, 5, 7), case.normal(4, 2, 5, 7, salt=1), t)
         scaled = scheduler.scale_input(x_t, t)
         expect(scaled.shape == x_t.shape, f"{list(x_t.shape)} becomes {list(scaled.shape)}")
         expect_finite(scaled, "what the denoiser is given")
+        for time, before, after in zip(t.tolist(), x_t, scaled, strict=True):
+            kept = after.unique().numel() / before.unique().numel()
+            expect(kept > 0.9, f"at t = {time:g} many values are scaled to the same")
+            deviation = after.std().item()
+            tame = LEAST_DEVIATION < deviation < 1 / LEAST_DEVIATION or torch.equal(before, after)
+            expect(tame, f"at t = {time:g} what the denoiser is given has a deviation of {deviation:.3g}")
 
 
 @contract.check
