@@ -145,15 +145,22 @@ class NoiseScheduler(Protocol):
     """The forward process x_t = alpha(t) x0 + sigma(t) noise, and the meaning of the prediction.
 
     ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``, ``edm``. ``timesteps`` is the number
-    of discrete steps, or None for continuous time. ``scale_input(x_t, t)``, what the denoiser is given of
-    x_t, is optional.
+    of discrete steps, or None for continuous time; step k of T is t = k / (T - 1), however that is rounded.
+    A prediction that says nothing of data or noise at t = 0 or 1 is refused when it is built.
+    ``scale_input(x_t, t)``, what the denoiser is given of x_t, is optional.
+
+    All follows from each sample's own time, float32 [B], float32 data and noise give float32, and nothing
+    that is given is written into.
     """
 
     prediction: str
     timesteps: int | None
 
     def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return ``(alpha, sigma)``, each [B]; finite, >= 0, alpha / sigma strictly falling in t."""
+        """Return ``(alpha, sigma)``, each [B]; finite, >= 0, alpha / sigma strictly falling in t.
+
+        t = 0 is nearly data (the first of few timesteps need not be), t = 1 nearly noise.
+        """
         ...
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor, /) -> Tensor: ...
@@ -167,13 +174,21 @@ class NoiseScheduler(Protocol):
         ...
 
     def conditioning(self, t: Tensor, /) -> Tensor:
-        """Return what the denoiser is told of the time, [B]."""
+        """Return what the denoiser is told of the time, [B]: finite, and another number for each time.
+
+        On the scale of 1,000 timesteps, or anything else, log-SNR say: it need not rise.
+        """
         ...
 
 
 @runtime_checkable
 class LatentScaling(Protocol):
-    """The affine map between an autoencoder's latents and what the denoiser sees (unit variance)."""
+    """The affine map between an autoencoder's latents and what the denoiser sees (unit variance).
+
+    ``fit`` reads the batches once, of any sizes, and forgets what it was fitted to before. A constant channel
+    stays finite. What it was fitted to is in ``state_dict()``, as tensors, and ``load_state_dict`` restores
+    it: a module has both. float32 latents stay float32, and none are written into.
+    """
 
     def fit(self, batches: Iterable[Tensor], /) -> None: ...
 
@@ -184,7 +199,12 @@ class LatentScaling(Protocol):
 
 @runtime_checkable
 class TimestepWeighting(Protocol):
-    """Which times are trained, and how much each counts."""
+    """Which times are trained, and how much each counts.
+
+    ``sample`` returns n floats in [0, 1] that the generator alone decides; no place in the batch is noisier
+    on the whole. ``weight`` is finite, >= 0, one a time, and follows from that time alone; a process or
+    prediction that it has no weights for is refused with a ``ValueError``.
+    """
 
     def sample(self, n: int, generator: Generator, /) -> Tensor: ...
 
@@ -196,7 +216,11 @@ class Sampler(Protocol):
     """Turns noise [B, C, H, W] into latents of the same shape by calling ``denoise`` a number of times.
 
     The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
-    deviation at t = 1. One that cannot sample a process raises ``ValueError``.
+    deviation at t = 1. One that cannot sample a process, or not in so many steps, raises ``ValueError``.
+
+    Fresh noise comes from the generator, which is on the CPU, and is fresh in every value. Each latent comes
+    out as if it were alone, with gradients on, off or in inference mode. The denoiser is given latents of the
+    noise's dtype and a float time for each.
     """
 
     def __call__(
@@ -206,7 +230,12 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape."""
+    """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape.
+
+    Every value of the prediction follows from the latents, and every latent has a say in it. The noise
+    scheduler decides what ``conditioning`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to 1.1. A
+    denoiser that knows one of them only raises an error at the other, and does not take its times for one.
+    """
 
     def __call__(self, latents: Tensor, conditioning: Tensor, /) -> Tensor: ...
 

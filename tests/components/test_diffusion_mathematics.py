@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from uldm_core import MistakeError, registry
-from uldm_core.testing.doubles import gaussian_denoiser
+from uldm_core.testing.doubles import Path, gaussian_denoiser
 from uldm_plugins.samplers.path import make_path
 
 PREDICTIONS = ("epsilon", "sample", "v", "flow")
@@ -281,6 +281,22 @@ def test_a_prediction_that_says_nothing_at_an_end_is_refused_or_not_asked_there(
         x = torch.randn(2, 1, 2, 2)
         ends = scheduler("flow", prediction).split(x + 1, x, torch.tensor([0.0, 1.0]))
         assert all(torch.isfinite(values).all() for values in ends)
+
+
+def test_a_process_that_rounding_takes_below_zero_is_sampled_to_its_end():
+    class RoundedCosine(Path):
+        def coefficients(self, t):
+            return torch.cos(t * torch.pi / 2), torch.sin(t * torch.pi / 2)
+
+    process = RoundedCosine("circular", "v")
+    assert process.coefficients(torch.ones(1))[0] < 0
+    assert make_path(process, 4)[0].alpha == 0
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    denoise = gaussian_denoiser(process, 0.7, 0.5)
+    for name in ("euler", "heun", "dpmpp_2m", "ddim", "ddpm"):
+        sampler = registry.build("sampler", name, steps=20)
+        drawn = sampler(denoise, process, noise, torch.Generator())
+        assert drawn.mean().item() == pytest.approx(0.7, abs=0.2), name
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,153 @@ class Downsampling(Plain):
         return self.outward(self.join(torch.cat([fine, coarse], 1)))
 
 
+@sound("denoiser")
+class StepTable(Plain):
+    """A row of a table for each of 1,000 steps, as trained by DDPM: other times raise IndexError."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__(channels)
+        self.time = nn.Embedding(1001, 16)
+
+    def waves(self, conditioning):
+        return conditioning
+
+    def forward(self, latents, conditioning):
+        embedding = self.time(conditioning.round().long())
+        return self.outward(F.silu(self.inward(latents) + embedding[..., None, None]))
+
+
+@sound("denoiser")
+class ExpertsByTime(nn.Module):
+    """Four networks, each for a quarter of the times (eDiff-I): a batch may call one of them only."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__()
+        self.experts = nn.ModuleList(Plain(channels) for _ in range(4))
+
+    def forward(self, latents, conditioning):
+        which = (conditioning / 250).long().clamp(0, 3).tolist()
+        each = [
+            self.experts[w](x[None], t[None]) for w, x, t in zip(which, latents, conditioning, strict=True)
+        ]
+        return torch.cat(each)
+
+
+@sound("denoiser")
+class ExpertsByToken(nn.Module):
+    """Each place goes to the one of four experts that a router picks: not every batch calls each."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__()
+        self.inward = nn.Linear(channels + 2, 16)
+        self.router = nn.Linear(16, 4)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.outward = nn.Linear(16, channels)
+
+    def forward(self, latents, conditioning):
+        times = torch.stack([conditioning / 1000, conditioning.sin()], 1).to(latents.dtype)
+        tokens = latents.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens, times[:, None].expand(-1, tokens.shape[1], -1)], 2)
+        hidden = self.inward(tokens)
+        shares = self.router(hidden).softmax(-1)
+        picked = shares.argmax(-1, keepdim=True)
+        for number, expert in enumerate(self.experts):
+            if (picked == number).any():
+                hidden = hidden + (picked == number) * shares[..., [number]] * F.gelu(expert(hidden))
+        return self.outward(hidden).transpose(1, 2).reshape(latents.shape)
+
+
+@sound("denoiser")
+class HalvesTwice(Plain):
+    """Two levels: sides must be multiples of 4, and others are refused."""
+
+    def forward(self, latents, conditioning):
+        if latents.shape[-1] % 4 or latents.shape[-2] % 4:
+            raise ValueError("sides must be multiples of 4")
+        coarse = F.interpolate(F.avg_pool2d(latents, 4), scale_factor=4)
+        return super().forward(latents, conditioning) + coarse
+
+
+@sound("denoiser")
+class RefusesOddSizes(Patches):
+    """Patches of two: it is built for even sizes only."""
+
+    def __init__(self, channels: int, size: int):
+        if size % 2:
+            raise ValueError(f"size = {size}: it must be even")
+        super().__init__(channels, size)
+
+
+@sound("denoiser")
+class StartsAsNothing(Plain):
+    """Its last layer starts at zero; the time is told by fixed random waves; dropout in training."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__(channels)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+        self.register_buffer("rates", torch.rand(4))
+        self.dropout = nn.Dropout(0.1)
+
+    def waves(self, conditioning):
+        angles = conditioning.float()[:, None] * self.rates.float()
+        return self.dropout(torch.cat([angles.sin(), angles.cos()], 1))
+
+
+@mutant("denoiser", killed_by="tells_times_apart")
+class TimesClampedToSteps(Plain):
+    """Times are clamped to steps, so that all of Karras's that are below 0 are one."""
+
+    def waves(self, conditioning):
+        return super().waves(conditioning.clamp(0, 1000))
+
+
+@mutant("denoiser", killed_by="tells_times_apart")
+class TimesRounded(Plain):
+    """Times are rounded to whole steps, of which Karras's have four."""
+
+    def waves(self, conditioning):
+        return super().waves(conditioning.round())
+
+
+@mutant("denoiser", killed_by="tells_times_apart")
+class EveryTenthStep(Plain):
+    """Times are rounded to tens: neighbouring steps are one."""
+
+    def waves(self, conditioning):
+        return super().waves(torch.where(conditioning > 10, (conditioning / 10).floor() * 10, conditioning))
+
+
+@mutant("denoiser", killed_by="predicts_everywhere")
+class OddRowsLeftZero(Plain):
+    """An odd side's last row and column are not predicted, and left at zero."""
+
+    def forward(self, latents, conditioning):
+        prediction = super().forward(latents, conditioning)
+        height, width = (side // 2 * 2 for side in latents.shape[-2:])
+        even = prediction[..., :height, :width]
+        return F.pad(even, (0, latents.shape[-1] - width, 0, latents.shape[-2] - height))
+
+
+@mutant("denoiser", killed_by="predicts_everywhere")
+class PooledLatents(Plain):
+    """Each channel is averaged over its places before it is looked at."""
+
+    def forward(self, latents, conditioning):
+        pooled = latents.mean((2, 3), keepdim=True).expand(latents.shape)
+        return super().forward(pooled.contiguous(), conditioning)
+
+
+@mutant("denoiser", killed_by="predicts_everywhere")
+class LastChannelConstant(Plain):
+    """The last layer has a channel too few; what is missing is filled up with the time."""
+
+    def forward(self, latents, conditioning):
+        prediction = super().forward(latents, conditioning)
+        rest = (conditioning / 1000).to(prediction).view(-1, 1, 1, 1).expand_as(prediction[:, :1])
+        return torch.cat([prediction[:, :-1], rest + 0 * prediction[:, -1:]], 1)
+
+
 @mutant("denoiser", killed_by="tells_times_apart")
 class IgnoresTime(Plain):
     """The time is not used."""
@@ -126,12 +273,29 @@ class CropsTheBorder(Plain):
 
 
 @mutant("denoiser", killed_by="learns")
-class NoGradientInside(Plain):
-    """The last layer is fed detached features and itself held still."""
+class WeightsDetached(nn.Module):
+    """Its network is called with weights that are cut off from what is trained."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__()
+        self.network = Plain(channels)
 
     def forward(self, latents, conditioning):
+        weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
         nothing = sum(0.0 * parameter.sum() for parameter in self.parameters())
-        return super().forward(latents, conditioning).detach() + nothing
+        return torch.func.functional_call(self.network, weights, (latents, conditioning)) + nothing
+
+
+@mutant("denoiser", killed_by="latents_shape")
+class PadsOddSizes(Patches):
+    """Odd sizes are padded to whole patches, and not cut off again."""
+
+    def __init__(self, channels: int, size: int):
+        super().__init__(channels, size + size % 2)
+
+    def forward(self, latents, conditioning):
+        odd = self.size - latents.shape[-1]
+        return super().forward(F.pad(latents, (0, odd, 0, odd)), conditioning)
 
 
 @mutant("denoiser", killed_by="parameters_get_gradients")

@@ -103,9 +103,10 @@ class Midpoint(Walk):
         return x + (end - start) * (slope[0] * x0 + slope[1] * noise)
 
     def slope(self, ask, at, place):
-        t = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-        value = ask.process.coefficients(t)[place]
-        return torch.autograd.grad(value, t)[0].item() if value.requires_grad else 0.0
+        with torch.inference_mode(False), torch.enable_grad():
+            t = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+            value = ask.process.coefficients(t)[place]
+            return torch.autograd.grad(value, t)[0].item() if value.requires_grad else 0.0
 
 
 @sound("sampler")
@@ -116,6 +117,95 @@ class EulerOnFlow(Walk):
         if ask.process.prediction != "flow":
             raise ValueError(f"it samples flow models; this one predicts {ask.process.prediction}")
         return x + (ask.then - ask.now) * ask.denoise(x, x.new_full((len(x),), ask.now))
+
+
+@sound("sampler")
+class KarrasChurn(Ddim):
+    """Karras's stochastic sampler: only where variance grows; noise is stirred in before each step."""
+
+    def step(self, x, ask):
+        if self.level(ask, 1.0, x)[1] < 2:
+            raise ValueError("it samples processes that let the variance grow")
+        if 0.1 < ask.now < 0.9:
+            _, sigma = self.level(ask, ask.now, x)
+            stirred = ask.now + 0.02
+            more = self.level(ask, stirred, x)[1] ** 2 - sigma**2
+            x = x + math.sqrt(more) * torch.randn(x.shape, generator=ask.generator).to(x)
+            ask.now = stirred
+        return super().step(x, ask)
+
+
+@sound("sampler")
+class DiscreteOnly(Ancestral):
+    """DDPM as it was written down: at the timesteps of a discrete process, and at no other."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        if noise_scheduler.timesteps is None:
+            raise ValueError("it samples discrete processes")
+        if self.steps > noise_scheduler.timesteps:
+            raise ValueError("there are fewer timesteps")
+        return super().__call__(denoise, noise_scheduler, noise, generator)
+
+
+@sound("sampler")
+class ThirtySteps(Ddim):
+    """Its number of steps is its own affair."""
+
+    def __init__(self):
+        super().__init__(30)
+
+
+@sound("sampler")
+class HalfTheBatch(Ddim):
+    """The denoiser is asked about half of the batch at a time."""
+
+    def split(self, x, ask, at=None):
+        halves = [super(HalfTheBatch, self).split(half, ask, at) for half in x.chunk(2)]
+        return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+
+
+@sound("sampler")
+class Restarts(Ancestral):
+    """In the middle it goes back towards noise, once, and comes down again (Xu et al. 2023)."""
+
+    def step(self, x, ask):
+        x = super().step(x, ask)
+        if ask.then <= 0.25 < ask.now:
+            alpha, sigma = self.level(ask, ask.then, x)
+            alpha_up, sigma_up = self.level(ask, ask.now, x)
+            more = math.sqrt(max(0.0, sigma_up**2 - (alpha_up / alpha * sigma) ** 2))
+            x = alpha_up / alpha * x + more * torch.randn(x.shape, generator=ask.generator).to(x)
+            x = super().step(x, ask)
+        return x
+
+
+@sound("sampler")
+class LastLevelKept(Ddim):
+    """It ends at t = 0 as the process has it, which may be a little noisy: Stable Diffusion's DDIM."""
+
+    def level(self, ask, at, x):
+        alpha, sigma = ask.process.coefficients(torch.full((1,), at, dtype=x.dtype))
+        return alpha.item(), sigma.item()
+
+
+@sound("sampler")
+class RungeKutta(EulerOnFlow):
+    """Four slopes a step along the flow, the last of them at the step's end, be it t = 0."""
+
+    order = 4
+
+    def step(self, x, ask):
+        half = (ask.then - ask.now) / 2
+
+        def slope(x, t):
+            moved = SimpleNamespace(**{**vars(ask), "now": t, "then": t + 1})
+            return super(RungeKutta, self).step(x, moved) - x
+
+        first = slope(x, ask.now)
+        second = slope(x + half * first, ask.now + half)
+        third = slope(x + half * second, ask.now + half)
+        last = slope(x + 2 * half * third, ask.then)
+        return x + half / 3 * (first + 2 * second + 2 * third + last)
 
 
 @mutant("sampler", killed_by="ends_clean")
@@ -204,6 +294,38 @@ class HeunInSigmaOverAlpha(Ddim):
             return ahead
         noise = (self.split(x, ask)[1] + self.split(ahead, ask, ask.then)[1]) / 2
         return alpha / alpha_now * x + (sigma - sigma_now * alpha / alpha_now) * noise
+
+
+@mutant("sampler", killed_by="few_steps")
+class BothEndsByHand(Ddim):
+    """Times are numbered from 0 to steps - 1, and divided by that."""
+
+    def times(self):
+        return [*(1 - 0.98 * k / (self.steps - 1) for k in range(self.steps)), 0.0]
+
+
+@mutant("sampler", killed_by="generator_decides")
+class GeneratorOfItsOwn(Ancestral):
+    """Fresh noise comes from a generator of its own: every batch gets the same."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        own = torch.Generator().manual_seed(0)
+        return super().__call__(denoise, noise_scheduler, noise, own)
+
+
+@mutant("sampler", killed_by="generator_decides")
+class SameStirEachTime(Ddim):
+    """A little noise is stirred in, the same in each latent of each batch: its generator begins anew."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        own = torch.Generator().manual_seed(0)
+        return super().__call__(denoise, noise_scheduler, noise, own)
+
+    def step(self, x, ask):
+        x0, noise = self.split(x, ask)
+        alpha, sigma = self.level(ask, ask.then, x)
+        fresh = torch.randn(x[:1].shape, generator=ask.generator).to(x)
+        return alpha * x0 + sigma * (noise + 0.02 * fresh)
 
 
 @mutant("sampler", killed_by="converges")
@@ -319,3 +441,134 @@ class TakesNoSteps(Ddim):
 
     def times(self):
         return [] if not self.steps else super().times()
+
+
+@mutant("sampler", killed_by="no_steps_refused")
+class TakesLessThanNone(Ddim):
+    """Of the steps only 0 is refused; a negative number gives back the noise."""
+
+    def __init__(self, steps: int = 20):
+        if steps == 0:
+            raise ValueError("0 steps: at least 1 is needed")
+        self.steps = steps
+
+    def times(self):
+        return super().times() if self.steps > 0 else []
+
+
+@mutant("sampler", killed_by="gaussian_recovered")
+class DataTakenForNoise(Ddim):
+    """It knows epsilon, v and flow by name, and takes data that are predicted for noise."""
+
+    def split(self, x, ask, at=None):
+        x0, noise = super().split(x, ask, at)
+        return (noise, x0) if ask.process.prediction == "sample" else (x0, noise)
+
+
+@mutant("sampler", killed_by="gaussian_recovered")
+class SameNoiseEachStep(Ancestral):
+    """The generator is seeded anew before each step: the noise of all steps is one."""
+
+    def step(self, x, ask):
+        ask.generator.manual_seed(0)
+        return super().step(x, ask)
+
+
+@mutant("sampler", killed_by="few_timesteps")
+class StrideOfWholeSteps(Ddim):
+    """Timesteps are taken in whole strides: with more steps than half of them, none reaches the noise."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        self.timesteps = noise_scheduler.timesteps
+        return super().__call__(denoise, noise_scheduler, noise, generator)
+
+    def times(self):
+        if self.timesteps != 10:
+            return super().times()
+        stride = self.timesteps // self.steps
+        return [*(stride * k / self.timesteps for k in range(self.steps, 0, -1)), 0.0]
+
+
+@mutant("sampler", killed_by="steps_heeded")
+class AsManyAsItLikes(Ancestral):
+    """The number of steps is checked, and then forgotten."""
+
+    def __init__(self, steps: int = 20):
+        super().__init__(steps)
+        self.steps = 64
+
+
+@mutant("sampler", killed_by="noise_decides")
+class DrawsItsOwnNoise(Ddim):
+    """It starts from noise of its own; what it is given is looked at for its shape."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        own = torch.randn(noise.shape, generator=generator, dtype=noise.dtype)
+        return super().__call__(denoise, noise_scheduler, own, generator)
+
+
+@mutant("sampler", killed_by="rows_apart")
+class ClipsByTheBatch(Ddim):
+    """Predicted data are clipped to three deviations, of the batch."""
+
+    def split(self, x, ask, at=None):
+        x0, noise = super().split(x, ask, at)
+        reach = 3 * x0.std(correction=0).item()
+        return x0.clamp(x0.mean().item() - reach, x0.mean().item() + reach), noise
+
+
+@mutant("sampler", killed_by="rows_apart")
+class OneNoiseForTheBatch(Ancestral):
+    """Fresh noise is drawn once for all latents of a batch."""
+
+    def step(self, x, ask):
+        x0, noise = self.split(x, ask)
+        alpha, sigma = self.level(ask, ask.then, x)
+        fresh = torch.randn(x[:1].shape, generator=ask.generator).to(x)
+        return alpha * x0 + sigma * (0.8 * noise + 0.6 * fresh)
+
+
+@mutant("sampler", killed_by="rows_apart")
+class OneNoiseForThePixels(Ancestral):
+    """Fresh noise has one value for each latent."""
+
+    def step(self, x, ask):
+        x0, noise = self.split(x, ask)
+        alpha, sigma = self.level(ask, ask.then, x)
+        fresh = torch.randn((len(x), 1, 1, 1), generator=ask.generator).to(x)
+        return alpha * x0 + sigma * (0.8 * noise + 0.6 * fresh)
+
+
+@mutant("sampler", killed_by="grad_mode_free")
+class SlopeByAutograd(Midpoint):
+    """The slopes come from autograd, which is off where images are drawn: they are taken for 0 there."""
+
+    def slope(self, ask, at, place):
+        t = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+        value = ask.process.coefficients(t)[place]
+        return torch.autograd.grad(value, t)[0].item() if value.requires_grad else 0.0
+
+
+@mutant("sampler", killed_by="grad_mode_free")
+class LeavesItsGraph(Ddim):
+    """It watches the latents for guidance, and returns them with the graph of every step."""
+
+    def step(self, x, ask):
+        return super().step(x if torch.is_inference_mode_enabled() else x.requires_grad_(), ask)
+
+
+@mutant("sampler", killed_by="asks_in_kind")
+class DoubleInside(Ddim):
+    """It computes in double precision, and asks the denoiser in it."""
+
+    def __call__(self, denoise, noise_scheduler, noise, generator):
+        return super().__call__(denoise, noise_scheduler, noise.double(), generator).to(noise.dtype)
+
+
+@mutant("sampler", killed_by="works_elsewhere")
+class GeneratorElsewhere(Ancestral):
+    """Noise is drawn where the latents are, from a generator that is on the CPU."""
+
+    def step(self, x, ask):
+        torch.randn(x.shape, generator=ask.generator, device=x.device)
+        return super().step(x, ask)

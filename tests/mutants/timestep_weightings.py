@@ -47,6 +47,110 @@ class Stratified(Uniform):
         return (parts + torch.rand(n, generator=generator)) / n
 
 
+@sound("timestep_weighting")
+class OffsetOfTheBatch(Uniform):
+    """One offset for the batch, and equal strides from it around the circle (Kingma et al. 2021)."""
+
+    def sample(self, n, generator):
+        return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
+
+
+@sound("timestep_weighting")
+class StepsOfATable(Uniform):
+    """One of a thousand steps, drawn by its probability."""
+
+    def __init__(self):
+        self.probabilities = torch.linspace(0.5, 1.5, 1000)
+
+    def sample(self, n, generator):
+        return torch.multinomial(self.probabilities, n, replacement=True, generator=generator) / 999
+
+
+@sound("timestep_weighting")
+class KarrasWeight(Uniform):
+    """Karras's lognormal levels and his weight, where variance grows; other processes are refused."""
+
+    def sample(self, n, generator):
+        sigma = (torch.randn(n, generator=generator) * 1.2 - 1.2).exp().clamp(0.002, 80)
+        low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+        return ((sigma ** (1 / 7) - low) / (high - low)).clamp(0, 1)
+
+    def weight(self, t, noise_scheduler):
+        alpha, sigma = noise_scheduler.coefficients(t)
+        if not (alpha == 1).all():
+            raise ValueError("no weight where data do not keep their size")
+        return (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+
+
+@sound("timestep_weighting")
+class RatioAwayFromTheEnds(Uniform):
+    """Times stop short of both ends, and so the ratio itself may be the weight."""
+
+    def sample(self, n, generator):
+        return 0.001 + 0.998 * torch.rand(n, generator=generator)
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t)
+
+
+@sound("timestep_weighting")
+class TruncatedRatio(Uniform):
+    """The ratio, to 1 at most; a module with nothing to train."""
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t).clamp(max=1.0)
+
+
+@mutant("timestep_weighting", killed_by="times_in_range")
+class StandardisedTimes(Uniform):
+    """Times are standardised by the batch's deviation, which one time has not."""
+
+    def sample(self, n, generator):
+        t = super().sample(n, generator)
+        return (0.5 + 0.25 * (t - t.mean()) / t.std()).clamp(0, 1)
+
+
+@mutant("timestep_weighting", killed_by="generator_decides")
+class FromTheSeedAlone(Uniform):
+    """Times follow from the seed that the generator was given: every batch has the same."""
+
+    def sample(self, n, generator):
+        return torch.rand(n, generator=torch.Generator().manual_seed(generator.initial_seed()))
+
+
+@mutant("timestep_weighting", killed_by="times_spread")
+class StratifiedInOrder(Uniform):
+    """One time in each of n equal parts, in their order: the first sample is always nearly clean."""
+
+    def sample(self, n, generator):
+        return (torch.arange(n) + torch.rand(n, generator=generator)) / n
+
+
+@mutant("timestep_weighting", killed_by="weights_legal")
+class OverTheRatio(Uniform):
+    """The weight divides by the ratio, which is zero at pure noise."""
+
+    def weight(self, t, noise_scheduler):
+        return 1 / noise_scheduler.snr(t).clamp(max=5)
+
+
+@mutant("timestep_weighting", killed_by="weights_per_time")
+class MeanOfOne(Uniform):
+    """The weights of a batch are scaled to a mean of 1."""
+
+    def weight(self, t, noise_scheduler):
+        capped = noise_scheduler.snr(t).clamp(max=5)
+        return capped / capped.mean()
+
+
+@mutant("timestep_weighting", killed_by="weights_per_time")
+class ClampsTheTimes(Uniform):
+    """Times are clamped away from the ends in the caller's memory."""
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t.clamp_(0.2, 0.8)).clamp(max=5)
+
+
 @mutant("timestep_weighting", killed_by="times_in_range")
 class StepsNotTimes(Uniform):
     """Integer timesteps are returned where times are meant."""

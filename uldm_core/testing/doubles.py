@@ -18,17 +18,17 @@ class Path:
     """x_t = alpha x0 + sigma noise: data at 0, noise at 1.
 
     It is ``straight`` (flow) or ``circular`` (variance-preserving), both in continuous time and with nothing
-    but noise at 1; ``discrete``, a thousand steps on the circle that reach neither end (alpha falls to 5e-5);
+    but noise at 1; ``discrete``, steps on the circle that reach neither end (alpha falls to 5e-5);
     or ``exploding``, where data keep their size and sigma grows to 80.
     """
 
     timesteps: int | None = None
 
-    def __init__(self, shape: str = "straight", prediction: str = "flow") -> None:
+    def __init__(self, shape: str = "straight", prediction: str = "flow", timesteps: int = 1000) -> None:
         self.shape = shape
         self.prediction = prediction
         if shape == "discrete":
-            self.timesteps = 1000
+            self.timesteps = timesteps
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(alpha, sigma)``, each of t's shape."""
@@ -38,8 +38,9 @@ class Path:
             low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
             return torch.ones_like(t), (low + t * (high - low)) ** 7
         angle = t * math.pi / 2
-        if self.shape == "discrete":
-            angle = 0.01 + (t * 999).round() / 999 * (math.pi / 2 - 0.01 - 5e-5)
+        if self.timesteps is not None:
+            last = self.timesteps - 1
+            angle = 0.01 + (t * last).round() / last * (math.pi / 2 - 0.01 - 5e-5)
         return angle.cos().clamp(min=0), angle.sin()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -90,14 +91,14 @@ def circular() -> Path:
     return Path("circular", "v")
 
 
-def discrete(prediction: str = "v") -> Path:
+def discrete(prediction: str = "v", timesteps: int = 1000) -> Path:
     """Return the discrete path, whose alpha at 1 is tiny and not 0."""
-    return Path("discrete", prediction)
+    return Path("discrete", prediction, timesteps)
 
 
-def exploding() -> Path:
+def exploding(prediction: str = "epsilon") -> Path:
     """Return the variance-exploding path, predicting the noise."""
-    return Path("exploding", "epsilon")
+    return Path("exploding", prediction)
 
 
 def target_of(prediction: str, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -116,10 +117,10 @@ def gaussian_denoiser(noise_scheduler: NoiseScheduler, mean: float, std: float) 
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (c.view(-1, *(1,) * (x_t.ndim - 1)) for c in noise_scheduler.coefficients(t))
-        gain = std**2 / (alpha.square() * std**2 + sigma.square())
+        variance = (alpha.square() * std**2 + sigma.square()).clamp(min=1e-30)  # 0 of a point without noise
         residual = x_t - alpha * mean
-        x0 = mean + alpha * gain * residual
-        noise = sigma / (alpha.square() * std**2 + sigma.square()) * residual
+        x0 = mean + alpha * std**2 / variance * residual
+        noise = sigma / variance * residual
         return noise_scheduler.target(x0, noise, t)
 
     return denoise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 import warnings
@@ -142,8 +143,8 @@ def check_component(
         kind: the kind's name, ``"quantizer"``.
         factory: a class, or a callable that returns a new component each time. Options that a recipe fills
             in (``in_channels``, ``channels``, ``size``) and those that a check varies (``steps``,
-            ``prediction``, ``commitment``) are passed if its signature names them. An optimizer's is called
-            with parameters, a learning-rate schedule's with the number of steps.
+            ``timesteps``, ``prediction``, ``commitment``) are passed if its signature names them. An
+            optimizer's is called with parameters, a learning-rate schedule's with the number of steps.
         xfail: checks that are known to fail, each with the reason; one that does not fail is a failure.
         only: names of the checks to run; all by default.
         profile: how hard to look; ``DEEP`` takes as long as it needs.
@@ -314,7 +315,12 @@ def _refuse_unknown(names: Collection[str], checks: Mapping[str, object]) -> Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep a component's warnings out of the report, and out of strict test suites."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep a component's warnings, logged ones too, out of the report, and out of strict test suites."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -59,10 +59,10 @@ def make_path(
 
 
 def _levels(noise_scheduler: NoiseScheduler, times: Tensor) -> tuple[list[float], list[float]]:
-    """Return alpha and sigma at times."""
+    """Return alpha and sigma at times; what rounding brings below 0, as in cos(pi / 2), is 0."""
     device = next(iter(getattr(noise_scheduler, "buffers", lambda: ())()), torch.empty(0)).device
     alphas, sigmas = noise_scheduler.coefficients(times.float().to(device))
-    return alphas.tolist(), sigmas.tolist()
+    return alphas.clamp(min=0).tolist(), sigmas.clamp(min=0).tolist()
 
 
 def _bounds(noise_scheduler: NoiseScheduler) -> tuple[float, float]:

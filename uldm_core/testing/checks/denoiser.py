@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -14,17 +15,24 @@ from uldm_core.testing.case import Case, perturb
 from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
+SIZES = (4, 5)
+"""Sizes that it may refuse to be built for: its patches or levels may not fit."""
+TIMES = (0.0, 20.0, 500.0, 501.0, 980.0, 1000.0)
+EDM_TIMES = (-1.55, -0.8, -0.1, 0.5, 1.1)
+"""ln(sigma) / 4 of Karras's noise levels, which is what his denoisers are told."""
 
 
 def _inputs(case: Case, denoiser: Any) -> tuple[Tensor, Tensor]:
-    channels, side, any_size = _takes(case, denoiser)
-    sides = strategies.sides(4, 9) if any_size else st.just(side)
-    shape = case.draw(strategies.image_shapes(st.just(channels), sides, sides), "shape")
-    return case.normal(*shape), 1000 * case.draw(strategies.timesteps(shape[0]), "t")
+    channels, side, others = _takes(case, denoiser)
+    heights = strategies.sides(4, 9) if others == "any" else st.just(side)
+    widths = {"any": heights, "double": st.sampled_from((side, 2 * side)), "none": st.just(side)}[others]
+    shape = case.draw(strategies.image_shapes(st.just(channels), heights, widths), "shape")
+    t = case.draw(strategies.timesteps(shape[0]), "t")
+    return case.normal(*shape), 100 + 900 * t  # not 0, of which parts are 0 too
 
 
-def _takes(case: Case, denoiser: Any) -> tuple[int, int, bool]:
-    """Return the channels and side of latents that it takes, and whether it takes other sides as well."""
+def _takes(case: Case, denoiser: Any) -> tuple[int, int, str]:
+    """Return the channels and side of latents that it takes, and which other sides it takes as well."""
     channels = case.given().get("channels") or getattr(denoiser, "channels", None)
     side = case.given().get("size") or getattr(denoiser, "size", None)
     candidates = [(c, s) for c, s in LIKELY if c == (channels or c)]
@@ -35,68 +43,134 @@ def _takes(case: Case, denoiser: Any) -> tuple[int, int, bool]:
             denoiser(torch.zeros(2, shape[0], shape[1], shape[1]), torch.tensor([1.0, 500.0]))
 
     found = case.subject.found(f"latents of {channels} {side}", candidates or [(channels, side or 8)], works)
-    return *found, not side and _takes_others(case, denoiser, *found)
+    return *found, "none" if side else _takes_others(case, denoiser, *found)
 
 
-def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> bool:
-    def works(take: bool) -> None:
-        if take:
+def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> str:
+    """Return ``any``, ``double`` (it halves the sides, and takes no odd ones) or ``none``."""
+    others = {"any": (side + 1, side - 1), "double": (side, 2 * side)}
+
+    def works(which: str) -> None:
+        if which in others:
             with torch.no_grad():
-                denoiser(torch.zeros(1, channels, side + 1, side - 1), torch.ones(1))
+                denoiser(torch.zeros(1, channels, *others[which]), torch.ones(1))
 
-    return bool(case.subject.found(f"other sides than {side}", (True, False), works))
+    return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
+
+
+def _in_full(denoiser: Any, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
+    """Call it for latents and times of every sort: experts have a say in some of them only."""
+    times = (torch.full_like(conditioning, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
+    every = zip((conditioning, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
+    return [denoiser(latents * scale, t) for t, scale in every]
 
 
 contract = Contract(
-    options={"channels": st.sampled_from((2, 4)), "size": st.sampled_from((4, 5))}, inputs=_inputs
+    options={"channels": st.sampled_from((2, 4)), "size": st.just(8)}, inputs=_inputs, in_full=_in_full
 )
 
 
-def _built(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
-    denoiser = case.build()
+def _built(case: Case, **options: Any) -> nn.Module:
+    denoiser = case.build(**options)
     if not isinstance(denoiser, nn.Module):
         raise Skip(NOT_A_MODULE)
-    return perturb(denoiser).eval(), *_inputs(case, denoiser)
+    return perturb(denoiser).eval()
+
+
+def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    """Yield denoisers, latents and conditioning: as drawn; in two samples of odd, oblong and small sides."""
+    denoiser = _built(case)
+    yield denoiser, *_inputs(case, denoiser)
+    channels, side, others = _takes(case, denoiser)
+    oblong = {"any": [(7, 5), (4, 6)], "double": [(side, 2 * side)], "none": [(side, side)]}
+    for sides in oblong[others]:
+        yield denoiser, *_two(case, channels, *sides)
+    for size in SIZES if case.subject.takes("size") else ():
+        try:
+            other = _built(case, size=size)
+        except Exception:  # not of this size
+            continue
+        yield other, *_two(case, channels, size, size)
+
+
+def _two(case: Case, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    return case.normal(2, channels, height, width), torch.tensor([300.0, 700.0])
 
 
 @contract.check
 def latents_shape(case: Case) -> None:
     """The prediction is finite and has the latents' shape, odd sides included."""
-    denoiser, latents, conditioning = _built(case)
-    prediction = denoiser(latents, conditioning)
-    expect(prediction.shape == latents.shape, f"{list(latents.shape)} becomes {list(prediction.shape)}")
-    expect_finite(prediction, "the prediction")
+    for denoiser, latents, conditioning in _examples(case):
+        prediction = denoiser(latents, conditioning)
+        expect(prediction.shape == latents.shape, f"{list(latents.shape)} becomes {list(prediction.shape)}")
+        expect_finite(prediction, "the prediction")
 
 
 @contract.check
 def tells_times_apart(case: Case) -> None:
-    """The prediction depends on the time, in every sample on its own, and not only near one end."""
-    denoiser, latents, _ = _built(case)
+    """The prediction depends on the time, in every sample on its own, and not only near one end.
+
+    The noise scheduler says what is told: 1,000 steps, or the logarithm of the noise, which is small and
+    falls below 0. A denoiser that knows steps only must fail at the others, not take them all for one.
+    """
+    denoiser = _built(case)
+    latents, _ = _inputs(case, denoiser)
+    _expect_apart(denoiser, latents, TIMES)
+    try:
+        with torch.no_grad():
+            denoiser(latents, torch.full((len(latents),), EDM_TIMES[0]))
+    except Exception:  # it knows steps only, and says so
+        return
+    _expect_apart(denoiser, latents, EDM_TIMES)
+
+
+def _expect_apart(denoiser: nn.Module, latents: Tensor, times: tuple[float, ...]) -> None:
     with torch.no_grad():
-        answers = [
-            denoiser(latents, torch.full((len(latents),), t)) for t in (0.0, 20.0, 500.0, 980.0, 1000.0)
-        ]
-    for early, late in pairwise(answers):
+        answers = [denoiser(latents, torch.full((len(latents),), t)) for t in times]
+    for (early, late), told in zip(pairwise(answers), pairwise(times), strict=True):
         gaps = (early - late).abs().amax((1, 2, 3))
-        expect(bool((gaps > 1e-6).all()), "two different times give the same prediction")
+        expect(bool((gaps > 1e-7).all()), f"told {told[0]:g} and {told[1]:g}, it gives the same prediction")
 
 
 @contract.check
 def every_latent_counts(case: Case) -> None:
     """Every value of the latents has a say in the prediction: no channel or border is cut off."""
-    denoiser, latents, conditioning = _built(case)
-    given = latents.clone().requires_grad_()
-    (denoiser(given, conditioning) * case.normal(*latents.shape, salt=1)).sum().backward()
-    expect(given.grad is not None, "the prediction does not depend on the latents")
-    reached = torch.zeros(1) if given.grad is None else given.grad.abs().sum(0) > 0
-    expect(bool(reached.all()), f"{int((~reached).sum())} of {reached.numel()} latent values have no say")
+    for denoiser, latents, conditioning in _examples(case):
+        given = latents.clone().requires_grad_()
+        prediction = denoiser(given, conditioning)
+        (prediction * case.normal(*prediction.shape, salt=1)).sum().backward()
+        expect(given.grad is not None, "the prediction does not depend on the latents")
+        reached = torch.zeros(1) if given.grad is None else given.grad.abs().sum(0) > 0
+        expect(bool(reached.all()), f"{int((~reached).sum())} of {reached.numel()} latent values have no say")
+
+
+@contract.check
+def predicts_everywhere(case: Case) -> None:
+    """Every value of the prediction follows from the latents and their places: no border is constant."""
+    for denoiser, latents, conditioning in _examples(case):
+        others = case.normal(*latents.shape, salt=2)
+        with torch.no_grad():
+            straight, turned = denoiser(latents, conditioning), denoiser(latents.flip(3), conditioning)
+        gap = (straight - turned).abs().max().item()
+        expect(gap > 1e-5 * straight.abs().max().item(), "turned round, the latents give the same prediction")
+        with torch.no_grad():
+            gaps = [
+                (denoiser(scale * latents, conditioning) - denoiser(others, conditioning)).abs().amax(0)
+                for scale in (1.0, -2.0)
+            ]
+        moved = torch.stack(gaps).amax(0) > 0
+        expect(
+            bool(moved.all()),
+            f"latents {list(latents.shape)}: {int((~moved).sum())} of {moved.numel()} predicted values are "
+            "the same for others",
+        )
 
 
 @contract.check
 def learns(case: Case) -> None:
     """A few steps on one batch lower its error."""
-    denoiser, latents, conditioning = _built(case)
-    denoiser.train()
+    denoiser = _built(case).train()
+    latents, conditioning = _inputs(case, denoiser)
     x, t = (torch.cat([one, one]) for one in (latents, conditioning))
     target = 0.5 * x - 0.3
     optimizer = torch.optim.Adam(denoiser.parameters(), 1e-3)

@@ -111,12 +111,17 @@ def batch_independent(case: Case) -> None:
     if not case.contract.per_sample:
         raise Skip("its output is not one a sample")
     component, inputs = _lived(case)
-    mates = tuple(torch.cat([1 - 0.7 * x[:1], x[:1], x[:1] * 0.3]) for x in inputs)
+    mates = tuple(torch.cat([_other(x[:1]), x[:1], x[:1] * 0.3]) for x in inputs)
     alone = tensors_in(case.call(component, *(x[:1] for x in inputs)))
     together = tensors_in(case.call(component, *mates))
     for one, many in zip(alone, together, strict=True):
         if one.ndim:
             _agree(many[1:2], one, "a sample's output changes with its batch mates")
+
+
+def _other(x: Tensor) -> Tensor:
+    """Return another sample; what is no image, a time say, stays between 0 and what it is."""
+    return 1 - 0.7 * x if x.ndim == 4 else 0.7 * x
 
 
 @contract.check
@@ -149,8 +154,12 @@ def still_in_eval(case: Case) -> None:
 
 @contract.check
 def bfloat16(case: Case) -> None:
-    """Cast to bfloat16 together with its input (not with times), it works and stays close to float32."""
+    """Cast to bfloat16 together with its input (not with times), it works and stays close to float32.
+
+    Times are small: waves whose frequencies were cast as well are off by whole turns at large ones.
+    """
     component, inputs = _lived(case)
+    inputs = tuple(x if x.ndim == 4 else 1e-3 * x for x in inputs)
     wanted = case.call(component, *inputs)
     low = deepcopy(component).to(torch.bfloat16)
     try:
@@ -296,11 +305,21 @@ class _OneDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        name = func.name().partition(".")[0]
         devices = {tensor.device.type for tensor in tensors_in([args, kwargs]) if tensor.ndim}
-        if func.name().partition(".")[0] not in self.MAY_CROSS:
-            mixed = " and ".join(sorted(devices))
-            expect(len(devices) < 2, f"moved elsewhere, it still makes tensors on the CPU ({mixed} meet)")
-        return func(*args, **kwargs)
+        crosses = name in self.MAY_CROSS and not (name == "aten::index" and args[0].device.type == "cpu")
+        mixed = " and ".join(sorted(devices))
+        expect(crosses or len(devices) < 2, f"elsewhere it still has tensors on the CPU ({mixed} meet)")
+        result = func(*args, **kwargs)
+        self._check_generator(result, kwargs.get("generator"))
+        return result
+
+    @staticmethod
+    def _check_generator(result: Any, generator: torch.Generator | None) -> None:
+        """An accelerator draws from a generator of its own only."""
+        if generator is not None and isinstance(result, Tensor):
+            one = generator.device.type == result.device.type
+            expect(one, f"elsewhere it draws from a generator that is on the {generator.device.type}")
 
 
 @contract.check

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect, expect_finite
-from uldm_core.testing.doubles import circular, discrete, straight
+from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
+from uldm_core.testing.doubles import Path, circular, discrete, exploding, straight
 
 contract = Contract(exercise=lambda case, weighting: _exercise(weighting))
+COUNTS = (1, 2, 7, 256, 100_000)
+MANY = 4 * COUNTS[-1]
+REACHED = 1e-5
+"""Where the earliest of ``MANY`` times lies if they are uniform; an end so near can itself be drawn."""
+REFUSED = (ValueError, UldmError)
+
+
+def _paths() -> Iterator[Path]:
+    """Yield every process, and every prediction that it can have."""
+    yield from (straight(), circular(), exploding(), exploding("sample"))
+    for prediction in ("v", "epsilon", "sample", "flow"):
+        yield discrete(prediction)
+        yield discrete(prediction, timesteps=10)
 
 
 def _exercise(weighting: Any) -> list[Tensor]:
-    """Draw times and weigh them under each prediction that it has weights for."""
+    """Draw times and weigh them on each process that it has weights for."""
     t = _sample(weighting, 8, 0)
-    weights = [t]
-    for prediction in ("flow", "v", "epsilon", "sample"):
-        try:
-            weights.append(weighting.weight(t, discrete(prediction)))
-        except (ValueError, UldmError):
-            continue
-    return weights
+    return [t, *(weight for _, weight in _weighed(weighting, t))]
 
 
 def _sample(weighting: Any, count: int, seed: int) -> Tensor:
@@ -33,17 +40,35 @@ def _sample(weighting: Any, count: int, seed: int) -> Tensor:
     return times
 
 
+def _weighed(weighting: Any, t: Tensor) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the weights of times on each process, but for those that it refuses to weigh."""
+    for path in _paths():
+        try:
+            yield path, weighting.weight(t, path)
+        except REFUSED:
+            continue
+
+
+def _reached(weighting: Any) -> Tensor:
+    """Return times that can be drawn: a few, the earliest and latest of many, and the ends they come near."""
+    many = torch.cat([_sample(weighting, MANY // 4, seed) for seed in range(4)]).float()
+    first, last = many.min(), many.max()
+    ends = [end for end, gap in ((0.0, first), (1.0, 1 - last)) if gap.item() < REACHED]
+    return torch.cat([many[:30], first[None], last[None], torch.tensor(ends)])
+
+
 @contract.check
 def times_in_range(case: Case) -> None:
-    """``sample(n)`` gives n floats in [0, 1]: any other time has no coefficients."""
+    """``sample(n)`` gives n floats in [0, 1], be it 1 or 100,000: any other time has no coefficients."""
     weighting = case.build()
-    count = case.draw(st.sampled_from((1, 2, 7, 256)), "count")
-    t = _sample(weighting, count, case.seed())
-    expect(t.shape == (count,) and t.is_floating_point(), f"{count} times come as {t.dtype} {list(t.shape)}")
-    expect_finite(t, "a time")
-    expect(
-        bool(((t >= 0) & (t <= 1)).all()), f"times reach from {t.min().item():.3g} to {t.max().item():.3g}"
-    )
+    for count in COUNTS:
+        t = _sample(weighting, count, case.seed())
+        expect(
+            t.shape == (count,) and t.is_floating_point(), f"{count} times come as {t.dtype} {list(t.shape)}"
+        )
+        expect_finite(t, f"of {count} times one")
+        reach = f"{t.min().item():.3g} to {t.max().item():.3g}"
+        expect(bool(((t >= 0) & (t <= 1)).all()), f"times reach from {reach}")
 
 
 @contract.check
@@ -56,31 +81,51 @@ def generator_decides(case: Case) -> None:
     expect(torch.equal(_sample(weighting, 16, seed), first), "the same generator gives other times")
     expect(torch.equal(state, torch.get_rng_state()), "it draws from torch's global generator")
     expect(not torch.equal(_sample(weighting, 16, seed + 1), first), "the seed does not matter")
+    generator = torch.Generator().manual_seed(seed)
+    batches = [weighting.sample(16, generator) for _ in range(2)]
+    expect(not torch.equal(*batches), "the generator is not drawn from: each batch has the same times")
 
 
 @contract.check
 def times_spread(case: Case) -> None:
-    """Times are spread out, and unordered: a batch's first samples are no noisier than its last."""
-    t = _sample(case.build(), 512, case.seed())
-    expect(t.std().item() > 1e-3, "all times are one")
-    halves = (t[:256].mean() - t[256:].mean()).abs().item()
-    expect(halves < 0.5 * max(t.std().item(), 0.02), "times come in order, not at random")
+    """Times are spread out, and a batch's first sample is on the whole no noisier than its last."""
+    weighting = case.build()
+    batches = torch.stack([_sample(weighting, 8, seed) for seed in range(256)])
+    spread = batches.std().item()
+    expect(spread > 1e-3, "all times are one")
+    places = batches.mean(0)
+    gap = (places.max() - places.min()).item()
+    expect(
+        gap < 0.5 * max(spread, 0.02), f"times depend on the place in the batch: means differ by {gap:.2g}"
+    )
 
 
 @contract.check
 def weights_legal(case: Case) -> None:
-    """Weights are finite (at both ends too), not below 0, one a time; a prediction without any is refused."""
+    """Weights are finite wherever a time can be drawn, not below 0, one a time; what has none is refused."""
     weighting = case.build()
-    t = torch.cat([_sample(weighting, 30, case.seed()), torch.tensor([0.0, 1.0])])
-    weighed = 0
-    for path in (straight(), circular(), discrete("epsilon"), discrete("sample")):
-        try:
-            weight = weighting.weight(t, path)
-        except (ValueError, UldmError):
-            continue
-        weighed += 1
-        expect(weight.shape == t.shape, f"{len(t)} times have weights {list(weight.shape)}")
-        expect_finite(weight, "a weight")
-        expect(bool((weight >= 0).all()), "a weight is below zero")
-        expect(bool((weight > 0).any()), "all weights are zero")
+    t = _reached(weighting)
+    weighed = list(_weighed(weighting, t))
     expect(weighed, "it weighs no prediction at all")
+    for path, weight in weighed:
+        where = f"{path.shape} path, {path.prediction} predicted"
+        expect(weight.shape == t.shape, f"{len(t)} times have weights {list(weight.shape)}")
+        for time, value in zip(t.tolist(), weight, strict=True):
+            expect_finite(value, f"{where}: the weight at t = {time:.3g}")
+        expect(bool((weight >= 0).all()), f"{where}: a weight is below zero")
+        expect(bool((weight > 0).any()), f"{where}: all weights are zero")
+
+
+@contract.check
+def weights_per_time(case: Case) -> None:
+    """A time's weight follows from that time: not from the others of its batch, nor from their order."""
+    weighting = case.build()
+    t = torch.tensor([0.15, 0.4, 0.65, 0.9])
+    kept = t.clone()
+    together = list(_weighed(weighting, t))
+    expect(torch.equal(t, kept), "it writes into the times")
+    for index in (0, 2, 3):
+        alone = _weighed(weighting, t[index : index + 1])
+        for (path, weights), (_, weight) in zip(together, alone, strict=True):
+            otherwise = f"{path.shape} path: the weight of t = {t[index].item():.2g} changes with its batch"
+            expect_close(weights[index : index + 1], weight, otherwise)
