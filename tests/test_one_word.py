@@ -38,7 +38,18 @@ RECIPE = {
 
 REFUSED = {("noise_scheduler/flow", "epsilon")}  # at t = 1 alpha is 0
 KEPT = {"steps", "start"}  # said by the recipe, whatever the word
-SLOW = {"optimizer/muon"}  # torch's own multiplies in bfloat16, which a CPU may not know
+EVERY_DAY = {
+    *("autoencoder/vqvae", "quantizer/fsq", "discriminator/patchgan_n_layers", "loss/charbonnier"),
+    *(
+        "adversarial_loss/lsgan",
+        "latent_scaling/unit_variance",
+        "timestep_weighting/min_snr",
+        "denoiser/unet",
+    ),
+    *("noise_scheduler/cosine", "noise_scheduler/edm", "sampler/dpmpp_2m", "sampler/ddpm", "optimizer/adam"),
+    *("lr_schedule/one_cycle", "dataset/synthetic", "denoiser/diffusers/unet_2d"),
+}
+"""Some of each kind; the others are slow tests."""
 SMALL = {"dataset/mnist": {"limit": 64}}
 
 PLACES = {
@@ -69,7 +80,7 @@ def words():
             for prediction in predictions:
                 if (component.path, prediction) in REFUSED:
                     continue
-                slow = prediction not in (None, "epsilon") or component.path in SLOW
+                slow = prediction not in (None, "epsilon") or component.path not in EVERY_DAY
                 name = f"{use(component)} {prediction or ''}".strip()
                 yield pytest.param(component, prediction, marks=[pytest.mark.slow] * slow, id=name)
 

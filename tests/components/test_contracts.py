@@ -17,13 +17,28 @@ def name(component):
     return f"{component.kind}/{registry.default().name_of(component)}"
 
 
-def _slow(component):
-    """A database is made anew for each check: test_trackers.py holds it to the same in one go."""
-    marks = pytest.mark.slow if component.path == "tracker/mlflow" else ()
+EVERY_DAY = {
+    *(
+        "adversarial_loss/hinge",
+        "autoencoder/vqvae_fast",
+        "backbone/dummy",
+        "dataset/synthetic",
+        "denoiser/mlp",
+    ),
+    *("discriminator/patchgan", "latent_scaling/unit_variance", "loss/l1", "lr_schedule/cosine"),
+    *("metric/frechet", "metric/psnr", "noise_scheduler/cosine", "noise_scheduler/flow", "optimizer/adamw"),
+    *("quantizer/vq_ema", "sampler/heun", "stage/sample", "stage/train_diffusion", "tracker/jsonl"),
+    "timestep_weighting/min_snr",
+}
+"""Some of each kind; the others are slow tests."""
+
+
+def _of_its_day(component):
+    marks = () if component.path in EVERY_DAY else pytest.mark.slow
     return pytest.param(component, marks=marks, id=name(component))
 
 
-@pytest.mark.parametrize("component", [*map(_slow, registry.default().components())])
+@pytest.mark.parametrize("component", [*map(_of_its_day, registry.default().components())])
 def test_a_built_in_keeps_its_contract(component):
     subject = registered(component.kind, f"{component.plugin}/{component.name}")
     report = check_subject(subject, component.xfail, profile=QUICK)

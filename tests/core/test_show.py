@@ -21,7 +21,9 @@ def shown(path):
 def built_from(page):
     import torch
 
+    autoencoder = registry.build("autoencoder", "vqvae_fast", in_channels=1)
     noted = {"registry": registry, "parameters": [torch.nn.Parameter(torch.zeros(2, 2))], "steps": 10}
+    noted["autoencoder"] = autoencoder
     return eval(page["in_python"], noted)
 
 

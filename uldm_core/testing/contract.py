@@ -31,6 +31,10 @@ class Skip(Exception):
     """The check asks for what the component does not claim; the message says what."""
 
 
+class NotApplicable(Skip):
+    """The check is of another sort of component of the kind, a module or a trainer say: it is not reported."""
+
+
 def expect(holds: object, otherwise: str) -> None:
     """Raise ``Broken`` unless it holds."""
     if not holds:

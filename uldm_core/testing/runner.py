@@ -20,7 +20,7 @@ from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
 from uldm_core.testing.case import Case
 from uldm_core.testing.containment import TookTooLong, contained
-from uldm_core.testing.contract import NOT_A_MODULE, Broken, Check, Contract, Skip, contract_of
+from uldm_core.testing.contract import Broken, Check, Contract, NotApplicable, Skip, contract_of
 from uldm_core.testing.process import restored
 from uldm_core.testing.subject import Subject, subject_of
 
@@ -60,6 +60,7 @@ class Result:
         examples: how many were tried.
         seconds: how long that took.
         hung: whether it took so long that it was broken off.
+        applies: whether the check is of this sort of component at all.
     """
 
     check: str
@@ -69,6 +70,7 @@ class Result:
     examples: int = 0
     seconds: float = 0.0
     hung: bool = False
+    applies: bool = True
 
     def __str__(self) -> str:
         text = f"{self.outcome:<17}{self.check}"
@@ -177,8 +179,8 @@ def check_subject(
             result = Result(check.name, "skipped", HANGS)
         else:
             result = _expected(run_check(check, contract, subject, profile), xfail)
-        if result.message == NOT_A_MODULE and not only:
-            continue  # the checks of modules are not its
+        if not result.applies and not only:
+            continue
         tell(result)
         results.append(result)
     return Report(subject.name, tuple(results))
@@ -250,6 +252,7 @@ class _Attempt:
     example: dict[str, Any] = field(factory=dict)
     skipped: str = ""
     hung: bool = False
+    applies: bool = True
 
     def __call__(self, data: st.DataObject) -> None:
         try:
@@ -264,7 +267,7 @@ class _Attempt:
                 torch.manual_seed(0)
                 self.check.function(case)
         except Skip as skip:
-            self.skipped = str(skip)
+            self.skipped, self.applies = str(skip), not isinstance(skip, NotApplicable)
         except TookTooLong as error:
             self.failure, self.example, self.hung = Broken(str(error)), dict(case.drawn), True
             raise _TimeIsUp from error
@@ -280,7 +283,7 @@ class _Attempt:
         if self.failure is not None:
             return Result(name, "failed", _say(self.failure), self.example, self.examples, hung=self.hung)
         if not self.examples:
-            return Result(name, "skipped", self.skipped)
+            return Result(name, "skipped", self.skipped, applies=self.applies)
         return Result(name, "passed", examples=self.examples)
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.testing.case import Case
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import (
+    NOT_A_MODULE,
+    Contract,
+    NotApplicable,
+    expect,
+    expect_close,
+    expect_finite,
+)
 from uldm_core.testing.images import accepted, check_refused
 
 SIZES = ((32, 32), (28, 40), (40, 28), (33, 47), (37, 29))
@@ -122,7 +129,7 @@ def frozen(case: Case) -> None:
     """No parameter requires grad, and train mode, its owner's too, changes neither outputs nor buffers."""
     backbone, images = _built(case)
     if not isinstance(backbone, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     free = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     expect(not free, f"{', '.join(free[:3])} require grad")
     owner = nn.ModuleList([backbone])

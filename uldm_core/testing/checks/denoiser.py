@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case, perturb
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_finite
+from uldm_core.testing.contract import NOT_A_MODULE, Contract, NotApplicable, expect, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
 SIZES = (4, 5)
@@ -73,7 +73,7 @@ contract = Contract(
 def _built(case: Case, **options: Any) -> nn.Module:
     denoiser = case.build(**options)
     if not isinstance(denoiser, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     return perturb(denoiser).eval()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case
-from uldm_core.testing.contract import NOT_A_MODULE, Broken, Contract, Skip, expect, expect_finite
+from uldm_core.testing.contract import NOT_A_MODULE, Broken, Contract, NotApplicable, expect, expect_finite
 from uldm_core.testing.images import channels_of
 
 LOOKS = 6
@@ -179,7 +179,7 @@ def tells_apart(case: Case) -> None:
     """Taught on data that are easy to separate, its logits are above 0 for real and below for fake images."""
     discriminator = _set_mode(case.build(), training=True)
     if not isinstance(discriminator, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     side, channels = _smallest(discriminator) + 4, _channels(case, discriminator)
     noise = case.normal(8, channels, side, side)
     real, fake = (0.1 * noise[:4] + 0.5).clamp(-1, 1), (0.4 * noise[4:] - 0.5).clamp(-1, 1)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case, copy_of_state
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import (
+    NOT_A_MODULE,
+    Contract,
+    NotApplicable,
+    Skip,
+    expect,
+    expect_close,
+    expect_finite,
+)
 from uldm_core.testing.images import accepted, check_refused
 
 SHAPES = ((1, 32, 32), (3, 32, 32), (3, 28, 32), (1, 28, 28), (3, 37, 29), (1, 29, 41))
@@ -159,7 +167,7 @@ def answers_as_in_eval_mode(case: Case) -> None:
     """A module, as it is built, answers as in eval mode: nobody sets the mode of a loss."""
     loss, prediction, target = _built(case)
     if not isinstance(loss, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     state = copy_of_state(loss)
     torch.manual_seed(5)
     value = loss(prediction, target)

@@ -16,6 +16,7 @@ from uldm_core.testing.contract import (
     NOT_A_MODULE,
     Broken,
     Contract,
+    NotApplicable,
     Skip,
     expect,
     expect_close,
@@ -42,7 +43,7 @@ def _module(case: Case, **options: Any) -> nn.Module:
     """Build the component, its weights moved off their start; skip it if it is no module."""
     component = case.build(**options)
     if not isinstance(component, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     return perturb(component)
 
 
@@ -348,7 +349,7 @@ def same_seed_same_weights(case: Case) -> None:
     """The same seed gives the same initial weights, and building or calling does not reseed anyone else."""
     first, second = case.build(seed=3), case.build(seed=3)
     if not isinstance(first, nn.Module):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     for name, tensor in first.state_dict().items():
         expect(torch.equal(tensor, second.state_dict()[name]), f"{name} differs between two builds of a seed")
     after = []

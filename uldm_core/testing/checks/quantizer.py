@@ -10,7 +10,15 @@ from torch import Tensor
 
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case, copy_of_state, is_module
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import (
+    NOT_A_MODULE,
+    Contract,
+    NotApplicable,
+    Skip,
+    expect,
+    expect_close,
+    expect_finite,
+)
 from uldm_core.testing.losses import check_losses, total
 
 SCALES = (1e-3, 1.0, 1e3)
@@ -325,7 +333,7 @@ def bfloat16_latents(case: Case) -> None:
     """Kept in float32, it takes and learns of bfloat16 latents, as an encoder under autocast gives them."""
     quantizer, _ = _built(case)
     if not is_module(quantizer):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     latents = case.normal(4, quantizer.dim, 4, 4, salt=7).to(torch.bfloat16)
     wanted = quantizer(latents.float())[0].detach()
     dtypes = {name: tensor.dtype for name, tensor in quantizer.state_dict().items()}
@@ -414,7 +422,7 @@ def statistics_saved(case: Case) -> None:
     """All that training goes on from is in the state: a resumed run continues as if never stopped."""
     quantizer, _ = _built(case)
     if not is_module(quantizer):
-        raise Skip(NOT_A_MODULE)
+        raise NotApplicable(NOT_A_MODULE)
     fresh = case.build(seed=2)
     fresh.load_state_dict(copy_of_state(quantizer))
     data = case.normal(4, quantizer.dim, 4, 4, salt=3)

@@ -22,7 +22,7 @@ from uldm_core.engine.machine import Machine
 from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
 from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close
+from uldm_core.testing.contract import Contract, NotApplicable, Skip, expect, expect_close
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_nouns
 from uldm_core.testing.subject import Subject, registered
 
@@ -89,14 +89,14 @@ def _exercise(case: Case, stage: Any, given: Mapping[str, Any]) -> list[Tensor]:
 def _trainer(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
     stage, given = _on_stand_ins(case.subject, case, **more)
     if not hasattr(stage, "step"):
-        raise Skip("it is no trainer")
+        raise NotApplicable("it is no trainer")
     return stage, given
 
 
 def _no_trainer(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
     stage, given = _on_stand_ins(case.subject, case, **more)
     if hasattr(stage, "step"):
-        raise Skip("it is a trainer")
+        raise NotApplicable("it is a trainer")
     return stage, given
 
 
