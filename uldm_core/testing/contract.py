@@ -32,7 +32,7 @@ class Skip(Exception):
 
 
 class NotApplicable(Skip):
-    """The check is of another sort of component of the kind, a module or a trainer say: it is not reported."""
+    """The check is of another sort of component of the kind (a module, a trainer): it is not reported."""
 
 
 def expect(holds: object, otherwise: str) -> None:

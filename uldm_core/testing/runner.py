@@ -39,7 +39,7 @@ class Profile:
     """
 
     examples: int = 5
-    seconds: float = 0.4
+    seconds: float = 0.1
     limit: float = 120.0
     repeatable: bool = True
 
