@@ -222,6 +222,22 @@ class WritesInTens(Lines):
 
 
 @mutant("tracker", killed_by="keeps_the_last")
+class KeepsWhatIsDone(Lines):
+    """Lines are written in the end, if the run is done: what was stopped, or failed, leaves nothing."""
+
+    def begin(self, run):
+        super().begin(run)
+        self.waiting = []
+
+    def write(self, record):
+        self.waiting.append(record)
+
+    def end(self, state):
+        for one in self.waiting if state == "done" else ():
+            super().write(one)
+
+
+@mutant("tracker", killed_by="keeps_the_last")
 class NeverCloses(Deaf):
     """The file is left open, so that its last lines are written when Python thinks of it."""
 

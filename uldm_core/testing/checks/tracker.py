@@ -215,20 +215,28 @@ def keeps_stages_apart(case: Case) -> None:
 
 @contract.check
 def keeps_the_last(case: Case) -> None:
-    """After ``end`` all is on disk: nothing is left in a buffer, and nothing is written later."""
+    """After ``end`` all is on disk, however the run ended: nothing waits in a buffer, or is written later."""
+    done = _kept(case, "done")
+    if done[:2] != [1, 2]:  # it is no log of steps
+        return
+    expect(done[-1] == MANY, f"of {MANY} steps it keeps those up to {done[-1]}: the rest is lost")
+    expect(_kept(case, "failed") == done, "of a run that failed it keeps less than of one that is done")
+
+
+def _kept(case: Case, state: str) -> list[int]:
+    """Return the steps whose values are on disk after a run that ended so."""
     with _place() as place:
         tracker, before = case.build(), place.files()
         tracker.begin(place.start())
         _tell(tracker, 0, MANY, MANY)
-        tracker.end("done")
+        tracker.end(state)
         until = time.monotonic() + (PATIENCE if place.files() != before else 0)
         while (kept := _steps_in(place))[-1:] != [MANY] and time.monotonic() < until:
             time.sleep(0.05)
-        if kept[:2] == [1, 2]:
-            expect(kept[-1] == MANY, f"of {MANY} steps it keeps those up to {kept[-1]}: the rest is lost")
         del tracker
         gc.collect()
         expect(_steps_in(place) == kept, "it writes when it is thrown away: close its files at the end")
+        return kept
 
 
 def _steps_in(place: _Place) -> list[int]:
