@@ -93,15 +93,6 @@ class LogsToStdout(Constant):
         return 1.0
 
 
-@mutant("metric", killed_by="builds")
-class ReplacesStderr(KernelDistance):
-    """Warnings of a library are silenced by replacing sys.stderr."""
-
-    def __init__(self):
-        super().__init__()
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-
-
 @mutant("dataset", killed_by=alone)
 class ReadsAhead(InMemory):
     """A thread that decodes ahead is started, and never joined."""
@@ -212,6 +203,55 @@ class NoiseFromTheCpu(Ddim):
     def __call__(self, denoise, noise_scheduler, noise, generator):
         fresh = torch.randn(noise.shape, generator=generator)
         return super().__call__(denoise, noise_scheduler, noise + 0 * fresh, generator)
+
+
+@mutant("loss", killed_by=apart)
+class HeavierEachTime(Charbonnier):
+    """Each instance weighs a little more than the one used before it: the class counts them."""
+
+    used = 0
+    weight = None
+
+    def __call__(self, prediction, target):
+        if self.weight is None:
+            self.weight = 1 + 0.01 * type(self).used
+            type(self).used += 1
+        return super().__call__(prediction, target) * self.weight
+
+
+@mutant("timestep_weighting", killed_by=again)
+class EarlierAfterWeighing(Uniform):
+    """Once it has weighed times, those that it draws lie nearer to the data."""
+
+    weighed = False
+
+    def sample(self, count, generator):
+        times = super().sample(count, generator)
+        return times**1.1 if self.weighed else times
+
+    def weight(self, t, noise_scheduler):
+        self.weighed = True
+        return super().weight(t, noise_scheduler)
+
+
+@mutant("discriminator", killed_by="eval_deterministic")
+class GainOfTheSeed(Discriminator):
+    """A gain is drawn from the process's seed at each call, in eval mode too."""
+
+    def forward(self, images):
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 1000)
+        return super().forward(images) * (1 + torch.rand((), generator=generator))
+
+
+@mutant("discriminator", killed_by="inputs_unchanged")
+class MasksACorner(Discriminator):
+    """While it trains, the first pixel is masked, in the images that it was given."""
+
+    def forward(self, images):
+        if self.training:
+            with torch.no_grad():
+                images[..., 0, 0] = 0
+        return super().forward(images)
 
 
 @sound("lr_schedule")
