@@ -26,6 +26,7 @@ from uldm_core.testing.contract import (
 contract = Contract()
 LOW_PRECISION = 0.1
 CODES_MAY_FLIP = 0.7
+DECIDED_OTHERWISE = 0.2
 BATCHES = 4 * (
     (1.0, 0.0),
     (-1.0, 0.0),
@@ -76,11 +77,15 @@ def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol
 
 
 def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
-    """Compare the floats of two outputs in norm, as loosely as low precision needs."""
+    """Compare the floats of two outputs in norm, as loosely as low precision needs.
+
+    The values that differ most are left out: rounding may send a token to another expert.
+    """
     allowed = CODES_MAY_FLIP if case.contract.discrete else LOW_PRECISION
     for left, right in zip(floats_in(actual), floats_in(wanted), strict=True):
         expect_finite(left, otherwise)
-        error = (left.detach().float() - right.detach().float()).norm().item()
+        errors = (left.detach().float() - right.detach().float()).abs().flatten().sort().values
+        error = errors[: math.ceil(len(errors) * (1 - DECIDED_OTHERWISE))].norm().item()
         scale = right.detach().float().norm().item() + 0.05 * max(1, right.numel()) ** 0.5
         expect(error <= allowed * scale, f"{otherwise}: it is off by {error / scale:.0%}")
 
