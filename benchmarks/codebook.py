@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from uldm_core import registry
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run
-from uldm_core.engine.trained import TrainedRun
 from uldm_core.recipe import Recipe
 from uldm_plugins.stages.latents import reconstruct
 

@@ -23,7 +23,7 @@ settings.load_profile("everyday")
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory):
     """Keep what is remembered of image files out of a person's own cache; return what says where that is."""
-    from uldm_plugins.nn import checked_files
+    from uldm_plugins.shared import checked_files
 
     folder, real = tmp_path_factory.mktemp("cache"), checked_files.cache_folder
     with pytest.MonkeyPatch.context() as patch:

@@ -14,11 +14,11 @@ from torch import nn
 
 from uldm_core import Component, Registry, registry
 from uldm_core.cli import main as program
-from uldm_core.diagram.canvas import Style, settings, wrapped
-from uldm_core.diagram.picture import picture
-from uldm_core.engine.anatomy import NETWORKS, anatomy
 from uldm_core.errors import is_unavailable
 from uldm_core.recipe import Recipe
+from uldm_plugins.diagram.canvas import Style, settings, wrapped
+from uldm_plugins.diagram.network_levels import NETWORKS, anatomy
+from uldm_plugins.diagram.picture import picture
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

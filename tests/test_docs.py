@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from uldm_core import registry
 from uldm_core.cli.main import cli
-from uldm_core.component import Component
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
+from uldm_core.registry.component import Component
 from uldm_core.testing.checks import module
 from uldm_core.testing.contract import contract_of
 

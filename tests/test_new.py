@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from uldm_core import MistakeError, registry
-from uldm_core.plugins import collect
 from uldm_core.recipe import Recipe
+from uldm_core.registry.plugins import collect
 from uldm_core.testing import Profile, check_component
 from uldm_plugins.commands.new import SCAFFOLD, package
 

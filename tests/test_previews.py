@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from uldm_core.engine import loop
-from uldm_core.engine.files import read_tensors
-from uldm_core.engine.folder import RunFolder
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.files import read_tensors
+from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.pictures.codes import code_colours
 
 SMOKE = Path(__file__).parent.parent / "recipes" / "mnist_smoke.toml"
@@ -105,7 +105,7 @@ def test_reconstructions_stand_behind_test_images(shown):
 
 def test_the_last_reconstructions_are_those_of_the_averaged_weights(shown):
     """They are what later stages get, and not the weights of the last step."""
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
     from uldm_plugins.stages.latents import reconstruct
 
     trained = TrainedRun.open(shown)

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from uldm_core import registry
-from uldm_core.engine.files import read_state, read_tensors
-from uldm_core.engine.preflight import preflight
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
+from uldm_core.preflight.preflight import preflight
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.files import read_state, read_tensors
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -195,13 +195,13 @@ def test_the_discriminator_is_left_without_gradients_by_the_generator(monkeypatc
     from uldm_plugins.stages.train_autoencoder import TrainAutoencoder
 
     plan = Recipe.load(SMOKE, [*TINY, "stages.first.adversarial.start=0"]).plan()
+    from uldm_core.engine.components import ComponentStore
     from uldm_core.engine.context import Context
-    from uldm_core.engine.folder import StageFolder
-    from uldm_core.engine.machine import choose_machine
-    from uldm_core.engine.workshop import Workshop
+    from uldm_core.engine.device import choose_machine
+    from uldm_core.run_folder.folder import StageFolder
 
     machine = choose_machine(plan.run)
-    trainer = Workshop(plan, machine).build_stage("first")
+    trainer = ComponentStore(plan, machine).build_stage("first")
     trainer.prepare(Context("first", 0, machine, StageFolder(Path("unused"))))
     monkeypatch.setattr(TrainAutoencoder, "_teach", lambda self, *_: torch.zeros(()))
     trainer.step(0)

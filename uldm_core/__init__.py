@@ -8,42 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uldm_core import registry
-    from uldm_core.engine.alone import run_stage
     from uldm_core.engine.run import run
+    from uldm_core.engine.run_stage import run_stage
     from uldm_core.errors import MistakeError, Problem, RunError, UldmError, Where
-    from uldm_core.options import Excludes, Exists, Factory, Term, spec
-    from uldm_core.plugins import Command, hookimpl
     from uldm_core.recipe import Recipe
     from uldm_core.registry import Component, Registry
+    from uldm_core.registry.plugins import Command, hookimpl
+    from uldm_core.spec.options import Excludes, Exists, Partial, Weighted, use
 
 __all__ = [
     "Command",
     "Component",
     "Excludes",
     "Exists",
-    "Factory",
     "MistakeError",
+    "Partial",
     "Problem",
     "Recipe",
     "Registry",
     "RunError",
-    "Term",
     "UldmError",
+    "Weighted",
     "Where",
     "hookimpl",
     "registry",
     "run",
     "run_stage",
-    "spec",
+    "use",
 ]
 
 _HOMES = {
-    "uldm_core.component": ("Component",),
-    "uldm_core.engine.alone": ("run_stage",),
+    "uldm_core.registry.component": ("Component",),
+    "uldm_core.engine.run_stage": ("run_stage",),
     "uldm_core.engine.run": ("run",),
     "uldm_core.errors": ("MistakeError", "Problem", "RunError", "UldmError", "Where"),
-    "uldm_core.options": ("Excludes", "Exists", "Factory", "Term", "spec"),
-    "uldm_core.plugins": ("Command", "hookimpl"),
+    "uldm_core.spec.options": ("Excludes", "Exists", "Partial", "Weighted", "use"),
+    "uldm_core.registry.plugins": ("Command", "hookimpl"),
     "uldm_core.recipe": ("Recipe",),
     "uldm_core.registry": ("Registry",),
 }

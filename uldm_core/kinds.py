@@ -12,7 +12,7 @@ from uldm_core.errors import must_match
 
 
 @frozen
-class Surrounding:
+class InferredOption:
     """An option whose value follows from other nouns: ``derive(*nouns)`` gives it."""
 
     nouns: tuple[str, ...]
@@ -37,7 +37,7 @@ class Kind:
     name: str = field(validator=must_match(r"[a-z][a-z0-9_]*", "noise_scheduler"))
     protocol: str = field(validator=must_match(r"[\w.]+:\w+", "module:Class"))
     summary: str
-    takes: Mapping[str, Surrounding] = field(factory=dict)
+    takes: Mapping[str, InferredOption] = field(factory=dict)
     verb: bool = False
     listed: str = ""
     checks: str = ""
@@ -54,13 +54,13 @@ class Kind:
         return protocol
 
 
-_IN_CHANNELS = Surrounding(("dataset",), lambda dataset: dataset.channels, "dataset.channels")
-_IMAGE_SIZE = Surrounding(("dataset",), lambda dataset: dataset.size, "dataset.size")
-_LATENT_CHANNELS = Surrounding(
+_IN_CHANNELS = InferredOption(("dataset",), lambda dataset: dataset.channels, "dataset.channels")
+_IMAGE_SIZE = InferredOption(("dataset",), lambda dataset: dataset.size, "dataset.size")
+_LATENT_CHANNELS = InferredOption(
     ("autoencoder",), lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
 )
-_AUTOENCODER = Surrounding(("autoencoder",), lambda autoencoder: autoencoder, "the recipe's autoencoder")
-_LATENT_SIZE = Surrounding(
+_AUTOENCODER = InferredOption(("autoencoder",), lambda autoencoder: autoencoder, "the recipe's autoencoder")
+_LATENT_SIZE = InferredOption(
     ("dataset", "autoencoder"),
     lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
     "dataset.size / autoencoder.downscale",

@@ -274,7 +274,7 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """A torch optimizer: built by its owner from parameters of any shape, scalars too; see ``Factory``.
+    """A torch optimizer: built by its owner from parameters of any shape, scalars too; see ``Partial``.
 
     Each of ``param_groups`` obeys its own ``lr``, which changes between steps. A parameter whose ``grad``
     is None stays as it is. Gradients of zero leave all finite and let nothing grow. ``state_dict`` holds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uldm_core.component import Component
-from uldm_core.plugins import Command, hookimpl
+from uldm_core.registry.component import Component
+from uldm_core.registry.plugins import Command, hookimpl
 
 _COMPONENTS = (
     ("dataset", "mnist", "datasets.mnist:Mnist", "MNIST digits, shipped with uldm or from IDX files"),
@@ -160,6 +160,13 @@ _COMMANDS = (
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),
+    ("diff", "commands.diff:diff", "Show what differs between two runs or recipes."),
+    (
+        "diagram",
+        "commands.diagram:diagram",
+        "Draw a recipe: its stages, and its networks level by level.",
+    ),
+    ("schema", "commands.schema:schema", "Print the JSON Schema of recipes, for help in the editor."),
     ("report", "commands.report:report", "Write a run's report.html anew."),
     ("compare", "commands.compare:compare", "Lay runs side by side on one page."),
     ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),

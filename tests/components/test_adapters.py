@@ -11,8 +11,9 @@ import vector_quantize_pytorch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from uldm_core import MistakeError, component, registry
+from uldm_core import MistakeError, registry
 from uldm_core.cli.main import cli
+from uldm_core.registry import component
 
 ADAPTED = ["diffusers", "timm", "vector_quantize_pytorch"]
 

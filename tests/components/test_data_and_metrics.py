@@ -14,7 +14,7 @@ from PIL import Image
 from uldm_core import MistakeError, registry
 from uldm_plugins.datasets.mnist import EMBEDDED
 from uldm_plugins.metrics.frechet import Moments, frechet_distance
-from uldm_plugins.nn.images import save_grid, to_float, to_uint8
+from uldm_plugins.shared.images import save_grid, to_float, to_uint8
 from uldm_plugins.stages.evaluate import measure
 
 

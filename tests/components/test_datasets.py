@@ -21,8 +21,8 @@ from uldm_core import MistakeError, RunError, registry
 from uldm_plugins.datasets import fetched
 from uldm_plugins.datasets.image_folder import _by_share
 from uldm_plugins.datasets.mnist import EMBEDDED
-from uldm_plugins.nn import checked_files
-from uldm_plugins.nn.files import image_files
+from uldm_plugins.shared import checked_files
+from uldm_plugins.shared.files import image_files
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_an_image_is_decoded_once_until_it_changes(folder, own_cache, monkeypatc
 
 def test_what_cannot_be_read_for_a_while_is_tried_again(folder, own_cache, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("uldm_plugins.nn.files._open_without_waiting", refuse_some)
+        patch.setattr("uldm_plugins.shared.files._open_without_waiting", refuse_some)
         assert len(build(folder).left_out) == 7
     assert not build(folder).left_out
 

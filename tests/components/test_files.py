@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from uldm_plugins.nn.checked_files import fault
-from uldm_plugins.nn.files import (
+from uldm_plugins.shared.checked_files import fault
+from uldm_plugins.shared.files import (
     decode,
     image_files,
     image_shape,

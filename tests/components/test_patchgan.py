@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from uldm_core import MistakeError, Recipe, registry
-from uldm_core.engine.preflight import preflight
+from uldm_core.preflight.preflight import preflight
 
 
 def support(discriminator: nn.Module, channels: int, size: int) -> int:

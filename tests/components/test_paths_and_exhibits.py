@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from uldm_core import MistakeError, registry, run_stage
 from uldm_core.engine.context import Context
-from uldm_core.engine.folder import StageFolder
-from uldm_core.engine.machine import Machine
+from uldm_core.engine.device import Machine
+from uldm_core.run_folder.folder import StageFolder
 from uldm_core.testing.doubles import (
     TinyAutoencoder,
     TinyDataset,
@@ -21,7 +21,7 @@ from uldm_core.testing.doubles import (
     gaussian_denoiser,
     straight,
 )
-from uldm_plugins.nn.images import images_at_a_time
+from uldm_plugins.shared.images import images_at_a_time
 from uldm_plugins.stages.latents import encode_all, image_batches
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.sample import load_images
@@ -231,7 +231,7 @@ def test_latents_do_not_depend_on_how_a_dataset_is_cut(monkeypatch, tmp_path):
     dataset, autoencoder = TinyDataset(), TinyAutoencoder()
     context = Context("s", 1, Machine(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
     whole = encode_all(dataset, autoencoder, context)
-    monkeypatch.setattr("uldm_plugins.nn.images.MOST_IMAGES", 5)
+    monkeypatch.setattr("uldm_plugins.shared.images.MOST_IMAGES", 5)
     assert [len(batch) for batch in image_batches(dataset)] == [5] * 6 + [2]
     torch.testing.assert_close(encode_all(dataset, autoencoder, context), whole)
 

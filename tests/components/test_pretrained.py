@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from uldm_core import MistakeError, registry
-from uldm_plugins.nn import pretrained
+from uldm_plugins.shared import pretrained
 
 
 @pytest.fixture

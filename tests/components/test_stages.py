@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Factory, MistakeError, RunError, registry, run_stage
-from uldm_core.engine.folder import RunFolder
+from uldm_core import MistakeError, Partial, RunError, registry, run_stage
 from uldm_core.recipe import RunOptions
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.testing.doubles import TinyDataset, nouns
-from uldm_plugins.nn.ema import EMA, warmed
+from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
-from uldm_plugins.stages.training import Descent
+from uldm_plugins.stages.training import OptimizerStep
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
 @given(steps=st.integers(1, 200), warmup=st.integers(0, 50))
 def test_schedules_stay_between_nothing_and_full(name, steps, warmup):
-    schedule = registry.factory("lr_schedule", name, warmup=warmup)(steps)
+    schedule = registry.partial("lr_schedule", name, warmup=warmup)(steps)
     factors = [schedule(step) for step in range(steps)]
     assert all(0 <= factor <= 1 for factor in factors)
     if warmup:
@@ -34,14 +34,14 @@ def test_schedules_stay_between_nothing_and_full(name, steps, warmup):
 
 
 def test_the_linear_schedule_holds_then_falls():
-    schedule = registry.factory("lr_schedule", "linear", hold=0.5, end=0.1)(100)
+    schedule = registry.partial("lr_schedule", "linear", hold=0.5, end=0.1)(100)
     assert [schedule(step) for step in (0, 50, 75, 100)] == pytest.approx([1, 1, 0.55, 0.1])
 
 
 def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
     weight = nn.Parameter(torch.tensor([3.0]))
-    schedule = registry.factory("lr_schedule", "linear")
-    descent = Descent([weight], Factory(torch.optim.SGD, lr=1.0), schedule, 10, max_grad_norm=0.5)
+    schedule = registry.partial("lr_schedule", "linear")
+    descent = OptimizerStep([weight], Partial(torch.optim.SGD, lr=1.0), schedule, 10, max_grad_norm=0.5)
     descent(100 * weight.sum(), 5)
     assert descent.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
     assert weight.item() == pytest.approx(3 - 0.5 * 0.5, rel=1e-4)
@@ -55,8 +55,10 @@ def test_an_optimizers_new_options_hold_after_its_state_is_loaded(name):
         network = nn.Linear(2, 2)
         with torch.no_grad():
             network.weight.fill_(1.0), network.bias.fill_(1.0)
-        make = registry.factory("optimizer", name, **options)
-        return network, Descent(network.parameters(), make, registry.factory("lr_schedule", "constant"), 9)
+        make = registry.partial("optimizer", name, **options)
+        return network, OptimizerStep(
+            network.parameters(), make, registry.partial("lr_schedule", "constant"), 9
+        )
 
     def step(network, descent, number):
         before = network.weight.detach().clone()

@@ -220,7 +220,8 @@ def test_a_library_is_imported_only_when_a_run_begins():
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_library_that_is_missing_is_named_with_its_extra(name, monkeypatch):
-    from uldm_core import MistakeError, component
+    from uldm_core import MistakeError
+    from uldm_core.registry import component
 
     find = component.find_spec
     monkeypatch.setattr(component, "find_spec", lambda module: None if module == name else find(module))
@@ -231,7 +232,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(name, monkeypatch):
 
 
 def test_grids_are_arrays_with_a_channel():
-    from uldm_plugins.nn.images import array_of_grid
+    from uldm_plugins.shared.images import array_of_grid
 
     assert array_of_grid(IMAGES).shape[-1] == 3 and array_of_grid(IMAGES).dtype == np.uint8
     assert array_of_grid(IMAGES[:, :1]).shape[-1] == 1

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import nn
 
-from uldm_core import Component, Factory, Registry, Term, spec
+from uldm_core import Component, Partial, Registry, Weighted, use
 from uldm_core.protocols import (
     Autoencoder,
     Dataset,
@@ -61,7 +61,7 @@ class Coder(nn.Module):
 
     downscale = 1
 
-    def __init__(self, in_channels: int, quantizer: Quantizer = spec("codes", codebook_size=8)) -> None:
+    def __init__(self, in_channels: int, quantizer: Quantizer = use("codes", codebook_size=8)) -> None:
         super().__init__()
         self.quantizer, self.latent_channels, self.in_channels = quantizer, quantizer.dim, in_channels
         self.weight = nn.Parameter(torch.randn(3))
@@ -135,9 +135,9 @@ class Train:
         autoencoder: Autoencoder,
         steps: Annotated[int, Ge(1)] = 5,
         batch_size: int = 2,
-        losses: list[Term[Loss]] = [spec("distance")],  # noqa: B006
-        optimizer: Factory[Optimizer] = spec("sgd"),
-        lr_schedule: Factory[LRSchedule] = spec("flat"),
+        losses: list[Weighted[Loss]] = [use("distance")],  # noqa: B006
+        optimizer: Partial[Optimizer] = use("sgd"),
+        lr_schedule: Partial[LRSchedule] = use("flat"),
     ) -> None:
         self.dataset, self.autoencoder, self.losses = dataset, autoencoder, losses
         self.steps, self.batch_size = steps, batch_size

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from uldm_core import Component, MistakeError
-from uldm_core.engine import anatomy as anatomies
-from uldm_core.engine import trace
-from uldm_core.engine.anatomy import anatomy
 from uldm_core.protocols import Quantizer
 from uldm_core.recipe import Recipe
+from uldm_plugins.diagram import network_levels as anatomies
+from uldm_plugins.diagram import trace
+from uldm_plugins.diagram.network_levels import anatomy
 
 
 class Residual(nn.Module):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from uldm_core.engine.folder import RunFolder
-from uldm_core.engine.forecast import forecast
 from uldm_core.engine.run import run
+from uldm_core.preflight.forecast import forecast
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.compare import differences
+from uldm_core.run_folder.folder import RunFolder
 
 
 def plan(registry, path, *overrides):

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from core.conftest import RECIPE
 
 from uldm_core.cli.main import cli
-from uldm_core.diagram.flowchart import Edge, Graph, Node, dot, graph_of, mermaid
 from uldm_core.recipe import Recipe
+from uldm_plugins.diagram.flowchart import Edge, Graph, Node, dot, graph_of, mermaid
 
 
 def edges(plan):

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uldm_core.engine import loop
-from uldm_core.engine.files import read_state, read_tensors, write_state
-from uldm_core.engine.folder import RunFolder, StageKey, StageRecord
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.machine import choose_machine
+from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.device import choose_machine
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Lines, Silent
 from uldm_core.engine.randomness import batch_indices, derive, seeded
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
-from uldm_core.engine.trained import TrainedRun
-from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.run_folder.files import read_state, read_tensors, write_state
+from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.keys import stage_keys
 
 
 def test_derived_seeds_are_the_same_everywhere_and_for_ever():
@@ -111,7 +111,7 @@ def test_results_are_set_aside_by_key_and_taken_back(tmp_path):
 
 def keys(registry, write, *overrides):
     plan = Recipe.load(write(), overrides).plan(registry)
-    return stage_keys(plan, Workshop(plan, choose_machine(RunOptions())).builder)
+    return stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions())).builder)
 
 
 def changed(registry, write, override):

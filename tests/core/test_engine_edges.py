@@ -14,22 +14,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Component, MistakeError, RunError, Term
-from uldm_core.engine import files, loop
+from uldm_core import Component, MistakeError, RunError, Weighted
+from uldm_core.engine import loop
+from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import damaged, read_state, read_tensors, write_bytes, write_state, write_tensors
-from uldm_core.engine.folder import RunFolder, StageFolder, StageKey, StageRecord
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.machine import Machine, choose_machine
+from uldm_core.engine.device import Machine, choose_machine
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
 from uldm_core.engine.run import _lock, folder_of, run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.engine.trackers import Trackers
-from uldm_core.engine.trained import TrainedRun
-from uldm_core.engine.workshop import Workshop
 from uldm_core.protocols import Dataset, Denoiser, RunStart
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.run_folder import files
+from uldm_core.run_folder.files import (
+    damaged,
+    read_state,
+    read_tensors,
+    write_bytes,
+    write_state,
+    write_tensors,
+)
+from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageRecord
+from uldm_core.run_folder.keys import stage_keys
 from uldm_plugins.trackers.jsonl import Jsonl
 
 CPU = Machine(torch.device("cpu"), torch.float32)
@@ -383,7 +391,7 @@ def planned(registry, write, *overrides, changes=()):
 
 
 def keys_of(plan):
-    return stage_keys(plan, Workshop(plan, choose_machine(RunOptions(device="cpu"))).builder)
+    return stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder)
 
 
 def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, write):
@@ -445,7 +453,7 @@ def test_a_noun_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
     weights = []
     for changes in ([], [("[denoiser]", small)]):
         plan = planned(registry, write, changes=changes)
-        workshop = Workshop(plan, CPU)
+        workshop = ComponentStore(plan, CPU)
         for name in reversed(list(plan.nouns)) if changes else plan.nouns:
             workshop.builder.noun(name)
         weights.append(workshop.builder.noun("denoiser").weight)
@@ -525,7 +533,7 @@ TUNED = {
 def test_each_stage_goes_on_from_the_weights_of_the_one_before(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
     plan = Recipe.from_dict(TUNED).plan(registry)
-    start = Workshop(plan, CPU).builder.noun("denoiser").weight.detach()
+    start = ComponentStore(plan, CPU).builder.noun("denoiser").weight.detach()
     out = run(plan, out=tmp_path / "run")
     after = [read_tensors(out / f"stages/{name}/weights/denoiser.safetensors")["weight"] for name in "ab"]
     assert torch.equal(after[0], start + 1) and torch.equal(after[1], start + 1 + 10)
@@ -576,7 +584,7 @@ def test_a_stages_own_networks_are_drawn_from_the_seed(registry):
     weights = []
     for seed in (1, 1, 2):
         plan = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).plan(registry)
-        weights.append(Workshop(plan, CPU).build_stage("s").denoisers[0].weight)
+        weights.append(ComponentStore(plan, CPU).build_stage("s").denoisers[0].weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
@@ -621,4 +629,4 @@ def test_parameters_stay_float32_under_autocast():
 
 
 def test_a_term_counts_one_from_the_start_unless_it_says_otherwise():
-    assert Term("x") == Term("x", 1.0, 0)
+    assert Weighted("x") == Weighted("x", 1.0, 0)

@@ -9,20 +9,20 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from uldm_core import Component, Factory, RunError, Term, spec
+from uldm_core import Component, Partial, RunError, Weighted, use
 from uldm_core.engine import loop
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import read_tensors, write_tensors
+from uldm_core.engine.device import Machine
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.folder import Adjustment, RunFolder, StageKey
-from uldm_core.engine.forecast import describe_adjustments, forecast
-from uldm_core.engine.machine import Machine
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import DataError
+from uldm_core.preflight.forecast import describe_adjustments, forecast
 from uldm_core.protocols import Autoencoder, Dataset, Loss, Optimizer
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.files import read_tensors, write_tensors
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey
 
 NAN, INF = float("nan"), float("inf")
 
@@ -234,8 +234,8 @@ class Walk:
         self,
         dataset: Dataset,
         autoencoder: Autoencoder,
-        optimizer: Factory[Optimizer] = spec("sgd"),
-        losses: list[Term[Loss]] = [spec("distance")],  # noqa: B006
+        optimizer: Partial[Optimizer] = use("sgd"),
+        losses: list[Weighted[Loss]] = [use("distance")],  # noqa: B006
         clip: float = 0.0,
         steps: int = 20,
     ):

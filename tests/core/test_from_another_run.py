@@ -7,16 +7,16 @@ import pytest
 import torch
 from attrs import evolve
 
-from uldm_core.blueprint import Builder
-from uldm_core.engine.files import digest, read_tensors
-from uldm_core.engine.folder import RunFolder
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.origins import origins, weights_from
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run
-from uldm_core.engine.trained import TrainedRun
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
+from uldm_core.run_folder.files import digest, read_tensors
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.keys import stage_keys
+from uldm_core.run_folder.pretrained import origins, weights_from
+from uldm_core.spec.building import Builder
 
 TAKEN = (
     '[autoencoder]\nuse = "coder"\nquantizer = { use = "codes", codebook_size = 16 }',

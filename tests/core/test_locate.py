@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uldm_core.recipe.document import parse_toml
-from uldm_core.recipe.locate import locate
+from uldm_core.toml_text.locate import locate
 
 WRITTEN = '''\
 title = "a # no comment"   # a comment

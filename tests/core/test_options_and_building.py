@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Component, Factory, MistakeError, Registry, Term, registry, spec
-from uldm_core.blueprint import Builder
-from uldm_core.options import MISSING, Mismatch, options_of, say_type, structure, summary_of
+from uldm_core import Component, MistakeError, Partial, Registry, Weighted, registry, use
 from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
+from uldm_core.spec import building
+from uldm_core.spec.building import Builder
+from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure, summary_of
 
 
 class Documented:
@@ -110,6 +111,8 @@ JSON = st.recursive(
 
 
 def fits(value, scalar):
+    if scalar is int and type(value) is int:
+        return -(2**63) <= value < 2**63  # as in TOML
     return type(value) is scalar or (scalar is float and type(value) is int)
 
 
@@ -252,7 +255,7 @@ def test_a_recipe_of_numpys_scalars_and_paths_can_be_saved(registry, tmp_path):
     assert again.resolve(registry).to_dict() == recipe.resolve(registry).to_dict()
     saved = recipe.resolve(registry).save(tmp_path / "resolved.toml").read_text()
     assert 'out = "./~run"' in saved and "decay = 0.5" in saved and "seed = 3" in saved
-    built = registry.build("quantizer", np.str_("codes"), codebook_size=np.int64(4))
+    built = building.build(registry, "quantizer", np.str_("codes"), codebook_size=np.int64(4))
     assert type(built.codebook_size) is int
 
 
@@ -285,8 +288,8 @@ class Holder(nn.Module):
     def __init__(
         self,
         quantizer: Quantizer | None = None,
-        losses: list[Term[Loss]] = [],  # noqa: B006
-        optimizer: Factory[Optimizer] = spec("sgd", lr=0.5),
+        losses: list[Weighted[Loss]] = [],  # noqa: B006
+        optimizer: Partial[Optimizer] = use("sgd", lr=0.5),
         schedule: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -303,7 +306,8 @@ def holder(registry):
 
 def test_components_are_taken_in_every_form(holder):
     codes = {"use": "codes", "codebook_size": 4}
-    built = holder.build(
+    built = building.build(
+        holder,
         "autoencoder",
         {"use": "holder", "quantizer": codes},
         losses=["distance", {"use": "distance", "power": 3, "weight": 2}],
@@ -316,31 +320,36 @@ def test_components_are_taken_in_every_form(holder):
 
 
 def test_ready_made_things_pass_untouched(holder):
-    codes, loss = holder.build("quantizer", "codes", codebook_size=2), holder.build("loss", "distance")
-    made = Factory(torch.optim.SGD, lr=0.1)
-    built = holder.build(
-        "autoencoder", "holder", quantizer=codes, losses=[Term(loss, 0.5), loss], optimizer=made
+    codes, loss = (
+        building.build(holder, "quantizer", "codes", codebook_size=2),
+        building.build(holder, "loss", "distance"),
+    )
+    made = Partial(torch.optim.SGD, lr=0.1)
+    built = building.build(
+        holder, "autoencoder", "holder", quantizer=codes, losses=[Weighted(loss, 0.5), loss], optimizer=made
     )
     assert built.quantizer is codes and built.make is made
     assert [(term.component is loss, term.weight) for term in built.losses] == [(True, 0.5), (True, 1.0)]
 
 
 def test_a_default_that_names_a_component_is_built_anew_each_time(holder):
-    first, second = (holder.build("autoencoder", "coder", in_channels=1) for _ in range(2))
+    first, second = (building.build(holder, "autoencoder", "coder", in_channels=1) for _ in range(2))
     assert first.quantizer is not second.quantizer
-    default = holder.build("autoencoder", "holder")
+    default = building.build(holder, "autoencoder", "holder")
     assert default.quantizer is None and default.make.options == {"lr": 0.5}
 
 
 def test_options_win_over_the_table(holder):
     table = {"use": "codes", "codebook_size": 4, "dim": 2}
-    built = holder.build("quantizer", table, dim=8)
+    built = building.build(holder, "quantizer", table, dim=8)
     assert (built.codebook_size, built.dim) == (4, 8) and table["dim"] == 2
 
 
 def test_nested_mistakes_come_with_the_whole_key(holder):
     with pytest.raises(MistakeError) as caught:
-        holder.build("autoencoder", "holder", losses=["distance", {"use": "distance", "power": 0}, "l1"])
+        building.build(
+            holder, "autoencoder", "holder", losses=["distance", {"use": "distance", "power": 0}, "l1"]
+        )
     keys = [str(problem.where) for problem in caught.value.problems]
     assert keys == ["autoencoder.losses[1].power", "autoencoder.losses[2].use"]
 
@@ -350,7 +359,7 @@ def test_what_names_no_component_is_refused(holder, wrong):
     with pytest.raises(
         MistakeError, match=r"quantizer.*: (names no quantizer|expected a quantizer|expected a name)"
     ):
-        holder.build("autoencoder", "holder", quantizer=wrong)
+        building.build(holder, "autoencoder", "holder", quantizer=wrong)
 
 
 def test_planning_builds_nothing(holder):
@@ -359,7 +368,7 @@ def test_planning_builds_nothing(holder):
             raise AssertionError
 
     holder.register(Component("loss", "never", Never))
-    blueprint = holder.plan("loss", "never", {"a": 2})
+    blueprint = building.validate(holder, "loss", "never", {"a": 2})
     assert blueprint.to_dict() == {"use": "never", "a": 2}
 
 
@@ -369,7 +378,7 @@ def test_other_errors_of_a_component_are_not_mistaken_for_the_recipes(registry):
 
     registry.register(Component("loss", "broken", broken))
     with pytest.raises(KeyError, match="inside"):
-        registry.build("loss", "broken")
+        building.build(registry, "loss", "broken")
 
 
 SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
@@ -412,11 +421,11 @@ def test_a_registry_of_ones_own_is_apart_from_the_default():
 
 def test_a_later_record_of_one_plugin_takes_the_earlier_ones_place(registry):
     registry.register(Component("loss", "distance", Plain))
-    assert isinstance(registry.build("loss", "distance"), Plain)
+    assert isinstance(building.build(registry, "loss", "distance"), Plain)
 
 
 def test_descriptions_tell_options_and_documentation(registry):
-    described = registry.describe("optimizer", "sgd")
+    described = building.describe(registry, "optimizer", "sgd")
     assert described.doc.startswith("Plain descent.")
     (option,) = described.options
     assert (option.name, option.type, option.default) == ("lr", "a number > 0", 0.1)

@@ -8,11 +8,12 @@ import pytest
 
 from uldm_core import Component, MistakeError, Registry, hookimpl
 from uldm_core import registry as module
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.machine import choose_machine
-from uldm_core.engine.workshop import Workshop
-from uldm_core.plugins import Command, Plugin, PluginWarning, collect, discover, load_file
+from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.device import choose_machine
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.registry.plugins import Command, Plugin, PluginWarning, collect, discover, load_file
+from uldm_core.run_folder.keys import stage_keys
+from uldm_core.spec import building
 
 HEAD = "from uldm_core import Command, Component, hookimpl\nfrom uldm_core.kinds import Kind\n"
 
@@ -186,9 +187,9 @@ def with_file(registry, path, code):
 def test_a_file_may_define_its_components_in_any_style(registry, tmp_path):
     with_file(registry, tmp_path / "idea.py", IDEA)
     for name in ("one", "two"):
-        assert registry.build("loss", name, power=3).power == 3
+        assert building.build(registry, "loss", name, power=3).power == 3
         with pytest.raises(MistakeError, match=r"loss\.power: expected an integer >= 1, got 0"):
-            registry.build("loss", name, power=0)
+            building.build(registry, "loss", name, power=0)
     assert registry.get("loss", "idea/one").distribution == str(tmp_path / "idea.py")
 
 
@@ -198,7 +199,7 @@ def test_who_edits_a_component_in_a_file_gets_a_new_run_of_it(registry, write, t
     for code in (IDEA, IDEA, IDEA.replace("return prediction", "return target")):
         with_file(registry, tmp_path / "idea.py", code)
         plan = Recipe.load(write(), [f"stages.first.losses=['{name}']"]).plan(registry)
-        builder = Workshop(plan, choose_machine(RunOptions(device="cpu"))).builder
+        builder = ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder
         keys.append(stage_keys(plan, builder)["first"].content)
     assert keys[0] == keys[1] != keys[2]
 
@@ -209,7 +210,7 @@ def test_a_class_typed_into_a_session_has_a_key_all_the_same(registry, write):
     main = sys.modules["__main__"]
     file = main.__dict__.pop("__file__", None)
     try:
-        assert stage_keys(plan, Workshop(plan, choose_machine(RunOptions(device="cpu"))).builder)
+        assert stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder)
     finally:
         main.__dict__.update({"__file__": file} if file else {})
 

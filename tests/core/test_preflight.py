@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from uldm_core import Component, Factory, MistakeError, registry
-from uldm_core.engine import measure, preflight
+from uldm_core import Component, MistakeError, Partial, registry
+from uldm_core.preflight import measure, preflight
 from uldm_core.protocols import Optimizer
 from uldm_core.recipe import Plan, Recipe
 
@@ -128,8 +128,8 @@ class Learns:
         discriminator: registry.default().kind("discriminator").load_protocol() | None = None,
         backbone: registry.default().kind("backbone").load_protocol() | None = None,
         batch_size: int = 8,
-        optimizer: Factory[Optimizer] = "sgd",
-        discriminator_optimizer: Factory[Optimizer] = "sgd",
+        optimizer: Partial[Optimizer] = "sgd",
+        discriminator_optimizer: Partial[Optimizer] = "sgd",
     ) -> None: ...
 
 
@@ -371,7 +371,7 @@ def test_what_a_pass_keeps_is_what_it_keeps_with_values():
         lambda parameters: torch.optim.SGD(parameters, momentum=0.9),
         lambda parameters: torch.optim.SGD(parameters),
         torch.optim.Adafactor,
-        lambda parameters: registry.factory("optimizer", "muon")(parameters),
+        lambda parameters: registry.partial("optimizer", "muon")(parameters),
     ],
     ids=["adamw", "momentum", "sgd", "adafactor", "muon"],
 )

@@ -1,6 +1,5 @@
 """The program from outside: exit codes, what it says on which stream, and the layers of the house."""
 
-import ast
 import io
 import json
 import logging
@@ -21,8 +20,8 @@ from uldm_core.cli import main as program
 from uldm_core.cli.common import run_overrides
 from uldm_core.cli.progress import Terminal
 from uldm_core.engine.signals import Interrupted
-from uldm_core.plugins import GROUP, Command, Plugin, PluginWarning, load_file
 from uldm_core.recipe import Recipe
+from uldm_core.registry.plugins import GROUP, Command, Plugin, PluginWarning, load_file
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -409,68 +408,3 @@ def test_listed_json_has_every_component_with_its_origin():
 def test_importing_the_core_and_its_protocols_imports_no_torch():
     code = "import sys, uldm_core, uldm_core.protocols, uldm_core.recipe; print('torch' in sys.modules)"
     assert outside(code) == "False\n"
-
-
-LAYERS = (
-    {"errors"},
-    {"kinds", "component", "options", "paths", "protocols", "shapes"},
-    {"plugins", "blueprint", "planner", "registry"},
-    {"recipe"},
-    {"engine"},
-    {"diagram"},
-    {"cli", "testing"},
-)
-
-
-def room(module):
-    return module.split(".")[1] if "." in module else ""
-
-
-def imports(path):
-    """Yield the modules a file imports; not those for annotations alone."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body.clear()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
-
-
-def layer(name):
-    return next(number for number, rooms in enumerate(LAYERS) if name in rooms)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "uldm_core").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_no_file_of_the_core_imports_from_a_layer_above_its_own(path):
-    own = path.relative_to(ROOT / "uldm_core").parts[0].removesuffix(".py")
-    modules = list(imports(path))
-    assert not [module for module in modules if module.startswith("uldm_plugins")]
-    if own == "__init__":
-        return
-    rooms = {room(module) for module in modules if module.startswith("uldm_core.")}
-    assert not {name for name in rooms if layer(name) > layer(own)}
-
-
-SHARED = {
-    "commands": {"stages", "report", "pictures"},
-    "stages": {"commands", "pictures"},
-    "adapters": set(),
-    "report": {"pictures"},
-}
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "uldm_plugins").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_no_room_of_the_plugins_imports_another_kinds_room(path):
-    own = path.relative_to(ROOT / "uldm_plugins").parts[0]
-    modules = [module for module in imports(path) if module.startswith("uldm_plugins")]
-    assert {room(module) for module in modules} <= {own, "nn"} | SHARED.get(own, set())
-    if own == "manifest.py":
-        assert "torch" not in set(imports(path))

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from uldm_core.blueprint import Reference
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
+from uldm_core.spec.component_spec import Reference
 
 
 def problems(registry, path, overrides=()):

@@ -9,17 +9,18 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from uldm_core import Component, spec
-from uldm_core.blueprint import Builder, Reference
-from uldm_core.engine.machine import choose_machine
+from uldm_core import Component, use
+from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.device import choose_machine
 from uldm_core.engine.run import folder_of, run
-from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import MistakeError, dotted
-from uldm_core.options import Exists
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
 from uldm_core.recipe.variables import substitute
+from uldm_core.spec.building import Builder
+from uldm_core.spec.component_spec import Reference
+from uldm_core.spec.options import Exists
 
 
 def check(registry, path, *overrides):
@@ -361,7 +362,7 @@ class Scaled:
 
     trains, makes, needs = ("denoiser",), (), ()
 
-    def __init__(self, dataset: Dataset, denoiser: Denoiser = spec("net", width=5)) -> None:
+    def __init__(self, dataset: Dataset, denoiser: Denoiser = use("net", width=5)) -> None:
         self.denoiser = denoiser
 
     def run(self, context):
@@ -373,7 +374,7 @@ class Scaled:
 class Wider(Scaled):
     """Another default for the same noun."""
 
-    def __init__(self, dataset: Dataset, denoiser: Denoiser = spec("net", width=6)) -> None:
+    def __init__(self, dataset: Dataset, denoiser: Denoiser = use("net", width=6)) -> None:
         self.denoiser = denoiser
 
 
@@ -411,7 +412,7 @@ def test_a_stage_may_act_on_another_noun_of_the_kind(registry, write):
     small = '[small_denoiser]\nuse = "net"\nwidth = 1\n[stages.first]'
     path = write(("[stages.first]", small), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
     made = plan(registry, path)
-    workshop = Workshop(made, choose_machine(RunOptions(device="cpu")))
+    workshop = ComponentStore(made, choose_machine(RunOptions(device="cpu")))
     workshop.build_stage("second")
     built = workshop.builder.built.keys()
     assert "small_denoiser" in built and "denoiser" not in built

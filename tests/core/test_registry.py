@@ -10,9 +10,10 @@ from annotated_types import Ge, Interval, MultipleOf
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from uldm_core import Component, Factory, MistakeError, Registry, hookimpl
-from uldm_core.options import Mismatch, options_of, say_type, structure
-from uldm_core.plugins import PluginWarning, collect, load_file
+from uldm_core import Component, MistakeError, Partial, Registry, hookimpl
+from uldm_core.registry.plugins import PluginWarning, collect, load_file
+from uldm_core.spec import building
+from uldm_core.spec.options import Mismatch, options_of, say_type, structure
 
 
 class Parent:
@@ -108,17 +109,19 @@ def test_the_place_inside_a_list_is_told():
 
 
 def test_build_fills_defaults_and_nests(registry):
-    coder = registry.build("autoencoder", "coder", in_channels=1)
+    coder = building.build(registry, "autoencoder", "coder", in_channels=1)
     assert coder.quantizer.codebook_size == 8 and coder.latent_channels == 4
     table = {"use": "coder", "quantizer": {"use": "codes", "codebook_size": 5, "dim": 2}}
-    assert registry.build("autoencoder", table, in_channels=1).latent_channels == 2
-    ready = registry.build("quantizer", "codes", codebook_size=6)
-    assert registry.build("autoencoder", "coder", in_channels=1, quantizer=ready).quantizer is ready
+    assert building.build(registry, "autoencoder", table, in_channels=1).latent_channels == 2
+    ready = building.build(registry, "quantizer", "codes", codebook_size=6)
+    assert building.build(registry, "autoencoder", "coder", in_channels=1, quantizer=ready).quantizer is ready
 
 
 def test_build_reports_every_mistake_at_once(registry):
     with pytest.raises(MistakeError) as caught:
-        registry.build("autoencoder", "coder", in_chanels=1, quantizer={"use": "codes", "codebook_size": 0})
+        building.build(
+            registry, "autoencoder", "coder", in_chanels=1, quantizer={"use": "codes", "codebook_size": 0}
+        )
     assert len(caught.value.problems) == 2
     text = str(caught.value)
     assert "autoencoder.in_chanels: unknown option 'in_chanels' (did you mean 'in_channels'?)" in text
@@ -127,36 +130,42 @@ def test_build_reports_every_mistake_at_once(registry):
 
 def test_a_component_of_another_kind_is_refused(registry):
     with pytest.raises(MistakeError, match="expected a quantizer"):
-        registry.build(
-            "autoencoder", "coder", in_channels=1, quantizer=registry.build("denoiser", "net", channels=1)
+        building.build(
+            registry,
+            "autoencoder",
+            "coder",
+            in_channels=1,
+            quantizer=building.build(registry, "denoiser", "net", channels=1),
         )
 
 
 def test_a_components_own_objection_is_reported_at_its_place(registry):
     with pytest.raises(MistakeError, match=r"autoencoder\.quantizer: thirteen codes bring bad luck"):
-        registry.build("autoencoder", "coder", in_channels=1, quantizer={"use": "codes", "codebook_size": 13})
+        building.build(
+            registry, "autoencoder", "coder", in_channels=1, quantizer={"use": "codes", "codebook_size": 13}
+        )
 
 
 def test_a_factory_is_finished_by_its_owner(registry):
     import torch
 
     parameters = [torch.nn.Parameter(torch.zeros(2))]
-    factory = registry.factory("optimizer", "sgd", lr=0.5)
-    assert isinstance(factory, Factory) and factory(parameters).param_groups[0]["lr"] == 0.5
-    assert registry.build("optimizer", "sgd", parameters, lr=0.25).param_groups[0]["lr"] == 0.25
+    factory = building.partial(registry, "optimizer", "sgd", lr=0.5)
+    assert isinstance(factory, Partial) and factory(parameters).param_groups[0]["lr"] == 0.5
+    assert building.build(registry, "optimizer", "sgd", parameters, lr=0.25).param_groups[0]["lr"] == 0.25
 
 
 def test_unknown_kinds_and_names_come_with_the_nearest(registry):
     with pytest.raises(MistakeError, match=r"unknown kind 'quantiser' \(did you mean 'quantizer'\?\)"):
         registry.names("quantiser")
     with pytest.raises(MistakeError, match="registered: codes"):
-        registry.build("quantizer", "vq")
+        building.build(registry, "quantizer", "vq")
 
 
 def test_a_missing_library_is_named_not_hidden(registry):
     registry.register(Component("quantizer", "far", "far.away:Far", requires="no_such_library_here"))
     with pytest.raises(MistakeError, match="quantizer/far needs no_such_library_here"):
-        registry.build("quantizer", "far")
+        building.build(registry, "quantizer", "far")
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,19 @@ from attrs import evolve
 from torch import nn
 
 from uldm_core import Component, Exists, MistakeError
-from uldm_core.engine.consistency import stale_results, stale_stages
-from uldm_core.engine.files import digest, read_tensors, write_json
-from uldm_core.engine.folder import RunFolder
-from uldm_core.engine.forecast import forecast
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.machine import choose_machine
+from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.device import choose_machine
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
-from uldm_core.engine.trained import TrainedRun
-from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import RunWarning
+from uldm_core.preflight.forecast import forecast
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.run_folder.consistency import stale_results, stale_stages
+from uldm_core.run_folder.files import digest, read_tensors, write_json
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.keys import stage_keys
 
 
 class Pictures:
@@ -207,7 +207,7 @@ class Place:
 
     def keys(self, *overrides, name="r.toml"):
         plan = self.plan(*overrides, name=name)
-        builder = Workshop(plan, choose_machine(RunOptions(device="cpu"))).builder
+        builder = ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder
         return {stage: key.content for stage, key in stage_keys(plan, builder).items()}
 
     def changed(self, before, *overrides, name="r.toml"):
@@ -710,7 +710,7 @@ def test_a_recipe_without_stages_is_refused(place):
 
 def test_a_report_leaves_out_what_is_stale(uldm, tmp_path):
     """Of a folder that an earlier version left, or whose recipe was changed by hand."""
-    from uldm_plugins.report.records import read_run
+    from uldm_plugins.report.run_reader import read_run
 
     text = RECIPE[: RECIPE.index("[dataset]")] + (
         '[dataset]\nuse = "synthetic"\ncount = 16\nsize = 8\n[autoencoder]\nuse = "identity"\n'

@@ -12,14 +12,14 @@ import torch
 from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, sgd
 
 from uldm_core import MistakeError, Registry, UldmError
-from uldm_core.engine.files import read_tensors, write_bytes, write_state
-from uldm_core.engine.folder import RunFolder
-from uldm_core.engine.forecast import forecast
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
-from uldm_core.engine.trained import TrainedRun
 from uldm_core.paths import inside, listed, remove, whole
+from uldm_core.preflight.forecast import forecast
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.files import read_tensors, write_bytes, write_state
+from uldm_core.run_folder.folder import RunFolder
 
 
 @pytest.fixture(autouse=True, scope="module")

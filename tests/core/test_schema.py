@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from uldm_core import registry
 from uldm_core.cli.main import cli
 from uldm_core.recipe.document import parse_toml
-from uldm_core.recipe.schema import schema_of
+from uldm_plugins.commands.json_schema import schema_of
 
 ROOT = Path(__file__).parents[2]
 GOOD = sorted((ROOT / "recipes").glob("*.toml"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from uldm_core import MistakeError
 from uldm_core.errors import dotted
 from uldm_core.recipe.document import Document, parse_toml
-from uldm_core.recipe.locate import locate
+from uldm_core.toml_text.locate import locate
 
 GOOD = """\
 uldm = 1

@@ -7,17 +7,17 @@ import torch
 
 from uldm_core import Component, MistakeError, RunError
 from uldm_core.engine import loop, trackers
+from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.folder import RunFolder
-from uldm_core.engine.keys import stage_keys
-from uldm_core.engine.machine import choose_machine
+from uldm_core.engine.device import choose_machine
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.engine.trackers import RunStatus
-from uldm_core.engine.workshop import Workshop
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.keys import stage_keys
 from uldm_plugins.trackers.jsonl import Jsonl
 
 
@@ -162,7 +162,7 @@ def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
     again = Recipe.from_dict(plan.to_dict()).plan(registry)
     assert again.to_dict() == plan.to_dict()
     machine = choose_machine(RunOptions(device="cpu"))
-    keys = [stage_keys(p, Workshop(p, machine).builder) for p in (plan, other)]
+    keys = [stage_keys(p, ComponentStore(p, machine).builder) for p in (plan, other)]
     assert keys[0] == keys[1]
 
 

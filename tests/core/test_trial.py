@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from uldm_core import Component, MistakeError, spec
+from uldm_core import Component, MistakeError, use
 from uldm_core.errors import Problem, UnavailableError, Where
+from uldm_core.preflight.dry_build import Clock, Deadline, StandIn, trial
 from uldm_core.protocols import Denoiser
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.trial import Clock, Deadline, StandIn, trial
 from uldm_core.shapes import is_shapes_only
 
 NOUNS = {
@@ -38,7 +38,7 @@ class Picky(nn.Module):
 class Ensemble(nn.Module):
     """Takes two denoisers, both looked at."""
 
-    def __init__(self, one: Denoiser = spec("net"), other: Denoiser = spec("net")) -> None:
+    def __init__(self, one: Denoiser = use("net"), other: Denoiser = use("net")) -> None:
         super().__init__()
 
 
@@ -294,7 +294,7 @@ def test_a_trial_is_quick_since_torch_imports_nothing_for_it():
     code = (
         "import sys\n"
         "from uldm_core.recipe import Recipe\n"
-        "from uldm_core.recipe.trial import trial\n"
+        "from uldm_core.preflight.dry_build import trial\n"
         "found = trial(Recipe.load('mnist_latent').plan())\n"
         "print(len(found.components) > 20, 'torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
     )

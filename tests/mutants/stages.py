@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mutants.catalogue import mutant, sound
-from uldm_core import Factory, spec
+from uldm_core import Partial, use
 from uldm_core.errors import DataError
 from uldm_core.protocols import Optimizer
 
@@ -95,7 +95,7 @@ class Adjusts(Reconstruct):
     adjustable = ("optimizer",)
 
     def __init__(
-        self, dataset, autoencoder, steps: int = 100, optimizer: Factory[Optimizer] = spec("adamw", lr=1e-2)
+        self, dataset, autoencoder, steps: int = 100, optimizer: Partial[Optimizer] = use("adamw", lr=1e-2)
     ):
         super().__init__(dataset, autoencoder, steps)
         self.make = optimizer

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from uldm_core import registry
-from uldm_core.engine.trained import TrainedRun
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_plugins.nn.codebooks import code_counts, perplexity
-from uldm_plugins.nn.images import to_float
 from uldm_plugins.pictures.codebooks import principal
+from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.codebooks import vectors
 
 

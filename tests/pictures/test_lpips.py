@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from uldm_core import registry
-from uldm_plugins.nn.images import to_float
 from uldm_plugins.nn.perceptual import enlarged
+from uldm_plugins.shared.images import to_float
 
 
 @pytest.fixture(autouse=True)

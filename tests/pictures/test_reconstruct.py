@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from uldm_core.engine.trained import TrainedRun
-from uldm_plugins.commands.originals import distinct_names
+from uldm_core.engine.opened_run import TrainedRun
+from uldm_plugins.commands.real_images import distinct_names
 from uldm_plugins.datasets.mnist import Mnist
-from uldm_plugins.nn.images import to_float, to_uint8
 from uldm_plugins.pictures.codes import code_map
+from uldm_plugins.shared.images import to_float, to_uint8
 
 
 @pytest.fixture

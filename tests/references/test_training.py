@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 
 from uldm_core import registry
-from uldm_plugins.nn.ema import EMA, power_function, warmed
+from uldm_plugins.shared.ema import EMA, power_function, warmed
 
 
 @pytest.mark.parametrize("decay", [warmed(0.9), power_function(0.1)], ids=["warmed", "power function"])
@@ -93,24 +93,24 @@ def factors(scheduler_of, steps, lr=1.0):
 
 @pytest.mark.parametrize("steps", [10, 101])
 def test_one_cycle_is_torchs(steps):
-    ours = registry.factory("lr_schedule", "one_cycle")(steps)
+    ours = registry.partial("lr_schedule", "one_cycle")(steps)
 
     def theirs(optimizer):
         return lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps + 1)  # one to spare, else it raises
 
     # torch lays its cycle over total_steps, the spare one included
-    over_all = registry.factory("lr_schedule", "one_cycle")(steps + 1)
+    over_all = registry.partial("lr_schedule", "one_cycle")(steps + 1)
     assert [over_all(step) for step in range(steps)] == pytest.approx(factors(theirs, steps), abs=1e-6)
     assert ours(steps - 1) == pytest.approx(1 / 25e4)
 
 
 def test_linear_warmup_is_torchs():
-    ours = registry.factory("lr_schedule", "linear_warmup", warmup=20, start=0.1)(100)
+    ours = registry.partial("lr_schedule", "linear_warmup", warmup=20, start=0.1)(100)
     expected = factors(lambda o: lr_scheduler.LinearLR(o, start_factor=0.1, total_iters=20), 50)
     assert [ours(step) for step in range(50)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_cosine_is_torchs():
-    ours = registry.factory("lr_schedule", "cosine")(50)
+    ours = registry.partial("lr_schedule", "cosine")(50)
     expected = factors(lambda o: lr_scheduler.CosineAnnealingLR(o, 50), 50)
     assert [ours(step) for step in range(50)] == pytest.approx(expected, abs=1e-6)

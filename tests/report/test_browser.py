@@ -8,7 +8,7 @@ import pytest
 
 from uldm_plugins.report import page
 from uldm_plugins.report.comparison import Drawn, comparison_of
-from uldm_plugins.report.records import read_run
+from uldm_plugins.report.run_reader import read_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from uldm_core import MistakeError
 from uldm_core.cli import main as program
-from uldm_plugins.nn import arrays
-from uldm_plugins.nn.arrays import first_of, read_arrays, save_arrays
 from uldm_plugins.report.comparison import comparison_of
 from uldm_plugins.report.page import report_of, write_report
+from uldm_plugins.shared import arrays
+from uldm_plugins.shared.arrays import first_of, read_arrays, save_arrays
 from uldm_plugins.stages.sample import load_images
 
 SCORES, SAMPLES = "stages/scores/artifacts", "stages/samples/artifacts"

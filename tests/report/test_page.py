@@ -16,10 +16,10 @@ from uldm_core.cli import main as program
 from uldm_core.protocols import RunStart
 from uldm_plugins.report import tracker
 from uldm_plugins.report.curves import Curve, chart_of, kept_points, read_log, smoothed
-from uldm_plugins.report.findings import findings
+from uldm_plugins.report.diagnostics import findings
 from uldm_plugins.report.page import duration, report_of, write_report
 from uldm_plugins.report.pictures import how_many
-from uldm_plugins.report.records import read_run
+from uldm_plugins.report.run_reader import read_run
 
 SECTIONS = (
     "samples",

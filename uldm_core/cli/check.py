@@ -13,7 +13,7 @@ from uldm_core.cli.console import UNREAD, leave_broken_pipes
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
-    from uldm_core.component import Component
+    from uldm_core.registry.component import Component
 
 State = Literal["ok", "unchecked", "failed"]
 

@@ -14,7 +14,7 @@ import click
 from uldm_core.errors import MistakeError, Problem
 
 if TYPE_CHECKING:
-    from uldm_core.component import Component
+    from uldm_core.registry.component import Component
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -22,7 +22,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
         from uldm_core import registry
-        from uldm_core.plugins import load_file
+        from uldm_core.registry.plugins import load_file
 
         for path in paths:
             registry.default().add_plugin(load_file(path))

@@ -10,7 +10,7 @@ import click
 from uldm_core.cli.common import json_option
 
 if TYPE_CHECKING:
-    from uldm_core.plugins import Plugin
+    from uldm_core.registry.plugins import Plugin
 
 LIBRARIES = ("uldm", "torch", "torchvision", "safetensors", "numpy")
 
@@ -49,7 +49,7 @@ def _optional() -> dict[str, dict[str, str]]:
     from importlib.metadata import packages_distributions, version
 
     from uldm_core import registry
-    from uldm_core.component import how_to_install
+    from uldm_core.registry.component import how_to_install
 
     homes = packages_distributions()
     found = {}
@@ -65,7 +65,7 @@ def _optional() -> dict[str, dict[str, str]]:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from uldm_core.engine.machine import choose_machine, multiplies_bfloat16
+    from uldm_core.engine.device import choose_machine, multiplies_bfloat16
     from uldm_core.recipe import RunOptions
 
     cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

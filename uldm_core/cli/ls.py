@@ -12,7 +12,7 @@ import click
 from uldm_core.cli.common import complete_kind, json_option, plugin_option
 
 if TYPE_CHECKING:
-    from uldm_core.component import Component
+    from uldm_core.registry.component import Component
 
 COMPONENT_COLUMNS = ("kind", "name", "distribution", "summary")
 RECIPE_COLUMNS = ("name", "summary")

@@ -19,7 +19,7 @@ from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepar
 from uldm_core.errors import MistakeError, RunWarning, UldmError
 
 if TYPE_CHECKING:
-    from uldm_core.plugins import Command
+    from uldm_core.registry.plugins import Command
 
 CORE = {
     "run": "Run a recipe: every stage that is not done yet.",
@@ -27,9 +27,6 @@ CORE = {
     "ls": "List the registered components, or the shipped recipes.",
     "show": "Show what a component is and takes.",
     "cp": "Copy a shipped recipe, to change it.",
-    "diff": "Show what differs between two runs or recipes.",
-    "diagram": "Draw a recipe: its stages, and its networks level by level.",
-    "schema": "Print the JSON Schema of recipes, for help in the editor.",
     "check": "Hold a component to the contract of its kind.",
     "doctor": "Show versions, devices, plugins, weights, and what is missing.",
 }
@@ -193,7 +190,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show our own warnings as one line; leave the place on everybody else's."""
-    from uldm_core.plugins import PluginWarning
+    from uldm_core.registry.plugins import PluginWarning
 
     place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
     click.echo(f"{word(WARNING)}{place}{message}", err=True)

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from uldm_core import registry
 from uldm_core.cli.common import component_named
-from uldm_core.component import Component
 from uldm_core.kinds import Kind
-from uldm_core.options import Option, say_value
+from uldm_core.registry.component import Component
+from uldm_core.spec.annotations import describe_type
+from uldm_core.spec.options import Option, say_value
 
 _INTEGER = 4
 _INDENTED = TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -49,7 +50,7 @@ def option_row(kind: Kind, option: Option) -> dict[str, Any]:
     surrounding = kind.takes.get(option.name)
     return {
         "name": option.name,
-        "type": registry.default().say_type(option.annotation),
+        "type": describe_type(registry.default(), option.annotation),
         "required": option.required and not surrounding,
         "default": None if option.required else _plain(option.default),
         "filled_from": surrounding.says if surrounding else None,

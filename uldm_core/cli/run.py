@@ -94,10 +94,10 @@ def _age(path: Path) -> int:
 
 def _rehearse(plan: Plan, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
-    from uldm_core.engine.folder import RunFolder
-    from uldm_core.engine.forecast import forecast
-    from uldm_core.engine.preflight import checked
     from uldm_core.engine.run import folder_of
+    from uldm_core.preflight.forecast import forecast
+    from uldm_core.preflight.preflight import checked
+    from uldm_core.run_folder.folder import RunFolder
 
     found = checked(plan, folder=RunFolder(folder_of(plan, out)))
     show_problems(found.problems)

@@ -50,7 +50,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
     if any(not problem.warning for problem in problems) or not deep:
         return problems, ("", None)
 
-    from uldm_core.engine.preflight import preflight
+    from uldm_core.preflight.preflight import preflight
 
     found = preflight(loaded.plan())
     return list(dict.fromkeys([*problems, *found.problems])), (found.table(), found.to_json())

@@ -12,12 +12,12 @@ import torch
 from attrs import define, field
 
 from uldm_core.engine import randomness
-from uldm_core.engine.folder import StageFolder
-from uldm_core.engine.machine import Machine
+from uldm_core.engine.device import Machine
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
 from uldm_core.paths import copy, inside
+from uldm_core.run_folder.folder import StageFolder
 
 
 @define

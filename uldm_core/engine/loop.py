@@ -11,12 +11,12 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from uldm_core.component import say_failure
 from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
 from uldm_core.protocols import Trainer
+from uldm_core.registry.component import say_failure
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_SECONDS = 120.0

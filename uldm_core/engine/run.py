@@ -13,27 +13,27 @@ import torch
 from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
+from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.data import Data
-from uldm_core.engine.files import digest, require, write_json, write_text
+from uldm_core.engine.device import Machine, choose_machine
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.folder import Adjustment, RunFolder, StageKey, StageRecord
-from uldm_core.engine.forecast import describe_adjustments, forecast_of
-from uldm_core.engine.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.engine.loop import train
-from uldm_core.engine.machine import Machine, choose_machine
-from uldm_core.engine.origins import keep_origins
-from uldm_core.engine.preflight import checked
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
-from uldm_core.engine.workshop import Workshop
 from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
-from uldm_core.options import path_of
 from uldm_core.paths import inside, refused, remove
+from uldm_core.preflight.forecast import describe_adjustments, forecast_of
+from uldm_core.preflight.preflight import checked
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Plan, Recipe
 from uldm_core.recipe.document import Document
+from uldm_core.run_folder.data import Data
+from uldm_core.run_folder.files import digest, require, write_json, write_text
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
+from uldm_core.run_folder.pretrained import keep_origins
+from uldm_core.spec.options import path_of
 
 
 def run(
@@ -137,13 +137,13 @@ class _Runner:
     command: str
     status: RunStatus = field(init=False)
     trackers: Trackers = field(init=False)
-    workshop: Workshop = field(init=False)
+    workshop: ComponentStore = field(init=False)
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.workshop = Workshop(self.plan, self.machine, {})
+        self.workshop = ComponentStore(self.plan, self.machine, {})
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.plan, self.reporter.message)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from attrs import define, field
 
-from uldm_core.blueprint import Builder
-from uldm_core.component import say_failure
-from uldm_core.engine.files import write_json
 from uldm_core.engine.signals import Interrupted
 from uldm_core.errors import MistakeError, UldmError
 from uldm_core.protocols import Tracker
 from uldm_core.recipe import Plan
+from uldm_core.registry.component import say_failure
+from uldm_core.run_folder.files import write_json
+from uldm_core.spec.building import Builder
 
 BEAT_EVERY_SECONDS = 10.0
 

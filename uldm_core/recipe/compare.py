@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from uldm_core.errors import Key, dotted
-from uldm_core.options import say_value
+from uldm_core.spec.options import say_value
 
 
 @frozen

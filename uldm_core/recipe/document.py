@@ -12,9 +12,9 @@ from typing import Any
 from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
-from uldm_core.recipe.locate import locate
-from uldm_core.recipe.recovery import read_on
-from uldm_core.recipe.syntax import TOO_DEEP
+from uldm_core.toml_text.locate import locate
+from uldm_core.toml_text.recovery import read_on
+from uldm_core.toml_text.syntax import TOO_DEEP
 
 if sys.version_info >= (3, 11):
     import tomllib

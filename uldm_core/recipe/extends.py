@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from uldm_core.errors import Key, MistakeError, Problem, did_you_mean, expected
-from uldm_core.options import path_of
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
+from uldm_core.spec.options import path_of
 
 
 def read_whole(path: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False) -> Document:

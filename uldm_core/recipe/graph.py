@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from uldm_core.blueprint import Blueprint, nouns_behind
 from uldm_core.errors import Key, Problem, Where, dotted
+from uldm_core.spec.component_spec import ComponentSpec, nouns_behind
 
-Blueprints = Mapping[str, Blueprint]
+Blueprints = Mapping[str, ComponentSpec]
 
 
 def graph_problems(
@@ -28,7 +28,7 @@ def graph_problems(
     return [*_circles(nouns), *products, *training, *measured, *unused]
 
 
-def needs(blueprint: Blueprint, nouns: Blueprints) -> set[str]:
+def needs(blueprint: ComponentSpec, nouns: Blueprints) -> set[str]:
     """Return the nouns that have to be there to build it: referred to, or asked for surroundings."""
     found: set[str] = set()
     waiting = blueprint.asks()
@@ -116,7 +116,7 @@ def _order_of_training(nouns: Blueprints, stages: Blueprints) -> Iterator[Proble
         trained |= trainers[name]
 
 
-def trained_by(stage: Blueprint) -> set[str]:
+def trained_by(stage: ComponentSpec) -> set[str]:
     """Return the nouns that a stage trains."""
     references = stage.references()
     return {references[option] for option in _verb(stage).trains if option in references}
@@ -141,9 +141,9 @@ def _measured_by_a_loss(nouns: Blueprints, stages: Blueprints) -> Iterator[Probl
                 yield Problem(Where(key), what, "give the loss or the metric another backbone", warning=True)
 
 
-def _of_kind(kind: str, blueprint: Blueprint, nouns: Blueprints) -> list[Blueprint]:
+def _of_kind(kind: str, blueprint: ComponentSpec, nouns: Blueprints) -> list[ComponentSpec]:
     """Return the components of a kind that it holds or refers to, itself or by way of others."""
-    found: dict[Key, Blueprint] = {}
+    found: dict[Key, ComponentSpec] = {}
     waiting = [blueprint]
     while waiting:
         current = waiting.pop()
@@ -154,7 +154,7 @@ def _of_kind(kind: str, blueprint: Blueprint, nouns: Blueprints) -> list[Bluepri
     return [part for part in found.values() if part.kind.name == kind]
 
 
-def _identity(blueprint: Blueprint) -> str:
+def _identity(blueprint: ComponentSpec) -> str:
     """Return what two components have in common that are the same, wherever they stand."""
     return repr((blueprint.component.path, {**blueprint.to_dict(), "use": ""}))
 
@@ -171,5 +171,5 @@ def _unused(nouns: Blueprints, stages: Blueprints, spared: Collection[str]) -> I
         yield Problem(Where((name,)), "nothing uses this component", hint, warning=True)
 
 
-def _verb(stage: Blueprint) -> Any:
+def _verb(stage: ComponentSpec) -> Any:
     return stage.component.load()

@@ -10,9 +10,9 @@ from typing import Any
 from attrs import frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
-from uldm_core.options import Option, as_typed, takes_text
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
-from uldm_core.recipe.syntax import TOO_DEEP, syntax_problems
+from uldm_core.spec.options import Option, as_typed, takes_text
+from uldm_core.toml_text.syntax import TOO_DEEP, syntax_problems
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")

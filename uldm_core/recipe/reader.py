@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Interval
 from attrs import Attribute, define, field, fields, frozen
 
-from uldm_core.blueprint import Blueprint, Reference
-from uldm_core.component import Component
 from uldm_core.errors import (
     Key,
     Problem,
@@ -26,12 +24,15 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.options import Mismatch, as_typed, located, say_type, say_value, structure
-from uldm_core.planner import Planner, names_code
 from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.runs import noun_of_run
-from uldm_core.registry import Registry
+from uldm_core.registry.component import Component
+from uldm_core.registry.lookup import Registry
+from uldm_core.spec.annotations import describe_type, takes_component
+from uldm_core.spec.component_spec import ComponentSpec, Reference
+from uldm_core.spec.options import Mismatch, as_typed, located, say_type, say_value, structure
+from uldm_core.spec.validator import Validator, names_code
 
 FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
@@ -88,8 +89,8 @@ class Reader:
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
-    nouns: dict[str, Blueprint] = field(factory=dict)
-    stages: dict[str, Blueprint] = field(factory=dict)
+    nouns: dict[str, ComponentSpec] = field(factory=dict)
+    stages: dict[str, ComponentSpec] = field(factory=dict)
     meant: dict[str, str] = field(factory=dict)
     guessed: set[str] = field(factory=set)
     missing: dict[str, Kind] = field(factory=dict)
@@ -105,7 +106,7 @@ class Reader:
         self.run = self._run_options()
         kinds = self._noun_kinds()
         meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        planner = Planner(
+        planner = Validator(
             self.registry,
             {**self.missing, **meant},
             texts=self.texts,
@@ -189,23 +190,23 @@ class Reader:
         """Structure an option of ``[run]``; components listed there are planned."""
         annotation, key = _run_annotation(option), ("run", option.name)
         hint = f"[run]: {self._say_run_option(option)}"
-        if not self.registry.takes_component(annotation):
+        if not takes_component(self.registry, annotation):
             return self._structured(annotation, value, key, option.default, hint)
-        planner = Planner(
+        planner = Validator(
             self.registry, problems=self.problems, folder=self.folder, versions=self._versions()
         )
         planned = planner.value(annotation, value, key)
         items = planned if isinstance(planned, list) else []
-        blueprints = [item for item in items if isinstance(item, Blueprint)]
+        blueprints = [item for item in items if isinstance(item, ComponentSpec)]
         self._refuse_listed_twice(blueprints)
         return blueprints
 
     def _say_run_option(self, option: Attribute[Any]) -> str:
         """Write an option of ``[run]`` with its default and its type."""
-        said = self.registry.say_type(_run_annotation(option))
+        said = describe_type(self.registry, _run_annotation(option))
         return f"{option.name} = {say_value(option.default)} ({said})"
 
-    def _refuse_listed_twice(self, blueprints: Sequence[Blueprint]) -> None:
+    def _refuse_listed_twice(self, blueprints: Sequence[ComponentSpec]) -> None:
         """Refuse the same component with other options; the very same is a duplicate, refused already."""
         for index, blueprint in enumerate(blueprints):
             twins = [other for other in blueprints[:index] if other.component == blueprint.component]
@@ -213,13 +214,13 @@ class Reader:
                 self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
 
     @property
-    def trackers(self) -> list[Blueprint]:
+    def trackers(self) -> list[ComponentSpec]:
         """Who is told of the run: those that always are, unless listed with options, and those listed."""
         listed: list[Any] = list(self.run.trackers)
         named = [blueprint.component for blueprint in listed]
         others = [c for c in self.registry.components("tracker") if c.always and c not in named]
         kind = self.registry.kind("tracker")
-        return [*(Blueprint(kind, component, ("run", "trackers"), {}) for component in others), *listed]
+        return [*(ComponentSpec(kind, component, ("run", "trackers"), {}) for component in others), *listed]
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.data.get(name, {})
@@ -304,7 +305,7 @@ class Reader:
     def _is_verb(self, component: Component) -> bool:
         return self.registry.kinds[component.kind].verb
 
-    def _noun(self, planner: Planner, kind: Kind, name: str) -> Any:
+    def _noun(self, planner: Validator, kind: Kind, name: str) -> Any:
         if name not in self.meant:
             self._check_name((name,), name)
         table = self.data[name]
@@ -321,17 +322,17 @@ class Reader:
         if problem:
             return self._complain((name, "from"), *problem)
         planned = planner.component(kind, taken, (name,))
-        if isinstance(planned, Blueprint):
+        if isinstance(planned, ComponentSpec):
             planned.source = str(located(table["from"], folder))
         return planned
 
-    def _stage(self, planner: Planner, key: Key, tables: Mapping[Any, Any]) -> Any:
+    def _stage(self, planner: Validator, key: Key, tables: Mapping[Any, Any]) -> Any:
         self._check_name(key, str(key[-1]))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
         return self._component(planner, kind, tables[key[-1]], key, tables)
 
     def _component(
-        self, planner: Planner, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
+        self, planner: Validator, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
     ) -> Any:
         """Plan a component; a table without ``use`` of nearly a sibling's name is taken for a slip."""
         name = str(key[-1])
@@ -390,8 +391,8 @@ def _home(path: Any) -> Any:
     return os.path.expanduser(path) if isinstance(path, str) else path
 
 
-def _planned(blueprints: Mapping[str, Any]) -> dict[str, Blueprint]:
-    return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, Blueprint)}
+def _planned(blueprints: Mapping[str, Any]) -> dict[str, ComponentSpec]:
+    return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, ComponentSpec)}
 
 
 def _run_annotation(option: Attribute[Any]) -> Any:

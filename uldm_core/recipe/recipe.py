@@ -11,9 +11,7 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.blueprint import Blueprint, plain
 from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
-from uldm_core.options import path_of, plain_values
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
@@ -22,6 +20,8 @@ from uldm_core.recipe.reader import FORMAT, Reader, RunOptions
 from uldm_core.recipe.shipped import find
 from uldm_core.recipe.variables import Filled, substitute
 from uldm_core.registry import Registry, default
+from uldm_core.spec.component_spec import ComponentSpec, plain
+from uldm_core.spec.options import path_of, plain_values
 
 
 @define
@@ -92,7 +92,7 @@ class Recipe:
 
         Every component is built for its shapes alone, so what one objects to its options is found as well.
         """
-        from uldm_core.recipe.trial import trial, untrained
+        from uldm_core.preflight.dry_build import trial, untrained
 
         plan, problems = self._read(registry or default())
         doubts = [problem for problem in problems if not problem.warning]
@@ -199,9 +199,9 @@ class Plan:
     filled: Filled = field(factory=lambda: Filled({}))
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
-    nouns: dict[str, Blueprint] = field(factory=dict)
-    stages: dict[str, Blueprint] = field(factory=dict)
-    trackers: list[Blueprint] = field(factory=list)
+    nouns: dict[str, ComponentSpec] = field(factory=dict)
+    stages: dict[str, ComponentSpec] = field(factory=dict)
+    trackers: list[ComponentSpec] = field(factory=list)
     warnings: list[Problem] = field(factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Plan:
         components = {c.path: c.origin for blueprint in self.blueprints() for c in blueprint.components()}
         return {path: components[path] for path in sorted(components) if components[path]}
 
-    def blueprints(self) -> list[Blueprint]:
+    def blueprints(self) -> list[ComponentSpec]:
         """Return everything that the recipe has built: its nouns, stages and trackers."""
         listed: Any = self.run.trackers
         return [*self.nouns.values(), *self.stages.values(), *listed]

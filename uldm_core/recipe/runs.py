@@ -9,9 +9,9 @@ from typing import Any
 
 from uldm_core.errors import UldmError, did_you_mean, expected, listing, with_article
 from uldm_core.kinds import Kind
-from uldm_core.options import located
 from uldm_core.paths import inside
 from uldm_core.recipe.document import Document
+from uldm_core.spec.options import located
 
 Objection = tuple[str, str]
 

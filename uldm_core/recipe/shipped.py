@@ -7,9 +7,9 @@ from pathlib import Path
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
-from uldm_core.options import path_of
 from uldm_core.paths import inside
-from uldm_core.plugins import OWN_PLUGIN
+from uldm_core.registry.plugins import OWN_PLUGIN
+from uldm_core.spec.options import path_of
 
 
 def find(text: str | Path) -> Path:

@@ -12,9 +12,9 @@ from types import ModuleType
 from attrs import field, frozen
 
 from uldm_core import registry
-from uldm_core.component import Component
 from uldm_core.errors import MistakeError, listing
-from uldm_core.plugins import GROUP, Plugin, PluginWarning, collect
+from uldm_core.registry.component import Component
+from uldm_core.registry.plugins import GROUP, Plugin, PluginWarning, collect
 from uldm_core.testing.runner import EVERYDAY, Profile, Report, Result, check_subject
 from uldm_core.testing.subject import registered
 

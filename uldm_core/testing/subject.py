@@ -10,10 +10,11 @@ from attrs import define, field
 from torch import nn
 
 from uldm_core import registry
-from uldm_core.component import Component
 from uldm_core.errors import MistakeError, did_you_mean, listing
-from uldm_core.options import MISSING, options_of
-from uldm_core.registry import Registry
+from uldm_core.registry.component import Component
+from uldm_core.registry.lookup import Registry
+from uldm_core.spec.building import build as build_of
+from uldm_core.spec.options import MISSING, options_of
 
 
 @define
@@ -86,7 +87,7 @@ def registered(
             )
 
     def build(*args: Any, **varied: Any) -> Any:
-        return own.build(kind, name, *args, **{**given, **varied})
+        return build_of(own, kind, name, *args, **{**given, **varied})
 
     free = {option: known[option].default for option in known if option not in given}
     required = frozenset(option for option, default in free.items() if default is MISSING)

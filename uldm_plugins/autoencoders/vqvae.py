@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, MinLen
 from torch import nn
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Quantizer
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
 from uldm_plugins.nn.blocks import Layers, check_divisible, check_levels
@@ -43,7 +43,7 @@ class VQVAE(QuantizedAutoencoder):
     def __init__(
         self,
         in_channels: Count = 3,
-        quantizer: Quantizer = spec("vq_ema"),
+        quantizer: Quantizer = use("vq_ema"),
         down_channels: Widths = (32, 64),
         mid_channels: Widths = (64, 64),
         down_sample: Flags = (True, True),

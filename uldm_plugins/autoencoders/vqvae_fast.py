@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Quantizer
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
@@ -41,7 +41,7 @@ class FastVQVAE(QuantizedAutoencoder):
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
         size: Annotated[int, Ge(1)] | None = None,
-        quantizer: Quantizer = spec("vq_ema"),
+        quantizer: Quantizer = use("vq_ema"),
         encoder_channels: Widths = (32, 64),
         decoder_channels: Widths = (48, 96),
         encoder_blocks: Annotated[int, Ge(0)] = 1,

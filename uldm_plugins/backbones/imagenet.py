@@ -12,7 +12,7 @@ from torchvision import models
 
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.pretrained import existing, published, read_state
+from uldm_plugins.shared.pretrained import existing, published, read_state
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)

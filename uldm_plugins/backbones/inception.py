@@ -12,8 +12,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from uldm_core import Exists
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.images import images_at_a_time, to_uint8
-from uldm_plugins.nn.pretrained import existing, published, read_state
+from uldm_plugins.shared.images import images_at_a_time, to_uint8
+from uldm_plugins.shared.pretrained import existing, published, read_state
 
 _FEATURES = "2048"
 _SIZE = 299

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uldm_core.engine.context import Context
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
 
 
 @click.command(short_help="Show how a run uses its codebook, and what its codes mean.")
@@ -56,8 +56,8 @@ def codebook(
     they differ most; and what each decodes to when it stands at every place.
     """
     from uldm_core.cli.progress import reporter
-    from uldm_core.engine.trained import TrainedRun
-    from uldm_plugins.commands.originals import split_of
+    from uldm_core.engine.opened_run import TrainedRun
+    from uldm_plugins.commands.real_images import split_of
     from uldm_plugins.stages.codebooks import count_codes
     from uldm_plugins.stages.latents import image_batches
 
@@ -130,7 +130,7 @@ def _save(trained: TrainedRun, counts: Tensor, numbers: dict[str, Any], context:
     """Write pictures and numbers into a folder, or the pictures alone into one PNG."""
     from tempfile import TemporaryDirectory
 
-    from uldm_core.engine.files import write_json
+    from uldm_core.run_folder.files import write_json
     from uldm_plugins.pictures.codebooks import stack
 
     if out.suffix == ".png":

@@ -65,7 +65,7 @@ def compare(
     Samples are drawn anew, from the same noise in every run; a run that is not trained yet is shown without.
     """
     _check(runs, out)
-    from uldm_core.engine.files import write_text
+    from uldm_core.run_folder.files import write_text
     from uldm_plugins.report.comparison import Drawn, comparison_of
 
     flags = run_overrides(device=device, precision=precision, threads=threads)
@@ -79,7 +79,7 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
     """Raise ``MistakeError`` before any work is done."""
     if len(runs) < 2:
         raise MistakeError("two runs or more can be compared", hint="uldm compare runs/one runs/other")
-    from uldm_core.engine.folder import RunFolder
+    from uldm_core.run_folder.folder import RunFolder
 
     for run in runs:
         _ = RunFolder(run).recipe
@@ -92,8 +92,8 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
 def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
     """Draw samples from a run, or say why there are none."""
     from uldm_core.cli.progress import reporter
+    from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.engine.signals import Stop
-    from uldm_core.engine.trained import TrainedRun
     from uldm_plugins.report.comparison import Drawn
 
     try:

@@ -23,8 +23,8 @@ from uldm_core.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from uldm_core.engine.machine import Machine
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.device import Machine
+    from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.protocols import Dataset, Metric
     from uldm_plugins.commands.image_sets import ImageSet
     from uldm_plugins.stages.evaluate import Evaluate
@@ -127,7 +127,7 @@ def _of_run(
     import torch
 
     from uldm_core.cli.progress import reporter
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
     from uldm_plugins.commands.image_sets import found
 
     trained = TrainedRun.open(run, overrides=flags)
@@ -148,7 +148,7 @@ def _of_run(
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
     from uldm_core import MistakeError, registry
-    from uldm_core.blueprint import Builder
+    from uldm_core.spec.building import Builder, validate
     from uldm_plugins.stages.evaluate import Evaluate
 
     if not specs:
@@ -157,7 +157,7 @@ def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     autoencoder = trained.noun("autoencoder")
     builder = Builder(trained.plan.nouns, built=trained.workshop.builder.built)
     own = registry.default()
-    metrics = [builder.build(own.plan("metric", spec, {}, nouns=trained.plan.nouns)) for spec in specs]
+    metrics = [builder.build(validate(own, "metric", spec, {}, nouns=trained.plan.nouns)) for spec in specs]
     try:
         return Evaluate(trained.noun("dataset"), autoencoder, metrics)
     except ValueError as error:  # its objection to one that is named twice
@@ -209,7 +209,7 @@ def _of_images(
 ) -> dict[str, Any]:
     """Measure a folder of images, or an ``.npz``."""
     from uldm_core import MistakeError
-    from uldm_core.engine.machine import choose_machine
+    from uldm_core.engine.device import choose_machine
     from uldm_core.recipe import RunOptions
     from uldm_plugins.commands.image_sets import alike, found
 
@@ -278,8 +278,8 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
     """Keep the result, and show it in the run's report."""
     from datetime import datetime, timezone
 
-    from uldm_core.engine.files import write_json
     from uldm_core.paths import inside
+    from uldm_core.run_folder.files import write_json
     from uldm_plugins.commands.output import command_line
     from uldm_plugins.report.page import write_report
 

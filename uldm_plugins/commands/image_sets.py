@@ -14,12 +14,12 @@ from torch import Tensor
 
 from uldm_core import MistakeError, registry
 from uldm_core.errors import listing
-from uldm_core.options import path_of
 from uldm_core.protocols import Dataset
-from uldm_plugins.commands.originals import image_paths
-from uldm_plugins.nn.arrays import array_names, read_arrays
-from uldm_plugins.nn.files import image_shape, read_batch, read_image
-from uldm_plugins.nn.images import images_at_a_time, in_batches
+from uldm_core.spec.options import path_of
+from uldm_plugins.commands.real_images import image_paths
+from uldm_plugins.shared.arrays import array_names, read_arrays
+from uldm_plugins.shared.files import image_shape, read_batch, read_image
+from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.latents import image_batches
 
 _LISTED = 5

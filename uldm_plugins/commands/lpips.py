@@ -151,8 +151,8 @@ def _pair(paths: Sequence[Path], size: int | None, seed: int) -> list[Tensor]:
         MistakeError: a file cannot be read, or their sizes differ and ``size`` does not say which to take.
     """
     from uldm_core import MistakeError
-    from uldm_plugins.commands.originals import image_paths
-    from uldm_plugins.nn.files import read_image
+    from uldm_plugins.commands.real_images import image_paths
+    from uldm_plugins.shared.files import read_image
 
     if not paths:
         return _random_pair(size or 256, seed)
@@ -177,7 +177,7 @@ def _random_pair(size: int, seed: int) -> list[Tensor]:
     import torch.nn.functional as F
 
     from uldm_core.engine.randomness import generator
-    from uldm_plugins.nn.images import to_uint8
+    from uldm_plugins.shared.images import to_uint8
 
     noise = torch.rand(2, 3, 8, 8, generator=generator(seed, "lpips")) * 2 - 1
     first, other = to_uint8(F.interpolate(noise, (size, size), mode="bilinear"))
@@ -196,9 +196,9 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
     import torch
 
     from uldm_core import MistakeError
-    from uldm_core.engine.machine import choose_machine
+    from uldm_core.engine.device import choose_machine
     from uldm_core.recipe import RunOptions
-    from uldm_plugins.nn.images import to_float
+    from uldm_plugins.shared.images import to_float
 
     place = choose_machine(RunOptions(device=device or "auto")).device
     first, second = (to_float(image.unsqueeze(0).to(place)) for image in pair)

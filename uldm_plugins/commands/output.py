@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from torch import Tensor
 
 from uldm_core import MistakeError
-from uldm_plugins.nn.images import save_grid
+from uldm_plugins.shared.images import save_grid
 from uldm_plugins.stages.sample import save_images
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uldm_core.engine.context import Context
-    from uldm_core.engine.trained import TrainedRun
-    from uldm_plugins.commands.originals import Originals
+    from uldm_core.engine.opened_run import TrainedRun
+    from uldm_plugins.commands.real_images import Originals
     from uldm_plugins.stages.examine import Examined
 
 FEW = 20
@@ -80,7 +80,7 @@ def reconstruct(
     summary.png and a summary.json show and count them all. What is transparent in an image is laid on white.
     """
     from uldm_core.cli.progress import reporter
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
 
     pictures = out.suffix not in (".npz", ".png")
     _check(images, split, count, out, pictures)
@@ -115,7 +115,7 @@ def _check(images: Sequence[Path], split: str | None, count: int | None, out: Pa
 def _originals(
     trained: TrainedRun, images: Sequence[Path], split: str, count: int | None, resize: str
 ) -> Originals:
-    from uldm_plugins.commands.originals import of_files, of_split, other_sizes
+    from uldm_plugins.commands.real_images import of_files, of_split, other_sizes
 
     dataset = trained.noun("dataset")
     if not images:
@@ -152,7 +152,7 @@ def _write(trained: TrainedRun, originals: Originals, context: Context, out: Pat
 
 def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path) -> None:
     """Write the pictures and losses of each image, and of all together."""
-    from uldm_core.engine.files import write_json
+    from uldm_core.run_folder.files import write_json
     from uldm_plugins.pictures.reconstructions import MOST, save_summary
 
     size = _codebook_size(trained.noun("autoencoder"))
@@ -176,7 +176,7 @@ def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path
 
 def _draw_one(one: Examined, name: str, codebook_size: int, out: Path) -> list[Tensor]:
     """Write an image's files, and return its pictures."""
-    from uldm_core.engine.files import write_json
+    from uldm_core.run_folder.files import write_json
     from uldm_plugins.nn.codebooks import code_counts
     from uldm_plugins.pictures.figures import code_histogram
     from uldm_plugins.pictures.reconstructions import save_image, save_triptych, titles, triptych

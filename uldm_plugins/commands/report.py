@@ -17,7 +17,7 @@ def report(run: Path) -> None:
 
     Every run writes its own, and `uldm evaluate` adds to it; this is for a run of an older version.
     """
-    from uldm_core.engine.folder import RunFolder
+    from uldm_core.run_folder.folder import RunFolder
     from uldm_plugins.report.page import write_report
 
     _ = RunFolder(run).recipe

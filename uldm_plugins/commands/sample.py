@@ -26,9 +26,9 @@ from uldm_core.cli.common import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from uldm_core.blueprint import Blueprint
     from uldm_core.engine.context import Context
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
+    from uldm_core.spec.component_spec import ComponentSpec
     from uldm_plugins.stages.sample import Sample
 
 IMAGES, ROWS = 100, 8
@@ -90,8 +90,9 @@ def sample(
     has. Give one of --out, --trajectory and --interpolate.
     """
     from uldm_core import registry
-    from uldm_core.engine.trained import TrainedRun
+    from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.recipe.overrides import parse_options
+    from uldm_core.spec.building import validate
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
@@ -102,7 +103,7 @@ def sample(
     table = _sampler(trained, name, sampler)
     known = registry.describe("sampler", table["use"]).options
     written = parse_options(options, known) | ({"steps": steps} if steps else {})
-    plan = registry.default().plan("sampler", {**table, **written}, {}, nouns=trained.plan.nouns)
+    plan = validate(registry.default(), "sampler", {**table, **written}, {}, nouns=trained.plan.nouns)
     stage.sampler = trained.workshop.builder.build(plan)
     with _drawing(trained, name, seed) as context:
         if out:
@@ -132,7 +133,7 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
 
 def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any]:
     """Return the table of the run's own sampler, or of the one of a name."""
-    from uldm_core.blueprint import Reference
+    from uldm_core.spec.component_spec import Reference
 
     if name is not None:
         return {"use": name}
@@ -160,7 +161,7 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         ) from error
 
 
-def _said(sampler: Blueprint, seed: int) -> str:
+def _said(sampler: ComponentSpec, seed: int) -> str:
     """Say what images were drawn with."""
     steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
     return f"{sampler.use}{steps}, seed {seed}"

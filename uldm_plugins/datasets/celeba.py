@@ -12,8 +12,8 @@ from torchvision import datasets
 
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import load_or_fetch
-from uldm_plugins.nn.checked_files import check, content_fingerprint
-from uldm_plugins.nn.files import MAX_PIXELS, read_batch
+from uldm_plugins.shared.checked_files import check, content_fingerprint
+from uldm_plugins.shared.files import MAX_PIXELS, read_batch
 
 
 class CelebA:

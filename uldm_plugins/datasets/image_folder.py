@@ -16,8 +16,8 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.nn.checked_files import CheckedFiles, check, content_fingerprint
-from uldm_plugins.nn.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
+from uldm_plugins.shared.checked_files import CheckedFiles, check, content_fingerprint
+from uldm_plugins.shared.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
 
 _NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 _LIKE_A_SPLIT = re.compile("(?i:train(ing)?|test(ing)?|val(id(ation)?)?)([^a-z].*)?", re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
 
@@ -29,7 +29,7 @@ class LPIPS(PerceptualDistance):
     """
 
     def __init__(
-        self, backbone: Backbone = spec("vgg16"), normalize: bool = False, heads: Heads = "auto"
+        self, backbone: Backbone = use("vgg16"), normalize: bool = False, heads: Heads = "auto"
     ) -> None:
         super().__init__(backbone, normalize, heads)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from uldm_core.protocols import Autoencoder
 from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.codebooks import code_counts, perplexity
-from uldm_plugins.nn.images import to_float
-from uldm_plugins.nn.place import device_of
+from uldm_plugins.shared.images import to_float
+from uldm_plugins.shared.place import device_of
 
 
 class CodebookUsage:

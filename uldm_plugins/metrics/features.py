@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from uldm_core.protocols import Backbone
-from uldm_plugins.nn.images import to_float
-from uldm_plugins.nn.place import device_of
+from uldm_plugins.shared.images import to_float
+from uldm_plugins.shared.place import device_of
 
 _BLOCK_VALUES = 1 << 25
 

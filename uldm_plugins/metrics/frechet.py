@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named, pooled
-from uldm_plugins.nn.images import to_float
-from uldm_plugins.nn.place import device_of
+from uldm_plugins.shared.images import to_float
+from uldm_plugins.shared.place import device_of
 
 
 class Moments:
@@ -53,7 +53,7 @@ class Frechet:
 
     compares = True
 
-    def __init__(self, backbone: Backbone = spec("vgg16"), name: str = "frechet") -> None:
+    def __init__(self, backbone: Backbone = use("vgg16"), name: str = "frechet") -> None:
         self.backbone = backbone
         self.name = name
         self.reset()
@@ -95,7 +95,7 @@ class FrechetMnist(Frechet):
         backbone: the judge.
     """
 
-    def __init__(self, backbone: Backbone = spec("mnist_judge")) -> None:
+    def __init__(self, backbone: Backbone = use("mnist_judge")) -> None:
         super().__init__(backbone, "frechet_mnist")
 
 
@@ -110,7 +110,7 @@ class Fid(Frechet):
         backbone: the Inception network.
     """
 
-    def __init__(self, backbone: Backbone = spec("inception")) -> None:
+    def __init__(self, backbone: Backbone = use("inception")) -> None:
         super().__init__(backbone, "fid")
 
 
@@ -123,7 +123,7 @@ class ClassBalance:
 
     compares = False
 
-    def __init__(self, backbone: Backbone = spec("mnist_judge")) -> None:
+    def __init__(self, backbone: Backbone = use("mnist_judge")) -> None:
         self.backbone = backbone
         self.reset()
 

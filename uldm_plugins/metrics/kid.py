@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import FeatureSets
 
@@ -23,7 +23,7 @@ class KID(FeatureSets):
         backbone: the feature network; no loss of the run should use it.
     """
 
-    def __init__(self, backbone: Backbone = spec("vgg16")) -> None:
+    def __init__(self, backbone: Backbone = use("vgg16")) -> None:
         super().__init__(backbone)
 
     def compute(self) -> dict[str, float]:

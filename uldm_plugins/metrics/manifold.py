@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import FeatureSets, distance_blocks, named, neighbour_distances
 
@@ -27,7 +27,7 @@ class PrecisionRecall(FeatureSets):
 
     higher_is_better = {"precision": True, "recall": True}
 
-    def __init__(self, backbone: Backbone = spec("vgg16"), k: Annotated[int, Ge(1)] = 3) -> None:
+    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 3) -> None:
         self.k = k
         super().__init__(backbone)
 
@@ -55,7 +55,7 @@ class DensityCoverage(FeatureSets):
 
     higher_is_better = {"coverage": True}  # images in the midst of the real ones are denser than they
 
-    def __init__(self, backbone: Backbone = spec("vgg16"), k: Annotated[int, Ge(1)] = 5) -> None:
+    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 5) -> None:
         self.k = k
         super().__init__(backbone)
 

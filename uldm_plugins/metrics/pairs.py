@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named
-from uldm_plugins.nn.images import in_batches, to_float
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
-from uldm_plugins.nn.place import device_of
+from uldm_plugins.shared.images import in_batches, to_float
+from uldm_plugins.shared.place import device_of
 
 _WINDOW, _DEVIATION = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -107,7 +107,7 @@ class LPIPSMetric(Pairs):
         heads: as of the loss.
     """
 
-    def __init__(self, backbone: Backbone = spec("vgg16"), heads: Heads = "auto") -> None:
+    def __init__(self, backbone: Backbone = use("vgg16"), heads: Heads = "auto") -> None:
         super().__init__()
         self.distance = PerceptualDistance(backbone, normalize=False, heads=heads)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uldm_core.shapes import is_shapes_only
-from uldm_plugins.nn.pretrained import existing, read_state
+from uldm_plugins.shared.pretrained import existing, read_state
 
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 

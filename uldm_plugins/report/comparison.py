@@ -11,14 +11,14 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from uldm_core.errors import Problem, dotted
-from uldm_core.options import say_value
 from uldm_core.recipe.compare import differences, flattened
+from uldm_core.spec.options import say_value
 from uldm_plugins.report.curves import chart_of
+from uldm_plugins.report.labels import METRICS, scalar_words
 from uldm_plugins.report.page import NOTHING, environment, state_of
 from uldm_plugins.report.pictures import Picture, picture, shown_at
-from uldm_plugins.report.records import Measured, RunFiles, read_run
+from uldm_plugins.report.run_reader import Measured, RunFiles, read_run
 from uldm_plugins.report.sections import Chart
-from uldm_plugins.report.words import METRICS, scalar_words
 
 NOT_COMPARED = ("run", "versions")
 """Tables of a recipe that do not say what is trained."""

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from uldm_core.engine.files import write_text
 from uldm_core.errors import Problem
 from uldm_core.paths import inside
-from uldm_plugins.report.findings import SILENCE, findings, moment
-from uldm_plugins.report.records import RunFiles, read_run
+from uldm_core.run_folder.files import write_text
+from uldm_plugins.report.diagnostics import SILENCE, findings, moment
+from uldm_plugins.report.run_reader import RunFiles, read_run
 from uldm_plugins.report.sections import charts_of, command_of, components_of, sections_of
 
 HERE = Path(__file__).parent

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
-from uldm_plugins.report.findings import are_neighbours, copied
+from uldm_plugins.report.diagnostics import are_neighbours, copied
+from uldm_plugins.report.labels import METRICS, STAGES, scalar_words
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
-from uldm_plugins.report.records import (
+from uldm_plugins.report.run_reader import (
     MOST_CODES,
     Classes,
     Codebook,
@@ -23,7 +24,6 @@ from uldm_plugins.report.records import (
     RunFiles,
     StageFiles,
 )
-from uldm_plugins.report.words import METRICS, STAGES, scalar_words
 
 SETS = {
     "samples": "samples",
@@ -365,6 +365,6 @@ def _said(table: Mapping[str, Any]) -> str:
 
 def command_of(run: RunFiles, path: Path) -> str:
     """Return the command that repeats the run, or goes on with it."""
-    from uldm_core.engine.files import command_for
+    from uldm_core.run_folder.files import command_for
 
     return run.state.command or command_for(path)

@@ -10,7 +10,7 @@ from torch import Tensor
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder, Quantizer
 from uldm_plugins.nn.codebooks import code_counts
-from uldm_plugins.nn.images import images_at_a_time, to_float, to_uint8
+from uldm_plugins.shared.images import images_at_a_time, to_float, to_uint8
 
 
 @torch.inference_mode()

@@ -10,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uldm_core import MistakeError, spec
+from uldm_core import MistakeError, use
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import write_json
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
-from uldm_plugins.nn.images import in_batches
-from uldm_plugins.stages.exhibits import save_classes, save_codebook, save_nearest, save_reconstructions
+from uldm_core.run_folder.files import write_json
+from uldm_plugins.shared.images import in_batches
+from uldm_plugins.stages.evaluation_artifacts import (
+    save_classes,
+    save_codebook,
+    save_nearest,
+    save_reconstructions,
+)
 from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes
 from uldm_plugins.stages.sample import load_images
 
@@ -50,7 +55,7 @@ class Evaluate:
         self,
         dataset: Dataset,
         autoencoder: Autoencoder,
-        metrics: list[Metric] = [spec("frechet_mnist"), spec("class_balance")],  # noqa: B006 - read only
+        metrics: list[Metric] = [use("frechet_mnist"), use("class_balance")],  # noqa: B006 - read only
     ) -> None:
         check_once(metrics)
         self.dataset = dataset

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Autoencoder
-from uldm_plugins.nn.images import to_float, to_uint8
+from uldm_plugins.shared.images import to_float, to_uint8
 from uldm_plugins.stages.latents import encode_with_codes
 
 

@@ -13,9 +13,9 @@ from uldm_core import registry
 from uldm_core.engine.context import Context
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler
-from uldm_plugins.nn.ema import EMA
-from uldm_plugins.nn.images import in_batches, to_float, to_uint8
 from uldm_plugins.pictures.codes import code_map
+from uldm_plugins.shared.ema import EMA
+from uldm_plugins.shared.images import in_batches, to_float, to_uint8
 from uldm_plugins.stages.latents import decode, encode_with_codes, held_out
 from uldm_plugins.stages.training import predict
 

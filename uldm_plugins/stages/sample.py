@@ -12,9 +12,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from uldm_core import spec
+from uldm_core import use
 from uldm_core.engine.context import Context
-from uldm_core.engine.files import damaged
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
@@ -25,8 +24,9 @@ from uldm_core.protocols import (
     NoiseScheduler,
     Sampler,
 )
-from uldm_plugins.nn.arrays import read_arrays, save_arrays
-from uldm_plugins.nn.images import images_at_a_time, save_grid
+from uldm_core.run_folder.files import damaged
+from uldm_plugins.shared.arrays import read_arrays, save_arrays
+from uldm_plugins.shared.images import images_at_a_time, save_grid
 from uldm_plugins.stages.latents import decode
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
@@ -67,8 +67,8 @@ class Sample:
         autoencoder: Autoencoder,
         denoiser: Denoiser,
         noise_scheduler: NoiseScheduler,
-        latent_scaling: LatentScaling = spec("unit_variance"),
-        sampler: Sampler = spec("heun"),
+        latent_scaling: LatentScaling = use("unit_variance"),
+        sampler: Sampler = use("heun"),
         count: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from uldm_core import Excludes, Factory, Term, spec
+from uldm_core import Excludes, Partial, Weighted, use
 from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     AdversarialLoss,
@@ -20,10 +20,10 @@ from uldm_core.protocols import (
     LRSchedule,
     Optimizer,
 )
-from uldm_plugins.nn.ema import EMA, averaging
 from uldm_plugins.nn.frozen import without_gradients
+from uldm_plugins.shared.ema import EMA, averaging
 from uldm_plugins.stages.previews import at_rest, reconstructed
-from uldm_plugins.stages.training import Descent, detached, image_batch, weighted_sum
+from uldm_plugins.stages.training import OptimizerStep, detached, image_batch, weighted_sum
 
 
 class TrainAutoencoder:
@@ -67,12 +67,12 @@ class TrainAutoencoder:
         discriminator: Discriminator | None = None,
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 64,
-        losses: list[Term[Loss]] = [spec("l1")],  # noqa: B006 - read only
-        adversarial: Term[AdversarialLoss] | None = None,
+        losses: list[Weighted[Loss]] = [use("l1")],  # noqa: B006 - read only
+        adversarial: Weighted[AdversarialLoss] | None = None,
         adaptive_weight: bool = False,
-        optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
-        discriminator_optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3, betas=(0.5, 0.99)),
-        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=50, hold=0.5),
+        optimizer: Partial[Optimizer] = use("adamw", lr=1e-3),
+        discriminator_optimizer: Partial[Optimizer] = use("adamw", lr=1e-3, betas=(0.5, 0.99)),
+        lr_schedule: Partial[LRSchedule] = use("linear", warmup=50, hold=0.5),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.99,
         ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 0.0,
@@ -100,11 +100,11 @@ class TrainAutoencoder:
         self.context = context
         for term in self.losses:
             context.machine.place(term.component)
-        self.descent = Descent(self.autoencoder.parameters(), *self._descent)
+        self.descent = OptimizerStep(self.autoencoder.parameters(), *self._descent)
         self.ema = EMA(self.autoencoder, self._average)
         self.autoencoder.train()
         if self.discriminator is not None:
-            self.judge_descent = Descent(self.discriminator.parameters(), *self._discriminator_descent)
+            self.judge_descent = OptimizerStep(self.discriminator.parameters(), *self._discriminator_descent)
             self.discriminator.train()
 
     def step(self, step: int) -> Mapping[str, Tensor]:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from uldm_core import Factory, spec
+from uldm_core import Partial, use
 from uldm_core.engine.context import Context
 from uldm_core.protocols import Backbone, Dataset, LRSchedule, Optimizer
-from uldm_plugins.nn.ema import EMA, warmed
+from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.latents import index_batches
-from uldm_plugins.stages.training import Descent, image_batch
+from uldm_plugins.stages.training import OptimizerStep, image_batch
 
 
 class TrainClassifier:
@@ -51,8 +51,8 @@ class TrainClassifier:
         backbone: Backbone,
         steps: Annotated[int, Ge(1)] = 4000,
         batch_size: Annotated[int, Ge(1)] = 128,
-        optimizer: Factory[Optimizer] = spec("adamw", lr=3e-3, weight_decay=0.02),
-        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=200),
+        optimizer: Partial[Optimizer] = use("adamw", lr=3e-3, weight_decay=0.02),
+        lr_schedule: Partial[LRSchedule] = use("linear", warmup=200),
         label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
         rotate: Annotated[float, Ge(0)] = 10.0,
         scale: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
@@ -72,7 +72,7 @@ class TrainClassifier:
         """Thaw the backbone; make optimizer and average."""
         self.context = context
         self.backbone.thaw().train()
-        self.descent = Descent(self.backbone.parameters(), *self._descent)
+        self.descent = OptimizerStep(self.backbone.parameters(), *self._descent)
         self.ema = EMA(self.backbone, warmed(self.ema_decay))
 
     def step(self, step: int) -> Mapping[str, Tensor]:

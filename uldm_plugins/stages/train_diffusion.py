@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from uldm_core import Excludes, Factory, spec
+from uldm_core import Excludes, Partial, use
 from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     Autoencoder,
@@ -21,11 +21,11 @@ from uldm_core.protocols import (
     Optimizer,
     TimestepWeighting,
 )
-from uldm_plugins.nn.ema import EMA, averaging
-from uldm_plugins.nn.images import in_batches
+from uldm_plugins.shared.ema import EMA, averaging
+from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.latents import encode, encode_all, index_batches
 from uldm_plugins.stages.previews import Sketch, at_rest
-from uldm_plugins.stages.training import Descent, predict, read_images
+from uldm_plugins.stages.training import OptimizerStep, predict, read_images
 
 
 class TrainDiffusion:
@@ -67,13 +67,13 @@ class TrainDiffusion:
         autoencoder: Autoencoder,
         denoiser: Denoiser,
         noise_scheduler: NoiseScheduler,
-        latent_scaling: LatentScaling = spec("unit_variance"),
-        timestep_weighting: TimestepWeighting = spec("uniform"),
+        latent_scaling: LatentScaling = use("unit_variance"),
+        timestep_weighting: TimestepWeighting = use("uniform"),
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 128,
         cache_latents: bool = True,
-        optimizer: Factory[Optimizer] = spec("adamw", lr=1e-3),
-        lr_schedule: Factory[LRSchedule] = spec("linear", warmup=100),
+        optimizer: Partial[Optimizer] = use("adamw", lr=1e-3),
+        lr_schedule: Partial[LRSchedule] = use("linear", warmup=100),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
         ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
@@ -101,7 +101,7 @@ class TrainDiffusion:
         self.latent_scaling.fit(self._raw_latents())
         if self.latents is not None:
             self.latents = self.latent_scaling.normalize(self.latents)
-        self.descent = Descent(self.denoiser.parameters(), *self._descent)
+        self.descent = OptimizerStep(self.denoiser.parameters(), *self._descent)
         self.ema = EMA(self.denoiser, self._average)
 
     def step(self, step: int) -> Mapping[str, Tensor]:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from uldm_core import Factory, Term
-from uldm_core.component import say_failure
+from uldm_core import Partial, Weighted
 from uldm_core.engine.context import Context
 from uldm_core.errors import DataError
 from uldm_core.protocols import Dataset, Denoiser, Loss, LRSchedule, NoiseScheduler, Optimizer
-from uldm_plugins.nn.images import to_float
+from uldm_core.registry.component import say_failure
+from uldm_plugins.shared.images import to_float
 
 
-class Descent:
+class OptimizerStep:
     """An optimizer with its schedule; the learning rate is derived from the step, not remembered.
 
     Args:
@@ -31,8 +31,8 @@ class Descent:
     def __init__(
         self,
         parameters: Iterable[Parameter],
-        optimizer: Factory[Optimizer],
-        schedule: Factory[LRSchedule],
+        optimizer: Partial[Optimizer],
+        schedule: Partial[LRSchedule],
         steps: int,
         max_grad_norm: float = 0.0,
     ) -> None:
@@ -92,7 +92,7 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
         raise DataError(f"the dataset cannot give its images: {say_failure(error)}") from error
 
 
-def weighted_sum(terms: Iterable[Term[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
+def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
     """Add up the terms that have started."""
     total = prediction.new_zeros(())
     for term in terms:

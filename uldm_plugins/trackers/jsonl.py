@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from uldm_core.engine.files import MISREAD, read_bytes, write_bytes, write_text
-from uldm_core.engine.folder import RunFolder, StageFolder
 from uldm_core.paths import append, listed
 from uldm_core.protocols import RunStart
-from uldm_plugins.nn.images import png_of_grid
+from uldm_core.run_folder.files import MISREAD, read_bytes, write_bytes, write_text
+from uldm_core.run_folder.folder import RunFolder, StageFolder
+from uldm_plugins.shared.images import png_of_grid
 
 
 class Jsonl:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from uldm_core.engine.files import write_text
 from uldm_core.paths import inside, listed, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe.compare import flattened
-from uldm_plugins.nn.images import grid_of_ten
+from uldm_core.run_folder.files import write_text
+from uldm_plugins.shared.images import grid_of_ten
 from uldm_plugins.trackers.shared import read_id, tagged
 
 STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}

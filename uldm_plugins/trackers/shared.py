@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from uldm_core.engine.files import damaged, read_bytes, write_text
 from uldm_core.paths import inside
+from uldm_core.run_folder.files import damaged, read_bytes, write_text
 
 _IDENTIFIER = re.compile(rb"[0-9A-Za-z_\-]{1,128}")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from uldm_core.paths import inside
 from uldm_core.protocols import RunStart
-from uldm_plugins.nn.images import array_of_grid
+from uldm_plugins.shared.images import array_of_grid
 
 
 class TensorBoard:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from torch import Tensor
 
 from uldm_core.protocols import RunStart
-from uldm_plugins.nn.images import grid_of_ten
+from uldm_plugins.shared.images import grid_of_ten
 from uldm_plugins.trackers.shared import kept_id, tagged
 
 

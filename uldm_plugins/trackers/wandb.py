@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from uldm_core.protocols import RunStart
-from uldm_plugins.nn.images import grid_of_ten
+from uldm_plugins.shared.images import grid_of_ten
 from uldm_plugins.trackers.shared import kept_id, tagged
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from uldm_core import registry
 from uldm_core.engine.context import Context
-from uldm_core.engine.folder import StageFolder
-from uldm_core.engine.machine import Machine
+from uldm_core.engine.device import Machine
 from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
+from uldm_core.run_folder.folder import StageFolder
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, NotApplicable, Skip, expect, expect_close
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_nouns

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from uldm_core.component import Component
-from uldm_core.plugins import hookimpl
+from uldm_core.registry.component import Component
+from uldm_core.registry.plugins import hookimpl
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from uldm_core.errors import UnavailableError, did_you_mean
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.nn.pretrained import existing, read_state
+from uldm_plugins.shared.pretrained import existing, read_state
 
 
 class Features(Frozen):

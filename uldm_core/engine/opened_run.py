@@ -1,0 +1,160 @@
+"""Opening a finished run: its components with their trained weights, and what it made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.context import Context
+from uldm_core.engine.device import Machine, choose_machine
+from uldm_core.engine.progress import Reporter, Silent
+from uldm_core.engine.signals import Stop
+from uldm_core.errors import MistakeError, RunWarning, listing
+from uldm_core.recipe import Plan, Recipe
+from uldm_core.registry.lookup import Registry
+from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
+from uldm_core.run_folder.files import command_for
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.keys import products, results_of
+from uldm_core.run_folder.pretrained import origin_of
+from uldm_core.spec.component_spec import nouns_behind
+
+
+@define
+class TrainedRun:
+    """A run's plan and components, with the weights of every stage that is done and belongs to the recipe.
+
+    Args:
+        plan: the recipe's.
+        folder: the run's.
+        machine: where its components are.
+        workshop: builds them. Datasets are opened when their images are asked for.
+        artifacts: what its stages made, by name.
+        refused: why a component or an artifact cannot be used, by name.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    machine: Machine
+    workshop: ComponentStore
+    artifacts: dict[str, Path] = field(factory=dict)
+    refused: dict[str, str] = field(factory=dict)
+
+    @classmethod
+    def open(
+        cls, path: Path, *, overrides: tuple[str, ...] = (), registry: Registry | None = None
+    ) -> TrainedRun:
+        """Open ``runs/<name>``; the data need not be there.
+
+        It warns with ``RunWarning`` if the code of components has changed since they were trained.
+
+        Raises:
+            MistakeError: it is no run, or its recipe is wrong.
+        """
+        plan = Recipe.load(RunFolder(path).recipe, overrides).plan(registry, data=False)
+        machine = choose_machine(plan.run)
+        run = cls(plan, RunFolder(path), machine, ComponentStore(plan, machine, {}))
+        run._leave_data_unopened()
+        run._take_origins()
+        run._take_results()
+        if changed := changed_code(plan, run.folder):
+            many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            said = f"{path}: the code of {changed[0]}{many} has changed since it was trained"
+            warnings.warn(said, RunWarning, stacklevel=2)
+        return run
+
+    def noun(self, name: str) -> Any:
+        """Return a component by its name in the recipe.
+
+        Raises:
+            MistakeError: there is none, or what it was trained with is not what the recipe says now.
+        """
+        if name not in self.plan.nouns:
+            raise MistakeError(f"{self.folder.path} has no {name}; it has: {listing(list(self.plan.nouns))}")
+        self._refuse([name])
+        return self.workshop.builder.noun(name)
+
+    def stage(self, verb: str) -> tuple[str, Any]:
+        """Return the last stage that uses the component ``verb``, with its name.
+
+        Raises:
+            MistakeError: the recipe has none, or what it acts on does not belong to the recipe.
+        """
+        names = [name for name, stage in self.plan.stages.items() if stage.component.name == verb]
+        if not names:
+            raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {verb!r}")
+        self._refuse(sorted(nouns_behind(self.plan.stages[names[-1]], self.plan.nouns)))
+        return names[-1], self.workshop.build_stage(names[-1])
+
+    def artifact(self, name: str) -> Path:
+        """Return where an artifact of the run lies.
+
+        Raises:
+            MistakeError: it is not there, or does not belong to the recipe.
+        """
+        self._refuse([name])
+        if name not in self.artifacts:
+            raise MistakeError(f"{self.folder.path} has no {name} yet", hint=self._how_to_go_on())
+        return self.artifacts[name]
+
+    def require_trained(self, *nouns: str) -> None:
+        """Raise ``MistakeError`` unless each noun that some stage trains has its weights."""
+        self._refuse(nouns)
+        for name, stage in self.plan.stages.items():
+            for noun in set(products(stage)) & set(nouns) - set(self.workshop.weights):
+                raise MistakeError(
+                    f"{self.folder.path}: {noun} is not trained yet (stage {name})", hint=self._how_to_go_on()
+                )
+
+    def context(
+        self, name: str, seed: int, reporter: Reporter | None = None, stop: Stop | None = None
+    ) -> Context:
+        """Return the surroundings for doing a stage's work outside a run."""
+        folder = self.folder.stage(name)
+        return Context(name, seed, self.machine, folder, {}, reporter or Silent(), stop or Stop())
+
+    def _refuse(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.refused:
+                raise MistakeError(f"{self.folder.path}: {self.refused[name]}", hint=self._how_to_go_on())
+
+    def _how_to_go_on(self) -> str:
+        return f"go on with: {command_for(self.folder.path)}"
+
+    def _leave_data_unopened(self) -> None:
+        for name, noun in self.plan.nouns.items():
+            if noun.kind.name == "dataset" and (shape := shape_of(name, self.plan, self.folder)):
+                self.workshop.leave_unopened(name, *shape)
+
+    def _take_origins(self) -> None:
+        """Take the weights that components start from: those that the run has kept."""
+        for name in [name for name, noun in self.plan.nouns.items() if noun.source]:
+            path, why = origin_of(name, self.plan, self.folder)
+            if path:
+                self.workshop.origins[name] = path
+            else:
+                self.refused[name] = why
+
+    def _take_results(self) -> None:
+        """Take the weights and artifacts of each stage that is done; what is stale or damaged is refused."""
+        stale = stale_stages(self.plan, self.folder, self.workshop.origins)
+        for name, stage in self.plan.stages.items():
+            folder, (trained, made) = self.folder.stage(name), results_of(stage)
+            record = folder.record()
+            if record is None or not record.done:
+                continue
+            for product, path in folder.handed_on(trained, made).items():
+                was = f"{product} was {'trained' if product in trained else 'made'}"
+                if why := f"{was} {stale[name]}" if name in stale else folder.damage(record, [path]):
+                    self.refused[product] = why
+                    continue
+                self.refused.pop(product, None)
+                if product in trained:
+                    self.workshop.take(product, path)
+                else:
+                    self.artifacts[product] = path

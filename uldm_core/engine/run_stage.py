@@ -1,0 +1,75 @@
+"""Doing a stage outside a recipe, on components built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from uldm_core.engine.context import Context
+from uldm_core.engine.device import choose_machine
+from uldm_core.engine.loop import train
+from uldm_core.engine.progress import Reporter, Silent
+from uldm_core.engine.signals import Stop
+from uldm_core.errors import MistakeError
+from uldm_core.paths import inside, listed, remove
+from uldm_core.protocols import Trainer, Verb
+from uldm_core.recipe import RunOptions
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.spec.options import path_of
+
+
+def run_stage(
+    stage: Trainer | Verb,
+    out: str | Path,
+    *,
+    name: str = "",
+    seed: int = 0,
+    options: RunOptions | None = None,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Mapping[str, float]:
+    """Do one stage from its beginning, and return its summary; what it trains is trained in place.
+
+    It is done as ``run`` does it, with the same loop, logs and artifacts, in ``out/stages/NAME``; what lies
+    there is replaced. What it needs of an earlier stage (samples, say) is taken from those done in ``out``.
+
+    Args:
+        stage: as ``registry.build("stage", ...)`` makes it.
+        out: the folder.
+        name: the stage's; by default its class's.
+        seed: of its randomness, together with the name.
+        options: device, precision and so on, as in a recipe's ``[run]`` table.
+        reporter: told of progress; silent by default.
+        stop: asked after every step whether to stop.
+
+    Raises:
+        MistakeError: ``out`` is the folder of a recipe's run, or lacks what the stage needs.
+        Interrupted: it was asked to stop.
+        RunError: a metric or the state of the training is not finite, or the dataset failed.
+    """
+    out = path_of(out)
+    if (out / "recipe.toml").exists():
+        raise MistakeError(
+            f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
+        )
+    products = dict(_needed(stage.needs, out))
+    machine = choose_machine(options or RunOptions())
+    for component in vars(stage).values():
+        machine.place(component)
+    name = name or type(stage).__name__
+    folder = RunFolder(out).stage(name)
+    remove(folder.path)
+    folder.path.mkdir(parents=True)
+    context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())
+    return stage.run(context) if isinstance(stage, Verb) else train(stage, context)
+
+
+def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:
+    """Yield the newest artifact of each name."""
+    for name in names:
+        stages = [stage.name for stage in listed(inside(out, "stages"))]
+        made = [RunFolder(out).stage(stage).artifact(name) for stage in stages]
+        found = sorted(filter(Path.is_file, made), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise MistakeError(f"{out} has no {name} yet", hint="do the stage that makes it first")
+        yield name, found[-1]

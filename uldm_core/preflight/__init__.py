@@ -1,0 +1,1 @@
+"""Everything that looks at a recipe before it runs: dry build, shapes, costs, forecast."""

@@ -1,0 +1,348 @@
+"""Building a recipe's components for their shapes alone: what they object to is found before a run."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import define, evolve, field, frozen
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable, nearest
+from uldm_core.recipe.graph import needs, trained_by
+from uldm_core.shapes import shapes_only
+from uldm_core.spec.building import Builder
+from uldm_core.spec.component_spec import ComponentSpec
+from uldm_core.spec.options import options_of, say_value
+
+if TYPE_CHECKING:
+    from uldm_core.recipe.recipe import Plan
+
+META = torch.device("meta")
+COUNT = 100_000
+"""Images of a dataset that is not built: more than any batch."""
+NUMBERS = ("noise_scheduler", "timestep_weighting")
+"""Kinds whose components are a few numbers: they are built with their values, which others ask for."""
+MANY = 1_000_000
+"""More numbers than these are not a few."""
+
+
+@define
+class Trial:
+    """What came of building a plan's components on torch's meta device.
+
+    Args:
+        components: those that could be built, by key.
+        problems: what components object to, located by key.
+        unmeasured: why a component could not be built so, by key. Nothing is wrong with it.
+    """
+
+    components: dict[Key, Any] = field(factory=dict)
+    problems: list[Problem] = field(factory=list)
+    unmeasured: dict[Key, str] = field(factory=dict)
+
+
+def trial(plan: Plan, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None) -> Trial:
+    """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
+
+    Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
+
+    Args:
+        plan: the recipe's.
+        seconds: what is not built by then is left.
+        doubts: what else is wrong with the recipe. Where it is given, a component is built even if a noun
+            that its options follow from cannot be, and objections that may follow from either are not told.
+    """
+    rehearsal = _Rehearsal(plan.nouns, clock=Clock(time.monotonic() + seconds), doubts=doubts)
+    with silence():
+        for blueprint in plan.blueprints():
+            rehearsal.attempt(blueprint)
+    return rehearsal.found
+
+
+def untrained(plan: Plan, tried: Trial) -> Iterator[Problem]:
+    """Yield the networks that some stage acts on, and that none trains."""
+    used = set().union(*(needs(stage, plan.nouns) for stage in plan.stages.values()))
+    trained = set().union(*(trained_by(stage) for stage in plan.stages.values()))
+    for name in sorted((used & plan.nouns.keys()) - trained):
+        noun, component = plan.nouns[name], tried.components.get((name,))
+        loaded = noun.source or noun.options.get("weights") is not None
+        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        weights = component.parameters() if network and isinstance(component, nn.Module) else ()
+        if any(weight.requires_grad for weight in weights):
+            what = "nothing trains it: it stays as it was drawn at random"
+            hint = 'train it in a stage, or take it from a run: from = "runs/other"'
+            yield Problem(Where((name,)), what, hint, warning=True)
+
+
+class TooLongError(BaseException):
+    """Time is up; no ``except Exception`` of a component keeps it back."""
+
+
+@define
+class Clock:
+    """When time is up, by ``time.monotonic``."""
+
+    until: float
+
+
+class Deadline(TorchFunctionMode):
+    """Raises ``TooLongError`` at the first torch function after time is up."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the clock and call the function."""
+        started, imported = time.monotonic(), "torch._dynamo" in sys.modules
+        if started > self.clock.until:
+            raise TooLongError
+        result = self.call(function, args, dict(kwargs or {}))
+        if not imported and "torch._dynamo" in sys.modules:  # a second, for the first sum of meta tensors
+            self.clock.until += time.monotonic() - started
+        return result
+
+    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Call the function."""
+        return function(*args, **kwargs)
+
+
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
+
+
+class _Shapes(Deadline):
+    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values."""
+
+    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        fills = function in _FILLS or getattr(function, "__module__", "") == "torch.nn.init"
+        given = args[0] if args else kwargs.get("tensor")
+        if isinstance(given, Tensor) and given.is_meta and (fills or function is Tensor.cpu):
+            return given
+        if kwargs.get("device") is not None:
+            kwargs["device"] = META
+        if function in (torch.rand, torch.randn):
+            function, kwargs = torch.empty, {name: kwargs[name] for name in kwargs if name != "generator"}
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def without_values(clock: Clock) -> Iterator[None]:
+    """Build and run components for their shapes alone.
+
+    Raises:
+        TooLongError: time is up.
+    """
+    with shapes_only(), META, _Shapes(clock):
+        yield
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep components from warning, logging and drawing random numbers: they will, when built in earnest."""
+    muted, gradients = logging.root.manager.disable, torch.is_grad_enabled()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(muted)
+            torch.set_grad_enabled(gradients)  # a deadline may pass just as they are to be enabled again
+
+
+class _MissingError(Exception):
+    """A part, or a noun, could not be built; why is said there."""
+
+
+@define
+class _Rehearsal(Builder):
+    """Builds each blueprint once at most, and goes on when one cannot be built."""
+
+    clock: Clock = field(kw_only=True)
+    doubts: Sequence[Problem] | None = field(default=None, kw_only=True)
+    found: Trial = field(factory=Trial)
+    tried: set[Key] = field(factory=set)
+
+    def noun(self, name: str) -> Any:
+        if name not in self.nouns:
+            raise _MissingError(name)
+        return self.build(self.nouns[name])
+
+    def around(self, name: str) -> Any:
+        try:
+            return self.noun(name)
+        except _MissingError:
+            if self.doubts is None:
+                raise
+            return _Any()
+
+    def build(self, blueprint: ComponentSpec, *args: Any) -> Any:
+        self.attempt(blueprint)
+        if blueprint.key not in self.found.components:
+            raise _MissingError(dotted(blueprint.key))
+        return self.found.components[blueprint.key]
+
+    def attempt(self, blueprint: ComponentSpec) -> None:
+        """Build a component, what it needs first, unless that was tried before; note what comes of it."""
+        if blueprint.key in self.tried:
+            return
+        self.tried.add(blueprint.key)
+        nouns = [self.nouns[noun] for noun in blueprint.asks() if noun in self.nouns]
+        for needed in (*blueprint.parts(), *nouns):
+            self.attempt(needed)
+        try:
+            self.found.components[blueprint.key] = self._made(blueprint)
+        except MistakeError as error:
+            self._objected(blueprint, error)
+        except _MissingError as error:
+            self.found.unmeasured[blueprint.key] = f"needs {error}, which could not be built"
+        except (Exception, SystemExit, TooLongError) as error:
+            self.found.unmeasured[blueprint.key] = reason(error)
+
+    def _made(self, blueprint: ComponentSpec) -> Any:
+        if blueprint.kind.name == "dataset":
+            return stand_in(blueprint)
+        if blueprint.kind.name in NUMBERS:
+            _refuse_many(blueprint)
+            with Deadline(self.clock):
+                return super().build(blueprint)
+        with without_values(self.clock):
+            component = super().build(blueprint)
+            return component.to(META) if isinstance(component, nn.Module) else component
+
+    def _objected(self, blueprint: ComponentSpec, error: MistakeError) -> None:
+        key = blueprint.key
+        if is_unavailable(error):
+            self.found.unmeasured[key] = error.problems[0].what
+            return
+        for problem in error.problems:
+            placed = problem if problem.where.key[: len(key)] == key else problem.within(key)
+            if self._may_follow(blueprint, placed):
+                self.found.unmeasured[key] = "something else is wrong with it"
+                continue
+            hint = problem.hint or self._options_named(blueprint, problem.what)
+            self.found.problems.append(evolve(placed, hint=hint))
+
+    def _may_follow(self, blueprint: ComponentSpec, objection: Problem) -> bool:
+        """Whether an objection may be due to what else is wrong: one cause is told once."""
+        if any(map(self._doubtful, blueprint.all_references())):
+            return True
+        key, options = blueprint.key, options_of(blueprint.component.load())
+        doubts = [doubt.where.key for doubt in self.doubts or ()]
+        inside = [doubt[len(key) :] for doubt in doubts if doubt[: len(key)] == key]
+        parts = {str(part) for within in inside for part in within}
+        suspects = parts.union(*(nearest(part, options) for part in parts))
+        for option in blueprint.surrounded:
+            suspects |= {option} if any(map(self._doubtful, blueprint.kind.takes[option].nouns)) else set()
+        said = f"{dotted(objection.where.key[len(key) :])} {objection.what}"
+        return () in inside or any(_names(said, suspect) for suspect in suspects)
+
+    def _doubtful(self, name: str) -> bool:
+        """Whether anything is wrong with a noun, or with one that it needs."""
+        names = {name, *needs(self.nouns[name], self.nouns)} if name in self.nouns else {name}
+        keys = [self.nouns[other].key for other in names if other in self.nouns]
+        wrong = {doubt.where.key[:1] for doubt in self.doubts or ()}
+        return len(keys) < len(names) or any(
+            key not in self.found.components or key[:1] in wrong for key in keys
+        )
+
+    def _options_named(self, blueprint: ComponentSpec, what: str) -> str:
+        """Say each option that a message names: its value, and where that is from."""
+        derived = self._surroundings(blueprint, options_of(blueprint.component.load()), {})
+        written = blueprint.to_dict()
+        said = []
+        for name in (*blueprint.options, *(name for name in derived if name not in blueprint.options)):
+            value = written.get(name)
+            if name in blueprint.options:
+                number = name in blueprint.written and type(value) is int and value > 9
+                if _names(what, name) or (number and _names(what, str(value))):
+                    origin = "" if name in blueprint.written else " (default)"
+                    said.append(f"{name} = {say_value(value)}{origin}")
+            elif _names(what, name) and _names(what, str(derived[name])):
+                said.append(f"{name} is {blueprint.kind.takes[name].says}")
+        return "; ".join(said)
+
+
+def _names(text: str, word: str) -> bool:
+    """Whether a text has a word in it."""
+    return bool(re.search(rf"\b{re.escape(word)}\b", text))
+
+
+@frozen
+class _Any:
+    """Stands for a dataset or an autoencoder of which nothing is known, so that others can be built."""
+
+    channels: int = 3
+    size: int = 32
+    latent_channels: int = 4
+    downscale: int = 4
+
+
+@frozen
+class StandIn:
+    """A dataset of which only the shapes are known; its images are black."""
+
+    channels: int
+    size: int
+    splits: tuple[str, ...]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    @property
+    def labels(self) -> Tensor:
+        """Zeros, int64."""
+        return torch.zeros(COUNT, dtype=torch.int64)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return zeros, uint8 [B, channels, size, size]."""
+        return torch.zeros(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
+
+    def split(self, name: str) -> StandIn:
+        """Return itself."""
+        return self
+
+
+def _refuse_many(blueprint: ComponentSpec) -> None:
+    for name, value in blueprint.options.items():
+        if type(value) is int and value > MANY:
+            raise NotImplementedError(f"{name} = {value} is more than can be tried out")
+
+
+def stand_in(blueprint: ComponentSpec) -> StandIn:
+    """Stand in for a dataset by what its class or its options say of its images."""
+    target: Any = blueprint.component.load()
+
+    def said(name: str) -> int:
+        for value in (getattr(target, name, None), blueprint.options.get(name)):
+            if type(value) is int:
+                return value
+        raise NotImplementedError(f"neither its class nor its options say its {name}")
+
+    return StandIn(said("channels"), said("size"), tuple(getattr(target, "splits", ("train", "test"))))
+
+
+def reason(error: BaseException) -> str:
+    """Say why a component cannot be built or run for its shapes alone."""
+    if isinstance(error, TooLongError):
+        return "took too long"
+    said = shorten(first_line(error), 120, placeholder=" ...")
+    if isinstance(error, NotImplementedError) and said:
+        return said
+    return f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def first_line(said: object) -> str:
+    """Return the first line of what an error, or anything else, says."""
+    return (str(said).strip().splitlines() or [""])[0]

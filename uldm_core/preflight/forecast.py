@@ -1,0 +1,144 @@
+"""What a run would do: reuse, go on, do, or redo, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from uldm_core.errors import dotted
+from uldm_core.recipe import Plan
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.keys import require_stages, result_files, stage_keys
+from uldm_core.run_folder.pretrained import origins
+from uldm_core.spec.building import Builder
+from uldm_core.spec.component_spec import ComponentSpec
+from uldm_core.spec.options import say_value
+
+
+@frozen
+class Forecast:
+    """What becomes of one stage: ``reuse``, ``go on``, ``do`` or ``redo``, and why.
+
+    ``announcement`` is what a run says before it does so; empty where that goes without saying.
+    """
+
+    stage: str
+    does: str
+    why: str
+    announcement: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.does}, {self.why}"
+
+
+def forecast(plan: Plan, path: Path) -> list[Forecast]:
+    """Return what running a recipe in a folder would do; nothing is changed.
+
+    The dataset is opened, since what it holds decides as well.
+
+    Raises:
+        MistakeError: the recipe has no stages; weights of another run are not there.
+    """
+    require_stages(plan)
+    folder = RunFolder(path)
+    keys = stage_keys(plan, Builder(plan.nouns), brought=origins(plan, folder))
+    return forecast_of(folder, plan, keys)
+
+
+def forecast_of(folder: RunFolder, plan: Plan, keys: Mapping[str, StageKey]) -> list[Forecast]:
+    """Return what becomes of the stages that have these keys."""
+    return [_of_stage(folder, name, key, plan.stages[name]) for name, key in keys.items()]
+
+
+def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
+    """Return which options of a stage were changed in mid-training, one a line."""
+    return [
+        f"{option} was {say_value(old)} up to step {adjustment.step}, then {say_value(new)}"
+        for adjustment in adjustments
+        for option, (old, new) in adjustment.options.items()
+    ]
+
+
+def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec) -> Forecast:
+    record = folder.stage(name).record()
+    if folder.set_aside(name, key) and (record is None or record.key != key):
+        what = f"stages.{name} is taken back from set_aside/{name}-{key}"
+        return Forecast(name, "reuse", "what was set aside earlier is of these options", what)
+    if record is None:
+        return Forecast(name, "do", "nothing of it is there yet")
+    if adjusted := folder.adjustments(name, key):
+        changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
+        why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
+        return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
+    if record.key.content != key.content:
+        return _redo(
+            folder,
+            name,
+            record,
+            "; ".join(_changes(record.key, key)) or "the options are others",
+        )
+    own = folder.stage(name)
+    if record.done and (damage := own.damage(record, result_files(stage, own, record))):
+        return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
+    if record.key.steps > key.steps:
+        return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
+    return _of_the_same(folder, name, key, record)
+
+
+def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
+    step = folder.stage(name).checkpoint()
+    if not (record.done or step):  # nothing of worth is lost
+        return Forecast(name, "redo", why)
+    does, kept = (
+        ("is done again", "the finished result")
+        if record.done
+        else ("begins at step 0", f"its checkpoint of step {step}")
+    )
+    where = f"{kept} is kept in set_aside/{name}-{record.key}"
+    return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
+
+
+def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
+    if record.done and record.key.steps == key.steps:
+        return Forecast(name, "reuse", "it is done")
+    done = folder.stage(name).checkpoint() or 0
+    until = f" of {key.steps}" if key.steps else ""
+    return (
+        Forecast(name, "go on", f"from step {done}{until}")
+        if done
+        else Forecast(name, "do", "it was not finished")
+    )
+
+
+def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
+    """Yield what differs between what two keys are made of, as a person would say it."""
+    if not old.made_of:
+        return
+    earlier = isinstance(old.made_of.get("data"), list)
+    if earlier:  # which held paths among the options, and no names of datasets and files
+        yield "its record is of an earlier version"
+    for key, (was, now) in new.changes(old).items():
+        told = key[0] == "sources" and None in (was, now)  # another `use` tells of itself
+        if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
+            yield _say_change(key, was, now)
+
+
+def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
+    group, rest = key[0], key[1:]
+    if not rest and group != "seed":
+        return f"{group} {say_value(old)} -> {say_value(new)}"
+    if group == "sources":
+        return f"the code of {rest[0]} has changed"
+    if group == "data":
+        split = f"{rest[-1]} split of the " if rest[1:2] == ("splits",) and rest[-1] != "given" else ""
+        return f"the {split}dataset has changed"
+    if group == "files":
+        return f"the file of {rest[0]} has changed"
+    if group == "weights":
+        return f"the weights that {rest[0]} starts from have changed"
+    if group == "from":
+        return f"{rest[0]} is made anew"
+    return f"{dotted(rest) if rest else group} {say_value(old)} -> {say_value(new)}"

@@ -1,0 +1,313 @@
+"""Plugins: what they may bring, how they are found, and how a broken one is kept from the rest."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import pluggy
+from attrs import evolve, field, frozen
+
+from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
+from uldm_core.kinds import Kind
+from uldm_core.registry.component import Component
+
+GROUP = "uldm.plugins"
+OWN_PLUGIN = "uldm"
+T = TypeVar("T")
+
+hookspec = pluggy.HookspecMarker("uldm")
+hookimpl = pluggy.HookimplMarker("uldm")
+
+
+class PluginWarning(UserWarning):
+    """A plugin was skipped, or something it brings is shadowed."""
+
+
+@frozen
+class Command:
+    """A command a plugin brings to ``uldm``; ``target`` is a click command, imported when it is called."""
+
+    name: str = field(validator=must_match(r"[a-z][a-z0-9\-]*", "reconstruct"))
+    target: str = field(validator=must_match(r"[\w.]+:\w+", "module:command"))
+    summary: str = ""
+
+
+class HookSpecs:
+    """The hooks a plugin may implement; each returns records, so that loading has no side effect."""
+
+    @hookspec
+    def uldm_kinds(self) -> list[Kind]:
+        """Return the kinds of component that the plugin adds."""
+        return []
+
+    @hookspec
+    def uldm_components(self) -> list[Component]:
+        """Return the components that the plugin adds."""
+        return []
+
+    @hookspec
+    def uldm_commands(self) -> list[Command]:
+        """Return the commands that the plugin adds."""
+        return []
+
+    @hookspec
+    def uldm_recipes(self) -> list[Path]:
+        """Return folders of recipes (``*.toml``) that run by their bare names."""
+        return []
+
+
+@frozen
+class Plugin:
+    """One plugin as it was found: what it brought, or why it was skipped.
+
+    Args:
+        name: its entry point's.
+        distribution: that brought it.
+        version: of the distribution.
+        kinds: that it adds.
+        components: that it adds.
+        commands: that it adds.
+        recipes: folders of recipes that it brings.
+        error: what is wrong with it, with the traceback if there is one; empty if nothing is.
+        mend: what to do about that.
+        skipped: whether nothing of it was registered.
+        seconds: that its import took.
+    """
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+    kinds: tuple[Kind, ...] = ()
+    components: tuple[Component, ...] = ()
+    commands: tuple[Command, ...] = ()
+    recipes: tuple[Path, ...] = ()
+    error: str = field(default="", repr=False)
+    mend: str = field(default="", repr=False)
+    skipped: bool = False
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        origin = f" of {self.distribution} {self.version}".rstrip() if self.distribution else ""
+        return f"plugin {self.name!r}{origin}"
+
+    def without(self, cause: str, mend: str = "", error: str = "") -> Plugin:
+        """Return it with nothing to register, and warn; ``cause`` says why in a line."""
+        leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
+        warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
+        return Plugin(
+            self.name,
+            self.distribution,
+            self.version,
+            error=error or cause,
+            mend=mend or leave_out,
+            skipped=True,
+            seconds=self.seconds,
+        )
+
+    def with_fault(self, cause: str, mend: str, error: str = "") -> Plugin:
+        """Return it as one that works but should be mended, and warn."""
+        warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
+        return evolve(self, error=error or cause, mend=mend)
+
+
+def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
+    """Yield every installed plugin, in the order of their names; a broken one is skipped with a warning.
+
+    Args:
+        block: names of entry points to leave out.
+    """
+    entries = [(entry, *_distribution(entry)) for entry in entry_points(group=GROUP)]
+    first: dict[str, str] = {}
+    for entry, distribution, version in sorted(entries, key=lambda found: (found[0].name, found[1])):
+        if entry.name in set(block):
+            continue
+        if entry.name in first:
+            taken = f"{first[entry.name]} has an entry point of that name"
+            yield Plugin(entry.name, distribution, version).without(taken)
+            continue
+        first[entry.name] = distribution
+        yield _load_entry(entry, distribution, version)
+
+
+def load_file(path: Path) -> Plugin:
+    """Load a plugin from a Python file, without packaging.
+
+    Raises:
+        MistakeError: there is no such file, it fails, or it announces nothing.
+    """
+    spec = spec_from_file_location(f"uldm_file_plugin_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise MistakeError(f"--plugin {path}: no such Python file")
+    module = sys.modules[spec.name] = module_from_spec(spec)  # so that its classes' source is found
+    try:
+        spec.loader.exec_module(module)
+        plugin = collect(module, path.stem, distribution=str(path))
+    except (Exception, SystemExit) as error:
+        raise MistakeError(f"--plugin {path}: {_say(error)}", hint=_own_traceback(error).strip()) from error
+    if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
+        raise MistakeError(
+            f"--plugin {path}: it announces nothing",
+            hint="define uldm_components() with the decorator uldm_core.hookimpl, returning [Component(...)]",
+        )
+    return plugin
+
+
+def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
+    """Call the plugin's hooks and return its records; raises if any of them is malformed."""
+    _check_hooks(module)
+    manager = pluggy.PluginManager("uldm")
+    manager.add_hookspecs(HookSpecs)
+    manager.register(module, name)
+    components = [
+        evolve(component, plugin=name, distribution=distribution, version=version)
+        for component in _records(manager, "uldm_components", Component)
+    ]
+    _refuse_duplicates(components)
+    return Plugin(
+        name,
+        distribution,
+        version,
+        tuple(_records(manager, "uldm_kinds", Kind)),
+        tuple(components),
+        tuple(_records(manager, "uldm_commands", Command)),
+        tuple(_records(manager, "uldm_recipes", Path)),
+    )
+
+
+def warn_of_unknown(block: Collection[str]) -> None:
+    """Warn of names to be left out that no installed plugin has."""
+    if not block:
+        return
+    names = {entry.name for entry in entry_points(group=GROUP)}
+    for name in sorted(set(block) - names):
+        message = f"no plugin {name!r} to block{did_you_mean(name, names)}"
+        warnings.warn(message, PluginWarning, stacklevel=2)
+
+
+def _distribution(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+
+
+def _load_entry(entry: EntryPoint, distribution: str, version: str) -> Plugin:
+    plugin = Plugin(entry.name, distribution, version)
+    started = time.monotonic()
+    try:
+        with _watch("torch") as seen:
+            plugin = collect(entry.load(), entry.name, distribution=distribution, version=version)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
+        plugin = evolve(plugin, seconds=time.monotonic() - started)
+        return plugin.without(_say(error), _mend(error, entry), _own_traceback(error))
+    plugin = evolve(plugin, seconds=time.monotonic() - started)
+    if not seen or plugin.name == OWN_PLUGIN:
+        return plugin
+    return plugin.with_fault(
+        "imports torch to say what it brings, which slows every command",
+        'its authors should name targets as "module:attribute", in a module that imports no torch',
+        f"torch is imported here:\n{seen[0]}",
+    )
+
+
+def _say(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _mend(error: BaseException, entry: EntryPoint) -> str:
+    """Say what to do about an error; an empty string where only its authors can."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    own = entry.module.partition(".")[0]
+    return f"pip install {missing}" if missing and missing.partition(".")[0] != own else ""
+
+
+def _own_traceback(error: BaseException) -> str:
+    """Return the traceback, without the frames of the import system and of this file if others are left."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    lines = [*traceback.format_list(own or frames), *traceback.format_exception_only(error)]
+    return "".join(["Traceback (most recent call last):\n", *lines])
+
+
+class _Watcher(MetaPathFinder):
+    """Finds nothing; notes from where a module is first asked for."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.seen: list[str] = []
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        """Note the line that imports the module."""
+        if fullname == self.module and not self.seen:
+            frames = traceback.extract_stack()
+            outside = [frame for frame in frames[:-1] if "importlib" not in frame.filename]
+            self.seen.append("".join(traceback.format_list(outside[-1:])))
+
+
+@contextmanager
+def _watch(module: str) -> Iterator[list[str]]:
+    """Yield a list of the places that import a module which nothing has imported yet: one at most."""
+    watcher = _Watcher(module)
+    sys.meta_path.insert(0, watcher)
+    try:
+        yield watcher.seen
+    finally:
+        sys.meta_path.remove(watcher)
+
+
+def check_kinds(plugin: Plugin, known: Collection[str], own: Collection[str]) -> Plugin:
+    """Return the plugin, or, skipped with a warning, one of unknown kinds or that would replace our own.
+
+    Args:
+        plugin: as it was found.
+        known: the names of all kinds, those that plugins bring included.
+        own: the names of the built-in kinds.
+    """
+    for component in plugin.components:
+        if component.kind not in known:
+            return plugin.without(
+                f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
+            )
+    for kind in plugin.kinds:
+        if kind.name in own:
+            return plugin.without(f"it brings a kind {kind.name!r}, which uldm has")
+    return plugin
+
+
+def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
+    """Yield what a plugin's hook returns; raises ``TypeError`` for anything but a list of records."""
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        returned = implementation.function()
+        if not isinstance(returned, Iterable) or isinstance(returned, (str, Mapping)):
+            raise TypeError(f"{hook}() must return a list of {record.__name__} records, got {returned!r}")
+        for item in returned:
+            if not isinstance(item, record):
+                raise TypeError(f"{hook}() must return {record.__name__} records, got {item!r}")
+            yield item
+
+
+def _check_hooks(module: object) -> None:
+    """Raise ``ValueError`` for a hook implementation that no hook has the name of."""
+    known = [name for name in vars(HookSpecs) if name.startswith("uldm_")]
+    for name in dir(module):
+        if getattr(getattr(module, name, None), "uldm_impl", None) and name not in known:
+            raise ValueError(f"there is no hook {name!r}{did_you_mean(name, known)}")
+
+
+def _refuse_duplicates(components: Iterable[Component]) -> None:
+    seen = set()
+    for component in components:
+        if component.path in seen:
+            raise ValueError(f"it brings {component.path} twice")
+        seen.add(component.path)

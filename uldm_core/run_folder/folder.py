@@ -1,0 +1,394 @@
+"""A run's folder: what is done, what can be gone on with, and what is set aside."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, asdict, field, frozen
+from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
+
+from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
+from uldm_core.paths import copy, inside, listed, names_in, remove
+from uldm_core.recipe.compare import flattened
+from uldm_core.recipe.runs import KEPT
+from uldm_core.run_folder.files import (
+    damaged,
+    digest,
+    is_readable,
+    read_json,
+    read_state,
+    why,
+    write_json,
+    write_state,
+)
+
+_STEP = re.compile(r"0|[1-9][0-9]*")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def _is_number(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
+
+
+def _is_whole(instance: object, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
+
+
+def _is_pair(instance: object, attribute: Any, value: Any) -> None:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
+
+
+def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+    tables = value if isinstance(value, Mapping) else {"it": value}
+    for name in {"it", "stage", "nouns", "from", "weights", "sources"} & tables.keys():
+        table, any_value = tables[name], name in ("stage", "nouns")
+        sound = isinstance(table, Mapping) and all(
+            any_value or isinstance(item, str) for item in table.values()
+        )
+        if not sound:
+            raise ValueError(f"{attribute.name}: {name} is {shortened(table)}")
+
+
+@frozen
+class StageKey:
+    """What a stage's result depends on: a hash of everything but its number of steps, and that number.
+
+    ``made_of`` is what was hashed, to tell what has changed. ``adjustable`` are the stage's options whose
+    numbers may change in mid-training.
+    """
+
+    content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
+    steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False, validator=_is_made_of)
+    adjustable: Sequence[str] = field(
+        default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
+    )
+
+    def __str__(self) -> str:
+        return f"{self.content}-{self.steps}" if self.steps else self.content
+
+    def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key: old and new value; None for one that is not there."""
+        old, new = flattened(earlier.made_of), flattened(self.made_of)
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = {key: (old.get(key), new.get(key)) for key in keys}
+        return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
+
+    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return what differs from an earlier key, if a training can go on with it; else nothing."""
+        changes = self.changes(earlier)
+        options = {("stage", option) for option in self.adjustable}
+        may = (key[:2] in options and _numbers(*values) for key, values in changes.items())
+        return changes if all(may) else {}
+
+
+def _numbers(old: Any, new: Any) -> bool:
+    """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_numbers, old, new))
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new))
+
+
+@frozen
+class Adjustment:
+    """Options of a stage that were changed after a step of its training: old and new value of each."""
+
+    step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
+    options: dict[str, tuple[Any, Any]] = field(
+        validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
+    )
+
+
+def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
+    return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
+
+
+_TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
+
+
+@frozen
+class StageRecord:
+    """What is known of a stage's folder.
+
+    Args:
+        key: what its result depends on.
+        done: whether the result is there.
+        seconds: that it took.
+        summary: its numbers.
+        files: the size in bytes of each file of the result, by its path in the folder.
+        digests: of the content of each of these files; none in records of earlier versions.
+        used: the digest of each product of earlier stages that it was made of, by the product's name.
+        published: the artifacts of which there are copies in the run's own folder.
+    """
+
+    key: StageKey
+    done: bool = field(default=False, validator=instance_of(bool))
+    seconds: float = field(default=0.0, validator=[_is_number, ge(0), lt(inf)])
+    summary: dict[str, float] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
+    )
+    files: dict[str, int] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), _is_whole, instance_of(dict))
+    )
+    digests: dict[str, str] = field(factory=dict, validator=_TEXTS)
+    used: dict[str, str] = field(factory=dict, validator=_TEXTS)
+    published: list[str] | None = field(
+        default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
+    )
+    adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
+
+    def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
+        """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
+        names = {
+            **{noun: f"weights/{noun}.safetensors" for noun in trained},
+            **{a: f"artifacts/{a}" for a in made},
+        }
+        return {what: self.digests[name] for what, name in names.items() if name in self.digests}
+
+
+def _record(data: Any) -> StageRecord:
+    """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
+    if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
+        raise ValueError("it has no key")
+    return StageRecord(**{**data, "key": StageKey(**data["key"])})
+
+
+@frozen
+class StageFolder:
+    """One stage's folder: its record, metrics, checkpoints, weights and artifacts.
+
+    Every path in it is checked when it is asked for: nothing leads out of the run's folder.
+
+    Args:
+        path: the folder.
+        run: the run's folder, below which no link is followed.
+    """
+
+    path: Path
+    run: Path = field(default=Factory(lambda self: self.path, takes_self=True))
+
+    def inside(self, *names: str) -> Path:
+        """Return a path in this folder; raises ``MistakeError`` if it would lead out of the run's folder."""
+        return inside(self.run, *self.path.relative_to(self.run).parts, *names)
+
+    @property
+    def metrics(self) -> Path:
+        """The log of metrics, a line of JSON each."""
+        return self.inside("metrics.jsonl")
+
+    @property
+    def images(self) -> Path:
+        """The images shown while it ran: a folder a name, a PNG a step."""
+        return self.inside("images")
+
+    def shown(self, name: str) -> list[tuple[int, Path]]:
+        """Return the images of one name that were kept, by their steps."""
+        paths = [path for path in listed(self.inside("images", name)) if path.suffix == ".png"]
+        return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
+
+    def weights(self, noun: str) -> Path:
+        """Where a component trained here leaves its weights."""
+        return self.inside("weights", f"{noun}.safetensors")
+
+    def artifact(self, name: str) -> Path:
+        """Where a product of this stage lies."""
+        return self.inside("artifacts", *name.split("/"))
+
+    def record(self) -> StageRecord | None:
+        """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
+        record: StageRecord | None = read_json(self.inside("stage.json"), _record)
+        return record
+
+    def result(self) -> dict[str, Path]:
+        """Return the files of the result, by their paths in this folder."""
+        below = [path for part in ("weights", "artifacts") for path in sorted(self.inside(part).rglob("*"))]
+        found = [path for path in below if path.is_file() and not path.is_symlink()]
+        return {self._name(path): path for path in found}
+
+    def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
+        """Return where the weights and the artifacts lie that later stages use, by their names."""
+        return {
+            **{noun: self.weights(noun) for noun in trained},
+            **{name: self.artifact(name) for name in made},
+        }
+
+    def digest(self, record: StageRecord | None, path: Path) -> str:
+        """Return the digest of a file of a result that is whole: the recorded one, if there is any."""
+        known = record.digests.get(self._name(path)) if record else None
+        return known or digest(path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
+        """Return which file of a stage that is done is missing or not whole; empty if none is.
+
+        Args:
+            record: says how large the files were, unless it is of an earlier version.
+            paths: of the files.
+        """
+        for path in paths:
+            if not path.is_file():
+                return f"{path} is missing"
+            size = path.stat().st_size
+            wanted = record.files.get(self._name(path), size or None)
+            if size != wanted:
+                return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
+            if path.parent.name == "weights" and not is_readable(path):
+                return f"{path} cannot be read"
+            if self.digest(record, path) != digest(path):
+                return f"{path} has changed since it was written"
+        return ""
+
+    def write_record(self, record: StageRecord) -> None:
+        """Write what is known."""
+        write_json(self.inside("stage.json"), asdict(record))
+
+    def checkpoint(self) -> int | None:
+        """Return the step of the last complete checkpoint."""
+        return next(iter(self.checkpoints()), None)
+
+    def checkpoints(self) -> list[int]:
+        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
+        names = names_in(self.inside("checkpoints"))
+        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
+
+    def read_checkpoint(self, step: int) -> Any:
+        """Read the state of that step."""
+        folder = self.inside("checkpoints", str(step))
+        for name in ("state.json", "state.safetensors"):
+            inside(folder, name)
+        return read_state(folder)
+
+    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
+        """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:  # each part has its own way to say so
+            what = f"not a state of what the recipe builds: {why(error)}"
+            raise damaged(self.inside("checkpoints", str(step)), what) from error
+
+    def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
+        folder = self.inside("checkpoints")
+        write_state(self.inside("checkpoints", str(step)), state)
+        for name in names_in(folder):
+            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
+                remove(folder / name)
+
+
+@frozen
+class RunFolder:
+    """``runs/<name>/``."""
+
+    path: Path
+
+    def stage(self, name: str) -> StageFolder:
+        """The current folder of a stage."""
+        return StageFolder(inside(self.path, "stages", name), self.path)
+
+    def file(self, *names: str) -> Path:
+        """Return a path in the folder; raises ``MistakeError`` if it would lead out of it."""
+        return inside(self.path, *names)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe; raises ``MistakeError`` if there is none: this is no run."""
+        path = self.file("recipe.toml")
+        if not path.is_file():
+            what = f"{self.path} is not a run: it has no recipe.toml"
+            raise MistakeError(what, hint="make one with: uldm run RECIPE")
+        return path
+
+    def pretrained(self, noun: str) -> Path:
+        """Where the run keeps the weights of another run that a component starts from."""
+        return self.file(KEPT, f"{noun}.safetensors")
+
+    def copies(self) -> set[str]:
+        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
+        artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
+        return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
+
+    def published(self, name: str, record: StageRecord) -> dict[str, Path]:
+        """Return the artifacts of a stage of which copies belong in this folder."""
+        names = record.published
+        if names is None:  # of an earlier version: those of which there are some
+            artifacts = names_in(self.stage(name).inside("artifacts"))
+            names = [artifact for artifact in artifacts if self.file(artifact).is_file()]
+        return {artifact: self.stage(name).artifact(artifact) for artifact in names}
+
+    def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
+        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        for name in set(gone) - set(copies):
+            remove(self.file(name))
+        for name, path in copies.items():
+            if path.is_file() and not _is_copy(self.file(name), path):
+                copy(path, self.file(name))
+
+    def claim(self, name: str, key: StageKey) -> StageRecord:
+        """Make a stage's folder fit for ``key``, and return what is known of it.
+
+        A result of other options is set aside under its key; one of these options that was set aside
+        before is taken back. More steps of the same go on in place, and so does a training that is not done
+        and whose options are adjusted.
+        """
+        folder = self.stage(name)
+        record = folder.record()
+        adjusted = self.adjustments(name, key)
+        if record and not adjusted and not self._serves(name, record.key, key):
+            self.archive(name, record.key)
+            record = None
+        if record is None and self._aside(name, key).is_dir():
+            remove(folder.path)
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            self._aside(name, key).rename(folder.path)
+            record = folder.record()
+        if record is None or record.key == key:
+            return record or StageRecord(key)
+        options = {dotted(option[1:]): values for option, values in adjusted.items()}
+        step = folder.checkpoint() or 0
+        if step and record.key.steps != key.steps:  # on which schedules depend
+            options["steps"] = (record.key.steps, key.steps)
+        more = [Adjustment(step, options)] if options else []
+        return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
+
+    def archive(self, name: str, key: StageKey) -> Path:
+        """Set aside what is in a stage's folder, under its key, in the place of what was there."""
+        aside = self._aside(name, key)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        remove(aside)
+        return self.stage(name).path.rename(aside)
+
+    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
+        """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
+        record = self.stage(name).record()
+        if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
+            return {}
+        step = self.stage(name).checkpoint() or 0
+        return key.adjustments(record.key) if 0 < step < key.steps else {}
+
+    def set_aside(self, name: str, key: StageKey) -> bool:
+        """Whether a result of ``key`` was set aside for another one's sake."""
+        return self._aside(name, key).is_dir()
+
+    def _aside(self, name: str, key: StageKey) -> Path:
+        return inside(self.path, "set_aside", f"{name}-{key}")
+
+    def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
+        """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
+        fewer = have.content == wanted.content and have.steps < wanted.steps
+        return have == wanted or (fewer and not self._aside(name, wanted).is_dir())
+
+
+def _is_copy(path: Path, artifact: Path) -> bool:
+    return path.is_file() and artifact.is_file() and filecmp.cmp(path, artifact, shallow=False)

@@ -1,0 +1,179 @@
+"""Content keys: what a stage's result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from attrs import evolve
+
+from uldm_core.errors import Key, MistakeError, dotted
+from uldm_core.recipe import Plan
+from uldm_core.registry.component import Component
+from uldm_core.run_folder.data import Data
+from uldm_core.run_folder.files import digest
+from uldm_core.run_folder.folder import StageFolder, StageKey, StageRecord
+from uldm_core.spec.building import Builder
+from uldm_core.spec.component_spec import ComponentSpec, nouns_behind
+from uldm_core.spec.options import Weighted
+
+
+def stage_keys(
+    plan: Plan,
+    builder: Builder,
+    *,
+    brought: Mapping[str, Path] = MappingProxyType({}),
+    data: Data | None = None,
+) -> dict[str, StageKey]:
+    """Return each stage's key.
+
+    It covers the seed, the stage's own options but for its numbers of steps and of previews, those of the
+    nouns it uses, the source of all their modules, the content of the splits that it reads and of the files
+    that options name, weights that come from other runs, and the keys of the earlier stages that trained or
+    made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
+
+    Args:
+        plan: the recipe's.
+        builder: builds its datasets.
+        brought: the weights that come from other runs, see ``origins``.
+        data: the datasets, if some are open already.
+    """
+    keys: dict[str, StageKey] = {}
+    data = data or Data(builder)
+    weights = {noun: digest(path) for noun, path in brought.items()}
+    makers: dict[str, str] = {}
+    for name, stage in plan.stages.items():
+        verb: Any = stage.component.load()
+        used = [*sorted(nouns_behind(stage, plan.nouns)), *verb.needs]
+        content = {
+            **_made_of(stage, plan, data),
+            "weights": {noun: weights[noun] for noun in used if noun in weights},
+            "from": {what: str(keys[makers[what]]) for what in used if what in makers},
+        }
+        known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
+        nouns = {noun: options for noun, options in content["nouns"].items() if noun not in known}
+        counts = _digest(json.dumps({**content, "nouns": nouns}, sort_keys=True).encode())
+        keys[name] = StageKey(counts, steps_of(stage), content, getattr(verb, "adjustable", ()))
+        makers.update({product: name for product in products(stage)})
+    return keys
+
+
+def _made_of(stage: ComponentSpec, plan: Plan, data: Data) -> dict[str, Any]:
+    """Return what a stage's result depends on, apart from what other stages and runs made."""
+    nouns = {noun: plan.nouns[noun] for noun in sorted(nouns_behind(stage, plan.nouns))}
+    reads = getattr(stage.component.load(), "reads", None)
+    datasets = [name for name, noun in nouns.items() if noun.kind.name == "dataset"]
+    others = {
+        name: noun for name, noun in nouns.items() if not (name in datasets and data.has_fingerprint(name))
+    }
+    return {
+        "seed": plan.seed,
+        **options_behind(stage, plan),
+        "files": _files({"stage": stage, **others}),
+        "sources": sources_of(stage, plan),
+        "data": {name: data.content(name, reads) for name in datasets},
+    }
+
+
+def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord) -> list[Path]:
+    """Return the files of a stage's result: what it hands on, and what else it is recorded to have left."""
+    handed_on = folder.handed_on(*results_of(stage)).values()
+    return list(dict.fromkeys([*handed_on, *(folder.inside(*name.split("/")) for name in record.files)]))
+
+
+def steps_of(stage: ComponentSpec) -> int:
+    """Return a trainer's number of steps; 0 for any other stage."""
+    return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
+
+
+def options_behind(stage: ComponentSpec, plan: Plan) -> dict[str, Any]:
+    """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
+    verb: Any = stage.component.load()
+    options = without_paths(stage).to_dict()
+    for name, member in (("steps", "step"), ("previews", "preview")):
+        if hasattr(verb, member):  # previews show what is trained and change nothing of it
+            options.pop(name, None)
+    nouns = sorted(nouns_behind(stage, plan.nouns))
+    return {"stage": options, "nouns": {noun: without_paths(plan.nouns[noun]).to_dict() for noun in nouns}}
+
+
+def sources_of(stage: ComponentSpec, plan: Plan) -> dict[str, str]:
+    """Return a digest of the source file of each component that a stage uses, by the component's path."""
+    used = [stage, *(plan.nouns[noun] for noun in sorted(nouns_behind(stage, plan.nouns)))]
+    components = {c.path: c for blueprint in used for c in blueprint.components()}
+    return {path: _source_digest(component) for path, component in components.items()}
+
+
+def require_stages(plan: Plan) -> None:
+    """Raise ``MistakeError`` if a recipe has no stages."""
+    if not plan.stages:
+        what = "there is nothing to do: the recipe has no [stages.NAME]"
+        raise MistakeError(what, hint="add one: [stages.first]")
+
+
+def products(stage: ComponentSpec) -> list[str]:
+    """Return what a stage hands on: the nouns it trains and the artifacts it makes."""
+    trained, made = results_of(stage)
+    return [*trained, *made]
+
+
+def results_of(stage: ComponentSpec) -> tuple[list[str], list[str]]:
+    """Return the nouns that a stage trains, and the artifacts that it makes."""
+    verb: Any = stage.component.load()
+    references = stage.references()
+    return [references[option] for option in verb.trains if option in references], [*verb.makes]
+
+
+def without_paths(value: Any) -> Any:
+    """Return a blueprint, or an option's value, without paths and without the run its weights come from."""
+    if isinstance(value, ComponentSpec):
+        options = {name: without_paths(item) for name, item in value.options.items()}
+        return evolve(value, options=options, source="")
+    if isinstance(value, Weighted):
+        return evolve(value, component=without_paths(value.component))
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value if not isinstance(item, Path)]
+    return None if isinstance(value, Path) else value
+
+
+def paths_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, Path]]:
+    """Yield the paths among the options of a blueprint and of what is nested in it, with their keys."""
+    if isinstance(value, ComponentSpec):
+        value = value.options
+    if isinstance(value, Weighted):
+        yield from paths_in(value.component, key)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from paths_in(item, (*key, name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from paths_in(item, (*key, index))
+    elif isinstance(value, Path):
+        yield key, value
+
+
+def _files(blueprints: Mapping[str, ComponentSpec]) -> dict[str, str]:
+    """Return a digest of each file that options name, by the option; of a folder, where it lies."""
+    return {
+        dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
+        for key, path in paths_in(blueprints)
+    }
+
+
+def _source_digest(component: Component) -> str:
+    target = component.load()
+    try:
+        file = inspect.getsourcefile(target)
+    except (TypeError, OSError):  # a class made at run time, typed into a session, or built in
+        file = None
+    return _digest(Path(file).read_bytes()) if file and Path(file).is_file() else target.__qualname__
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,149 @@
+"""Weights that a recipe takes from other runs, ``from = "runs/other"``, and the copies that a run keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uldm_core.errors import MistakeError, Problem, Where
+from uldm_core.paths import copy
+from uldm_core.recipe import Plan
+from uldm_core.recipe.document import Document
+from uldm_core.run_folder.consistency import stale_results
+from uldm_core.run_folder.files import command_for, digest, read_shapes
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.spec.options import located
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
+    """Return the weights that the last finished stage of a run left for a noun.
+
+    Where that run has them from another one, and trained them no more, they are those it started from.
+
+    Args:
+        run: its folder.
+        noun: the component's name.
+        behind: the runs that have them from this one.
+
+    Raises:
+        MistakeError: no stage that is done trained it, not as that run's recipe says now, or the run has it
+            from itself in the end; the problem is at the noun's ``from``.
+    """
+    where, hint = Where((noun, "from")), f"finish that run: {command_for(run)}"
+    place = Path(run).resolve()
+    if place in behind:
+        names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))
+        what = f"a cycle: no run has trained {noun}, each has it from the next: {names}"
+        raise MistakeError(Problem(where, what, "name a run that trained it"))
+    stale = stale_results(Path(run))
+    recipe = Document.read(RunFolder(Path(run)).recipe).data
+    stages = recipe.get("stages", {})
+    for name in reversed(stages if isinstance(stages, dict) else {}):
+        folder = RunFolder(Path(run)).stage(name)
+        record = folder.record()
+        if record and record.done and folder.weights(noun).is_file():
+            if name in stale:
+                raise MistakeError(Problem(where, f"{noun} of {run} was trained {stale[name]}", hint))
+            if damage := folder.damage(record, [folder.weights(noun)]):
+                raise MistakeError(Problem(where, damage, hint))
+            return folder.weights(noun)
+    table = recipe.get(noun)
+    if source := table.get("from") if isinstance(table, dict) else None:
+        kept, theirs = RunFolder(Path(run)).pretrained(noun), str(located(source, Path(run)))
+        return kept if kept.is_file() else weights_from(theirs, noun, (*behind, place))
+    raise MistakeError(Problem(where, f"{run} has no trained weights of {noun}", hint))
+
+
+def _say_nothing(text: str) -> None:
+    """Take a warning that somebody else gives."""
+
+
+def origins(
+    plan: Plan, folder: RunFolder | None = None, warn: Callable[[str], object] = _say_nothing
+) -> dict[str, Path]:
+    """Return the weights of every component that comes from another run.
+
+    Where that run does not have them any more, they are the copy in the run's own ``folder``, or in that of
+    the recipe; where it has others now, the copy beside a run's own recipe counts. It warns of both.
+
+    Raises:
+        MistakeError: some are nowhere.
+    """
+    sources = {name: noun.source for name, noun in plan.nouns.items() if noun.source}
+    return {name: _origin(plan, folder, name, source, warn) for name, source in sources.items()}
+
+
+def _origin(
+    plan: Plan, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
+) -> Path:
+    folders = [folder] if folder else []
+    if plan.recipe.document.source:
+        folders.append(RunFolder(Path(plan.recipe.document.source).parent))
+    try:
+        found = weights_from(source, name)
+        kept = folders[-1].pretrained(name) if plan.recipe.document.source else found
+        if kept.is_file() and digest(kept) != digest(
+            found
+        ):  # a run's own recipe means what that started from
+            warn(f"warning: {name}: {source} has other weights now; the copy {kept} is used")
+            return kept
+        return found
+    except MistakeError as error:
+        for kept in (place.pretrained(name) for place in folders):
+            if kept.is_file():
+                warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
+                return kept
+        raise plan.blame(error) from error
+
+
+def keep_origins(plan: Plan, folder: RunFolder, warn: Callable[[str], object]) -> dict[str, Path]:
+    """Copy the weights of other runs into a run's folder, and return the copies.
+
+    It warns of weights that are not those of the last time.
+
+    Raises:
+        MistakeError: some are not there, and there is no copy.
+    """
+    found = origins(plan, folder, warn)
+    for name, path in found.items():
+        kept = folder.pretrained(name)
+        if path == kept or (kept.is_file() and digest(kept) == digest(path)):
+            continue
+        if kept.is_file():
+            source = plan.nouns[name].source
+            warn(f"warning: {name}: {source} has other weights now; what was made of the old ones is redone")
+        copy(path, kept)
+    return {name: folder.pretrained(name) for name in found}
+
+
+def origin_of(name: str, plan: Plan, folder: RunFolder) -> tuple[Path | None, str]:
+    """Return the weights that a component starts from, or None and why they cannot be had.
+
+    They are those that the run has kept. A run of an earlier version has kept none: then they are the other
+    run's, if those are still the same.
+    """
+    kept, source = folder.pretrained(name), plan.nouns[name].source
+    if kept.is_file():
+        return kept, ""
+    try:
+        path = weights_from(source, name)
+    except MistakeError as error:
+        return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
+    records = filter(None, (folder.stage(stage).record() for stage in plan.stages))
+    then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
+    if then and digest(path) not in then:
+        return None, f"{name} started from weights of {source}, which has others now"
+    return path, ""
+
+
+def misfits(component: Module, weights: Path) -> Iterator[str]:
+    """Yield what of a file of weights does not fit a component, by its names and shapes."""
+    ours = {name: list(tensor.shape) for name, tensor in component.state_dict().items()}
+    theirs = read_shapes(weights)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            yield f"{name} is {ours.get(name, 'not here')} here and {theirs.get(name, 'not there')} there"

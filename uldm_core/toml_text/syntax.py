@@ -1,0 +1,153 @@
+"""What is wrong with a text that is not TOML, and on which line it began."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+from uldm_core.errors import Key, Problem, Where, dotted
+from uldm_core.toml_text.locate import Unreadable, walk
+
+_TOKEN = re.compile(
+    r"""(?P<comment>\#[^\n]*)
+    |(?P<string>\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|\"(?!\"\")(?:[^\"\\\n]|\\.)*\"|'(?!'')[^'\n]*')
+    |(?P<quote>\"{3}|'{3}|[\"'])
+    |(?P<open>[\[{])
+    |(?P<close>[\]}])
+    |(?P<statement>(?<=\n)[ \t]*(?:\[\[?[\w.\-\"' ]+\]\]?[ \t]*(?:\#[^\n]*)?(?=\n|$)|[\w.\-]+[ \t]*=))""",
+    re.VERBOSE | re.DOTALL,
+)
+_CLOSES = {"[": "]", "{": "}"}
+TOO_DEEP = "nested too deeply"
+_SAID = {
+    "Invalid value": "expected a value",
+    "Invalid statement": "expected KEY = VALUE or [TABLE]",
+    "Expected newline or end of document after a statement": "there is something behind the value",
+    "Expected '=' after a key in a key/value pair": "expected KEY = VALUE",
+    "Invalid initial character for a key part": "expected a key",
+    "Unclosed array": "expected ',' or ']'",
+    "Unclosed inline table": "expected ',' or '}'",
+    "Unescaped '\\' in a string": "a backslash that begins no escape",
+    "Expected ']' at the end of a table declaration": "'[' is never closed",
+    "Expected ']]' at the end of an array declaration": "'[[' is never closed",
+}
+_HINTS = {
+    "expected a value": (
+        'a string needs quotes ("..."); true and false are lower-case; '
+        "a number begins with a digit; there is no null: leave the key out"
+    ),
+    "expected KEY = VALUE": "a value stands behind '=': KEY = VALUE; a table begins with [NAME]",
+    "expected KEY = VALUE or [TABLE]": "a recipe is TOML: a value is KEY = VALUE, a table begins with [NAME]",
+    "there is something behind the value": "one KEY = VALUE a line; a string needs quotes",
+    "a backslash that begins no escape": "a path in single quotes keeps its backslashes: 'C:\\images'",
+    "'[' is never closed": "close it with ']'",
+    "'[[' is never closed": "close it with ']]'",
+    "expected a key": "no comma before '}'; a key of other signs than letters, digits, _ and - needs quotes",
+    "there is something behind the name of the table": "one [NAME] a line, and nothing behind it",
+    "expected the name of a table": "a table is [NAME] or [NAME.NAME]",
+}
+_OF_HEADERS = {
+    "there is something behind the value": "there is something behind the name of the table",
+    "expected a key": "expected the name of a table",
+}
+_LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
+
+
+def syntax_problems(text: str, message: str) -> list[Problem]:
+    """Explain a parser's message: repeated keys, an opening that is never closed, or the place it says.
+
+    Args:
+        text: which is not TOML.
+        message: the parser's, ``... (at line 3, column 7)``.
+    """
+    text = text.replace("\r\n", "\n")
+    if repeated := list(_repeated(text)):
+        return repeated
+    found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
+    offset = _offset(text, int(found[1]), int(found[2])) if found and found[1] else len(text)
+    if unplaced := _unplaced(text, message):
+        return [unplaced]
+    if opening := _never_closed(text, offset):
+        line = _line(text, opening[0])
+        return [Problem(Where((), None, line), f"not TOML: {opening[1]} is never closed", opening[2])]
+    what = (message[: found.start()] if found else message).partition(";")[0]
+    what = _SAID.get(what, what[:1].lower() + what[1:])
+    line = _line(text, offset)
+    if text.split("\n")[line - 1].lstrip().startswith("["):
+        what = _OF_HEADERS.get(what, what)
+    return [Problem(Where((), None, line), f"not TOML: {what}", _HINTS.get(what, ""))]
+
+
+def _unplaced(text: str, message: str) -> Problem | None:
+    """Return a problem of which the parser says no place: numbers too long, tables in tables too deep."""
+    if message == TOO_DEEP and not _never_closed(text, len(text)):
+        return Problem(Where((), None, _deepest(text)), f"not TOML: {TOO_DEEP}", "no recipe needs that")
+    if "integer string conversion" in message and (number := _LONG_NUMBER.search(text)):
+        line = _line(text, number.start())
+        return Problem(Where((), None, line), "not TOML: an integer of too many digits")
+    return None
+
+
+def _deepest(text: str) -> int:
+    """Return the line on which tables and lists lie deepest in each other."""
+    with suppress(Unreadable):
+        lines = walk(text).lines
+        return lines[max(lines, key=len)]
+    depth, deepest, line = 0, 0, 1
+    for token in _TOKEN.finditer(text):
+        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
+        if depth > deepest:
+            deepest, line = depth, _line(text, token.start())
+    return line
+
+
+def _repeated(text: str) -> Iterator[Problem]:
+    """Yield keys and tables that are written twice, which no parser reads."""
+    try:
+        repeated = walk(text).repeated
+    except Unreadable:
+        return
+    keys = {key for key, _, _ in repeated}
+    for key, first, again in repeated:
+        if any(key[:end] in keys for end in range(1, len(key))):
+            continue  # what is in a table that is written twice
+        what = f"{_called(key)} is written twice"
+        yield Problem(Where(key, None, again), what, f"first on line {first}: keep one of the two")
+
+
+def _called(key: Key) -> str:
+    return repr(key[-1]) if isinstance(key[-1], str) else dotted(key[-1:])
+
+
+def _never_closed(text: str, until: int) -> tuple[int, str, str] | None:
+    """Return the innermost opening before ``until`` that nothing closes: its offset, its name and a hint."""
+    stack: list[int] = []
+    for token in _TOKEN.finditer(text):
+        kind, at = token.lastgroup, token.start()
+        if kind == "quote":
+            return (at, "the string", f"close it with {token[0]}") if at <= until else None
+        if kind == "open" and _opens_a_value(text, at, stack):
+            stack.append(at)
+        elif kind == "close" and stack and token[0] == _CLOSES[text[stack[-1]]]:
+            stack.pop()
+        elif kind == "statement" and stack and at >= until - 1:
+            break
+    if not stack:
+        return None
+    opening = text[stack[-1]]
+    one_line = "; it ends on the line it begins on" if opening == "{" else ""
+    return stack[-1], f"{opening!r}", f"close it with {_CLOSES[opening]!r}{one_line}"
+
+
+def _opens_a_value(text: str, at: int, stack: list[int]) -> bool:
+    """Whether a bracket opens a list or an inline table, and not a table's name."""
+    return bool(stack) or "=" in text[text.rfind("\n", 0, at) + 1 : at]
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    return sum(len(other) + 1 for other in text.split("\n")[: line - 1]) + column - 1
+
+
+def _line(text: str, offset: int) -> int:
+    return text.count("\n", 0, offset) + 1

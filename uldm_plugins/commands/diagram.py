@@ -1,0 +1,69 @@
+"""``uldm diagram``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uldm_core.cli.common import FilePath, json_option, overrides_argument, plugin_option, recipe_argument
+from uldm_core.errors import MistakeError
+
+if TYPE_CHECKING:
+    from uldm_core.recipe import Plan
+
+
+@click.command(short_help="Draw a recipe: its stages, and its networks level by level.")
+@recipe_argument
+@overrides_argument
+@click.option("--out", type=FilePath(path_type=Path), help="A picture: .svg, .png or .pdf.")
+@click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), help="Of the text; default mermaid.")
+@json_option
+@plugin_option
+def diagram(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, form: str | None, as_json: bool
+) -> None:
+    """Draw RECIPE: how its components feed its stages, and with --out what its networks look like inside.
+
+    Without --out, the graph is printed as Mermaid text, which GitHub, GitLab and many editors draw, or as dot
+    for Graphviz. --json prints the levels and blocks of the networks. Nothing is trained or loaded: shapes
+    tell it all.
+    """
+    from uldm_core.recipe import Recipe
+
+    if sum(map(bool, (out, form, as_json))) > 1:
+        raise MistakeError("--out, --format and --json exclude each other", hint="give one of them")
+    plan = Recipe.load(recipe, overrides).plan(data=False)
+    if out:
+        _draw(plan, out)
+    elif as_json:
+        _print_json(plan)
+    else:
+        _print_graph(plan, form or "mermaid")
+
+
+def _draw(plan: Plan, out: Path) -> None:
+    from uldm_plugins.diagram.canvas import check_picture, save
+    from uldm_plugins.diagram.network_levels import NETWORKS, anatomy
+    from uldm_plugins.diagram.picture import picture
+
+    check_picture(out)
+    found = anatomy(plan)
+    save(picture(plan, found), out)
+    drawn = [known.name for known in found if known.kind in NETWORKS]
+    click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
+
+
+def _print_json(plan: Plan) -> None:
+    from uldm_plugins.diagram.network_levels import anatomy
+
+    click.echo(json.dumps({"components": [known.to_json() for known in anatomy(plan)]}, indent=2))
+
+
+def _print_graph(plan: Plan, form: str) -> None:
+    from uldm_plugins.diagram.flowchart import dot, graph_of, mermaid
+
+    graph = graph_of(plan)
+    click.echo(mermaid(graph) if form == "mermaid" else dot(graph))

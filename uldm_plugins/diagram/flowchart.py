@@ -1,0 +1,152 @@
+"""How a recipe hangs together, as a graph: nouns feed stages, stages train nouns and feed each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import field, frozen
+
+from uldm_core.recipe.graph import trained_by
+from uldm_core.recipe.recipe import Plan
+from uldm_core.spec.component_spec import ComponentSpec, Reference
+from uldm_core.spec.options import Weighted, say_value
+
+USES, TRAINS, MAKES = "uses", "trains", "makes"
+
+
+@frozen
+class Node:
+    """A noun or a stage.
+
+    Args:
+        id: unique, of letters, digits and underscores.
+        lines: what stands in its box.
+        stage: whether it is a stage.
+    """
+
+    id: str
+    lines: tuple[str, ...]
+    stage: bool = False
+
+
+@frozen
+class Edge:
+    """A way from one node to another: ``uses``, ``trains`` or ``makes``, with what is handed on."""
+
+    start: str
+    end: str
+    what: str
+    label: str = ""
+
+
+@frozen
+class Graph:
+    """Nodes and edges, in the order of the recipe."""
+
+    nodes: list[Node] = field(factory=list)
+    edges: list[Edge] = field(factory=list)
+
+
+def graph_of(plan: Plan) -> Graph:
+    """Return the graph of a recipe."""
+    ids = {name: f"noun_{number}" for number, name in enumerate(plan.nouns)}
+    stages = {name: f"stage_{number}" for number, name in enumerate(plan.stages)}
+    nodes = [Node(ids[name], tuple(_lines(name, noun))) for name, noun in plan.nouns.items()]
+    nodes += [Node(stages[name], tuple(_lines(name, stage)), True) for name, stage in plan.stages.items()]
+    edges: list[Edge] = []
+    for name, noun in plan.nouns.items():
+        edges += [Edge(ids[other], ids[name], USES) for other in sorted(noun.all_references() & ids.keys())]
+    for name, stage in plan.stages.items():
+        trained = trained_by(stage)
+        used = stage.all_references() - trained
+        edges += [Edge(ids[noun], stages[name], USES) for noun in ids if noun in used]
+        edges += [Edge(stages[name], ids[noun], TRAINS, TRAINS) for noun in ids if noun in trained]
+        edges += _handed_on(name, plan, stages)
+    return Graph(nodes, edges)
+
+
+def _handed_on(name: str, plan: Plan, ids: dict[str, str]) -> Iterator[Edge]:
+    """Yield the ways from earlier stages that make what a stage needs."""
+    made: dict[str, str] = {}
+    for other, stage in plan.stages.items():
+        verb: object = stage.component.load()
+        if other == name:
+            for product in getattr(verb, "needs", ()):
+                if product in made:
+                    yield Edge(ids[made[product]], ids[name], MAKES, product)
+            return
+        made.update({product: other for product in getattr(verb, "makes", ())})
+
+
+def _lines(name: str, blueprint: ComponentSpec) -> Iterator[str]:
+    """Yield what is written of a component, and the components within it, written or not."""
+    kind = "" if blueprint.kind.verb or name == blueprint.kind.name else f"{blueprint.kind.name} "
+    yield f"{name}: {kind}{blueprint.use}"
+    for option, value in blueprint.options.items():
+        if _is_component(value):
+            yield f"{option}: {_say(value)}"
+        elif option in blueprint.written and not isinstance(value, Reference):
+            yield f"{option} {_say(value)}"
+
+
+def _is_component(value: Any) -> bool:
+    """Whether an option's value is, or lists, components; a noun alone has a box of its own."""
+    return isinstance(value, (ComponentSpec, Weighted)) or (
+        isinstance(value, list)
+        and any(isinstance(item, (ComponentSpec, Weighted, Reference)) for item in value)
+    )
+
+
+def _say(value: Any) -> str:
+    """Say an option's value shortly; of a component, only what was written."""
+    if isinstance(value, Weighted):
+        weight = "" if value.weight == 1 else f"{value.weight:g} * "
+        return f"{weight}{_say(value.component)}" + (f" from step {value.start}" if value.start else "")
+    if isinstance(value, ComponentSpec):
+        options = ", ".join(f"{name} {_say(value.options[name])}" for name in _written(value))
+        return f"{value.use} ({options})" if options else value.use
+    if isinstance(value, Reference):
+        return value.noun
+    if _is_component(value):
+        return ", ".join(map(_say, value))
+    return say_value(value)
+
+
+def _written(blueprint: ComponentSpec) -> list[str]:
+    return [name for name in blueprint.options if name in blueprint.written]
+
+
+def mermaid(graph: Graph) -> str:
+    """Write a graph for Mermaid, which GitHub and many editors draw."""
+    lines = ["flowchart LR"]
+    for node in graph.nodes:
+        text = "<br/>".join(map(_for_mermaid, node.lines))
+        lines.append(f'  {node.id}{{{{"{text}"}}}}' if node.stage else f'  {node.id}["{text}"]')
+    for edge in graph.edges:
+        arrow = "==>" if edge.what == TRAINS else "-->"
+        label = f'|"{_for_mermaid(edge.label)}"|' if edge.label else ""
+        lines.append(f"  {edge.start} {arrow}{label} {edge.end}")
+    return "\n".join(lines)
+
+
+def dot(graph: Graph) -> str:
+    """Write a graph for Graphviz."""
+    lines = ["digraph recipe {", "  rankdir=LR;", "  node [shape=box];"]
+    for node in graph.nodes:
+        shape = ", shape=hexagon" if node.stage else ""
+        lines.append(f'  {node.id} [label="{_for_dot(node.lines)}"{shape}];')
+    for edge in graph.edges:
+        bold = ", style=bold" if edge.what == TRAINS else ""
+        lines.append(f'  {edge.start} -> {edge.end} [label="{_for_dot((edge.label,))}"{bold}];')
+    return "\n".join([*lines, "}"])
+
+
+def _for_mermaid(text: str) -> str:
+    """Write what Mermaid would take for its own by its number."""
+    return "".join(f"#{ord(sign)};" if sign in '"#<>&;`\n' else sign for sign in text)
+
+
+def _for_dot(lines: tuple[str, ...]) -> str:
+    text = "\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
+    return text.replace("\n", "\\n")

@@ -1,0 +1,109 @@
+"""The picture of a recipe: its stages in a row, its networks level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+
+from uldm_core.preflight.preflight import short
+from uldm_core.recipe import Plan
+from uldm_plugins.diagram.canvas import (
+    GREY,
+    PAD,
+    PALE,
+    Canvas,
+    Piece,
+    Style,
+    below,
+    boxed,
+    settings,
+    text_piece,
+    width_of,
+)
+from uldm_plugins.diagram.network_levels import NETWORKS, Anatomy
+from uldm_plugins.diagram.networks import panel
+from uldm_plugins.diagram.shapes import Scale, say
+from uldm_plugins.diagram.stages import nouns, stages
+
+WIDTH, MARGIN, GUTTER = 675.0, 16.0, 12.0
+"""In points: a README is some 900 pixels wide."""
+INNER = WIDTH - 2 * MARGIN
+NAME, SUMMARY, LEGEND = Style(15, bold=True), Style(9, colour=PALE), Style(7.5, colour=PALE)
+
+
+def picture(plan: Plan, anatomies: Sequence[Anatomy]) -> Figure:
+    """Return a recipe's stages and networks as a figure.
+
+    Args:
+        plan: the recipe's.
+        anatomies: of its components, from ``anatomy(plan)``.
+    """
+    networks = [known for known in anatomies if known.kind in NETWORKS]
+    scale = Scale.of(networks)
+    with settings():
+        pieces = [
+            text_piece([(plan.recipe.name, NAME), (_summary(anatomies), SUMMARY)], INNER),
+            stages(plan, _images(anatomies), INNER),
+            nouns(plan, [network.name for network in networks], INNER),
+            *(_panel(plan, network, scale) for network in networks),
+            _legend(),
+        ]
+        page = below([piece for piece in pieces if piece.height], GUTTER)
+        canvas = Canvas(WIDTH)
+        page.draw(canvas, MARGIN, MARGIN)
+        return canvas.finish(page.height + 2 * MARGIN)
+
+
+def _summary(anatomies: Sequence[Anatomy]) -> str:
+    """Say in a line what the recipe is about, as far as it is known."""
+    total = sum(known.row.parameters or 0 for known in anatomies)
+    latents = next((say(known.latents) for known in anatomies if known.latents), "")
+    facts = [
+        f"images {_images(anatomies)}" if _images(anatomies) else "",
+        f"latents {latents}" if latents else "",
+        f"{short(total)} parameters in all" if total else "",
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _images(anatomies: Sequence[Anatomy]) -> str:
+    """Say the shape of the dataset's images; nothing where it is not known."""
+    return next((say(known.output) for known in anatomies if known.kind == "dataset" and known.output), "")
+
+
+def _panel(plan: Plan, network: Anatomy, scale: Scale) -> Piece:
+    """Return a network in its box."""
+    samples = list(_samples(plan, network))
+    return boxed([panel(network, scale, INNER - 2 * PAD, samples)], INNER, 0)
+
+
+def _samples(plan: Plan, denoiser: Anatomy) -> Iterator[str]:
+    """Yield how stages draw with a denoiser."""
+    for name, stage in plan.stages.items():
+        samplers = [part for part in stage.parts() if part.kind.name == "sampler"]
+        if samplers and denoiser.kind == "denoiser" and denoiser.name in stage.references().values():
+            yield f"{name}: from noise to latents by {samplers[0].use}, then decoded to images"
+
+
+def _legend() -> Piece:
+    """Return how bars are to be read."""
+    said = [
+        "bar: longer is higher and wider, thicker has more channels",
+        "attention",
+        "skip connection",
+        "\N{DOWNWARDS ARROW} \N{UPWARDS ARROW} begins by changing the size",
+    ]
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        middle = y + LEGEND.line / 2
+        for index, text in enumerate(said):
+            if index in (0, 1):
+                canvas.bar(x, middle - 4, 20, 8, GREY, hatched=index == 1)
+            elif index == 2:
+                canvas.arrow([(x, middle), (x + 20, middle)], dashed=True)
+            x += 25 if index < 3 else 0
+            canvas.line(x, y, text, LEGEND)
+            x += width_of(text, LEGEND.size) + 16
+
+    return Piece(LEGEND.line, draw)

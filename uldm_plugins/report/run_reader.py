@@ -1,0 +1,327 @@
+"""What a run's folder holds, as far as it is there: a file that is absent or damaged is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import numpy as np
+from attrs import field, frozen
+from attrs.validators import and_, deep_iterable, ge, gt, le, lt, max_len
+from numpy.typing import NDArray
+
+from uldm_core.errors import MistakeError, Problem
+from uldm_core.paths import listed
+from uldm_core.recipe.document import parse_toml
+from uldm_core.run_folder.consistency import stale_results
+from uldm_core.run_folder.files import damaged, read_bytes, read_json
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder
+from uldm_plugins.report.curves import Curve, read_log
+from uldm_plugins.report.pictures import Picture, file_picture
+from uldm_plugins.shared.arrays import first_of, read_arrays
+
+T = TypeVar("T")
+Arrays = Mapping[str, NDArray[Any]]
+MOST_BYTES = 1 << 30
+"""Of the arrays in one file, unpacked; those of which a page shows all are far smaller."""
+MOST_CODES = 1 << 20
+_MOST = 1 << 53
+_count = and_(ge(0), lt(_MOST))
+_amount = and_(ge(0), lt(inf))
+_share = and_(ge(0), le(1))
+
+
+@frozen
+class Unreadable:
+    """What of a folder cannot be read, each file once: whoever reads goes on without it."""
+
+    problems: dict[str, Problem] = field(factory=dict)
+
+    def read(self, read: Callable[[], T], otherwise: T) -> T:
+        """Return what ``read`` does, or ``otherwise`` and note what the error says."""
+        try:
+            return read()
+        except MistakeError as error:
+            self.note(error)
+            return otherwise
+
+    def note(self, error: MistakeError) -> None:
+        """Note what is wrong with a file."""
+        self.problems.update({str(problem.where): problem for problem in error.problems})
+
+
+@frozen
+class RunState:
+    """``run.json``: how the run stands. An empty ``state`` means that nothing is known."""
+
+    state: str = ""
+    started: str = ""
+    updated: str = ""
+    command: str = ""
+    error: str = ""
+
+
+@frozen
+class StageState:
+    """``stage.json``, as far as a report tells of it."""
+
+    done: bool = False
+    seconds: float = field(default=0.0, validator=_amount)
+    summary: dict[str, float] = field(factory=dict)
+    adjusted: list[Adjustment] = field(factory=list)
+
+
+@frozen
+class Codebook:
+    """One codebook of ``codebook.json``: how often each of its ``size`` codes stands in the test set."""
+
+    size: int = field(validator=and_(gt(0), lt(_MOST)))
+    counts: list[int] = field(validator=and_(max_len(MOST_CODES), deep_iterable(_count)))
+    used: int = field(validator=_count)
+    perplexity: float = field(validator=_amount)
+
+
+@frozen
+class Codebooks:
+    """``codebook.json``."""
+
+    codebooks: list[Codebook]
+
+
+@frozen
+class Classes:
+    """``classes.json``: the share of each class among samples and among real images."""
+
+    labels: list[str]
+    samples: list[float] = field(validator=deep_iterable(_share))
+    real: list[float] = field(validator=deep_iterable(_share))
+
+
+@frozen
+class Measured:
+    """``metrics.json``, or one of ``evaluations/*.json``: numbers, of how many images, by which means."""
+
+    results: dict[str, dict[str, float]] = field(factory=dict)
+    counts: dict[str, int] = field(factory=dict)
+    reference: int = 0
+    metrics: dict[str, dict[str, str]] = field(factory=dict)
+    command: str = ""
+    when: str = ""
+    against: str = ""
+
+
+@frozen(eq=False)
+class StageFiles:
+    """One stage: its options in the recipe, and what its folder holds.
+
+    What a ``stale`` one holds was made with something else than the recipe says, and is not shown.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    folder: StageFolder
+    state: StageState
+    begun: bool
+    curves: Mapping[str, Curve]
+    unreadable: Unreadable = field(factory=Unreadable)
+    stale: str = ""
+
+    @property
+    def use(self) -> str:
+        """The component's name."""
+        return str(self.options.get("use", ""))
+
+    @property
+    def steps(self) -> int:
+        """How many steps it is to take; 0 for a stage without steps."""
+        steps = self.options.get("steps", 0)
+        return steps if isinstance(steps, int) and 0 <= steps < _MOST else 0
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged."""
+        return max((int(curve.steps[-1]) for curve in self.curves.values() if len(curve.steps)), default=0)
+
+    def shown(self, name: str) -> list[tuple[int, Path]]:
+        """Return the pictures of one name that were kept while it trained, by their steps."""
+        return [] if self.stale else self.unreadable.read(lambda: self.folder.shown(name), [])
+
+    def picture(self, path: Path, says: str) -> Picture | None:
+        """Return one of them, or None if it is damaged."""
+        return self.unreadable.read(lambda: _picture(path, says), None)
+
+
+@frozen(eq=False)
+class RunFiles:
+    """A run's folder, read."""
+
+    folder: RunFolder
+    state: RunState
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    environment: Mapping[str, Any]
+    stages: list[StageFiles]
+    evaluations: list[Measured]
+    unreadable: Unreadable = field(factory=Unreadable)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the run's."""
+        return self.folder.path.resolve().name
+
+    @property
+    def running(self) -> bool:
+        """Whether the run says that it goes on."""
+        return self.state.state == "running"
+
+    def stage_using(self, verb: str) -> StageFiles | None:
+        """Return the last stage of a component, if there is one."""
+        return next((stage for stage in reversed(self.stages) if stage.use == verb), None)
+
+    def artifact(self, name: str) -> Path | None:
+        """Return an artifact of the last stage that made it."""
+        read = self.unreadable.read
+        stages = [stage for stage in reversed(self.stages) if not stage.stale]
+        paths = (read(lambda stage=stage: stage.folder.artifact(name), None) for stage in stages)
+        return next((path for path in paths if path and path.exists()), None)
+
+    def record(self, name: str, kind: type[T]) -> T | None:
+        """Return a JSON artifact as a record, or None if there is no such one."""
+        path = self.artifact(name)
+        return self.unreadable.read(lambda: _json(path, kind), None) if path else None
+
+    def arrays(self, name: str, fit: Callable[[Arrays], bool]) -> Arrays:
+        """Return an artifact's arrays by name; none if it cannot be read, or they do not ``fit``."""
+        path = self.artifact(name)
+        return self.unreadable.read(lambda: _arrays(path, fit), {}) if path else {}
+
+    def first_images(self, name: str, count: int) -> tuple[NDArray[np.uint8], int] | None:
+        """Return the first of an artifact's ``images``, and how many there are, without reading the rest."""
+        path = self.artifact(name)
+        return self.unreadable.read(lambda: _first_images(path, count), None) if path else None
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read what is there of a run; no file has to be."""
+    folder, unreadable = RunFolder(path), Unreadable()
+    read = unreadable.read
+    text = read(lambda: _text(folder.file("recipe.toml")), "")
+    recipe = read(lambda: _tables(folder.file("recipe.toml"), text), {})
+    evaluations = [
+        file for file in read(lambda: listed(folder.file("evaluations")), []) if file.suffix == ".json"
+    ]
+    found = [read(lambda file=file: _json(file, Measured), None) for file in evaluations]
+    stale = read(lambda: stale_results(path), {})
+    stages = read(lambda: _stage_options(folder, recipe), {})
+    made = [
+        read(lambda name=name: _stage(folder, name, stages[name], stale.get(name, ""), unreadable), None)
+        for name in stages
+    ]
+    return RunFiles(
+        folder=folder,
+        state=read(lambda: _json(folder.file("run.json"), RunState), None) or RunState(),
+        recipe=recipe,
+        recipe_text=text,
+        environment=read(lambda: _json(folder.file("environment.json"), dict[str, Any]), None) or {},
+        stages=[stage for stage in made if stage],
+        evaluations=[measured for measured in found if measured],
+        unreadable=unreadable,
+    )
+
+
+def _stage_options(folder: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the recipe's stages; without a recipe, what folders there are."""
+    stages = recipe.get("stages")
+    if isinstance(stages, dict) and stages:
+        return {name: options if isinstance(options, dict) else {} for name, options in stages.items()}
+    return {path.name: {} for path in listed(folder.file("stages")) if path.is_dir()}
+
+
+def _stage(
+    folder: RunFolder, name: str, options: Mapping[str, Any], stale: str, unreadable: Unreadable
+) -> StageFiles:
+    stage, read = folder.stage(name), unreadable.read
+    if stale:
+        return StageFiles(name, options, stage, StageState(), False, {}, unreadable, stale)
+    return StageFiles(
+        name=name,
+        options=options,
+        folder=stage,
+        state=read(lambda: _json(stage.inside("stage.json"), StageState), None) or StageState(),
+        begun=read(lambda: stage.inside("stage.json").is_file(), False),
+        curves=read(lambda: _curves(stage, unreadable), {}),
+        unreadable=unreadable,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise damaged(path, "not UTF-8") from error
+
+
+def _tables(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return parse_toml(text)
+    except ValueError as error:
+        raise damaged(path, f"no TOML: {error}") from error
+
+
+def _curves(stage: StageFolder, unreadable: Unreadable) -> dict[str, Curve]:
+    """Read a stage's log, and note lines of it that are none."""
+    path = stage.metrics
+    lines = read_bytes(path).decode("utf-8", "replace").splitlines() if path.exists() else []
+    curves, odd = read_log(lines)
+    if odd:
+        unreadable.note(
+            damaged(path, f"no numbers in {len(odd)} of {len(lines)} lines, such as line {odd[0]}")
+        )
+    return curves
+
+
+def _json(path: Path, kind: type[T]) -> T | None:
+    """Read JSON as a record, or return None if there is no such file."""
+
+    def structured(value: Any) -> T:
+        try:
+            return cattrs.structure(value, kind)
+        except cattrs.BaseValidationError as error:
+            raise ValueError("; ".join(cattrs.transform_error(error, path="")[:3])) from error
+
+    found: T | None = read_json(path, structured)
+    return found
+
+
+def _arrays(path: Path, fit: Callable[[Arrays], bool]) -> dict[str, NDArray[Any]]:
+    try:
+        arrays = read_arrays(path, most=MOST_BYTES)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    if not fit(arrays):
+        held = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+        raise damaged(path, f"not the arrays that uldm writes there: {held or 'none'}")
+    return arrays
+
+
+def _first_images(path: Path, count: int) -> tuple[NDArray[np.uint8], int]:
+    """Read the head of the ``images``: thousands of images need not be unpacked to show a hundred."""
+    try:
+        images, total = first_of(path, "images", count)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise damaged(
+            path, f"images are {images.dtype} {[total, *images.shape[1:]]}; expected uint8 [N, H, W, C]"
+        )
+    return images, total
+
+
+def _picture(path: Path, says: str) -> Picture:
+    found = file_picture(path, says)
+    if found is None:
+        raise damaged(path, "no PNG that can be shown")
+    return found
