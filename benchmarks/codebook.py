@@ -74,7 +74,7 @@ def measured(quantizer: dict[str, Any], steps: int) -> dict[str, float]:
     """Train, and return what the test set shows: codes in use, and its reconstructions' distance."""
     with tempfile.TemporaryDirectory() as folder:
         trained = TrainedRun.open(run(recipe(quantizer, steps), out=Path(folder) / "run"))
-        autoencoder, test = trained.noun("autoencoder"), trained.noun("dataset").split("test")
+        autoencoder, test = trained.component("autoencoder"), trained.component("dataset").split("test")
         metrics = [
             registry.build("metric", "codebook_usage", autoencoder=autoencoder.eval()),
             registry.build("metric", "psnr"),

@@ -17,7 +17,7 @@ from uldm_core.cli import main as program
 from uldm_core.errors import is_unavailable
 from uldm_core.recipe import Recipe
 from uldm_plugins.diagram.canvas import Style, settings, wrapped
-from uldm_plugins.diagram.network_levels import NETWORKS, anatomy
+from uldm_plugins.diagram.network_levels import NETWORKS, network_levels
 from uldm_plugins.diagram.picture import picture
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +27,9 @@ SMOKE = ROOT / "recipes/mnist_smoke.toml"
 
 def drawn(recipe, own=None):
     """Return a recipe's anatomies and its picture."""
-    plan = recipe.plan(own)
-    found = anatomy(plan)
-    return found, picture(plan, found)
+    resolved = recipe.resolve(own)
+    found = network_levels(resolved)
+    return found, picture(resolved, found)
 
 
 def legible(figure):
@@ -69,9 +69,9 @@ def test_every_shipped_recipe_is_drawn_and_can_be_read(path):
     recipe = Recipe.load(path)
     found, figure = drawn(recipe)
     assert legible(figure) == [] and sums(found) == set()
-    plan = recipe.plan()
-    blueprints = [*plan.nouns.values(), *plan.stages.values()]
-    named = {b.use for b in [*blueprints, *(part for b in blueprints for part in b.parts())]}
+    resolved = recipe.resolve()
+    specs = [*resolved.components.values(), *resolved.stages.values()]
+    named = {b.use for b in [*specs, *(part for b in specs for part in b.parts())]}
     assert {name for name in named if name not in words(figure)} == set()
     assert not [known.name for known in found if known.kind in NETWORKS and known.why]
 
@@ -103,7 +103,7 @@ def test_every_network_of_ours_is_drawn_and_can_be_read(component):
 
 
 def test_the_levels_of_a_vqvae_are_those_of_its_options():
-    found = anatomy(Recipe.load("mnist_ddpm").plan())
+    found = network_levels(Recipe.load("mnist_ddpm").resolve())
     coder, net, judge = (next(k for k in found if k.kind == kind) for kind in NETWORKS[:3:1])
     assert [(level.grid, level.width) for level in coder.part("encoder").levels] == [
         ((28, 28), 32), ((14, 14), 64), ((7, 7), 64),

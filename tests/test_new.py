@@ -44,7 +44,7 @@ def test_a_new_component_keeps_its_contract_and_its_recipe_is_right(kind, tmp_pa
     own.add_plugin(plugin)
     recipe = Recipe.load(tmp_path / "recipe.toml")
     assert recipe.check(own) == []
-    assert name in recipe.plan(own).to_toml()
+    assert name in recipe.resolve(own).to_toml()
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def test_the_last_reconstructions_are_those_of_the_averaged_weights(shown):
 
     trained = TrainedRun.open(shown)
     context = trained.context("first", 0)
-    test = trained.noun("dataset").split("test")
-    batch = next(reconstruct(test, trained.noun("autoencoder"), context))
+    test = trained.component("dataset").split("test")
+    batch = next(reconstruct(test, trained.component("autoencoder"), context))
     path = shown / "stages/first/images/reconstructions/00000006.png"
     difference = np.abs(cell(path, 1).astype(int) - batch[0, 0].numpy().astype(int))
     assert difference.max() <= 1

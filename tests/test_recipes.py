@@ -54,7 +54,7 @@ def test_shipped_recipes_have_no_problems(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_everything_in_a_shipped_recipe_can_be_measured_before_it_runs(path):
-    found = preflight(Recipe.load(path).plan())
+    found = preflight(Recipe.load(path).resolve())
     assert not found.problems and not [row for row in found.rows if row.why]
 
 
@@ -194,14 +194,14 @@ def test_the_discriminator_is_left_without_gradients_by_the_generator(monkeypatc
     """Only the discriminator's own loss may reach its parameters."""
     from uldm_plugins.stages.train_autoencoder import TrainAutoencoder
 
-    plan = Recipe.load(SMOKE, [*TINY, "stages.first.adversarial.start=0"]).plan()
+    resolved = Recipe.load(SMOKE, [*TINY, "stages.first.adversarial.start=0"]).resolve()
     from uldm_core.engine.components import ComponentStore
     from uldm_core.engine.context import Context
-    from uldm_core.engine.device import choose_machine
+    from uldm_core.engine.device import choose_device
     from uldm_core.run_folder.folder import StageFolder
 
-    machine = choose_machine(plan.run)
-    trainer = ComponentStore(plan, machine).build_stage("first")
+    machine = choose_device(resolved.run)
+    trainer = ComponentStore(resolved, machine).build_stage("first")
     trainer.prepare(Context("first", 0, machine, StageFolder(Path("unused"))))
     monkeypatch.setattr(TrainAutoencoder, "_teach", lambda self, *_: torch.zeros(()))
     trainer.step(0)

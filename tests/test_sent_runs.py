@@ -67,7 +67,7 @@ metrics = [{ use = "psnr" }]
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(RECIPE)
-    return run_recipe(Recipe.load(folder / "tiny.toml").plan(), out=folder / "x")
+    return run_recipe(Recipe.load(folder / "tiny.toml").resolve(), out=folder / "x")
 
 
 @pytest.fixture

@@ -172,9 +172,9 @@ def shortened(value: object, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def with_article(noun: str) -> str:
+def with_article(component: str) -> str:
     """Return ``"a loss"``, ``"an optimizer"``."""
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if component[:1] in 'aeiou' else 'a'} {component}"
 
 
 def listing(names: Sequence[str]) -> str:

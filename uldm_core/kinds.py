@@ -15,7 +15,7 @@ from uldm_core.errors import must_match
 class InferredOption:
     """An option whose value follows from other nouns: ``derive(*nouns)`` gives it."""
 
-    nouns: tuple[str, ...]
+    components: tuple[str, ...]
     derive: Callable[..., Any]
     says: str
 
@@ -37,13 +37,13 @@ class Kind:
     name: str = field(validator=must_match(r"[a-z][a-z0-9_]*", "noise_scheduler"))
     protocol: str = field(validator=must_match(r"[\w.]+:\w+", "module:Class"))
     summary: str
-    takes: Mapping[str, InferredOption] = field(factory=dict)
+    inferred: Mapping[str, InferredOption] = field(factory=dict)
     verb: bool = False
     listed: str = ""
     checks: str = ""
 
     @property
-    def noun(self) -> bool:
+    def top_level(self) -> bool:
         """Whether a table at a recipe's top may be of this kind."""
         return not self.verb and not self.listed
 
@@ -84,11 +84,14 @@ BUILTIN_KINDS = (
         "autoencoder",
         "Autoencoder",
         "images to latents and back",
-        takes={"in_channels": _IN_CHANNELS, "size": _IMAGE_SIZE},
+        inferred={"in_channels": _IN_CHANNELS, "size": _IMAGE_SIZE},
     ),
     _kind("quantizer", "Quantizer", "latents to codes of a codebook"),
     _kind(
-        "discriminator", "Discriminator", "real or fake, a logit a patch", takes={"in_channels": _IN_CHANNELS}
+        "discriminator",
+        "Discriminator",
+        "real or fake, a logit a patch",
+        inferred={"in_channels": _IN_CHANNELS},
     ),
     _kind("loss", "Loss", "prediction and target to a scalar"),
     _kind("adversarial_loss", "AdversarialLoss", "the two sides of a GAN loss"),
@@ -97,17 +100,17 @@ BUILTIN_KINDS = (
         "latent_scaling",
         "LatentScaling",
         "latents to unit variance and back",
-        takes={"channels": _LATENT_CHANNELS},
+        inferred={"channels": _LATENT_CHANNELS},
     ),
     _kind("timestep_weighting", "TimestepWeighting", "which times are trained, and how much each counts"),
     _kind(
         "denoiser",
         "Denoiser",
         "noisy latents and time to a prediction",
-        takes={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
+        inferred={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
     ),
     _kind("sampler", "Sampler", "noise to latents"),
-    _kind("metric", "Metric", "images to numbers", takes={"autoencoder": _AUTOENCODER}),
+    _kind("metric", "Metric", "images to numbers", inferred={"autoencoder": _AUTOENCODER}),
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
     _kind("stage", "Stage", "a verb of a recipe", verb=True),

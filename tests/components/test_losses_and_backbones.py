@@ -130,12 +130,12 @@ def test_no_gradient_is_left_in_a_network_that_only_passes_it_on():
     assert network.weight.requires_grad
 
 
-def warned(loss, metric, **nouns):
+def warned(loss, metric, **components):
     """Return which components a recipe with these backbones is warned of."""
     tables = {
         "dataset": "mnist",
         "autoencoder": "vqvae_fast",
-        **nouns,
+        **components,
         "stages": {
             "first": {"use": "train_autoencoder", "losses": [{"use": "lpips", "backbone": loss}]},
             "scores": {"use": "evaluate", "metrics": [{"use": "kid", "backbone": metric}]},

@@ -108,7 +108,7 @@ use = "train_autoencoder"
 adversarial = "hinge"
 """)
     (problem,) = [
-        problem for problem in preflight(Recipe.load(path).plan(), 20).problems if not problem.warning
+        problem for problem in preflight(Recipe.load(path).resolve(), 20).problems if not problem.warning
     ]
     assert problem.where.line == 6
     said = f"images of {size}x{size} are too small, it takes {side}x{side} or more: give fewer"

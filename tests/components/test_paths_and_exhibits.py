@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from uldm_core import MistakeError, registry, run_stage
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine
+from uldm_core.engine.device import Device
 from uldm_core.run_folder.folder import StageFolder
 from uldm_core.testing.doubles import (
     TinyAutoencoder,
@@ -105,10 +105,14 @@ class BackAndForth:
 def build(stage, dataset=None, autoencoder=None, **options):
     torch.manual_seed(0)
     dataset = dataset or TinyDataset()
-    nouns = {"dataset": dataset, "autoencoder": autoencoder or TinyAutoencoder(dataset.channels)}
+    components = {"dataset": dataset, "autoencoder": autoencoder or TinyAutoencoder(dataset.channels)}
     if stage == "sample":
-        nouns |= {"denoiser": TinyDenoiser(), "noise_scheduler": straight(), "latent_scaling": TinyScaling()}
-    return registry.build("stage", stage, **nouns, **options)
+        components |= {
+            "denoiser": TinyDenoiser(),
+            "noise_scheduler": straight(),
+            "latent_scaling": TinyScaling(),
+        }
+    return registry.build("stage", stage, **components, **options)
 
 
 def artifacts(out, ending):
@@ -193,7 +197,7 @@ def test_an_arc_keeps_the_length_and_meets_its_ends(share):
 
 def test_interpolation_joins_the_images_that_are_drawn(tmp_path):
     stage = build("sample", sampler="heun", batch_size=4)
-    context = Context("s", 1, Machine(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
+    context = Context("s", 1, Device(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
     drawn, arcs = stage.draw(context, 6), stage.interpolate(context, 3, 5)
     assert arcs.shape == (5, 3, 1, 8, 8)
     for end, images in ((arcs[0], drawn[0::2]), (arcs[-1], drawn[1::2])):
@@ -229,7 +233,7 @@ def test_digits_come_by_five_hundred():
 
 def test_latents_do_not_depend_on_how_a_dataset_is_cut(monkeypatch, tmp_path):
     dataset, autoencoder = TinyDataset(), TinyAutoencoder()
-    context = Context("s", 1, Machine(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
+    context = Context("s", 1, Device(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
     whole = encode_all(dataset, autoencoder, context)
     monkeypatch.setattr("uldm_plugins.shared.images.MOST_IMAGES", 5)
     assert [len(batch) for batch in image_batches(dataset)] == [5] * 6 + [2]

@@ -12,7 +12,7 @@ from torch import nn
 from uldm_core import MistakeError, Partial, RunError, registry, run_stage
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.testing.doubles import TinyDataset, nouns
+from uldm_core.testing.doubles import TinyDataset, components
 from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
@@ -90,8 +90,8 @@ class Torn(TinyDataset):
 
 @pytest.mark.parametrize("name", ["train_autoencoder", "train_diffusion", "train_classifier"])
 def test_a_damaged_file_ends_a_training_with_its_last_step_saved(tmp_path, name):
-    takes = inspect.signature(registry.default().get("stage", name).load()).parameters
-    given = {noun: component for noun, component in nouns().items() if noun in takes}
+    inferred = inspect.signature(registry.default().get("stage", name).load()).parameters
+    given = {noun: component for noun, component in components().items() if noun in inferred}
     more = {"cache_latents": False} if name == "train_diffusion" else {}
     if "backbone" in given:  # one that can be trained
         given["backbone"] = registry.build("backbone", "mnist_classifier")

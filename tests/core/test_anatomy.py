@@ -8,9 +8,9 @@ from torch import nn
 from uldm_core import Component, MistakeError
 from uldm_core.protocols import Quantizer
 from uldm_core.recipe import Recipe
-from uldm_plugins.diagram import network_levels as anatomies
+from uldm_plugins.diagram import network_levels as levels_module
 from uldm_plugins.diagram import trace
-from uldm_plugins.diagram.network_levels import anatomy
+from uldm_plugins.diagram.network_levels import network_levels
 
 
 class Residual(nn.Module):
@@ -149,7 +149,7 @@ def opened(registry):
 
     def opened(name, **tables):
         recipe = {"dataset": "points", "autoencoder": {"use": "coder"}, **tables}
-        return next(a for a in anatomy(Recipe.from_dict(recipe).plan(registry)) if a.name == name)
+        return next(a for a in network_levels(Recipe.from_dict(recipe).resolve(registry)) if a.name == name)
 
     return opened
 
@@ -201,7 +201,7 @@ def test_encoder_quantizer_and_decoder_are_told_apart(opened):
         "quantizer": (4 * 4 + 4, [(4, 2, 2)]),
         "decoder": (4 * 4 + 1, [(1, 4, 4)]),
     }
-    assert coder.codebook == anatomies.Codebook("rounds", 8, 4) and coder.latents == (4, 2, 2)
+    assert coder.codebook == levels_module.Codebook("rounds", 8, 4) and coder.latents == (4, 2, 2)
     assert (coder.input, coder.output) == ((1, 4, 4), (1, 4, 4))
 
 
@@ -289,7 +289,7 @@ def test_attention_beside_its_blocks_makes_no_level_of_its_own():
         x = trace.followed(torch.zeros(2, 1, 4, 4))
         for name in network:
             x = network[name](x)
-    levels = anatomies.levels_of(trace.blocks_of(list(watch.top.blocks()), set(), follow=False))
+    levels = levels_module.levels_of(trace.blocks_of(list(watch.top.blocks()), set(), follow=False))
     assert [level.contents() for level in levels] == [
         [(1, "Residual"), (1, "Attention")],
         [(1, "Residual")],

@@ -9,8 +9,8 @@ from uldm_core.recipe.compare import differences
 from uldm_core.run_folder.folder import RunFolder
 
 
-def plan(registry, path, *overrides):
-    return Recipe.load(path, overrides).plan(registry)
+def resolved(registry, path, *overrides):
+    return Recipe.load(path, overrides).resolve(registry)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def plan(registry, path, *overrides):
     ],
 )
 def test_recipes_are_compared_option_by_option(registry, write, overrides, said):
-    left, right = plan(registry, write()).to_dict(), plan(registry, write(), *overrides).to_dict()
+    left, right = resolved(registry, write()).to_dict(), resolved(registry, write(), *overrides).to_dict()
     assert [str(difference) for difference in differences(left, right)] == said
 
 
@@ -44,7 +44,7 @@ def test_one_and_true_are_not_the_same():
 
 
 def told(registry, path, out, *overrides):
-    return [str(line) for line in forecast(plan(registry, path, *overrides), out)]
+    return [str(line) for line in forecast(resolved(registry, path, *overrides), out)]
 
 
 def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
@@ -52,7 +52,7 @@ def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
     new = "do, nothing of it is there yet"
     assert told(registry, path, out) == [f"{name}: {new}" for name in ("first", "second", "third")]
     assert not out.exists()
-    run(plan(registry, path), out=out)
+    run(resolved(registry, path), out=out)
     done = [f"{name}: reuse, it is done" for name in ("first", "second", "third")]
     assert told(registry, path, out) == done
     assert told(registry, path, out, "run.threads=1") == done
@@ -70,7 +70,7 @@ def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
 
 def test_a_result_that_was_set_aside_is_taken_back(registry, write, tmp_path):
     path, out = write(), tmp_path / "out"
-    run(plan(registry, path), out=out)
-    run(plan(registry, path, "stages.second.text=ho"), out=out)
+    run(resolved(registry, path), out=out)
+    run(resolved(registry, path, "stages.second.text=ho"), out=out)
     assert told(registry, path, out)[1] == "second: reuse, what was set aside earlier is of these options"
     assert RunFolder(out).stage("second").record().key.made_of["stage"]["text"] == "ho"

@@ -11,14 +11,14 @@ from uldm_core.recipe import Recipe
 from uldm_plugins.diagram.flowchart import Edge, Graph, Node, dot, graph_of, mermaid
 
 
-def edges(plan):
-    graph = graph_of(plan)
+def edges(resolved):
+    graph = graph_of(resolved)
     titles = {node.id: node.lines[0].partition(":")[0] for node in graph.nodes}
     return {(titles[edge.start], titles[edge.end], edge.label) for edge in graph.edges}
 
 
 def test_nouns_feed_stages_and_stages_feed_each_other(registry, write):
-    assert edges(Recipe.load(write()).plan(registry)) == {
+    assert edges(Recipe.load(write()).resolve(registry)) == {
         ("dataset", "first", ""),
         ("first", "autoencoder", "trains"),
         ("autoencoder", "second", ""),
@@ -32,7 +32,7 @@ def boxes(recipe):
 
 
 def test_a_box_says_what_was_written_of_a_component_and_of_those_within_it(registry, write):
-    found = boxes(Recipe.load(write()).plan(registry))
+    found = boxes(Recipe.load(write()).resolve(registry))
     assert found["autoencoder: coder"] == ["quantizer: codes (codebook_size 16)"]
     assert found["denoiser: net"] == []
     assert found["first: train"] == [
@@ -47,11 +47,11 @@ def test_a_noun_of_another_name_says_its_kind_and_a_stage_names_it(registry, wri
     text = '\n[small_autoencoder]\nuse = "coder"\n[stages.fourth]\nuse = "train"\n'
     text += 'autoencoder = { ref = "small_autoencoder" }\n'
     text += 'losses = [{ use = "distance", start = 3 }, "distance"]\n'
-    plan = Recipe.load(write(text=RECIPE + text)).plan(registry)
-    assert "small_autoencoder: autoencoder coder" in boxes(plan)
-    assert boxes(plan)["fourth: train"][0] == "losses: distance from step 3, distance"
-    assert ("fourth", "small_autoencoder", "trains") in edges(plan)
-    assert not any(end == "fourth" and start == "autoencoder" for start, end, _ in edges(plan))
+    resolved = Recipe.load(write(text=RECIPE + text)).resolve(registry)
+    assert "small_autoencoder: autoencoder coder" in boxes(resolved)
+    assert boxes(resolved)["fourth: train"][0] == "losses: distance from step 3, distance"
+    assert ("fourth", "small_autoencoder", "trains") in edges(resolved)
+    assert not any(end == "fourth" and start == "autoencoder" for start, end, _ in edges(resolved))
 
 
 ODD = Graph(
@@ -71,18 +71,18 @@ def test_odd_names_break_neither_form():
 
 
 def test_the_edges_of_a_shipped_recipe():
-    assert edges(Recipe.load("mnist_latent").plan()) == {
-        *((noun, "first", "") for noun in ("dataset", "discriminator")),
+    assert edges(Recipe.load("mnist_latent").resolve()) == {
+        *((component, "first", "") for component in ("dataset", "discriminator")),
         ("first", "autoencoder", "trains"),
         *(
-            (noun, "second", "")
-            for noun in ("dataset", "autoencoder", "noise_scheduler", "timestep_weighting")
+            (component, "second", "")
+            for component in ("dataset", "autoencoder", "noise_scheduler", "timestep_weighting")
         ),
         ("second", "denoiser", "trains"),
         ("second", "latent_scaling", "trains"),
-        *((noun, "samples", "") for noun in ("dataset", "autoencoder", "denoiser")),
-        *((noun, "samples", "") for noun in ("noise_scheduler", "latent_scaling")),
-        *((noun, "scores", "") for noun in ("dataset", "autoencoder")),
+        *((component, "samples", "") for component in ("dataset", "autoencoder", "denoiser")),
+        *((component, "samples", "") for component in ("noise_scheduler", "latent_scaling")),
+        *((component, "scores", "") for component in ("dataset", "autoencoder")),
         ("samples", "scores", "samples.npz"),
     }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from uldm_core.engine import loop
 from uldm_core.engine.components import ComponentStore
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Lines, Silent
 from uldm_core.engine.randomness import batch_indices, derive, seeded
@@ -110,8 +110,8 @@ def test_results_are_set_aside_by_key_and_taken_back(tmp_path):
 
 
 def keys(registry, write, *overrides):
-    plan = Recipe.load(write(), overrides).plan(registry)
-    return stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions())).builder)
+    resolved = Recipe.load(write(), overrides).resolve(registry)
+    return stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions())).builder)
 
 
 def changed(registry, write, override):
@@ -153,7 +153,7 @@ class Recorder(Silent):
 
 
 def plan_of(registry, write, *overrides):
-    return Recipe.load(write(), overrides).plan(registry)
+    return Recipe.load(write(), overrides).resolve(registry)
 
 
 def test_a_run_hands_on_what_it_trained_and_made_and_a_second_does_nothing(registry, write, tmp_path):
@@ -167,7 +167,7 @@ def test_a_run_hands_on_what_it_trained_and_made_and_a_second_does_nothing(regis
     run(plan_of(registry, write), out=out, reporter=recorder)
     assert recorder.lines[-1] == f"{out}: nothing to do: every stage is done"
     opened = TrainedRun.open(out, registry=registry)
-    assert torch.equal(opened.noun("autoencoder").weight, weights["weight"])
+    assert torch.equal(opened.component("autoencoder").weight, weights["weight"])
 
 
 def test_until_stops_after_a_stage(registry, write, tmp_path):
@@ -242,7 +242,7 @@ def test_a_surrounding_that_is_written_must_agree(registry, write, tmp_path):
 def test_a_components_objection_is_placed_in_the_file(registry, write, tmp_path):
     path = write(("codebook_size = 16", "codebook_size = 13"))
     with pytest.raises(MistakeError) as caught:
-        run(Recipe.load(path).plan(registry), out=tmp_path / "out")
+        run(Recipe.load(path).resolve(registry), out=tmp_path / "out")
     assert str(caught.value) == f"{path}:9: autoencoder.quantizer: thirteen codes bring bad luck"
 
 
@@ -258,7 +258,7 @@ def test_a_log_file_gets_plain_lines():
 
 
 def test_precision_is_a_choice_and_auto_needs_hardware():
-    assert choose_machine(RunOptions(device="cpu", precision="float32")).precision is torch.float32
-    assert choose_machine(RunOptions(device="cpu", precision="bfloat16")).precision is torch.bfloat16
+    assert choose_device(RunOptions(device="cpu", precision="float32")).precision is torch.float32
+    assert choose_device(RunOptions(device="cpu", precision="bfloat16")).precision is torch.bfloat16
     with pytest.raises(MistakeError, match="device 'nowhere' cannot be used"):
-        choose_machine(RunOptions(device="nowhere"))
+        choose_device(RunOptions(device="nowhere"))

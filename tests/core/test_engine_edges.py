@@ -18,7 +18,7 @@ from uldm_core import Component, MistakeError, RunError, Weighted
 from uldm_core.engine import loop
 from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine, choose_machine
+from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
@@ -40,7 +40,7 @@ from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageR
 from uldm_core.run_folder.keys import stage_keys
 from uldm_plugins.trackers.jsonl import Jsonl
 
-CPU = Machine(torch.device("cpu"), torch.float32)
+CPU = Device(torch.device("cpu"), torch.float32)
 
 
 def test_seeds_and_shuffles_are_pinned():
@@ -387,11 +387,11 @@ def test_the_lock_is_given_back_when_the_run_ends(tmp_path):
 
 
 def planned(registry, write, *overrides, changes=()):
-    return Recipe.load(write(*changes), overrides).plan(registry)
+    return Recipe.load(write(*changes), overrides).resolve(registry)
 
 
-def keys_of(plan):
-    return stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder)
+def keys_of(resolved):
+    return stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder)
 
 
 def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, write):
@@ -403,23 +403,23 @@ def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, w
 
 def test_a_nouns_own_reference_counts_in_the_keys(registry, write):
     before = ('quantizer = { use = "codes", codebook_size = 16 }', 'quantizer = { ref = "quantizer" }')
-    noun = ("[denoiser]", '[quantizer]\nuse = "codes"\ncodebook_size = 16\n[denoiser]')
-    plan = planned(registry, write, changes=[before, noun])
-    other = planned(registry, write, "quantizer.decay=0.9", changes=[before, noun])
-    assert keys_of(plan)["first"] != keys_of(other)["first"]
+    component = ("[denoiser]", '[quantizer]\nuse = "codes"\ncodebook_size = 16\n[denoiser]')
+    resolved = planned(registry, write, changes=[before, component])
+    other = planned(registry, write, "quantizer.decay=0.9", changes=[before, component])
+    assert keys_of(resolved)["first"] != keys_of(other)["first"]
 
 
 def test_the_datas_content_counts_in_the_keys(registry, write, monkeypatch):
-    plan = planned(registry, write)
-    before = keys_of(plan)
+    resolved = planned(registry, write)
+    before = keys_of(resolved)
     monkeypatch.setattr(registry.get("dataset", "points").target, "fingerprint", "other points")
-    after = keys_of(plan)
+    after = keys_of(resolved)
     assert before["first"] != after["first"] and before["third"] != after["third"]
 
 
 def test_what_nobody_uses_counts_in_no_key(registry, write):
-    noun = ("[stages.first]", '[spare_denoiser]\nuse = "net"\nwidth = 9\n[stages.first]')
-    assert keys_of(planned(registry, write)) == keys_of(planned(registry, write, changes=[noun]))
+    component = ("[stages.first]", '[spare_denoiser]\nuse = "net"\nwidth = 9\n[stages.first]')
+    assert keys_of(planned(registry, write)) == keys_of(planned(registry, write, changes=[component]))
 
 
 def done_at(folder):
@@ -452,11 +452,11 @@ def test_a_noun_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
     small = '[small_denoiser]\nuse = "net"\n[denoiser]'
     weights = []
     for changes in ([], [("[denoiser]", small)]):
-        plan = planned(registry, write, changes=changes)
-        workshop = ComponentStore(plan, CPU)
-        for name in reversed(list(plan.nouns)) if changes else plan.nouns:
-            workshop.builder.noun(name)
-        weights.append(workshop.builder.noun("denoiser").weight)
+        resolved = planned(registry, write, changes=changes)
+        store = ComponentStore(resolved, CPU)
+        for name in reversed(list(resolved.components)) if changes else resolved.components:
+            store.builder.component(name)
+        weights.append(store.builder.component("denoiser").weight)
     assert torch.equal(*weights)
 
 
@@ -464,7 +464,7 @@ def test_a_run_writes_what_it_was_and_the_resolved_recipe_does_the_same(registry
     out = run(planned(registry, write), out=tmp_path / "run")
     environment = json.loads((out / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and environment["machine"].startswith("cpu")
-    again = Recipe.load(out / "recipe.toml").plan(registry)
+    again = Recipe.load(out / "recipe.toml").resolve(registry)
     assert keys_of(again) == keys_of(planned(registry, write))
     before = done_at(out)
     run(again, out=out)
@@ -484,12 +484,14 @@ def test_a_run_that_is_named_by_its_folder_is_run_there(registry, write, tmp_pat
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
     named = Recipe.load("../a run")
-    assert folder_of(named.plan(registry)) == Path("../a run") and named.name == "a run"
-    assert folder_of(named.plan(registry), "b") == Path("b")
-    assert folder_of(Recipe.load("../a run", ["run.out=c"]).plan(registry)) == Path("c")
-    assert folder_of(Recipe.load(out / "recipe.toml").plan(registry)) == Path("far"), "its file is a recipe"
+    assert folder_of(named.resolve(registry)) == Path("../a run") and named.name == "a run"
+    assert folder_of(named.resolve(registry), "b") == Path("b")
+    assert folder_of(Recipe.load("../a run", ["run.out=c"]).resolve(registry)) == Path("c")
+    assert folder_of(Recipe.load(out / "recipe.toml").resolve(registry)) == Path("far"), (
+        "its file is a recipe"
+    )
     monkeypatch.chdir(out)
-    assert folder_of(Recipe.load(".").plan(registry)) == Path() and Recipe.load(".").name == "a run"
+    assert folder_of(Recipe.load(".").resolve(registry)) == Path() and Recipe.load(".").name == "a run"
 
 
 def test_what_to_do_about_a_damaged_file_names_its_run(tmp_path):
@@ -532,41 +534,41 @@ TUNED = {
 
 def test_each_stage_goes_on_from_the_weights_of_the_one_before(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
-    plan = Recipe.from_dict(TUNED).plan(registry)
-    start = ComponentStore(plan, CPU).builder.noun("denoiser").weight.detach()
-    out = run(plan, out=tmp_path / "run")
+    resolved = Recipe.from_dict(TUNED).resolve(registry)
+    start = ComponentStore(resolved, CPU).builder.component("denoiser").weight.detach()
+    out = run(resolved, out=tmp_path / "run")
     after = [read_tensors(out / f"stages/{name}/weights/denoiser.safetensors")["weight"] for name in "ab"]
     assert torch.equal(after[0], start + 1) and torch.equal(after[1], start + 1 + 10)
     opened = TrainedRun.open(out, registry=registry)
-    assert torch.equal(opened.noun("denoiser").weight, after[1])
+    assert torch.equal(opened.component("denoiser").weight, after[1])
 
 
 def test_a_stage_that_failed_is_not_done_and_is_done_anew(registry, tmp_path, monkeypatch):
     registry.register(Component("stage", "tune", Tune))
-    plan = Recipe.from_dict(TUNED).plan(registry)
+    resolved = Recipe.from_dict(TUNED).resolve(registry)
     monkeypatch.setattr(Tune, "fails", True)
     with pytest.raises(OSError, match="No space"):
-        run(plan, out=tmp_path / "run")
+        run(resolved, out=tmp_path / "run")
     record = json.loads((tmp_path / "run/stages/a/stage.json").read_text())
     assert not record["done"] and not (tmp_path / "run/stages/b").exists()
     with pytest.raises(MistakeError, match="denoiser is not trained yet"):
         TrainedRun.open(tmp_path / "run", registry=registry).require_trained("denoiser")
     monkeypatch.setattr(Tune, "fails", False)
-    run(plan, out=tmp_path / "run")
+    run(resolved, out=tmp_path / "run")
     weights = [
         read_tensors(folder / "stages/b/weights/denoiser.safetensors")["weight"]
-        for folder in (tmp_path / "run", run(plan, out=tmp_path / "other"))
+        for folder in (tmp_path / "run", run(resolved, out=tmp_path / "other"))
     ]
     assert torch.equal(*weights), "nothing of the failed attempt is left"
 
 
 def test_weights_of_a_stage_that_is_being_gone_on_with_are_not_taken(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
-    out = run(Recipe.from_dict(TUNED).plan(registry), out=tmp_path / "run")
+    out = run(Recipe.from_dict(TUNED).resolve(registry), out=tmp_path / "run")
     folder = RunFolder(out).stage("b")
     folder.write_record(evolve(folder.record(), done=False))
     first = read_tensors(out / "stages/a/weights/denoiser.safetensors")["weight"]
-    assert torch.equal(TrainedRun.open(out, registry=registry).noun("denoiser").weight, first)
+    assert torch.equal(TrainedRun.open(out, registry=registry).component("denoiser").weight, first)
 
 
 class Nested:
@@ -583,8 +585,8 @@ def test_a_stages_own_networks_are_drawn_from_the_seed(registry):
     stage = {"use": "nested", "denoisers": [{"use": "net", "channels": 1}]}
     weights = []
     for seed in (1, 1, 2):
-        plan = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).plan(registry)
-        weights.append(ComponentStore(plan, CPU).build_stage("s").denoisers[0].weight)
+        resolved = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).resolve(registry)
+        weights.append(ComponentStore(resolved, CPU).build_stage("s").denoisers[0].weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
@@ -594,7 +596,7 @@ def test_what_is_no_run_is_refused(registry, write, tmp_path):
     out = run(planned(registry, write), out=tmp_path / "run", until="first")
     opened = TrainedRun.open(out, registry=registry)
     with pytest.raises(MistakeError, match="has no moon; it has: dataset, autoencoder, denoiser"):
-        opened.noun("moon")
+        opened.component("moon")
     with pytest.raises(MistakeError, match="no stage with use = 'fly'"):
         opened.stage("fly")
     assert opened.stage("draw")[0] == "second"
@@ -618,7 +620,7 @@ def test_durations_metrics_and_the_time_left_are_said_plainly(monkeypatch):
 
 
 def test_parameters_stay_float32_under_autocast():
-    machine = choose_machine(RunOptions(device="cpu", precision="bfloat16"))
+    machine = choose_device(RunOptions(device="cpu", precision="bfloat16"))
     layer = machine.place(nn.Linear(2, 2))
     with machine.autocast():
         assert layer(torch.zeros(1, 2)).dtype is torch.bfloat16

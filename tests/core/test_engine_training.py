@@ -12,7 +12,7 @@ from torch import nn
 from uldm_core import Component, Partial, RunError, Weighted, use
 from uldm_core.engine import loop
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine
+from uldm_core.engine.device import Device
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
@@ -114,7 +114,7 @@ class Lines(Silent):
 
 def fragile(folder, steps=9, happens=None, precision=torch.float32, **more):
     trainer = Fragile(steps, happens or {})
-    context = Context("s", 0, Machine(torch.device("cpu"), precision), RunFolder(folder).stage("s"), **more)
+    context = Context("s", 0, Device(torch.device("cpu"), precision), RunFolder(folder).stage("s"), **more)
     return trainer, lambda: loop.train(trainer, context)
 
 
@@ -273,11 +273,11 @@ def go(registry, write, tmp_path, monkeypatch):
 
     def go(*overrides, happens=None, out="out", stop=None):
         monkeypatch.setattr(Walk, "happens", happens or {})
-        reporter, plan = Lines(), Recipe.load(write(*CHANGES), overrides).plan(registry)
-        told = [str(line) for line in forecast(plan, tmp_path / out)]
+        reporter, resolved = Lines(), Recipe.load(write(*CHANGES), overrides).resolve(registry)
+        told = [str(line) for line in forecast(resolved, tmp_path / out)]
         error = None
         try:
-            run(plan, out=tmp_path / out, until="first", reporter=reporter, stop=stop)
+            run(resolved, out=tmp_path / out, until="first", reporter=reporter, stop=stop)
         except (Interrupted, RunError) as caught:
             error = caught
         reporter.lines = [line for line in reporter.lines if line.startswith("stages.")]
@@ -440,14 +440,14 @@ def test_data_that_fails_before_the_training_names_the_stage(go, tmp_path, monke
 
 
 def test_weights_of_a_done_stage_that_are_not_finite_are_not_loaded(registry, write, tmp_path):
-    plan = Recipe.load(write()).plan(registry)
-    out = run(plan, out=tmp_path / "out", until="first")
+    resolved = Recipe.load(write()).resolve(registry)
+    out = run(resolved, out=tmp_path / "out", until="first")
     path = out / "stages/first/weights/autoencoder.safetensors"
     write_tensors(path, {"weight": torch.full((3,), NAN)})
     stage = RunFolder(out).stage("first")
     stage.write_record(evolve(stage.record(), digests={}))  # of an earlier version, which could write it
     with pytest.raises(RunError, match=r"autoencoder\.safetensors: weight is not finite"):
-        run(plan, out=out)
+        run(resolved, out=out)
 
 
 NUMBERS = [(0.1, 0.2, True), (1, 2.5, True), (True, 0.5, False), (0.1, "a", False), (0.1, None, False)]

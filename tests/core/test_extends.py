@@ -19,12 +19,12 @@ def over(base, text):
 
 def test_a_recipe_says_only_what_is_different(registry, base):
     path = over(base, 'seed = 9\n[stages.first]\nsteps = 2\n[stages.last]\nuse = "frame"\n')
-    plan = Recipe.load(path).plan(registry)
-    theirs = Recipe.load(base).plan(registry)
-    assert plan.seed == 9 and plan.stages["first"].options["steps"] == 2
-    assert list(plan.stages) == [*theirs.stages, "last"]
-    assert plan.stages["first"].options["losses"][0].weight == 0.5
-    assert plan.recipe.name == "over"
+    resolved = Recipe.load(path).resolve(registry)
+    theirs = Recipe.load(base).resolve(registry)
+    assert resolved.seed == 9 and resolved.stages["first"].options["steps"] == 2
+    assert list(resolved.stages) == [*theirs.stages, "last"]
+    assert resolved.stages["first"].options["losses"][0].weight == 0.5
+    assert resolved.recipe.name == "over"
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ class Needy:
 
 def test_overrides_come_last(registry, base):
     recipe = Recipe.load(over(base, "[stages.first]\nsteps = 2"), ["stages.first.steps=3"])
-    assert recipe.plan(registry).stages["first"].options["steps"] == 3
+    assert recipe.resolve(registry).stages["first"].options["steps"] == 3
 
 
 def test_extending_goes_on_through_folders(registry, base, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "middle.toml").write_text('extends = "../r.toml"\nseed = 8')
     (tmp_path / "top.toml").write_text('extends = "deep/middle.toml"\n[denoiser]\nwidth = 4')
-    plan = Recipe.load(tmp_path / "top.toml").plan(registry)
-    assert plan.seed == 8 and plan.nouns["denoiser"].options["width"] == 4
+    resolved = Recipe.load(tmp_path / "top.toml").resolve(registry)
+    assert resolved.seed == 8 and resolved.components["denoiser"].options["width"] == 4
 
 
 def test_a_shipped_recipe_can_be_extended_by_its_name(tmp_path):
@@ -140,7 +140,7 @@ def test_what_cannot_be_extended_is_said_at_its_line(tmp_path, text, line, said)
 
 def test_python_values_extend_too_and_an_override_comes_too_late(registry, base, monkeypatch):
     monkeypatch.chdir(base.parent)
-    assert Recipe.from_dict({"extends": "r.toml", "seed": 7}).plan(registry).seed == 7
+    assert Recipe.from_dict({"extends": "r.toml", "seed": 7}).resolve(registry).seed == 7
     (problem,) = Recipe.load(base, ["extends=other.toml"]).check(registry)
     assert problem.what.startswith("comes too late")
 

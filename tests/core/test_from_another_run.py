@@ -29,23 +29,23 @@ ONLY_DRAW = ('[stages.first]\nuse = "train"\nsteps = 6\nlosses = [{ use = "dista
 def other(registry, write, tmp_path, monkeypatch):
     """A finished run in the current folder, and its trained weights."""
     monkeypatch.chdir(tmp_path)
-    run(Recipe.load(write()).plan(registry), out="other")
+    run(Recipe.load(write()).resolve(registry), out="other")
     return read_tensors(RunFolder(tmp_path / "other").stage("first").weights("autoencoder"))
 
 
 def test_a_component_comes_with_its_options_and_its_weights(registry, write, other, tmp_path):
-    plan = Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry)
-    assert plan.nouns["autoencoder"].options["quantizer"].options["codebook_size"] == 16
+    plan = Recipe.load(write(TAKEN, ONLY_DRAW)).resolve(registry)
+    assert plan.components["autoencoder"].options["quantizer"].options["codebook_size"] == 16
     run(plan, out="mine")
     drawn = (tmp_path / "mine" / "stages" / "second" / "artifacts" / "drawing.txt").read_text()
     assert drawn == f"hello {other['weight'].tolist()}"
     opened = TrainedRun.open(tmp_path / "mine", registry=registry)
-    assert torch.equal(opened.noun("autoencoder").weight, other["weight"])
+    assert torch.equal(opened.component("autoencoder").weight, other["weight"])
 
 
 def test_training_goes_on_from_the_weights_it_is_given(registry, write, other):
-    run(Recipe.load(write(TAKEN, ("steps = 6", "steps = 1"))).plan(registry), out="tuned")
-    run(Recipe.load(write(("steps = 6", "steps = 1"))).plan(registry), out="fresh")
+    run(Recipe.load(write(TAKEN, ("steps = 6", "steps = 1"))).resolve(registry), out="tuned")
+    run(Recipe.load(write(("steps = 6", "steps = 1"))).resolve(registry), out="fresh")
     tuned, fresh = (
         read_tensors(RunFolder(path).stage("first").weights("autoencoder"))["weight"]
         for path in (Path("tuned"), Path("fresh"))
@@ -57,27 +57,30 @@ def test_the_resolved_recipe_names_the_run_and_is_its_own_resolved_form(registry
     resolved = Recipe.load(write(TAKEN)).resolve(registry)
     table = resolved.to_dict()["autoencoder"]
     assert table["from"] == str(Path("other").absolute()) and table["quantizer"]["codebook_size"] == 16
-    assert resolved.resolve(registry).to_dict() == resolved.to_dict()
+    assert Recipe.from_dict(resolved.to_dict()).resolve(registry).to_dict() == resolved.to_dict()
 
 
 def test_options_beside_from_change_the_runs_own(registry, write, other):
     path = write((TAKEN[0], f'{TAKEN[1]}\nquantizer = {{ use = "codes", codebook_size = 16, decay = 0.75 }}'))
-    assert Recipe.load(path).plan(registry).nouns["autoencoder"].options["quantizer"].options["decay"] == 0.75
+    assert (
+        Recipe.load(path).resolve(registry).components["autoencoder"].options["quantizer"].options["decay"]
+        == 0.75
+    )
 
 
 def test_with_use_beside_from_only_the_weights_are_the_runs(registry, write, other):
     path = write((TAKEN[0], '[autoencoder]\nuse = "coder"\nfrom = "other"'))
-    noun = Recipe.load(path).plan(registry).nouns["autoencoder"]
-    assert noun.options["quantizer"].options["codebook_size"] == 8
-    assert noun.source == str(Path("other").absolute())
+    component = Recipe.load(path).resolve(registry).components["autoencoder"]
+    assert component.options["quantizer"].options["codebook_size"] == 8
+    assert component.source == str(Path("other").absolute())
 
 
 def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, other, tmp_path):
     more = ("[stages.second]", '[stages.more]\nuse = "train"\n\n[stages.second]')
-    run(Recipe.load(write(more)).plan(registry), out="longer")
+    run(Recipe.load(write(more)).resolve(registry), out="longer")
     assert weights_from("longer", "autoencoder").parts[-3] == "more"
     run(
-        Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "longer"'), ONLY_DRAW)).plan(registry),
+        Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "longer"'), ONLY_DRAW)).resolve(registry),
         out="third",
     )
     assert weights_from("third", "autoencoder") == Path("third/pretrained/autoencoder.safetensors")
@@ -86,10 +89,10 @@ def test_the_weights_are_those_of_the_last_stage_that_trained(registry, write, o
 
 def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, other, tmp_path):
     def keys(*replacements):
-        plan = Recipe.load(write(*replacements)).plan(registry)
+        plan = Recipe.load(write(*replacements)).resolve(registry)
         return {
             name: key.content
-            for name, key in stage_keys(plan, Builder(plan.nouns), brought=origins(plan)).items()
+            for name, key in stage_keys(plan, Builder(plan.components), brought=origins(plan)).items()
         }
 
     shutil.copytree("other", "moved")
@@ -155,7 +158,7 @@ def test_weights_that_are_not_there_yet_are_said_before_anything_is_done(registr
     with pytest.raises(
         MistakeError, match=r"r.toml:8: autoencoder.from: .*/other has no trained weights of autoencoder"
     ):
-        run(Recipe.load(write(TAKEN)).plan(registry), out="mine")
+        run(Recipe.load(write(TAKEN)).resolve(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()
 
 
@@ -170,13 +173,13 @@ def test_runs_that_have_their_weights_from_each_other_are_refused(registry, writ
         Recipe.from_dict(data).save(f"{folder}/recipe.toml")
     cycle = "other -> other" if source == "other" else "other -> second -> other"
     with pytest.raises(MistakeError, match=rf"r\.toml:8: autoencoder\.from: a cycle: .*: {cycle}"):
-        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).resolve(registry), out="mine")
 
 
 def test_a_run_takes_no_weights_from_itself(registry, write, other, tmp_path):
     before = (tmp_path / "other" / "recipe.toml").read_bytes()
     with pytest.raises(MistakeError, match=r"toml:8: autoencoder\.from: .*other is the folder of this run"):
-        run(Recipe.load(write(TAKEN)).plan(registry), out=tmp_path / "other")
+        run(Recipe.load(write(TAKEN)).resolve(registry), out=tmp_path / "other")
     assert (tmp_path / "other" / "recipe.toml").read_bytes() == before
 
 
@@ -185,12 +188,12 @@ def test_another_run_holds_its_own_files(registry, write, other, tmp_path, place
     (tmp_path / place).rename(tmp_path / "elsewhere")
     (tmp_path / place).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(MistakeError, match=f"{place}: a symbolic link"):
-        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).resolve(registry), out="mine")
 
 
 def test_weights_that_are_damaged_are_said_before_anything_is_done(registry, write, other, tmp_path):
     path = tmp_path / "other/stages/first/weights/autoencoder.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors is not whole"):
-        run(Recipe.load(write(TAKEN, ONLY_DRAW)).plan(registry), out="mine")
+        run(Recipe.load(write(TAKEN, ONLY_DRAW)).resolve(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()

@@ -368,8 +368,8 @@ def test_planning_builds_nothing(holder):
             raise AssertionError
 
     holder.register(Component("loss", "never", Never))
-    blueprint = building.validate(holder, "loss", "never", {"a": 2})
-    assert blueprint.to_dict() == {"use": "never", "a": 2}
+    spec = building.validate(holder, "loss", "never", {"a": 2})
+    assert spec.to_dict() == {"use": "never", "a": 2}
 
 
 def test_other_errors_of_a_component_are_not_mistaken_for_the_recipes(registry):
@@ -397,13 +397,15 @@ SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
     ],
 )
 def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, written, said):
-    plan = Recipe.from_dict({**SURROUNDED, **written}).plan(registry)
-    builder = Builder(plan.nouns)
+    resolved = Recipe.from_dict({**SURROUNDED, **written}).resolve(registry)
+    builder = Builder(resolved.components)
     if said is None:
-        assert builder.noun("denoiser").channels == 4 and builder.noun("autoencoder").in_channels == 1
+        assert (
+            builder.component("denoiser").channels == 4 and builder.component("autoencoder").in_channels == 1
+        )
         return
     with pytest.raises(MistakeError) as caught:
-        builder.noun("denoiser")
+        builder.component("denoiser")
     assert str(caught.value).startswith(said) and "leave it out" in str(caught.value)
 
 

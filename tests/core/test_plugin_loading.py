@@ -9,7 +9,7 @@ import pytest
 from uldm_core import Component, MistakeError, Registry, hookimpl
 from uldm_core import registry as module
 from uldm_core.engine.components import ComponentStore
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.registry.plugins import Command, Plugin, PluginWarning, collect, discover, load_file
 from uldm_core.run_folder.keys import stage_keys
@@ -198,19 +198,19 @@ def test_who_edits_a_component_in_a_file_gets_a_new_run_of_it(registry, write, t
     keys = []
     for code in (IDEA, IDEA, IDEA.replace("return prediction", "return target")):
         with_file(registry, tmp_path / "idea.py", code)
-        plan = Recipe.load(write(), [f"stages.first.losses=['{name}']"]).plan(registry)
-        builder = ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder
-        keys.append(stage_keys(plan, builder)["first"].content)
+        resolved = Recipe.load(write(), [f"stages.first.losses=['{name}']"]).resolve(registry)
+        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        keys.append(stage_keys(resolved, builder)["first"].content)
     assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_class_typed_into_a_session_has_a_key_all_the_same(registry, write):
     registry.register(Component("loss", "typed", type("Typed", (), {"__module__": "__main__"})))
-    plan = Recipe.load(write(), ["stages.first.losses=['typed']"]).plan(registry)
+    resolved = Recipe.load(write(), ["stages.first.losses=['typed']"]).resolve(registry)
     main = sys.modules["__main__"]
     file = main.__dict__.pop("__file__", None)
     try:
-        assert stage_keys(plan, ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder)
+        assert stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder)
     finally:
         main.__dict__.update({"__file__": file} if file else {})
 

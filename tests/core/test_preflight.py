@@ -7,7 +7,7 @@ from torch import nn
 from uldm_core import Component, MistakeError, Partial, registry
 from uldm_core.preflight import measure, preflight
 from uldm_core.protocols import Optimizer
-from uldm_core.recipe import Plan, Recipe
+from uldm_core.recipe import Recipe, ResolvedRecipe
 
 NOUNS = {"dataset": "points", "autoencoder": "halving"}
 
@@ -172,7 +172,7 @@ def flown(registry):
         registry.register(Component(kind, name, target))
 
     def flown(**tables):
-        return preflight.preflight(Recipe.from_dict({**NOUNS, **tables}).plan(registry))
+        return preflight.preflight(Recipe.from_dict({**NOUNS, **tables}).resolve(registry))
 
     return flown
 
@@ -404,9 +404,9 @@ def test_large_numbers_are_short(number, said):
 
 
 def test_a_run_is_refused_with_everything_that_does_not_fit(flown, registry):
-    plan: Plan = Recipe.from_dict({**NOUNS, "denoiser": {"use": "wide", "out": 3}, "loss": "objects"}).plan(
-        registry
-    )
+    resolved: ResolvedRecipe = Recipe.from_dict(
+        {**NOUNS, "denoiser": {"use": "wide", "out": 3}, "loss": "objects"}
+    ).resolve(registry)
     with pytest.raises(MistakeError) as caught:
-        preflight.checked(plan)
+        preflight.checked(resolved)
     assert [problem.where.key for problem in caught.value.problems] == [("denoiser",), ("loss",)]

@@ -142,11 +142,11 @@ def test_a_stage_in_front_of_what_makes_its_need_is_reported(registry, write):
 
 
 def test_a_right_recipe_has_no_problems_and_its_resolved_form_is_itself(registry, write):
-    plan = Recipe.load(write()).plan(registry)
-    assert plan.seed == 3 and list(plan.stages) == ["first", "second", "third"]
-    again = Recipe.from_dict(parse_toml(plan.to_toml())).plan(registry)
-    assert again.to_toml() == plan.to_toml()
-    assert plan.to_dict()["autoencoder"]["quantizer"] == {
+    resolved = Recipe.load(write()).resolve(registry)
+    assert resolved.seed == 3 and list(resolved.stages) == ["first", "second", "third"]
+    again = Recipe.from_dict(parse_toml(resolved.to_toml())).resolve(registry)
+    assert again.to_toml() == resolved.to_toml()
+    assert resolved.to_dict()["autoencoder"]["quantizer"] == {
         "use": "codes",
         "codebook_size": 16,
         "dim": 4,
@@ -160,32 +160,34 @@ def test_variables_keep_their_type_and_go_into_strings(registry, write):
         ("steps = 6", 'steps = "${vars.n}"'),
         ('"draw"', '"draw"\ntext = "a ${vars.w} ${vars.n}"'),
     )
-    plan = Recipe.load(path).plan(registry)
-    assert plan.stages["first"].options["steps"] == 7
-    assert plan.stages["second"].options["text"] == "a big 7"
+    resolved = Recipe.load(path).resolve(registry)
+    assert resolved.stages["first"].options["steps"] == 7
+    assert resolved.stages["second"].options["text"] == "a big 7"
 
 
 def test_nouns_are_named_by_kind_ending_or_word(registry, write):
     extra = '[small_denoiser]\nuse = "net"\n[tiny]\nkind = "denoiser"\nuse = "net"\n[stages.first]'
     path = write(("[stages.first]", extra), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
-    plan = Recipe.load(path).plan(registry)
-    assert plan.nouns["tiny"].kind.name == plan.nouns["small_denoiser"].kind.name == "denoiser"
-    assert plan.stages["second"].options["denoiser"] == Reference("small_denoiser")
+    resolved = Recipe.load(path).resolve(registry)
+    assert (
+        resolved.components["tiny"].kind.name == resolved.components["small_denoiser"].kind.name == "denoiser"
+    )
+    assert resolved.stages["second"].options["denoiser"] == Reference("small_denoiser")
 
 
 def test_a_bare_string_is_short_for_use(registry, write):
-    plan = Recipe.load(
+    resolved = Recipe.load(
         write(('[denoiser]\nuse = "net"', ""), ("[dataset]", 'denoiser = "net"\n[dataset]'))
-    ).plan(registry)
-    assert plan.nouns["denoiser"].component.name == "net"
+    ).resolve(registry)
+    assert resolved.components["denoiser"].component.name == "net"
 
 
 def overridden(registry, path, *overrides):
-    return Recipe.load(path, overrides).plan(registry)
+    return Recipe.load(path, overrides).resolve(registry)
 
 
 def test_overrides_set_any_key_typed_by_toml(registry, write):
-    plan = overridden(
+    resolved = overridden(
         registry,
         write(),
         "stages.first.steps=9",
@@ -195,11 +197,11 @@ def test_overrides_set_any_key_typed_by_toml(registry, write):
         "stages.first.optimizer.lr=0.3",
         "run.threads=1",
     )
-    assert plan.stages["first"].options["steps"] == 9
-    assert plan.stages["first"].options["losses"][0].weight == 2.0
-    assert plan.stages["second"].options["text"] == "plain words"
-    assert plan.stages["first"].options["optimizer"].options == {"lr": 0.3}
-    assert plan.run.threads == 1
+    assert resolved.stages["first"].options["steps"] == 9
+    assert resolved.stages["first"].options["losses"][0].weight == 2.0
+    assert resolved.stages["second"].options["text"] == "plain words"
+    assert resolved.stages["first"].options["optimizer"].options == {"lr": 0.3}
+    assert resolved.run.threads == 1
 
 
 def test_a_new_use_leaves_no_option_of_the_old_component_behind(registry, write):

@@ -11,7 +11,7 @@ from torch import nn
 
 from uldm_core import Component, use
 from uldm_core.engine.components import ComponentStore
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.engine.run import folder_of, run
 from uldm_core.errors import MistakeError, dotted
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
@@ -32,12 +32,12 @@ def errors(recipe, registry):
     return [problem for problem in recipe.check(registry) if not problem.warning]
 
 
-def plan(registry, path, *overrides):
-    return Recipe.load(path, overrides).plan(registry)
+def resolved(registry, path, *overrides):
+    return Recipe.load(path, overrides).resolve(registry)
 
 
 def resolved_again(made, registry):
-    return Recipe.from_dict(parse_toml(made.to_toml())).plan(registry)
+    return Recipe.from_dict(parse_toml(made.to_toml())).resolve(registry)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def reads(registry, write):
     path = write(text='[stages.only]\nuse = "reads"\n')
 
     def reads(*overrides):
-        return plan(registry, path, *(text.replace("only.", "stages.only.", 1) for text in overrides))
+        return resolved(registry, path, *(text.replace("only.", "stages.only.", 1) for text in overrides))
 
     return reads
 
@@ -167,7 +167,7 @@ def test_overrides_reach_into_tables_that_are_not_there_yet(write):
 
 def test_digits_name_a_table_and_number_a_list(registry, write):
     path = write(("[stages.third]", "[stages.3]"))
-    assert plan(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
+    assert resolved(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
     for digits in ("3", "²", "0"):
         (problem,) = check(registry, path, f"denoiser.{digits}=1")
         assert f"{dotted(('denoiser', digits))}: unknown option {digits!r}" in problem
@@ -191,7 +191,7 @@ def test_the_order_of_overrides_does_not_matter_between_a_table_and_what_is_in_i
 
 
 def test_the_last_of_two_overrides_of_one_key_counts(registry, write):
-    assert plan(registry, write(), "seed=5", "seed=6").seed == 6
+    assert resolved(registry, write(), "seed=5", "seed=6").seed == 6
 
 
 def test_the_same_use_again_keeps_the_options(write):
@@ -201,7 +201,7 @@ def test_the_same_use_again_keeps_the_options(write):
 
 def test_a_new_use_keeps_the_kind(registry, write):
     path = write(("[stages.first]", '[tiny]\nkind = "denoiser"\nuse = "other"\nx = 1\n[stages.first]'))
-    assert plan(registry, path, "tiny.use=net").nouns["tiny"].kind.name == "denoiser"
+    assert resolved(registry, path, "tiny.use=net").components["tiny"].kind.name == "denoiser"
 
 
 def test_what_an_override_put_in_place_of_a_table_has_no_line_of_the_file(registry, write):
@@ -337,13 +337,13 @@ def test_mistakes_of_one_table_come_in_the_order_written(registry):
 
 def test_an_integer_is_a_number_but_a_number_no_integer(registry, write):
     path = write(("codebook_size = 16", "codebook_size = 16, decay = 1"))
-    decay = plan(registry, path).nouns["autoencoder"].options["quantizer"].options["decay"]
+    decay = resolved(registry, path).components["autoencoder"].options["quantizer"].options["decay"]
     assert decay == 1.0 and type(decay) is float
 
 
 def test_weight_and_start_are_the_terms_not_the_losses(registry, write):
     term = '[{ use = "distance", weight = 2, start = 30, power = 3 }, "distance"]'
-    made = plan(registry, write(('[{ use = "distance", weight = 0.5 }]', term)))
+    made = resolved(registry, write(('[{ use = "distance", weight = 0.5 }]', term)))
     first, second = made.stages["first"].options["losses"]
     assert (first.weight, first.start, first.component.options) == (2.0, 30, {"power": 3.0})
     assert (second.weight, second.start) == (1.0, 0)
@@ -353,7 +353,7 @@ def test_weight_and_start_are_the_terms_not_the_losses(registry, write):
 
 def test_a_table_without_use_changes_options_of_the_default(registry, write):
     path = write(("steps = 6", "steps = 6\nlr_schedule = { height = 0.5 }"))
-    schedule = plan(registry, path).stages["first"].options["lr_schedule"]
+    schedule = resolved(registry, path).stages["first"].options["lr_schedule"]
     assert (schedule.component.name, schedule.options) == ("flat", {"height": 0.5})
 
 
@@ -393,8 +393,8 @@ def shared(registry):
 
 
 def test_a_noun_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_path):
-    made = Recipe.from_dict(SHARED).plan(shared)
-    assert made.nouns["denoiser"].options["width"] == 5
+    made = Recipe.from_dict(SHARED).resolve(shared)
+    assert made.components["denoiser"].options["width"] == 5
     assert made.stages["b"].options["denoiser"] == Reference("denoiser")
     assert made.stages["c"].to_dict()["denoiser"] == {"use": "net", "width": 6, "mode": "fast"}
     folder = run(made, out=tmp_path / "run")
@@ -403,20 +403,20 @@ def test_a_noun_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_pa
 
 
 def test_an_implied_noun_resolves_to_a_written_one(shared):
-    made = Recipe.from_dict(SHARED).plan(shared)
+    made = Recipe.from_dict(SHARED).resolve(shared)
     again = resolved_again(made, shared)
-    assert again.to_toml() == made.to_toml() and "denoiser" in again.nouns
+    assert again.to_toml() == made.to_toml() and "denoiser" in again.components
 
 
 def test_a_stage_may_act_on_another_noun_of_the_kind(registry, write):
     small = '[small_denoiser]\nuse = "net"\nwidth = 1\n[stages.first]'
     path = write(("[stages.first]", small), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
-    made = plan(registry, path)
-    workshop = ComponentStore(made, choose_machine(RunOptions(device="cpu")))
-    workshop.build_stage("second")
-    built = workshop.builder.built.keys()
+    made = resolved(registry, path)
+    store = ComponentStore(made, choose_device(RunOptions(device="cpu")))
+    store.build_stage("second")
+    built = store.builder.built.keys()
     assert "small_denoiser" in built and "denoiser" not in built
-    assert workshop.builder.noun("small_denoiser").channels == 4  # from the autoencoder, as any denoiser's
+    assert store.builder.component("small_denoiser").channels == 4  # from the autoencoder, as any denoiser's
 
 
 class Wrapped(nn.Module):
@@ -446,9 +446,9 @@ def test_nouns_that_are_made_from_themselves_are_refused(registry, length):
 def test_a_table_of_values_survives_the_resolved_form(registry):
     registry.register(Component("loss", "wrapped", Wrapped))
     data = {"loss": {"use": "wrapped", "table": {"a": 1, "b": 2}}}
-    made = Recipe.from_dict(data).plan(registry)
+    made = Recipe.from_dict(data).resolve(registry)
     again = resolved_again(made, registry)
-    assert again.nouns["loss"].options["table"] == {"a": 1, "b": 2}
+    assert again.components["loss"].options["table"] == {"a": 1, "b": 2}
     (problem,) = errors(Recipe.from_dict({"loss": {"use": "wrapped", "table": {"a": "1"}}}), registry)
     assert str(problem).startswith("loss.table.a: expected an integer, got '1'")
 
@@ -472,8 +472,8 @@ def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
         registry.register(Component("quantizer", "twice", Other, plugin=plugin))
     quantizer = {"use": "acme/twice", "codebook_size": 4}
     data = {"dataset": "points", "autoencoder": {"use": "coder", "quantizer": quantizer}}
-    again = resolved_again(Recipe.from_dict(data).plan(registry), registry)
-    assert again.nouns["autoencoder"].options["quantizer"].component.plugin == "acme"
+    again = resolved_again(Recipe.from_dict(data).resolve(registry), registry)
+    assert again.components["autoencoder"].options["quantizer"].component.plugin == "acme"
     quantizer["use"] = "twice"
     if own:
         assert errors(Recipe.from_dict(data), registry) == []
@@ -484,7 +484,7 @@ def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
 
 def test_every_option_of_the_run_table_is_taken(registry, write):
     table = '[run]\ndevice = "cpu"\nprecision = "float32"\nthreads = 1\ncompile = false\nout = "x"\n[dataset]'
-    assert plan(registry, write(("[dataset]", table))).run == RunOptions("cpu", "float32", 1, False, "x")
+    assert resolved(registry, write(("[dataset]", table))).run == RunOptions("cpu", "float32", 1, False, "x")
 
 
 def test_problems_carry_place_key_and_hint_apart(registry, write):
@@ -496,7 +496,7 @@ def test_problems_carry_place_key_and_hint_apart(registry, write):
         "stage/train takes: dataset (any dataset); autoencoder (any autoencoder); steps = 5 (an"
     )
     with pytest.raises(MistakeError) as caught:
-        Recipe.load(path).plan(registry)
+        Recipe.load(path).resolve(registry)
     assert caught.value.problems == (problem,)
 
 
@@ -519,11 +519,13 @@ def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
         "quantizer": {"use": "codes", "codebook_size": 4},
         "autoencoder": {"use": "pair", "quantizer": reference, "more": [reference, reference]},
     }
-    made = Recipe.from_dict(data).plan(registry)
-    builder = Builder(made.nouns)
-    pair = builder.noun("autoencoder")
+    made = Recipe.from_dict(data).resolve(registry)
+    builder = Builder(made.components)
+    pair = builder.component("autoencoder")
     assert isinstance(pair, Autoencoder)
-    assert pair.quantizer is builder.noun("quantizer") and all(one is pair.quantizer for one in pair.more)
+    assert pair.quantizer is builder.component("quantizer") and all(
+        one is pair.quantizer for one in pair.more
+    )
 
 
 def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
@@ -563,7 +565,7 @@ def test_what_cannot_be_read_is_told_with_the_rest_where_that_is_asked_for(regis
         (16, "not TOML: expected a value"),
     ]
     with pytest.raises(MistakeError, match="16: not TOML"):
-        Recipe.load(path, forgiving=True).plan(registry)
+        Recipe.load(path, forgiving=True).resolve(registry)
 
 
 def test_what_comes_from_a_variable_that_cannot_be_read_is_not_told_as_well(registry, write):

@@ -77,8 +77,8 @@ def test_every_default_and_every_components_version_is_written(write):
 
 
 def test_the_resolved_recipe_repeats_the_run_bit_for_bit(registry, write, tmp_path):
-    first = run(Recipe.load(write(), ["denoiser.width=3"]).plan(registry), out=tmp_path / "one")
-    second = run(Recipe.load(first / "recipe.toml").plan(registry), out=tmp_path / "two")
+    first = run(Recipe.load(write(), ["denoiser.width=3"]).resolve(registry), out=tmp_path / "one")
+    second = run(Recipe.load(first / "recipe.toml").resolve(registry), out=tmp_path / "two")
     weights = [
         read_tensors(RunFolder(path).stage("first").weights("autoencoder")) for path in (first, second)
     ]
@@ -93,14 +93,14 @@ def test_the_resolved_recipe_repeats_the_run_bit_for_bit(registry, write, tmp_pa
 
 
 def test_a_run_is_called_by_its_folder(registry, write, tmp_path):
-    folder = run(Recipe.load(write()).plan(registry), out=tmp_path / "digits")
+    folder = run(Recipe.load(write()).resolve(registry), out=tmp_path / "digits")
     assert Recipe.load(folder).name == Recipe.load(folder / "recipe.toml").name == "digits"
 
 
 def test_another_version_is_said_and_stops_nothing(write, tmp_path):
     Recipe.load(write()).resolve(registry_of()).save(tmp_path / "old.toml")
     newer = registry_of("2.0")
-    plan = Recipe.load(tmp_path / "old.toml").plan(newer)
+    plan = Recipe.load(tmp_path / "old.toml").resolve(newer)
     assert len(plan.warnings) == len(COMPONENTS)
     problem = next(p for p in plan.warnings if p.where.key == ("versions", "quantizer/codes"))
     assert (
@@ -109,7 +109,7 @@ def test_another_version_is_said_and_stops_nothing(write, tmp_path):
     )
     line = Path(tmp_path / "old.toml").read_text().splitlines()[problem.where.line - 1]
     assert line == '"quantizer/codes" = "fake-dist 1.0"'
-    assert Recipe.load(tmp_path / "old.toml").plan(registry_of()).warnings == []
+    assert Recipe.load(tmp_path / "old.toml").resolve(registry_of()).warnings == []
 
 
 def test_what_is_wrong_cannot_be_resolved(registry, write):
@@ -123,4 +123,4 @@ def test_an_option_that_another_takes_the_place_of_is_not_written():
     own.register(Component("stage", "smooth", _Smooth))
     resolved = Recipe.from_dict(parse_toml(text)).resolve(own)
     assert resolved.to_dict()["stages"]["smooth"] == {"use": "smooth", "std": 0.1}
-    assert resolved.resolve(own).to_dict() == resolved.to_dict()
+    assert Recipe.from_dict(resolved.to_dict()).resolve(own).to_dict() == resolved.to_dict()

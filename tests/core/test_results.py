@@ -12,7 +12,7 @@ from torch import nn
 
 from uldm_core import Component, Exists, MistakeError
 from uldm_core.engine.components import ComponentStore
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
@@ -189,13 +189,13 @@ class Place:
     def write(self, text, name="r.toml"):
         (self.path / name).write_text(text)
 
-    def plan(self, *overrides, name="r.toml", **more):
-        return Recipe.load(self.path / name, overrides).plan(self.registry, **more)
+    def resolve(self, *overrides, name="r.toml", **more):
+        return Recipe.load(self.path / name, overrides).resolve(self.registry, **more)
 
     def run(self, *overrides, name="r.toml", out=None, **more):
         """Run it, and return the stages that were done, with what was said."""
         notes = Notes()
-        run(self.plan(*overrides, name=name), out=out or self.out, reporter=notes, **more)
+        run(self.resolve(*overrides, name=name), out=out or self.out, reporter=notes, **more)
         return notes
 
     def open(self, *overrides):
@@ -206,9 +206,9 @@ class Place:
         return path.read_text() if path.exists() else None
 
     def keys(self, *overrides, name="r.toml"):
-        plan = self.plan(*overrides, name=name)
-        builder = ComponentStore(plan, choose_machine(RunOptions(device="cpu"))).builder
-        return {stage: key.content for stage, key in stage_keys(plan, builder).items()}
+        resolved = self.resolve(*overrides, name=name)
+        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        return {stage: key.content for stage, key in stage_keys(resolved, builder).items()}
 
     def changed(self, before, *overrides, name="r.toml"):
         after = self.keys(*overrides, name=name)
@@ -236,7 +236,7 @@ def test_what_was_built_on_something_else_is_set_aside_before_that_is_made_anew(
     place.open().require_trained("autoencoder")
     assert place.top() is None and place.top("judged.txt") is None
     assert place.run().done == [], "what was set aside is taken back"
-    assert torch.equal(place.open().noun("denoiser").weight, first["weight"])
+    assert torch.equal(place.open().component("denoiser").weight, first["weight"])
     assert place.top() == top and place.top("judged.txt") == "two"
 
 
@@ -244,7 +244,7 @@ def test_stages_that_are_not_to_be_done_keep_fewer_steps_of_the_same(place):
     place.run()
     place.run("stages.second.steps=5", until="first")
     with pytest.raises(MistakeError, match="denoiser was trained for 2 steps, the recipe says 5"):
-        place.open().noun("denoiser")
+        place.open().component("denoiser")
     assert place.run().done == [], "the result of 2 steps is still there"
 
 
@@ -268,14 +268,14 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
         r"x: denoiser was trained with another autoencoder \(stage second is of first \w+-3, which is \w+-3 n"
     )
     for ask in (
-        lambda: opened.noun("denoiser"),
+        lambda: opened.component("denoiser"),
         lambda: opened.require_trained("denoiser"),
         lambda: opened.stage("paint"),
     ):
         with pytest.raises(MistakeError, match=said) as caught:
             ask()
         assert caught.value.problems[0].hint == f"go on with: uldm run {place.out} --out {place.out}"
-    opened.noun("autoencoder")
+    opened.component("autoencoder")
     assert place.run("stages.first.batch_size=4").done == ["second", "third", "fourth"]
     place.open().stage("paint")
 
@@ -314,8 +314,8 @@ def test_a_stage_put_before_another_makes_that_stale(place):
     place.run()
     again = RECIPE.replace("[stages.second]", '[stages.more]\nuse = "train"\nsteps = 1\n\n[stages.second]')
     place.write(again)
-    plan, folder = place.plan(), RunFolder(place.out)
-    stale = stale_stages(plan, folder, {})
+    resolved, folder = place.resolve(), RunFolder(place.out)
+    stale = stale_stages(resolved, folder, {})
     assert "another autoencoder (stage second is of more" in stale["second"] and "first" not in stale
 
 
@@ -335,14 +335,14 @@ def test_records_of_earlier_versions_open(place):
     for path in place.out.glob("stages/*/stage.json"):
         record = json.loads(path.read_text())
         write_json(path, {**record, "key": {**record["key"], "content": "0"}})
-    assert str(forecast(place.plan(), place.out)[0]) == "first: redo, its record is of an earlier version"
+    assert str(forecast(place.resolve(), place.out)[0]) == "first: redo, its record is of an earlier version"
     for path in place.out.glob("stages/*/stage.json"):
         record = json.loads(path.read_text())
         write_json(
             path, {**record, "key": {"content": record["key"]["content"], "steps": record["key"]["steps"]}}
         )
     assert place.open().refused == {}
-    assert {line.does for line in forecast(place.plan(), place.out)} == {"redo"}
+    assert {line.does for line in forecast(place.resolve(), place.out)} == {"redo"}
     assert place.run().done == ALL
 
 
@@ -362,7 +362,7 @@ def test_a_record_of_odd_parts_is_said_by_its_file(place, part):
     path = place.out / "stages/first/stage.json"
     record = json.loads(path.read_text())
     write_json(path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], **part}}})
-    for look in (place.open, place.run, lambda: forecast(place.plan(), place.out)):
+    for look in (place.open, place.run, lambda: forecast(place.resolve(), place.out)):
         with pytest.raises(MistakeError, match=f"{path}: not what uldm writes there: made_of"):
             look()
 
@@ -380,7 +380,7 @@ def test_a_record_of_odd_data_is_of_other_data(place, monkeypatch, data):
             path, {**record, "key": {**record["key"], "made_of": {**record["key"]["made_of"], "data": data}}}
         )
     assert place.open().refused == {}
-    assert forecast(place.plan(), place.out)[0].does == "reuse"
+    assert forecast(place.resolve(), place.out)[0].does == "reuse"
 
 
 def test_changed_code_is_no_refusal_but_a_warning(place):
@@ -472,7 +472,8 @@ def test_a_file_that_an_option_names_counts_by_its_content(place):
     place.run()
     place.write("abcde", "w.txt")
     assert (
-        str(forecast(place.plan(), place.out)[1]) == "second: redo, the file of denoiser.weights has changed"
+        str(forecast(place.resolve(), place.out)[1])
+        == "second: redo, the file of denoiser.weights has changed"
     )
 
 
@@ -493,7 +494,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     DAMAGE[how](path)
     with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
         place.open().require_trained("denoiser")
-    assert str(forecast(place.plan(), place.out)[1]).startswith(f"second: go on, {path}")
+    assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: go on, {path}")
     notes = place.run()
     assert notes.done == ["second"] and digest(path) == before
     assert any("stages.second is done again, from its last checkpoint" in line for line in notes.lines)
@@ -552,12 +553,12 @@ def test_a_run_is_used_without_its_data(place, monkeypatch):
     place.run()
     shutil.move(place.path / "images", place.path / "gone")
     name, stage = place.open().stage("paint")
-    assert (name, stage.size) == ("third", 4) and place.open().noun("autoencoder").in_channels == 1
-    dataset = place.open().noun("dataset")
+    assert (name, stage.size) == ("third", 4) and place.open().component("autoencoder").in_channels == 1
+    dataset = place.open().component("dataset")
     with pytest.raises(MistakeError, match=r"recipe\.toml:\d+: dataset: there are no images"):
         dataset.images(torch.arange(2))
     with pytest.raises(MistakeError, match=r"recipe\.toml:\d+: dataset.root: there is no path"):
-        Recipe.load(place.out).plan(place.registry)
+        Recipe.load(place.out).resolve(place.registry)
     shutil.move(place.path / "gone", place.path / "images")
     assert (
         len(dataset) == 10
@@ -575,29 +576,30 @@ def test_a_dataset_whose_class_does_not_say_its_shape_is_not_opened_either(place
 
 def test_paths_are_relative_to_the_recipes_file_or_else_to_the_current_folder(place):
     images = place.path / "images"
-    assert place.plan().nouns["dataset"].options["root"] == images
-    assert place.plan("dataset.root=../images").nouns["dataset"].options["root"] == images
+    assert place.resolve().components["dataset"].options["root"] == images
+    assert place.resolve("dataset.root=../images").components["dataset"].options["root"] == images
     place.write('extends = "../r.toml"\nseed = 1', "elsewhere/longer.toml")
-    assert place.plan(name="elsewhere/longer.toml").nouns["dataset"].options["root"] == images
+    assert place.resolve(name="elsewhere/longer.toml").components["dataset"].options["root"] == images
     here = place.path / "elsewhere" / "near"
     here.mkdir()
     place.write(RECIPE.replace('"images"', '"near"'))
-    assert place.plan().nouns["dataset"].options["root"] == here
+    assert place.resolve().components["dataset"].options["root"] == here
     (place.path / "near").mkdir()
-    assert place.plan().nouns["dataset"].options["root"] == place.path / "near"
+    assert place.resolve().components["dataset"].options["root"] == place.path / "near"
     place.write(RECIPE.replace('"images"', '"no/where"'))
     with pytest.raises(MistakeError, match=r"no path 'no/where': looked for '.*no/where'"):
-        place.plan()
+        place.resolve()
 
 
 def test_the_resolved_recipe_means_the_same_places(place, monkeypatch):
     place.run()
     monkeypatch.chdir("/")
     assert (
-        Recipe.load(place.out).plan(place.registry).nouns["dataset"].options["root"] == place.path / "images"
+        Recipe.load(place.out).resolve(place.registry).components["dataset"].options["root"]
+        == place.path / "images"
     )
     notes = Notes()
-    run(Recipe.load(place.out).plan(place.registry), out=place.out, reporter=notes)
+    run(Recipe.load(place.out).resolve(place.registry), out=place.out, reporter=notes)
     assert notes.done == []
 
 
@@ -615,18 +617,21 @@ def taking(place):
 
 def test_a_run_keeps_what_it_started_from(place):
     other = taking(place)
-    before, top = place.open().noun("autoencoder").weight, place.top()
+    before, top = place.open().component("autoencoder").weight, place.top()
     assert digest(place.out / "pretrained/autoencoder.safetensors") == digest(
         other / "stages/first/weights/autoencoder.safetensors"
     )
     place.run("seed=5", out=other)
-    assert torch.equal(place.open().noun("autoencoder").weight, before), "it is what it was"
+    assert torch.equal(place.open().component("autoencoder").weight, before), "it is what it was"
     shutil.move(other, place.path / "gone")
     opened = place.open()
-    assert torch.equal(opened.noun("autoencoder").weight, before) and opened.refused == {}
-    plan, kept = Recipe.load(place.out).plan(place.registry), place.out / "pretrained/autoencoder.safetensors"
+    assert torch.equal(opened.component("autoencoder").weight, before) and opened.refused == {}
+    resolved, kept = (
+        Recipe.load(place.out).resolve(place.registry),
+        place.out / "pretrained/autoencoder.safetensors",
+    )
     notes = Notes()
-    run(plan, out=place.out, reporter=notes)
+    run(resolved, out=place.out, reporter=notes)
     assert notes.done == [] and any(f"; the copy {kept} is used" in line for line in notes.lines)
     assert place.top() == top
 
@@ -646,8 +651,8 @@ def test_a_runs_own_recipe_repeats_it_with_the_weights_that_it_started_from(plac
     kept = digest(place.out / "pretrained/autoencoder.safetensors")
     place.run("seed=5", out=other)
     again = Notes()
-    plan = Recipe.load(place.out / "recipe.toml").plan(place.registry)
-    run(plan, out=place.path / "again", reporter=again)
+    resolved = Recipe.load(place.out / "recipe.toml").resolve(place.registry)
+    run(resolved, out=place.path / "again", reporter=again)
     assert digest(place.path / "again/pretrained/autoencoder.safetensors") == kept
     assert any("has other weights now; the copy" in line for line in again.lines)
 
@@ -655,10 +660,10 @@ def test_a_runs_own_recipe_repeats_it_with_the_weights_that_it_started_from(plac
 def test_a_run_without_a_copy_opens_from_the_other_run_while_that_is_the_same(place):
     other = taking(place)
     shutil.rmtree(place.out / "pretrained")
-    place.open().noun("autoencoder")
+    place.open().component("autoencoder")
     place.run("seed=5", out=other)
     with pytest.raises(MistakeError, match=r"autoencoder started from weights of .*x, which has others now"):
-        place.open().noun("autoencoder")
+        place.open().component("autoencoder")
     shutil.rmtree(other / "stages")
     with pytest.raises(MistakeError, match="autoencoder starts from weights that are not there"):
         place.open().stage("paint")
@@ -702,7 +707,7 @@ def test_images_that_are_left_out_are_listed(place):
 
 def test_a_recipe_without_stages_is_refused(place):
     place.write(RECIPE[: RECIPE.index("[stages.first]")])
-    for do in (lambda: place.run(), lambda: forecast(place.plan(), place.out)):
+    for do in (lambda: place.run(), lambda: forecast(place.resolve(), place.out)):
         with pytest.raises(MistakeError, match=r"nothing to do: the recipe has no \[stages\.NAME\]"):
             do()
     assert not place.out.exists()

@@ -46,7 +46,7 @@ def finished(components, tmp_path_factory):
     """A finished run of three stages."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "r.toml").write_text(RECIPE)
-    path = run(Recipe.load(folder / "r.toml").plan(components), out=folder / "x")
+    path = run(Recipe.load(folder / "r.toml").resolve(components), out=folder / "x")
     images = path / "stages/first/images/samples"
     images.mkdir(parents=True)
     (images / "00000009.png").write_bytes(b"behind the last checkpoint")
@@ -77,7 +77,7 @@ def goes_on(path, registry, changes=CHANGES):
     """Go on with a run as ``uldm run PATH CHANGES`` does; return what was said, errors included."""
     said = Said()
     try:
-        run(Recipe.load(path, changes).plan(registry), out=path, reporter=said)
+        run(Recipe.load(path, changes).resolve(registry), out=path, reporter=said)
     except UldmError as error:
         said.messages.append(str(error))
     return "\n".join(message for message in said.messages if not message.startswith("component "))
@@ -191,7 +191,7 @@ def test_a_run_may_be_reached_through_a_link_and_its_files_may_have_other_names(
     before = held(tmp_path / "precious")
     assert "done in" in goes_on(tmp_path / "link" / "x", components)
     assert held(tmp_path / "precious") == before
-    assert TrainedRun.open(tmp_path / "link" / "x", registry=components).noun("autoencoder")
+    assert TrainedRun.open(tmp_path / "link" / "x", registry=components).component("autoencoder")
 
 
 def test_old_names_of_unfinished_files_are_not_written_through(sent, components, tmp_path):
@@ -267,9 +267,9 @@ def test_a_record_that_is_none_is_said_in_a_line(sent, components, name):
     new = json.dumps(json.loads(path.read_text()) | new) if isinstance(new, dict) else new
     path.write_bytes(new if isinstance(new, bytes) else new.encode())
     for act in (
-        lambda: run(Recipe.load(sent, CHANGES).plan(components), out=sent),
+        lambda: run(Recipe.load(sent, CHANGES).resolve(components), out=sent),
         lambda: TrainedRun.open(sent, registry=components),
-        lambda: forecast(Recipe.load(sent).plan(components), sent),
+        lambda: forecast(Recipe.load(sent).resolve(components), sent),
     ):
         with pytest.raises(MistakeError) as error:
             act()
@@ -302,7 +302,7 @@ def test_weights_that_are_none_are_said_in_a_line(sent, components, name):
     path = sent / "stages/first/weights/autoencoder.safetensors"
     path.write_bytes(TENSORS[name])
     with pytest.raises(MistakeError) as error:
-        TrainedRun.open(sent, registry=components).noun("autoencoder")
+        TrainedRun.open(sent, registry=components).component("autoencoder")
     (problem,) = error.value.problems
     assert str(path) in str(problem) and "\n" not in problem.what
     assert "uldm run" in problem.hint and f"--out {sent}" in problem.hint
@@ -314,7 +314,7 @@ def test_weights_of_another_shape_are_said_by_their_names(sent, components):
     note = json.loads((sent / "stages/first/stage.json").read_text())
     (sent / "stages/first/stage.json").write_text(json.dumps({**note, "files": {}, "digests": {}}))
     with pytest.raises(MistakeError, match=r"weight is \[3\] here and \[1\] there") as error:
-        TrainedRun.open(sent, registry=components).noun("autoencoder")
+        TrainedRun.open(sent, registry=components).component("autoencoder")
     (problem,) = error.value.problems
     assert (
         problem.where.source == str(path) and f"remove {sent / 'stages/first'} and run again" in problem.hint
@@ -343,7 +343,7 @@ def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
     checkpoint = sent / "stages/first/checkpoints/6"
     (checkpoint / "state.json").write_text(STATES[name])
     with pytest.raises(MistakeError) as error:
-        run(Recipe.load(sent, CHANGES).plan(components), out=sent)
+        run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
     (problem,) = error.value.problems
     assert (
         str(problem).startswith(str(checkpoint)) and "\n" not in problem.what and "uldm run" in problem.hint
@@ -354,13 +354,13 @@ def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
 def test_a_state_of_which_a_file_is_missing_is_said(sent, components, name):
     (sent / "stages/first/checkpoints/6" / name).unlink()
     with pytest.raises(MistakeError, match=f"6/{name}: missing"):
-        run(Recipe.load(sent, CHANGES).plan(components), out=sent)
+        run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
 
 
 def read_all(sent, components, path):
     """Read what a run's folder holds, as opening and going on with it does."""
     if path.suffix in (".toml", ".safetensors"):
-        TrainedRun.open(sent, registry=components).noun("autoencoder")
+        TrainedRun.open(sent, registry=components).component("autoencoder")
     parts = {"autoencoder": Coder(1, Codes(16)), "optimizer": sgd([torch.nn.Parameter(torch.zeros(3))])}
     for name in ("first", "second", "third"):
         RunFolder(sent).stage(name).record()
@@ -369,7 +369,7 @@ def read_all(sent, components, path):
 
 
 def go_on(sent, components, path):
-    run(Recipe.load(sent, CHANGES).plan(components), out=sent)
+    run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
 
 
 @pytest.mark.parametrize(
@@ -459,17 +459,17 @@ def test_a_recipe_that_somebody_wrote_is_not_written_over(components, tmp_path):
     text = RECIPE.replace("seed = 3", "seed = 3  # mine")
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "recipe.toml").write_text(text)
-    plan = Recipe.load(tmp_path / "exp" / "recipe.toml").plan(components)
-    for act in (lambda: run(plan, out=tmp_path / "exp"), lambda: run(plan, out="")):
+    resolved = Recipe.load(tmp_path / "exp" / "recipe.toml").resolve(components)
+    for act in (lambda: run(resolved, out=tmp_path / "exp"), lambda: run(resolved, out="")):
         with pytest.raises(MistakeError, match=r"is not of a run: a run would overwrite it|out is empty"):
             act()
     assert (tmp_path / "exp" / "recipe.toml").read_text() == text
     assert [path.name for path in (tmp_path / "exp").iterdir()] == ["recipe.toml"]
-    made = run(plan, out=tmp_path / "x")
-    again = run(Recipe.load(made / "recipe.toml").plan(components), out=made)
+    made = run(resolved, out=tmp_path / "x")
+    again = run(Recipe.load(made / "recipe.toml").resolve(components), out=made)
     shutil.rmtree(made / "stages")
     (made / "run.json").unlink()  # a run that was killed before it began
-    assert run(Recipe.load(made).plan(components), out=made) == again == made
+    assert run(Recipe.load(made).resolve(components), out=made) == again == made
 
 
 def test_a_state_of_an_earlier_version_has_no_checksum_and_one_that_changed_is_said(sent, components):

@@ -132,18 +132,18 @@ def test_no_colour_where_none_is_wanted(running, monkeypatch):
 
 def test_where_there_is_no_terminal_lines_are_written(monkeypatch, capsys):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    with reporter() as tell:
-        assert isinstance(tell, Lines)
-        tell.stages(["first", "second"])
-        tell.reused("first", 5.0, {})
+    with reporter() as notify:
+        assert isinstance(notify, Lines)
+        notify.stages(["first", "second"])
+        notify.reused("first", 5.0, {})
     assert capsys.readouterr().err == "[first] is done already, nothing to do\n"
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with reporter() as tell:
-        assert isinstance(tell, Lines)
+    with reporter() as notify:
+        assert isinstance(notify, Lines)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with reporter() as tell:
-        assert isinstance(tell, Terminal)
+    with reporter() as notify:
+        assert isinstance(notify, Terminal)

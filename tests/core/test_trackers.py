@@ -9,7 +9,7 @@ from uldm_core import Component, MistakeError, RunError
 from uldm_core.engine import loop, trackers
 from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
@@ -74,7 +74,7 @@ def plan_of(registry, write, monkeypatch):
     registry.register(Component("tracker", "notes", Notes))
 
     def plan_of(listed="[]", *overrides, changes=()):
-        return Recipe.load(write(*changes), [f"run.trackers={listed}", *overrides]).plan(registry)
+        return Recipe.load(write(*changes), [f"run.trackers={listed}", *overrides]).resolve(registry)
 
     return plan_of
 
@@ -84,14 +84,14 @@ def events(*names):
 
 
 def test_a_tracker_is_told_of_everything_in_order(plan_of, tmp_path):
-    plan = plan_of('["notes"]')
-    run(plan, out=tmp_path / "out", command="uldm run it")
+    resolved = plan_of('["notes"]')
+    run(resolved, out=tmp_path / "out", command="uldm run it")
     kinds = [event[0] for event in Notes.told]
     first = ["stage", *["scalars"] * 3, "stage_done"]
     assert kinds == ["begin", *first, *["stage", "stage_done"] * 2, "end"]
     start = Notes.told[0][1]
     assert (start.folder, start.name) == (tmp_path / "out", "out")
-    assert start.recipe == plan.to_dict() and start.command == "uldm run it"
+    assert start.recipe == resolved.to_dict() and start.command == "uldm run it"
     assert list(start.stages) == ["first", "second", "third"]
     assert events("stage") == [("stage", "first", 0, 6), ("stage", "second", 0, 0), ("stage", "third", 0, 0)]
     assert [told[1:3] for told in events("scalars")] == [("first", 2), ("first", 4), ("first", 6)]
@@ -132,7 +132,7 @@ def test_a_listed_trackers_objection_is_a_mistake_in_the_recipe(plan_of, registr
     said = f"{tmp_path / 'r.toml'}:3: run.trackers[1]: it objects"
     assert [str(problem).splitlines()[0] for problem in recipe.check(registry)] == [said]
     with pytest.raises(MistakeError) as caught:
-        run(recipe.plan(registry), out=tmp_path / "out")
+        run(recipe.resolve(registry), out=tmp_path / "out")
     assert str(caught.value).splitlines()[0] == said
 
 
@@ -148,21 +148,21 @@ def test_one_that_is_always_told_is_left_out_where_it_cannot_be_built(plan_of, r
 
 def test_one_that_is_always_told_takes_the_options_that_a_recipe_lists(plan_of, registry):
     registry.register(Component("tracker", "notes", Notes, always=True))
-    paths = [blueprint.component.path for blueprint in plan_of().trackers]
+    paths = [spec.component.path for spec in plan_of().trackers]
     assert sorted(paths) == ["tracker/jsonl", "tracker/notes"]
     listed = plan_of('[{ use = "notes", fail_in = "end" }]').trackers
-    assert [blueprint.component.path for blueprint in listed] == ["tracker/jsonl", "tracker/notes"]
+    assert [spec.component.path for spec in listed] == ["tracker/jsonl", "tracker/notes"]
     assert listed[1].options["fail_in"] == "end"
 
 
 def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
-    plan, other = plan_of('["notes"]'), plan_of()
-    written = plan.to_dict()["run"]["trackers"]
+    resolved, other = plan_of('["notes"]'), plan_of()
+    written = resolved.to_dict()["run"]["trackers"]
     assert written == [{"use": "notes", "fail_in": "", "objects": False}]
-    again = Recipe.from_dict(plan.to_dict()).plan(registry)
-    assert again.to_dict() == plan.to_dict()
-    machine = choose_machine(RunOptions(device="cpu"))
-    keys = [stage_keys(p, ComponentStore(p, machine).builder) for p in (plan, other)]
+    again = Recipe.from_dict(resolved.to_dict()).resolve(registry)
+    assert again.to_dict() == resolved.to_dict()
+    machine = choose_device(RunOptions(device="cpu"))
+    keys = [stage_keys(p, ComponentStore(p, machine).builder) for p in (resolved, other)]
     assert keys[0] == keys[1]
 
 
@@ -241,7 +241,7 @@ def test_images_are_handed_on_to_trackers_and_progress_is_a_sign_of_life(tmp_pat
     context = Context(
         "s",
         0,
-        choose_machine(RunOptions(device="cpu")),
+        choose_device(RunOptions(device="cpu")),
         RunFolder(tmp_path).stage("s"),
         trackers=told,
         beat=lambda: beats.append(1),

@@ -15,7 +15,7 @@ from torch import nn
 
 from uldm_core import Component, MistakeError, use
 from uldm_core.errors import Problem, UnavailableError, Where
-from uldm_core.preflight.dry_build import Clock, Deadline, StandIn, trial
+from uldm_core.preflight.dry_build import Clock, Deadline, StandIn, dry_build
 from uldm_core.protocols import Denoiser
 from uldm_core.recipe import Recipe
 from uldm_core.shapes import is_shapes_only
@@ -135,13 +135,13 @@ def tried(registry):
         registry.register(component)
 
     def tried(seconds=1.0, **tables):
-        return trial(Recipe.from_dict({**NOUNS, **tables}).plan(registry), seconds=seconds)
+        return dry_build(Recipe.from_dict({**NOUNS, **tables}).resolve(registry), seconds=seconds)
 
     return tried
 
 
-def said(trial):
-    return [str(problem) for problem in trial.problems]
+def said(dry_build):
+    return [str(problem) for problem in dry_build.problems]
 
 
 def test_every_noun_stage_and_part_is_built_for_its_shapes(tried):
@@ -282,11 +282,11 @@ def test_the_shipped_recipes_are_tried_without_a_network_or_a_file_of_weights(pa
     def refuse(*_, **__):
         raise AssertionError("a trial fetches and reads nothing")
 
-    plan = Recipe.load(path).plan()
+    resolved = Recipe.load(path).resolve()
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr("safetensors.torch.safe_open", refuse)
-    found = trial(plan, seconds=60)
+    found = dry_build(resolved, seconds=60)
     assert not found.problems and not found.unmeasured
 
 
@@ -294,8 +294,8 @@ def test_a_trial_is_quick_since_torch_imports_nothing_for_it():
     code = (
         "import sys\n"
         "from uldm_core.recipe import Recipe\n"
-        "from uldm_core.preflight.dry_build import trial\n"
-        "found = trial(Recipe.load('mnist_latent').plan())\n"
+        "from uldm_core.preflight.dry_build import dry_build\n"
+        "found = dry_build(Recipe.load('mnist_latent').resolve())\n"
         "print(len(found.components) > 20, 'torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -19,10 +19,10 @@ def test_every_place_of_the_split_is_counted(uldm, run):
     report = json.loads(uldm("codebook", run, "--json")[1])
     (book,) = report["codebooks"]
     trained = TrainedRun.open(run)
-    test = trained.noun("dataset").split("test")
+    test = trained.component("dataset").split("test")
     assert report["images"] == len(test) and sum(book["counts"]) == len(test) * 7 * 7
     images = to_float(test.images(torch.arange(len(test))))
-    codes = trained.noun("autoencoder").cpu().eval().encode_with_indices(images)[2]
+    codes = trained.component("autoencoder").cpu().eval().encode_with_indices(images)[2]
     if trained.machine.precision is torch.float32:
         assert book["counts"] == codes.flatten().bincount(minlength=512).tolist()
     assert (

@@ -49,7 +49,7 @@ def test_each_image_has_its_pictures_and_losses(uldm, run, digits, tmp_path):
 def test_it_is_the_runs_own_autoencoder_that_is_shown(uldm, run, digits, tmp_path):
     uldm("reconstruct", run, digits / "one.png", "--out", "out", "--device", "cpu", "--precision", "float32")
     original = pixels(digits / "one.png")
-    autoencoder = TrainedRun.open(run).noun("autoencoder").cpu().eval()
+    autoencoder = TrainedRun.open(run).component("autoencoder").cpu().eval()
     latents, losses, codes = autoencoder.encode_with_indices(to_float(original)[None, None])
     decoded = autoencoder.decode(latents)
     assert torch.equal(pixels(tmp_path / "out" / "one_recon.png"), to_uint8(decoded)[0, 0])

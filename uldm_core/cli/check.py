@@ -78,7 +78,7 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
             subject,
             component.xfail,
             profile=profile,
-            tell=lambda result: click.echo(f"  {result}".replace("\n", "\n  ")),
+            notify=lambda result: click.echo(f"  {result}".replace("\n", "\n  ")),
         )
     except (UldmError, Broken, TookTooLong) as error:
         if options and isinstance(error, UldmError):

@@ -65,11 +65,11 @@ def _optional() -> dict[str, dict[str, str]]:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from uldm_core.engine.device import choose_machine, multiplies_bfloat16
+    from uldm_core.engine.device import choose_device, multiplies_bfloat16
     from uldm_core.recipe import RunOptions
 
     cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    chosen = choose_machine(RunOptions())
+    chosen = choose_device(RunOptions())
     return {
         "chosen": str(chosen),
         "threads": torch.get_num_threads(),

@@ -47,7 +47,7 @@ def without_arguments(text: str) -> str:
 
 def option_row(kind: Kind, option: Option) -> dict[str, Any]:
     """Return what there is to say of one option."""
-    surrounding = kind.takes.get(option.name)
+    surrounding = kind.inferred.get(option.name)
     return {
         "name": option.name,
         "type": describe_type(registry.default(), option.annotation),

@@ -22,7 +22,7 @@ from uldm_core.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from uldm_core.recipe import Plan
+    from uldm_core.recipe import ResolvedRecipe
 
 
 @click.command(short_help="Run a recipe.")
@@ -61,10 +61,10 @@ def run(
     from uldm_core.recipe import Recipe
 
     flags = run_overrides(device=device, precision=precision, threads=threads, compile=compile)
-    plan = Recipe.load(recipe, (*overrides, *flags)).plan()
-    show_problems(plan.warnings)
+    resolved = Recipe.load(recipe, (*overrides, *flags)).resolve()
+    show_problems(resolved.warnings)
     if dry_run:
-        _rehearse(plan, out)
+        _rehearse(resolved, out)
         return
 
     from uldm_core.cli.progress import reporter
@@ -72,8 +72,8 @@ def run(
     from uldm_core.engine.run import run as run_plan
     from uldm_core.engine.signals import Stop
 
-    with _pointing_at_the_report(folder_of(plan, out)), reporter() as tell, Stop().listening() as stop:
-        run_plan(plan, out=out, until=until, reporter=tell, stop=stop, command=command or "")
+    with _pointing_at_the_report(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
+        run_plan(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
 
 
 @contextmanager
@@ -92,16 +92,16 @@ def _age(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
-def _rehearse(plan: Plan, out: Path | None) -> None:
+def _rehearse(resolved: ResolvedRecipe, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
     from uldm_core.engine.run import folder_of
     from uldm_core.preflight.forecast import forecast
     from uldm_core.preflight.preflight import checked
     from uldm_core.run_folder.folder import RunFolder
 
-    found = checked(plan, folder=RunFolder(folder_of(plan, out)))
+    found = checked(resolved, folder=RunFolder(folder_of(resolved, out)))
     show_problems(found.problems)
     click.echo(found.table())
     click.echo()
-    for line in forecast(plan, folder_of(plan, out)):
+    for line in forecast(resolved, folder_of(resolved, out)):
         click.echo(str(line))

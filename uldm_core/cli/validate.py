@@ -52,7 +52,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
 
     from uldm_core.preflight.preflight import preflight
 
-    found = preflight(loaded.plan())
+    found = preflight(loaded.resolve())
     return list(dict.fromkeys([*problems, *found.problems])), (found.table(), found.to_json())
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from uldm_core.engine.device import Machine
+from uldm_core.engine.device import Device
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import MistakeError, RunError
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import damaged, read_tensors, why, write_tensors
 from uldm_core.run_folder.pretrained import misfits
@@ -24,35 +24,37 @@ from uldm_core.spec.component_spec import ComponentSpec
 
 
 class ComponentStore:
-    """Builds a plan's nouns and stages, and keeps their trained weights.
+    """Builds a recipe's nouns and stages, and keeps their trained weights.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         machine: where the nouns go.
         origins: the weights of other runs that nouns start from; looked for there unless given.
     """
 
-    def __init__(self, plan: Plan, machine: Machine, origins: Mapping[str, Path] | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self, resolved: ResolvedRecipe, machine: Device, origins: Mapping[str, Path] | None = None
+    ) -> None:
+        self.resolved = resolved
         self.machine = machine
         self.weights: dict[str, Path] = {}
-        self.origins = dict(find_origins(plan) if origins is None else origins)
-        self.builder = Builder(plan.nouns, place=self._place, seeded=self._seeded)
+        self.origins = dict(find_origins(resolved) if origins is None else origins)
+        self.builder = Builder(resolved.components, place=self._place, seeded=self._seeded)
 
     def build_stage(self, name: str) -> Any:
         """Build a stage and the nouns it acts on; nested modules of its own go to the device too."""
         try:
             with self._seeded(f"stages.{name}"):
-                return self.builder.build(self.plan.stages[name])
+                return self.builder.build(self.resolved.stages[name])
         except MistakeError as error:
-            raise self.plan.blame(error) from error
+            raise self.resolved.blame(error) from error
 
     def trained(self, stage: ComponentSpec) -> dict[str, Any]:
         """Return the nouns a stage trains."""
         verb: Any = stage.component.load()
         references = stage.references()
         names = [references[option] for option in verb.trains if option in references]
-        return {name: self.builder.noun(name) for name in names}
+        return {name: self.builder.component(name) for name in names}
 
     def leave_unopened(self, dataset: str, channels: int, size: int) -> None:
         """Have a dataset opened only when its images are asked for, since its shape is known."""
@@ -60,9 +62,9 @@ class ComponentStore:
         def open_it() -> Any:
             del self.builder.built[dataset]
             try:
-                return self.builder.noun(dataset)
+                return self.builder.component(dataset)
             except MistakeError as error:
-                raise self.plan.blame(error) from error
+                raise self.resolved.blame(error) from error
             finally:
                 self.builder.built.setdefault(dataset, unopened)
 
@@ -70,7 +72,7 @@ class ComponentStore:
 
     def save(self, noun: str, path: Path) -> None:
         """Write a noun's weights."""
-        write_tensors(path, self.builder.noun(noun).state_dict())
+        write_tensors(path, self.builder.component(noun).state_dict())
 
     def take(self, noun: str, path: Path) -> None:
         """Have a noun use these weights, now or when it is built."""
@@ -97,4 +99,4 @@ class ComponentStore:
             raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error
 
     def _seeded(self, name: str) -> AbstractContextManager[None]:
-        return seeded(self.plan.seed, "nouns", name)
+        return seeded(self.resolved.seed, "nouns", name)

@@ -12,7 +12,7 @@ import torch
 from attrs import define, field
 
 from uldm_core.engine import randomness
-from uldm_core.engine.device import Machine
+from uldm_core.engine.device import Device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
@@ -38,7 +38,7 @@ class Context:
 
     name: str
     seed: int
-    machine: Machine
+    machine: Device
     folder: StageFolder
     products: Mapping[str, Path] = field(factory=dict)
     reporter: Reporter = field(factory=Silent)
@@ -86,17 +86,17 @@ class Context:
             step: after how many steps.
         """
         shown = images.detach().cpu()
-        self.trackers.tell(lambda tracker: tracker.images(self.name, step, name, shown))
+        self.trackers.notify(lambda tracker: tracker.images(self.name, step, name, shown))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Tell whoever tracks the run what was measured after so many steps."""
-        self.trackers.tell(lambda tracker: tracker.scalars(self.name, step, values))
+        self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
         self.beat()
 
     def goes_on(self, step: int, total: int) -> None:
         """Tell whoever tracks the run that the stage is at ``step`` of ``total``, and goes on from there."""
         self.resumed_at = step
-        self.trackers.tell(lambda tracker: tracker.stage(self.name, step, total))
+        self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:
         """Tell that the stage begins ``doing`` something, with ``done`` of ``total`` steps or images done."""

@@ -13,7 +13,7 @@ from uldm_core.recipe import RunOptions
 
 
 @frozen
-class Machine:
+class Device:
     """Where tensors live and what autocast uses; parameters and statistics stay float32."""
 
     device: torch.device
@@ -40,7 +40,7 @@ class Machine:
         )
 
 
-def choose_machine(options: RunOptions) -> Machine:
+def choose_device(options: RunOptions) -> Device:
     """Choose as a recipe's ``[run]`` table says; raises ``MistakeError`` for what this machine lacks."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -48,7 +48,7 @@ def choose_machine(options: RunOptions) -> Machine:
     bfloat16 = options.precision == "bfloat16" or (
         options.precision == "auto" and multiplies_bfloat16(device)
     )
-    return Machine(device, torch.bfloat16 if bfloat16 else torch.float32, options.compile)
+    return Device(device, torch.bfloat16 if bfloat16 else torch.float32, options.compile)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -11,26 +11,26 @@ from attrs import define, field
 
 from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine, choose_machine
+from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError, RunWarning, listing
-from uldm_core.recipe import Plan, Recipe
+from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.registry.lookup import Registry
 from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
 from uldm_core.run_folder.files import command_for
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, results_of
 from uldm_core.run_folder.pretrained import origin_of
-from uldm_core.spec.component_spec import nouns_behind
+from uldm_core.spec.component_spec import components_behind
 
 
 @define
 class TrainedRun:
-    """A run's plan and components, with the weights of every stage that is done and belongs to the recipe.
+    """A run's recipe and components, with the weights of every stage that is done and belongs to the recipe.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         folder: the run's.
         machine: where its components are.
         workshop: builds them. Datasets are opened when their images are asked for.
@@ -38,10 +38,10 @@ class TrainedRun:
         refused: why a component or an artifact cannot be used, by name.
     """
 
-    plan: Plan
+    resolved: ResolvedRecipe
     folder: RunFolder
-    machine: Machine
-    workshop: ComponentStore
+    machine: Device
+    store: ComponentStore
     artifacts: dict[str, Path] = field(factory=dict)
     refused: dict[str, str] = field(factory=dict)
 
@@ -56,28 +56,30 @@ class TrainedRun:
         Raises:
             MistakeError: it is no run, or its recipe is wrong.
         """
-        plan = Recipe.load(RunFolder(path).recipe, overrides).plan(registry, data=False)
-        machine = choose_machine(plan.run)
-        run = cls(plan, RunFolder(path), machine, ComponentStore(plan, machine, {}))
+        resolved = Recipe.load(RunFolder(path).recipe, overrides).resolve(registry, data=False)
+        machine = choose_device(resolved.run)
+        run = cls(resolved, RunFolder(path), machine, ComponentStore(resolved, machine, {}))
         run._leave_data_unopened()
         run._take_origins()
         run._take_results()
-        if changed := changed_code(plan, run.folder):
+        if changed := changed_code(resolved, run.folder):
             many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             said = f"{path}: the code of {changed[0]}{many} has changed since it was trained"
             warnings.warn(said, RunWarning, stacklevel=2)
         return run
 
-    def noun(self, name: str) -> Any:
+    def component(self, name: str) -> Any:
         """Return a component by its name in the recipe.
 
         Raises:
             MistakeError: there is none, or what it was trained with is not what the recipe says now.
         """
-        if name not in self.plan.nouns:
-            raise MistakeError(f"{self.folder.path} has no {name}; it has: {listing(list(self.plan.nouns))}")
+        if name not in self.resolved.components:
+            raise MistakeError(
+                f"{self.folder.path} has no {name}; it has: {listing(list(self.resolved.components))}"
+            )
         self._refuse([name])
-        return self.workshop.builder.noun(name)
+        return self.store.builder.component(name)
 
     def stage(self, verb: str) -> tuple[str, Any]:
         """Return the last stage that uses the component ``verb``, with its name.
@@ -85,11 +87,11 @@ class TrainedRun:
         Raises:
             MistakeError: the recipe has none, or what it acts on does not belong to the recipe.
         """
-        names = [name for name, stage in self.plan.stages.items() if stage.component.name == verb]
+        names = [name for name, stage in self.resolved.stages.items() if stage.component.name == verb]
         if not names:
             raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {verb!r}")
-        self._refuse(sorted(nouns_behind(self.plan.stages[names[-1]], self.plan.nouns)))
-        return names[-1], self.workshop.build_stage(names[-1])
+        self._refuse(sorted(components_behind(self.resolved.stages[names[-1]], self.resolved.components)))
+        return names[-1], self.store.build_stage(names[-1])
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact of the run lies.
@@ -102,11 +104,11 @@ class TrainedRun:
             raise MistakeError(f"{self.folder.path} has no {name} yet", hint=self._how_to_go_on())
         return self.artifacts[name]
 
-    def require_trained(self, *nouns: str) -> None:
+    def require_trained(self, *components: str) -> None:
         """Raise ``MistakeError`` unless each noun that some stage trains has its weights."""
-        self._refuse(nouns)
-        for name, stage in self.plan.stages.items():
-            for noun in set(products(stage)) & set(nouns) - set(self.workshop.weights):
+        self._refuse(components)
+        for name, stage in self.resolved.stages.items():
+            for noun in set(products(stage)) & set(components) - set(self.store.weights):
                 raise MistakeError(
                     f"{self.folder.path}: {noun} is not trained yet (stage {name})", hint=self._how_to_go_on()
                 )
@@ -127,23 +129,23 @@ class TrainedRun:
         return f"go on with: {command_for(self.folder.path)}"
 
     def _leave_data_unopened(self) -> None:
-        for name, noun in self.plan.nouns.items():
-            if noun.kind.name == "dataset" and (shape := shape_of(name, self.plan, self.folder)):
-                self.workshop.leave_unopened(name, *shape)
+        for name, noun in self.resolved.components.items():
+            if noun.kind.name == "dataset" and (shape := shape_of(name, self.resolved, self.folder)):
+                self.store.leave_unopened(name, *shape)
 
     def _take_origins(self) -> None:
         """Take the weights that components start from: those that the run has kept."""
-        for name in [name for name, noun in self.plan.nouns.items() if noun.source]:
-            path, why = origin_of(name, self.plan, self.folder)
+        for name in [name for name, noun in self.resolved.components.items() if noun.source]:
+            path, why = origin_of(name, self.resolved, self.folder)
             if path:
-                self.workshop.origins[name] = path
+                self.store.origins[name] = path
             else:
                 self.refused[name] = why
 
     def _take_results(self) -> None:
         """Take the weights and artifacts of each stage that is done; what is stale or damaged is refused."""
-        stale = stale_stages(self.plan, self.folder, self.workshop.origins)
-        for name, stage in self.plan.stages.items():
+        stale = stale_stages(self.resolved, self.folder, self.store.origins)
+        for name, stage in self.resolved.stages.items():
             folder, (trained, made) = self.folder.stage(name), results_of(stage)
             record = folder.record()
             if record is None or not record.done:
@@ -155,6 +157,6 @@ class TrainedRun:
                     continue
                 self.refused.pop(product, None)
                 if product in trained:
-                    self.workshop.take(product, path)
+                    self.store.take(product, path)
                 else:
                     self.artifacts[product] = path

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from uldm_core.engine.components import ComponentStore
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine, choose_machine
+from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.loop import train
 from uldm_core.engine.progress import Reporter, Silent, say_seconds
@@ -26,7 +26,7 @@ from uldm_core.paths import inside, refused, remove
 from uldm_core.preflight.forecast import describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import checked
 from uldm_core.protocols import RunStart
-from uldm_core.recipe import Plan, Recipe
+from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest, require, write_json, write_text
@@ -37,7 +37,7 @@ from uldm_core.spec.options import path_of
 
 
 def run(
-    recipe: Recipe | Plan,
+    recipe: Recipe | ResolvedRecipe,
     *,
     out: str | Path | None = None,
     until: str | None = None,
@@ -51,7 +51,7 @@ def run(
     checkpoint.
 
     Args:
-        recipe: the recipe, or its plan.
+        recipe: the recipe, resolved or not.
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
         reporter: told of progress; silent by default.
@@ -62,25 +62,25 @@ def run(
         MistakeError: the recipe is wrong, or the folder is in use.
         Interrupted: the run was asked to stop; its state is saved.
     """
-    plan = recipe if isinstance(recipe, Plan) else recipe.plan()
-    require_stages(plan)
-    if until is not None and until not in plan.stages:
+    resolved = recipe if isinstance(recipe, ResolvedRecipe) else recipe.resolve()
+    require_stages(resolved)
+    if until is not None and until not in resolved.stages:
         raise MistakeError(
-            f"there is no stage {until!r}{did_you_mean(until, plan.stages)}",
-            hint=f"the stages are: {listing(list(plan.stages))}",
+            f"there is no stage {until!r}{did_you_mean(until, resolved.stages)}",
+            hint=f"the stages are: {listing(list(resolved.stages))}",
         )
     reporter = reporter or Silent()
-    folder = RunFolder(folder_of(plan, out))
-    _refuse_own_weights(plan, folder.path)
-    found = checked(plan, folder=folder)
+    folder = RunFolder(folder_of(resolved, out))
+    _refuse_own_weights(resolved, folder.path)
+    found = checked(resolved, folder=folder)
     reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     with _lock(folder.path):
-        runner = _Runner(plan, folder, choose_machine(plan.run), reporter, stop or Stop(), command)
+        runner = _Runner(resolved, folder, choose_device(resolved.run), reporter, stop or Stop(), command)
         runner.run(until)
     return folder.path
 
 
-def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
+def folder_of(resolved: ResolvedRecipe, out: str | Path | None = None) -> Path:
     """Return a run's folder: ``out``; the recipe's, if it was named by a run's folder; else by the recipe.
 
     The recipe's word is ``[run] out``, or else ``runs/<name>``.
@@ -90,7 +90,7 @@ def folder_of(plan: Plan, out: str | Path | None = None) -> Path:
     """
     if out is not None and not str(out):
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = path_of(out or plan.recipe.run or plan.run.out or Path("runs") / plan.recipe.name)
+    folder = path_of(out or resolved.recipe.run or resolved.run.out or Path("runs") / resolved.recipe.name)
     written = inside(folder, "recipe.toml")
     if written.is_file() and not _is_a_runs(written):
         what = f"{written} is not of a run: a run would overwrite it"
@@ -104,13 +104,13 @@ def _is_a_runs(recipe: Path) -> bool:
     return any((recipe.parent / name).exists() for name in beside) or "versions" in Document.read(recipe).data
 
 
-def _refuse_own_weights(plan: Plan, folder: Path) -> None:
+def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
     """Raise ``MistakeError`` if a component comes from the run that is to be made."""
-    for name, noun in plan.nouns.items():
+    for name, noun in resolved.components.items():
         if noun.source and path_of(noun.source).resolve() == folder.resolve():
             what = f"{noun.source} is the folder of this run itself"
             problem = Problem(Where((name, "from")), what, "name another run, or give another folder: --out")
-            raise plan.blame(MistakeError(problem))
+            raise resolved.blame(MistakeError(problem))
 
 
 def _lock(path: Path) -> AbstractContextManager[Any]:
@@ -129,33 +129,33 @@ def _lock(path: Path) -> AbstractContextManager[Any]:
 
 @define
 class _Runner:
-    plan: Plan
+    resolved: ResolvedRecipe
     folder: RunFolder
-    machine: Machine
+    machine: Device
     reporter: Reporter
     stop: Stop
     command: str
     status: RunStatus = field(init=False)
     trackers: Trackers = field(init=False)
-    workshop: ComponentStore = field(init=False)
+    store: ComponentStore = field(init=False)
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.workshop = ComponentStore(self.plan, self.machine, {})
+        self.store = ComponentStore(self.resolved, self.machine, {})
         self.status = RunStatus(self.folder.file("run.json"), self.command)
-        self.trackers = Trackers.of(self.plan, self.reporter.message)
+        self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
     def run(self, until: str | None) -> None:
-        wanted = _up_to(list(self.plan.stages), until)
+        wanted = _up_to(list(self.resolved.stages), until)
         keys = self._keys()
         self._announce({name: keys[name] for name in wanted})
         self.records = self._settle(keys, wanted)
-        write_text(self.folder.file("recipe.toml"), self.plan.to_toml())
-        write_json(self.folder.file("environment.json"), _environment(self.plan, self.machine))
+        write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
+        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.machine))
         started = time.monotonic()
-        with self.status.watching(lambda state: self.trackers.tell(lambda tracker: tracker.end(state))):
+        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
             self._tell_of_the_start()
             self.reporter.stages(wanted)
             worked = [self._stage(name, self.records[name]) for name in wanted]
@@ -164,18 +164,18 @@ class _Runner:
         self.reporter.message(f"{self.folder.path}: {done}")
 
     def _tell_of_the_start(self) -> None:
-        path, stages = self.folder.path, list(self.plan.stages)
-        start = RunStart(path, path.resolve().name, self.plan.to_dict(), stages, self.command)
-        self.trackers.tell(lambda tracker: tracker.begin(start))
+        path, stages = self.folder.path, list(self.resolved.stages)
+        start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
+        self.trackers.notify(lambda tracker: tracker.begin(start))
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
-        builder, data = self.workshop.builder, Data(self.workshop.builder)
-        self.workshop.origins = keep_origins(self.plan, self.folder, self.reporter.message)
+        builder, data = self.store.builder, Data(self.store.builder)
+        self.store.origins = keep_origins(self.resolved, self.folder, self.reporter.message)
         try:
-            keys = stage_keys(self.plan, builder, brought=self.workshop.origins, data=data)
+            keys = stage_keys(self.resolved, builder, brought=self.store.origins, data=data)
         except MistakeError as error:
-            raise self.plan.blame(error) from error
+            raise self.resolved.blame(error) from error
         self._note_left_out(data.left_out())
         return keys
 
@@ -210,7 +210,7 @@ class _Runner:
         known = folder.record()
         if known is None or known.key != key:
             return record
-        files = result_files(self.plan.stages[name], folder, record) if record.done else []
+        files = result_files(self.resolved.stages[name], folder, record) if record.done else []
         damage = folder.damage(record, files)
         if damage:
             how = "from its last checkpoint" if folder.checkpoint() else "anew"
@@ -222,7 +222,7 @@ class _Runner:
 
     def _announce(self, keys: Mapping[str, StageKey]) -> None:
         """Say what is done again and why, before anything is set aside."""
-        said = [forecast.announcement for forecast in forecast_of(self.folder, self.plan, keys)]
+        said = [forecast.announcement for forecast in forecast_of(self.folder, self.resolved, keys)]
         if any(said):
             self.reporter.message("\n".join(filter(None, said)))
 
@@ -245,7 +245,7 @@ class _Runner:
         say which outcome they used: it was another one if the stage is done ``again`` now.
         """
         mine, aside = str(self.records[name].key), set[str]()
-        for later in list(self.plan.stages)[list(self.plan.stages).index(name) + 1 :]:
+        for later in list(self.resolved.stages)[list(self.resolved.stages).index(name) + 1 :]:
             if (record := self.folder.stage(later).record()) is None:
                 continue
             other = [
@@ -281,8 +281,8 @@ class _Runner:
             return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
 
         try:
-            stage = self.workshop.build_stage(name)
-            trained = self.workshop.trained(self.plan.stages[name])
+            stage = self.store.build_stage(name)
+            trained = self.store.trained(self.resolved.stages[name])
             meant = _not_finite(trained)
             summary = _do(stage, context)
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
@@ -290,18 +290,18 @@ class _Runner:
         except BaseException as error:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
-                raise self.plan.blame(error) from error
+                raise self.resolved.blame(error) from error
             if isinstance(error, DataError):
                 raise RunError(f"stages.{name}: {error}") from error
             raise
         for noun in trained:
-            self.workshop.save(noun, folder.weights(noun))
+            self.store.save(noun, folder.weights(noun))
         result = folder.result()
         files = {file: path.stat().st_size for file, path in result.items()}
         digests = {file: digest(path) for file, path in result.items()}
         done = evolve(finished(True, summary), files=files, digests=digests, published=context.published)
         folder.write_record(done)
-        self.trackers.tell(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
+        self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
         self._say_adjustments(name, done)
 
@@ -312,7 +312,7 @@ class _Runner:
     def _context(self, name: str) -> Context:
         return Context(
             name,
-            self.plan.seed,
+            self.resolved.seed,
             self.machine,
             self.folder.stage(name),
             self.products,
@@ -325,12 +325,12 @@ class _Runner:
     def _hand_on(self, name: str) -> None:
         """Give later stages what this one trained and made."""
         folder = self.folder.stage(name)
-        trained, made = results_of(self.plan.stages[name])
+        trained, made = results_of(self.resolved.stages[name])
         self.products |= {artifact: folder.artifact(artifact) for artifact in made}
         for path in map(folder.artifact, made):
             require(path)
         for noun in trained:
-            self.workshop.take(noun, folder.weights(noun))
+            self.store.take(noun, folder.weights(noun))
         record = folder.record()
         self.digests |= {
             what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
@@ -363,8 +363,8 @@ def _up_to(stages: list[str], until: str | None) -> list[str]:
     return stages if until is None else stages[: stages.index(until) + 1]
 
 
-def _environment(plan: Plan, machine: Machine) -> dict[str, Any]:
-    components = [c for b in (*plan.blueprints(), *plan.trackers) for c in b.components()]
+def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
+    components = [c for b in (*resolved.specs(), *resolved.trackers) for c in b.records()]
     plugins = {c.plugin: f"{c.distribution} {c.version}".strip() for c in components if c.plugin}
     return {
         "python": platform.python_version(),

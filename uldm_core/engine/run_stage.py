@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import choose_machine
+from uldm_core.engine.device import choose_device
 from uldm_core.engine.loop import train
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
@@ -53,7 +53,7 @@ def run_stage(
             f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
         )
     products = dict(_needed(stage.needs, out))
-    machine = choose_machine(options or RunOptions())
+    machine = choose_device(options or RunOptions())
     for component in vars(stage).values():
         machine.place(component)
     name = name or type(stage).__name__

@@ -13,7 +13,7 @@ from attrs import define, field
 from uldm_core.engine.signals import Interrupted
 from uldm_core.errors import MistakeError, UldmError
 from uldm_core.protocols import Tracker
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import say_failure
 from uldm_core.run_folder.files import write_json
 from uldm_core.spec.building import Builder
@@ -29,24 +29,24 @@ class Trackers:
     told: dict[str, Tracker] = field(factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan, warn: Callable[[str], object]) -> Trackers:
-        """Build a plan's trackers.
+    def of(cls, resolved: ResolvedRecipe, warn: Callable[[str], object]) -> Trackers:
+        """Build a recipe's trackers.
 
         Raises:
             MistakeError: one that the recipe lists objects to its options.
         """
         trackers = cls(warn)
-        for blueprint in plan.trackers:
-            path = blueprint.component.path
+        for spec in resolved.trackers:
+            path = spec.component.path
             try:
-                trackers.told[path] = Builder().build(blueprint)
+                trackers.told[path] = Builder().build(spec)
             except Exception as error:
-                if isinstance(error, MistakeError) and blueprint in plan.blueprints():
-                    raise plan.blame(error) from error
+                if isinstance(error, MistakeError) and spec in resolved.specs():
+                    raise resolved.blame(error) from error
                 trackers.leave_out(path, error)
         return trackers
 
-    def tell(self, what: Callable[[Tracker], None]) -> None:
+    def notify(self, what: Callable[[Tracker], None]) -> None:
         """Call each tracker; what fails in one keeps neither the others nor the run."""
         for path, tracker in list(self.told.items()):
             try:

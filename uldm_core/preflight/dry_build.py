@@ -25,7 +25,7 @@ from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.options import options_of, say_value
 
 if TYPE_CHECKING:
-    from uldm_core.recipe.recipe import Plan
+    from uldm_core.recipe.recipe import ResolvedRecipe
 
 META = torch.device("meta")
 COUNT = 100_000
@@ -37,8 +37,8 @@ MANY = 1_000_000
 
 
 @define
-class Trial:
-    """What came of building a plan's components on torch's meta device.
+class DryBuild:
+    """What came of building a recipe's components on torch's meta device.
 
     Args:
         components: those that could be built, by key.
@@ -51,30 +51,32 @@ class Trial:
     unmeasured: dict[Key, str] = field(factory=dict)
 
 
-def trial(plan: Plan, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None) -> Trial:
+def dry_build(
+    resolved: ResolvedRecipe, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None
+) -> DryBuild:
     """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         seconds: what is not built by then is left.
         doubts: what else is wrong with the recipe. Where it is given, a component is built even if a noun
             that its options follow from cannot be, and objections that may follow from either are not told.
     """
-    rehearsal = _Rehearsal(plan.nouns, clock=Clock(time.monotonic() + seconds), doubts=doubts)
+    rehearsal = _DryBuilder(resolved.components, clock=Clock(time.monotonic() + seconds), doubts=doubts)
     with silence():
-        for blueprint in plan.blueprints():
-            rehearsal.attempt(blueprint)
+        for spec in resolved.specs():
+            rehearsal.attempt(spec)
     return rehearsal.found
 
 
-def untrained(plan: Plan, tried: Trial) -> Iterator[Problem]:
+def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     """Yield the networks that some stage acts on, and that none trains."""
-    used = set().union(*(needs(stage, plan.nouns) for stage in plan.stages.values()))
-    trained = set().union(*(trained_by(stage) for stage in plan.stages.values()))
-    for name in sorted((used & plan.nouns.keys()) - trained):
-        noun, component = plan.nouns[name], tried.components.get((name,))
+    used = set().union(*(needs(stage, resolved.components) for stage in resolved.stages.values()))
+    trained = set().union(*(trained_by(stage) for stage in resolved.stages.values()))
+    for name in sorted((used & resolved.components.keys()) - trained):
+        noun, component = resolved.components[name], tried.components.get((name,))
         loaded = noun.source or noun.options.get("weights") is not None
         network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
@@ -165,111 +167,111 @@ class _MissingError(Exception):
 
 
 @define
-class _Rehearsal(Builder):
+class _DryBuilder(Builder):
     """Builds each blueprint once at most, and goes on when one cannot be built."""
 
     clock: Clock = field(kw_only=True)
     doubts: Sequence[Problem] | None = field(default=None, kw_only=True)
-    found: Trial = field(factory=Trial)
+    found: DryBuild = field(factory=DryBuild)
     tried: set[Key] = field(factory=set)
 
-    def noun(self, name: str) -> Any:
-        if name not in self.nouns:
+    def component(self, name: str) -> Any:
+        if name not in self.components:
             raise _MissingError(name)
-        return self.build(self.nouns[name])
+        return self.build(self.components[name])
 
     def around(self, name: str) -> Any:
         try:
-            return self.noun(name)
+            return self.component(name)
         except _MissingError:
             if self.doubts is None:
                 raise
             return _Any()
 
-    def build(self, blueprint: ComponentSpec, *args: Any) -> Any:
-        self.attempt(blueprint)
-        if blueprint.key not in self.found.components:
-            raise _MissingError(dotted(blueprint.key))
-        return self.found.components[blueprint.key]
+    def build(self, spec: ComponentSpec, *args: Any) -> Any:
+        self.attempt(spec)
+        if spec.key not in self.found.components:
+            raise _MissingError(dotted(spec.key))
+        return self.found.components[spec.key]
 
-    def attempt(self, blueprint: ComponentSpec) -> None:
+    def attempt(self, spec: ComponentSpec) -> None:
         """Build a component, what it needs first, unless that was tried before; note what comes of it."""
-        if blueprint.key in self.tried:
+        if spec.key in self.tried:
             return
-        self.tried.add(blueprint.key)
-        nouns = [self.nouns[noun] for noun in blueprint.asks() if noun in self.nouns]
-        for needed in (*blueprint.parts(), *nouns):
+        self.tried.add(spec.key)
+        components = [self.components[noun] for noun in spec.asks() if noun in self.components]
+        for needed in (*spec.parts(), *components):
             self.attempt(needed)
         try:
-            self.found.components[blueprint.key] = self._made(blueprint)
+            self.found.components[spec.key] = self._made(spec)
         except MistakeError as error:
-            self._objected(blueprint, error)
+            self._objected(spec, error)
         except _MissingError as error:
-            self.found.unmeasured[blueprint.key] = f"needs {error}, which could not be built"
+            self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except (Exception, SystemExit, TooLongError) as error:
-            self.found.unmeasured[blueprint.key] = reason(error)
+            self.found.unmeasured[spec.key] = reason(error)
 
-    def _made(self, blueprint: ComponentSpec) -> Any:
-        if blueprint.kind.name == "dataset":
-            return stand_in(blueprint)
-        if blueprint.kind.name in NUMBERS:
-            _refuse_many(blueprint)
+    def _made(self, spec: ComponentSpec) -> Any:
+        if spec.kind.name == "dataset":
+            return stand_in(spec)
+        if spec.kind.name in NUMBERS:
+            _refuse_many(spec)
             with Deadline(self.clock):
-                return super().build(blueprint)
+                return super().build(spec)
         with without_values(self.clock):
-            component = super().build(blueprint)
+            component = super().build(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
 
-    def _objected(self, blueprint: ComponentSpec, error: MistakeError) -> None:
-        key = blueprint.key
+    def _objected(self, spec: ComponentSpec, error: MistakeError) -> None:
+        key = spec.key
         if is_unavailable(error):
             self.found.unmeasured[key] = error.problems[0].what
             return
         for problem in error.problems:
             placed = problem if problem.where.key[: len(key)] == key else problem.within(key)
-            if self._may_follow(blueprint, placed):
+            if self._may_follow(spec, placed):
                 self.found.unmeasured[key] = "something else is wrong with it"
                 continue
-            hint = problem.hint or self._options_named(blueprint, problem.what)
+            hint = problem.hint or self._options_named(spec, problem.what)
             self.found.problems.append(evolve(placed, hint=hint))
 
-    def _may_follow(self, blueprint: ComponentSpec, objection: Problem) -> bool:
+    def _may_follow(self, spec: ComponentSpec, objection: Problem) -> bool:
         """Whether an objection may be due to what else is wrong: one cause is told once."""
-        if any(map(self._doubtful, blueprint.all_references())):
+        if any(map(self._doubtful, spec.all_references())):
             return True
-        key, options = blueprint.key, options_of(blueprint.component.load())
+        key, options = spec.key, options_of(spec.component.load())
         doubts = [doubt.where.key for doubt in self.doubts or ()]
         inside = [doubt[len(key) :] for doubt in doubts if doubt[: len(key)] == key]
         parts = {str(part) for within in inside for part in within}
         suspects = parts.union(*(nearest(part, options) for part in parts))
-        for option in blueprint.surrounded:
-            suspects |= {option} if any(map(self._doubtful, blueprint.kind.takes[option].nouns)) else set()
+        for option in spec.surrounded:
+            suspects |= {option} if any(map(self._doubtful, spec.kind.inferred[option].components)) else set()
         said = f"{dotted(objection.where.key[len(key) :])} {objection.what}"
         return () in inside or any(_names(said, suspect) for suspect in suspects)
 
     def _doubtful(self, name: str) -> bool:
         """Whether anything is wrong with a noun, or with one that it needs."""
-        names = {name, *needs(self.nouns[name], self.nouns)} if name in self.nouns else {name}
-        keys = [self.nouns[other].key for other in names if other in self.nouns]
+        names = {name, *needs(self.components[name], self.components)} if name in self.components else {name}
+        keys = [self.components[other].key for other in names if other in self.components]
         wrong = {doubt.where.key[:1] for doubt in self.doubts or ()}
         return len(keys) < len(names) or any(
             key not in self.found.components or key[:1] in wrong for key in keys
         )
 
-    def _options_named(self, blueprint: ComponentSpec, what: str) -> str:
+    def _options_named(self, spec: ComponentSpec, what: str) -> str:
         """Say each option that a message names: its value, and where that is from."""
-        derived = self._surroundings(blueprint, options_of(blueprint.component.load()), {})
-        written = blueprint.to_dict()
+        derived = self._surroundings(spec, options_of(spec.component.load()), {})
+        written = spec.to_dict()
         said = []
-        for name in (*blueprint.options, *(name for name in derived if name not in blueprint.options)):
+        for name in (*spec.options, *(name for name in derived if name not in spec.options)):
             value = written.get(name)
-            if name in blueprint.options:
-                number = name in blueprint.written and type(value) is int and value > 9
+            if name in spec.options:
+                number = name in spec.written and type(value) is int and value > 9
                 if _names(what, name) or (number and _names(what, str(value))):
-                    origin = "" if name in blueprint.written else " (default)"
+                    origin = "" if name in spec.written else " (default)"
                     said.append(f"{name} = {say_value(value)}{origin}")
             elif _names(what, name) and _names(what, str(derived[name])):
-                said.append(f"{name} is {blueprint.kind.takes[name].says}")
+                said.append(f"{name} is {spec.kind.inferred[name].says}")
         return "; ".join(said)
 
 
@@ -314,18 +316,18 @@ class StandIn:
         return self
 
 
-def _refuse_many(blueprint: ComponentSpec) -> None:
-    for name, value in blueprint.options.items():
+def _refuse_many(spec: ComponentSpec) -> None:
+    for name, value in spec.options.items():
         if type(value) is int and value > MANY:
             raise NotImplementedError(f"{name} = {value} is more than can be tried out")
 
 
-def stand_in(blueprint: ComponentSpec) -> StandIn:
+def stand_in(spec: ComponentSpec) -> StandIn:
     """Stand in for a dataset by what its class or its options say of its images."""
-    target: Any = blueprint.component.load()
+    target: Any = spec.component.load()
 
     def said(name: str) -> int:
-        for value in (getattr(target, name, None), blueprint.options.get(name)):
+        for value in (getattr(target, name, None), spec.options.get(name)):
             if type(value) is int:
                 return value
         raise NotImplementedError(f"neither its class nor its options say its {name}")

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from uldm_core.errors import dotted
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import origins
@@ -34,7 +34,7 @@ class Forecast:
         return f"{self.stage}: {self.does}, {self.why}"
 
 
-def forecast(plan: Plan, path: Path) -> list[Forecast]:
+def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
     The dataset is opened, since what it holds decides as well.
@@ -42,15 +42,15 @@ def forecast(plan: Plan, path: Path) -> list[Forecast]:
     Raises:
         MistakeError: the recipe has no stages; weights of another run are not there.
     """
-    require_stages(plan)
+    require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(plan, Builder(plan.nouns), brought=origins(plan, folder))
-    return forecast_of(folder, plan, keys)
+    keys = stage_keys(resolved, Builder(resolved.components), brought=origins(resolved, folder))
+    return forecast_of(folder, resolved, keys)
 
 
-def forecast_of(folder: RunFolder, plan: Plan, keys: Mapping[str, StageKey]) -> list[Forecast]:
+def forecast_of(folder: RunFolder, resolved: ResolvedRecipe, keys: Mapping[str, StageKey]) -> list[Forecast]:
     """Return what becomes of the stages that have these keys."""
-    return [_of_stage(folder, name, key, plan.stages[name]) for name, key in keys.items()]
+    return [_of_stage(folder, name, key, resolved.stages[name]) for name, key in keys.items()]
 
 
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:

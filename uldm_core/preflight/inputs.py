@@ -9,7 +9,7 @@ from attrs import define
 from torch import Tensor
 
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import Trial
+from uldm_core.preflight.dry_build import DryBuild
 
 
 @define
@@ -20,9 +20,9 @@ class Inputs:
         tried: the recipe's components, built for their shapes.
     """
 
-    tried: Trial
+    tried: DryBuild
 
-    def noun(self, name: str) -> Any:
+    def component(self, name: str) -> Any:
         """Return a noun as it was built for its shapes, or None."""
         return self.tried.components.get((name,))
 
@@ -32,7 +32,7 @@ class Inputs:
         Raises:
             NotImplementedError: the shape is not known.
         """
-        dataset = self.noun("dataset")
+        dataset = self.component("dataset")
         if dataset is None:
             raise NotImplementedError("the dataset's shapes are not known")
         return torch.zeros(batch, dataset.channels, dataset.size, dataset.size)
@@ -47,7 +47,7 @@ class Inputs:
         Raises:
             NotImplementedError: the shape is not known.
         """
-        dataset, autoencoder = self.noun("dataset"), autoencoder or self.noun("autoencoder")
+        dataset, autoencoder = self.component("dataset"), autoencoder or self.component("autoencoder")
         if dataset is None or autoencoder is None:
             raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)

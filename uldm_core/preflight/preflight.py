@@ -18,17 +18,17 @@ from uldm_core.kinds import latent_size
 from uldm_core.preflight import measure
 from uldm_core.preflight.dry_build import (
     Clock,
+    DryBuild,
     TooLongError,
-    Trial,
+    dry_build,
     first_line,
     reason,
     silence,
-    trial,
     untrained,
     without_values,
 )
 from uldm_core.preflight.inputs import Inputs
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.pretrained import misfits, origins
@@ -72,7 +72,7 @@ class Preflight:
 
     rows: list[Row]
     problems: list[Problem]
-    tried: Trial
+    tried: DryBuild
 
     def table(self) -> str:
         """Return the rows as aligned text."""
@@ -89,15 +89,19 @@ class Preflight:
         return [asdict(row) for row in self.rows]
 
 
-def checked(plan: Plan, seconds: float | None = None, folder: RunFolder | None = None) -> Preflight:
+def checked(
+    resolved: ResolvedRecipe, seconds: float | None = None, folder: RunFolder | None = None
+) -> Preflight:
     """Return the preflight of a recipe; raises ``MistakeError`` with everything that does not fit."""
-    found = preflight(plan, seconds, folder)
+    found = preflight(resolved, seconds, folder)
     if any(not problem.warning for problem in found.problems):
         raise MistakeError(*found.problems)
     return found
 
 
-def preflight(plan: Plan, seconds: float | None = None, folder: RunFolder | None = None) -> Preflight:
+def preflight(
+    resolved: ResolvedRecipe, seconds: float | None = None, folder: RunFolder | None = None
+) -> Preflight:
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
     A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
@@ -106,13 +110,13 @@ def preflight(plan: Plan, seconds: float | None = None, folder: RunFolder | None
     """
     seconds = seconds or SECONDS
     clock = Clock(time.monotonic() + seconds)
-    tried = trial(plan, seconds=seconds / 2)
-    walk = _Walk(tried, plan, clock)
+    tried = dry_build(resolved, seconds=seconds / 2)
+    walk = _Walk(tried, resolved, clock)
     with silence(), without_values(clock):
-        rows = [walk.row(blueprint) for blueprint in _in_order(plan)]
-    of_runs = _weights_that_do_not_fit(plan, tried, folder)
-    problems = [*tried.problems, *walk.problems, *of_runs, *untrained(plan, tried)]
-    return Preflight(rows, [plan.placed(problem) for problem in problems], tried)
+        rows = [walk.row(spec) for spec in _in_order(resolved)]
+    of_runs = _weights_that_do_not_fit(resolved, tried, folder)
+    problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
+    return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
 
 
 def _optimizer_of(stage: ComponentSpec, noun: ComponentSpec) -> ComponentSpec | None:
@@ -127,10 +131,10 @@ def _optimizer_of(stage: ComponentSpec, noun: ComponentSpec) -> ComponentSpec | 
 _FINISHED_BY_OWNERS = ("optimizer", "lr_schedule")
 
 
-def _in_order(plan: Plan) -> Iterator[ComponentSpec]:
+def _in_order(resolved: ResolvedRecipe) -> Iterator[ComponentSpec]:
     """Yield the nouns, then what stands within the stages."""
-    yield from plan.nouns.values()
-    for stage in plan.stages.values():
+    yield from resolved.components.values()
+    for stage in resolved.stages.values():
         yield from (part for part in stage.parts() if part.kind.name not in _FINISHED_BY_OWNERS)
 
 
@@ -138,31 +142,31 @@ def _in_order(plan: Plan) -> Iterator[ComponentSpec]:
 class _Walk(Inputs):
     """Runs each component on what the others would give it."""
 
-    plan: Plan
+    resolved: ResolvedRecipe
     clock: Clock
     problems: list[Problem] = field(factory=list)
 
-    def row(self, blueprint: ComponentSpec) -> Row:
+    def row(self, spec: ComponentSpec) -> Row:
         """Measure one component."""
-        row = Row(f"{dotted(blueprint.key).removeprefix('stages.')}: {blueprint.use}")
-        component = self.tried.components.get(blueprint.key)
+        row = Row(f"{dotted(spec.key).removeprefix('stages.')}: {spec.use}")
+        component = self.tried.components.get(spec.key)
         if component is None:
-            why = self.tried.unmeasured.get(blueprint.key)
+            why = self.tried.unmeasured.get(spec.key)
             return evolve(row, output=NOT_MEASURABLE if why else "does not fit", why=why or "")
-        forward = _FORWARDS.get(blueprint.kind.name)
+        forward = _FORWARDS.get(spec.kind.name)
         try:
-            row = self._counted(row, blueprint, component)
-            return self._measured(row, blueprint, component, forward) if forward else row
+            row = self._counted(row, spec, component)
+            return self._measured(row, spec, component, forward) if forward else row
         except MistakeError as error:
             self.problems += error.problems
         except (Exception, SystemExit, TooLongError) as error:
             if not _speaks_of_what_it_was_given(error):
                 return evolve(row, output=NOT_MEASURABLE, why=reason(error))
-            self._refused(blueprint, component, error)
+            self._refused(spec, component, error)
         return evolve(row, output="does not fit")
 
-    def _counted(self, row: Row, blueprint: ComponentSpec, component: Any) -> Row:
-        if any(_optimizer_of(stage, blueprint) for stage in self.plan.stages.values()):
+    def _counted(self, row: Row, spec: ComponentSpec, component: Any) -> Row:
+        if any(_optimizer_of(stage, spec) for stage in self.resolved.stages.values()):
             measure.thaw(component)
         counts = [
             sum(parameter.numel() for parameter in found)
@@ -170,21 +174,21 @@ class _Walk(Inputs):
         ]
         return evolve(row, parameters=counts[0], trainable=counts[1]) if counts[0] else row
 
-    def _measured(self, row: Row, blueprint: ComponentSpec, component: Any, forward: Forward) -> Row:
-        output, count = measure.flops(component, lambda: forward(self, blueprint, component, BATCH))
+    def _measured(self, row: Row, spec: ComponentSpec, component: Any, forward: Forward) -> Row:
+        output, count = measure.flops(component, lambda: forward(self, spec, component, BATCH))
         row = evolve(row, output=_say_output(output))
         if not row.parameters:
             return row
-        return evolve(row, flops=count // BATCH, memory=self._memory(blueprint, component, forward))
+        return evolve(row, flops=count // BATCH, memory=self._memory(spec, component, forward))
 
-    def _memory(self, blueprint: ComponentSpec, component: nn.Module, forward: Forward) -> int | None:
+    def _memory(self, spec: ComponentSpec, component: nn.Module, forward: Forward) -> int | None:
         """Return the bytes of a training step of a noun, by the first stage that trains it."""
-        for stage in self.plan.stages.values():
-            optimizer = _optimizer_of(stage, blueprint)
+        for stage in self.resolved.stages.values():
+            optimizer = _optimizer_of(stage, spec)
             if optimizer is not None:
                 batch = stage.options.get("batch_size", BATCH)
                 weights = measure.trainable(component)
-                kept = measure.activations(component, partial(forward, self, blueprint, component, batch))
+                kept = measure.activations(component, partial(forward, self, spec, component, batch))
                 both = measure.size_of(measure.parameters_of(component)) + measure.size_of(weights)
                 return both + self._state(optimizer, weights) + kept
         return None
@@ -198,9 +202,9 @@ class _Walk(Inputs):
         except Exception:
             return 2 * measure.size_of(weights)
 
-    def _refused(self, blueprint: ComponentSpec, component: Any, error: BaseException) -> None:
+    def _refused(self, spec: ComponentSpec, component: Any, error: BaseException) -> None:
         """Say that a component does not take what the others give it."""
-        kind, latents = blueprint.kind.name, _shape_of(self.latents)
+        kind, latents = spec.kind.name, _shape_of(self.latents)
         channels = getattr(component, "channels", None)
         objection = first_line(error)
         if isinstance(error, RuntimeError):  # torch's own words, which name no option
@@ -209,10 +213,10 @@ class _Walk(Inputs):
         if kind == "sampler":  # which objects to the process, not to shapes
             what, hint = first_line(error), ""
         elif kind == "denoiser" and latents and type(channels) is int and channels != latents[1]:
-            what = f"{blueprint.key[-1]} expects {channels} channels, latents have {latents[1]}"
+            what = f"{spec.key[-1]} expects {channels} channels, latents have {latents[1]}"
         elif kind in ("denoiser", "quantizer", "latent_scaling"):
             what = f"does not take latents {latents}: {objection}"
-        self.problems.append(Problem(Where(blueprint.key), what, hint))
+        self.problems.append(Problem(Where(spec.key), what, hint))
 
     def _sizes(self) -> str:
         shapes = {"images": _shape_of(self.images), "latents": _shape_of(self.latents)}
@@ -230,76 +234,76 @@ class _Walk(Inputs):
 Forward = Callable[[_Walk, ComponentSpec, Any, int], Any]
 
 
-def _expect(blueprint: ComponentSpec, what: str, tensor: Any, shape: Any) -> Any:
+def _expect(spec: ComponentSpec, what: str, tensor: Any, shape: Any) -> Any:
     """Return the tensor; raises ``MistakeError`` at the component if it is not of the shape."""
     found = list(getattr(tensor, "shape", ()))
     if found != list(shape):
         what = f"{what} are {_say_shape(found)}, not {_say_shape(list(shape))}"
-        raise MistakeError(Problem(Where(blueprint.key), what))
+        raise MistakeError(Problem(Where(spec.key), what))
     return tensor
 
 
-def _autoencode(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _autoencode(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     images = walk.images(batch)
     reconstruction, latents, _ = component(images)
-    _expect(blueprint, "reconstructions", reconstruction, images.shape)
+    _expect(spec, "reconstructions", reconstruction, images.shape)
     side = latent_size(images.shape[-1], component.downscale)
-    return _expect(blueprint, "latents", latents, (batch, component.latent_channels, side, side))
+    return _expect(spec, "latents", latents, (batch, component.latent_channels, side, side))
 
 
-def _denoise(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _denoise(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     latents = walk.latents(batch)
-    return _expect(blueprint, "predictions", component(latents, torch.zeros(batch)), latents.shape)
+    return _expect(spec, "predictions", component(latents, torch.zeros(batch)), latents.shape)
 
 
-def _discriminate(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _discriminate(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     logits = component(walk.images(batch))
     rows, columns = (*logits.shape[2:], 0, 0)[:2]
-    return _expect(blueprint, "logits", logits, (batch, 1, rows, columns))
+    return _expect(spec, "logits", logits, (batch, 1, rows, columns))
 
 
-def _quantize(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _quantize(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     latents = torch.zeros(batch, component.dim, *walk.latents(batch).shape[2:])
-    return _expect(blueprint, "quantized latents", component(latents)[0], latents.shape)
+    return _expect(spec, "quantized latents", component(latents)[0], latents.shape)
 
 
-def _features(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _features(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     maps = component(walk.images(batch))
     found = [feature.shape[1] for feature in maps]
     if found != list(component.channels):
         what = f"its maps have {found} channels, and it says {list(component.channels)}"
-        raise MistakeError(Problem(Where(blueprint.key), what))
+        raise MistakeError(Problem(Where(spec.key), what))
     return maps
 
 
-def _distance(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _distance(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     images = walk.images(batch)
-    return _expect(blueprint, "losses", component(images, images), ())
+    return _expect(spec, "losses", component(images, images), ())
 
 
-def _scaled(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _scaled(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     latents = walk.latents(batch)
-    return _expect(blueprint, "normalized latents", component.normalize(latents), latents.shape)
+    return _expect(spec, "normalized latents", component.normalize(latents), latents.shape)
 
 
-def _sampled(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _sampled(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     """Draw with a denoiser that predicts nothing; a step is so cheap that values are no burden."""
-    process = walk.noun("noise_scheduler")
+    process = walk.component("noise_scheduler")
     if process is None:
         raise NotImplementedError("there is no noise scheduler to sample with")
     latents = walk.latents(batch)
     with torch._C.DisableTorchFunction():  # which lets values be
         noise = torch.zeros(list(latents.shape), device="cpu")
         drawn = component(walk.predict_nothing, process, noise, torch.Generator())
-    return _expect(blueprint, "samples", drawn, latents.shape)
+    return _expect(spec, "samples", drawn, latents.shape)
 
 
-def _scored(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _scored(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     component.update(walk.images(batch).to(torch.uint8), real=False)
     return ()
 
 
-def _shown(walk: _Walk, blueprint: ComponentSpec, component: Any, batch: int) -> Any:
+def _shown(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> Any:
     return walk.images(batch)
 
 
@@ -347,10 +351,12 @@ def _shape_of(make: Callable[[int], Tensor]) -> list[int]:
         return []
 
 
-def _weights_that_do_not_fit(plan: Plan, tried: Trial, folder: RunFolder | None) -> Iterator[Problem]:
+def _weights_that_do_not_fit(
+    resolved: ResolvedRecipe, tried: DryBuild, folder: RunFolder | None
+) -> Iterator[Problem]:
     """Yield what is wrong with the weights of other runs."""
     try:
-        files = origins(plan, folder)
+        files = origins(resolved, folder)
     except MistakeError as error:
         yield from error.problems
         return
@@ -363,7 +369,7 @@ def _weights_that_do_not_fit(plan: Plan, tried: Trial, folder: RunFolder | None)
             continue
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            what = f"the weights of {plan.nouns[name].source} do not fit: {wrong[0]}{more}"
+            what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
             hint = "leave out use and options to take the component as that run has it"
             yield Problem(Where((name, "from")), what, hint)
 

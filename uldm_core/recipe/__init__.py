@@ -1,6 +1,6 @@
 """Recipes: TOML with places, overrides, variables, references; checked, then planned."""
 
 from uldm_core.recipe.reader import RunOptions
-from uldm_core.recipe.recipe import Plan, Recipe
+from uldm_core.recipe.recipe import Recipe, ResolvedRecipe
 
-__all__ = ["Plan", "Recipe", "RunOptions"]
+__all__ = ["Recipe", "ResolvedRecipe", "RunOptions"]

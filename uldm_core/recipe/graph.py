@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from uldm_core.errors import Key, Problem, Where, dotted
-from uldm_core.spec.component_spec import ComponentSpec, nouns_behind
+from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 Blueprints = Mapping[str, ComponentSpec]
 
 
 def graph_problems(
-    nouns: Blueprints, stages: Blueprints, *, whole: bool, spared: Collection[str] = ()
+    components: Blueprints, stages: Blueprints, *, whole: bool, spared: Collection[str] = ()
 ) -> list[Problem]:
     """Return what is wrong between components that are each right by themselves.
 
@@ -22,29 +22,29 @@ def graph_problems(
         whole: whether these are all the stages there are; what nothing uses, or makes, is said only then.
         spared: nouns that are not called unused.
     """
-    unused = _unused(nouns, stages, spared) if whole else ()
+    unused = _unused(components, stages, spared) if whole else ()
     products = _order_of_products(stages, whole=whole)
-    training, measured = _order_of_training(nouns, stages), _measured_by_a_loss(nouns, stages)
-    return [*_circles(nouns), *products, *training, *measured, *unused]
+    training, measured = _order_of_training(components, stages), _measured_by_a_loss(components, stages)
+    return [*_circles(components), *products, *training, *measured, *unused]
 
 
-def needs(blueprint: ComponentSpec, nouns: Blueprints) -> set[str]:
+def needs(spec: ComponentSpec, components: Blueprints) -> set[str]:
     """Return the nouns that have to be there to build it: referred to, or asked for surroundings."""
     found: set[str] = set()
-    waiting = blueprint.asks()
+    waiting = spec.asks()
     while waiting:
         noun = waiting.pop()
         found.add(noun)
-        if noun in nouns:
-            waiting |= nouns[noun].asks() - found
+        if noun in components:
+            waiting |= components[noun].asks() - found
     return found
 
 
-def _circles(nouns: Blueprints) -> Iterator[Problem]:
+def _circles(components: Blueprints) -> Iterator[Problem]:
     """Yield one problem a circle, at its first noun."""
     told: set[str] = set()
-    for name in nouns:
-        circle = _way_back(name, nouns)
+    for name in components:
+        circle = _way_back(name, components)
         if circle and not told & set(circle):
             told |= set(circle)
             yield Problem(
@@ -52,12 +52,12 @@ def _circles(nouns: Blueprints) -> Iterator[Problem]:
             )
 
 
-def _way_back(name: str, nouns: Blueprints) -> list[str]:
+def _way_back(name: str, components: Blueprints) -> list[str]:
     """Return the way from a noun to itself, or an empty list."""
     ways, seen = [[name]], {name}
     while ways:
         way = ways.pop(0)
-        for following in sorted(nouns[way[-1]].asks() & nouns.keys()):
+        for following in sorted(components[way[-1]].asks() & components.keys()):
             if following == name:
                 return [*way, name]
             if following not in seen:
@@ -102,12 +102,12 @@ def _waits_for(stage: str, other: str, stages: Blueprints) -> bool:
     return False
 
 
-def _order_of_training(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+def _order_of_training(components: Blueprints, stages: Blueprints) -> Iterator[Problem]:
     """A stage acts on what earlier stages trained, or what comes from another run."""
     trainers = {name: trained_by(stage) for name, stage in stages.items()}
-    trained = {name for name, noun in nouns.items() if noun.source}
+    trained = {name for name, noun in components.items() if noun.source}
     for name, stage in stages.items():
-        untrained = nouns_behind(stage, nouns) - trained - trainers[name]
+        untrained = components_behind(stage, components) - trained - trainers[name]
         later = [other for other, what in trainers.items() if what & untrained]
         if later:
             named = " and ".join(sorted(untrained & set().union(*trainers.values())))
@@ -122,18 +122,20 @@ def trained_by(stage: ComponentSpec) -> set[str]:
     return {references[option] for option in _verb(stage).trains if option in references}
 
 
-def _measured_by_a_loss(nouns: Blueprints, stages: Blueprints) -> Iterator[Problem]:
+def _measured_by_a_loss(components: Blueprints, stages: Blueprints) -> Iterator[Problem]:
     """A metric in the features that a loss was trained on flatters what was trained."""
     trainers = [stage for stage in stages.values() if _verb(stage).trains]
-    losses = {loss.key: loss for stage in trainers for loss in _of_kind("loss", stage, nouns)}
+    losses = {loss.key: loss for stage in trainers for loss in _of_kind("loss", stage, components)}
     trained_on = {
         _identity(backbone): (backbone, loss)
         for loss in losses.values()
-        for backbone in _of_kind("backbone", loss, nouns)
+        for backbone in _of_kind("backbone", loss, components)
     }
-    metrics = {metric.key: metric for stage in stages.values() for metric in _of_kind("metric", stage, nouns)}
+    metrics = {
+        metric.key: metric for stage in stages.values() for metric in _of_kind("metric", stage, components)
+    }
     for key, metric in metrics.items():
-        for backbone in _of_kind("backbone", metric, nouns):
+        for backbone in _of_kind("backbone", metric, components):
             if _identity(backbone) in trained_on:
                 backbone, loss = trained_on[_identity(backbone)]
                 name = backbone.component.name
@@ -141,32 +143,35 @@ def _measured_by_a_loss(nouns: Blueprints, stages: Blueprints) -> Iterator[Probl
                 yield Problem(Where(key), what, "give the loss or the metric another backbone", warning=True)
 
 
-def _of_kind(kind: str, blueprint: ComponentSpec, nouns: Blueprints) -> list[ComponentSpec]:
+def _of_kind(kind: str, spec: ComponentSpec, components: Blueprints) -> list[ComponentSpec]:
     """Return the components of a kind that it holds or refers to, itself or by way of others."""
     found: dict[Key, ComponentSpec] = {}
-    waiting = [blueprint]
+    waiting = [spec]
     while waiting:
         current = waiting.pop()
-        inner = [*current.parts(), *(nouns[name] for name in current.all_references() if name in nouns)]
+        inner = [
+            *current.parts(),
+            *(components[name] for name in current.all_references() if name in components),
+        ]
         new = {part.key: part for part in inner if part.key not in found}
         found |= new
         waiting += new.values()
     return [part for part in found.values() if part.kind.name == kind]
 
 
-def _identity(blueprint: ComponentSpec) -> str:
+def _identity(spec: ComponentSpec) -> str:
     """Return what two components have in common that are the same, wherever they stand."""
-    return repr((blueprint.component.path, {**blueprint.to_dict(), "use": ""}))
+    return repr((spec.component.path, {**spec.to_dict(), "use": ""}))
 
 
-def _unused(nouns: Blueprints, stages: Blueprints, spared: Collection[str]) -> Iterator[Problem]:
+def _unused(components: Blueprints, stages: Blueprints, spared: Collection[str]) -> Iterator[Problem]:
     if not stages:
         yield Problem(
             Where(("stages",)), "there are no stages: nothing would be done", "add one: [stages.first]", True
         )
         return
-    used = set().union(*(needs(stage, nouns) for stage in stages.values()))
-    for name in [name for name in nouns if name not in used and name not in spared]:
+    used = set().union(*(needs(stage, components) for stage in stages.values()))
+    for name in [name for name in components if name not in used and name not in spared]:
         hint = f'take it out, or name it where it is wanted: {{ ref = "{name}" }}'
         yield Problem(Where((name,)), "nothing uses this component", hint, warning=True)
 

@@ -89,7 +89,7 @@ class Reader:
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
-    nouns: dict[str, ComponentSpec] = field(factory=dict)
+    components: dict[str, ComponentSpec] = field(factory=dict)
     stages: dict[str, ComponentSpec] = field(factory=dict)
     meant: dict[str, str] = field(factory=dict)
     guessed: set[str] = field(factory=set)
@@ -106,7 +106,7 @@ class Reader:
         self.run = self._run_options()
         kinds = self._noun_kinds()
         meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        planner = Validator(
+        validator = Validator(
             self.registry,
             {**self.missing, **meant},
             texts=self.texts,
@@ -115,18 +115,20 @@ class Reader:
             data=self.needs_data,
             versions=self._versions(),
         )
-        nouns = {self.meant.get(name, name): self._noun(planner, kind, name) for name, kind in kinds.items()}
+        components = {
+            self.meant.get(name, name): self._noun(validator, kind, name) for name, kind in kinds.items()
+        }
         tables = self._table("stages")
-        stages = {name: self._stage(planner, ("stages", name), tables) for name in tables}
+        stages = {name: self._stage(validator, ("stages", name), tables) for name in tables}
         for key, beside in self._stages_elsewhere():
-            self._stage(planner, key, beside)
-        planner.settle()
-        self._refuse_aliases(nouns)
-        self.nouns = {**_planned(nouns), **planner.implied}
+            self._stage(validator, key, beside)
+        validator.settle()
+        self._refuse_aliases(components)
+        self.components = {**_planned(components), **validator.implied}
         self.stages = _planned(stages)
         self._check_versions()
         self.problems += graph_problems(
-            self.nouns,
+            self.components,
             self.stages,
             whole=len(self.stages) == len(stages) and self._holds_all_stages(),
             spared=self.guessed,
@@ -165,8 +167,8 @@ class Reader:
         known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
         for name in [name for name in table if name not in known]:
             what = f"unknown option {name!r}{did_you_mean(name, known)}"
-            takes = "; ".join(map(self._say_run_option, known.values()))
-            self._complain(("run", name), what, f"[run] takes: {takes}")
+            inferred = "; ".join(map(self._say_run_option, known.values()))
+            self._complain(("run", name), what, f"[run] takes: {inferred}")
         given = {
             name: self._run_option(option, table[name]) for name, option in known.items() if name in table
         }
@@ -192,32 +194,32 @@ class Reader:
         hint = f"[run]: {self._say_run_option(option)}"
         if not takes_component(self.registry, annotation):
             return self._structured(annotation, value, key, option.default, hint)
-        planner = Validator(
+        validator = Validator(
             self.registry, problems=self.problems, folder=self.folder, versions=self._versions()
         )
-        planned = planner.value(annotation, value, key)
+        planned = validator.value(annotation, value, key)
         items = planned if isinstance(planned, list) else []
-        blueprints = [item for item in items if isinstance(item, ComponentSpec)]
-        self._refuse_listed_twice(blueprints)
-        return blueprints
+        specs = [item for item in items if isinstance(item, ComponentSpec)]
+        self._refuse_listed_twice(specs)
+        return specs
 
     def _say_run_option(self, option: Attribute[Any]) -> str:
         """Write an option of ``[run]`` with its default and its type."""
         said = describe_type(self.registry, _run_annotation(option))
         return f"{option.name} = {say_value(option.default)} ({said})"
 
-    def _refuse_listed_twice(self, blueprints: Sequence[ComponentSpec]) -> None:
+    def _refuse_listed_twice(self, specs: Sequence[ComponentSpec]) -> None:
         """Refuse the same component with other options; the very same is a duplicate, refused already."""
-        for index, blueprint in enumerate(blueprints):
-            twins = [other for other in blueprints[:index] if other.component == blueprint.component]
-            if twins and blueprint.to_dict() not in [twin.to_dict() for twin in twins]:
-                self._complain(blueprint.key, f"{blueprint.component.path} is listed twice", "once is enough")
+        for index, spec in enumerate(specs):
+            twins = [other for other in specs[:index] if other.component == spec.component]
+            if twins and spec.to_dict() not in [twin.to_dict() for twin in twins]:
+                self._complain(spec.key, f"{spec.component.path} is listed twice", "once is enough")
 
     @property
     def trackers(self) -> list[ComponentSpec]:
         """Who is told of the run: those that always are, unless listed with options, and those listed."""
         listed: list[Any] = list(self.run.trackers)
-        named = [blueprint.component for blueprint in listed]
+        named = [spec.component for spec in listed]
         others = [c for c in self.registry.components("tracker") if c.always and c not in named]
         kind = self.registry.kind("tracker")
         return [*(ComponentSpec(kind, component, ("run", "trackers"), {}) for component in others), *listed]
@@ -240,7 +242,7 @@ class Reader:
     def _kind_of_noun(self, name: str) -> Kind | None:
         """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
         table = self.data[name]
-        kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.noun}
+        kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.top_level}
         kind = self.registry.kinds.get(name)
         if kind and kind.listed:
             what = f"{with_article(name)} is no component of the recipe's own"
@@ -305,57 +307,57 @@ class Reader:
     def _is_verb(self, component: Component) -> bool:
         return self.registry.kinds[component.kind].verb
 
-    def _noun(self, planner: Validator, kind: Kind, name: str) -> Any:
+    def _noun(self, validator: Validator, kind: Kind, name: str) -> Any:
         if name not in self.meant:
             self._check_name((name,), name)
         table = self.data[name]
         if not isinstance(table, dict):
-            return planner.component(kind, table, (name,))
+            return validator.component(kind, table, (name,))
         table = {option: value for option, value in table.items() if option != "kind"}
         if name in self.meant and "use" not in table:
             table["use"] = name
         if "from" not in table:
-            return self._component(planner, kind, table, (name,), self.data)
+            return self._component(validator, kind, table, (name,), self.data)
         folder = self.folder((name, "from"))
         table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
         taken, problem = noun_of_run(table, name, kind, folder)
         if problem:
             return self._complain((name, "from"), *problem)
-        planned = planner.component(kind, taken, (name,))
+        planned = validator.component(kind, taken, (name,))
         if isinstance(planned, ComponentSpec):
             planned.source = str(located(table["from"], folder))
         return planned
 
-    def _stage(self, planner: Validator, key: Key, tables: Mapping[Any, Any]) -> Any:
+    def _stage(self, validator: Validator, key: Key, tables: Mapping[Any, Any]) -> Any:
         self._check_name(key, str(key[-1]))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        return self._component(planner, kind, tables[key[-1]], key, tables)
+        return self._component(validator, kind, tables[key[-1]], key, tables)
 
     def _component(
-        self, planner: Validator, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
+        self, validator: Validator, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
     ) -> Any:
         """Plan a component; a table without ``use`` of nearly a sibling's name is taken for a slip."""
         name = str(key[-1])
         others = [str(other) for other in siblings if other != key[-1] and other not in RESERVED]
         near = nearest(name, others)
         says = isinstance(table, dict) and (
-            table.keys() & {"use", "ref"} or any(map(names_code, table)) or planner.slip(kind, table, key)
+            table.keys() & {"use", "ref"} or any(map(names_code, table)) or validator.slip(kind, table, key)
         )
         if near and isinstance(table, dict) and not says:
             meant = " or ".join(repr(dotted((*key[:-1], other))) for other in near)
             what = f"there is no {kind.name} {name!r} (did you mean {meant}?)"
             known = listing(self.registry.names(kind.name))
             return self._complain(key, what, f'write use = "..." to make one: {known}')
-        return planner.component(kind, table, key)
+        return validator.component(kind, table, key)
 
     def _check_name(self, key: Key, name: str) -> None:
         """A name is a file's and a folder's as well."""
         if not NAME.fullmatch(name):
             self._complain(key, f"{name!r} cannot be a name", "use letters, digits, _ and -")
 
-    def _refuse_aliases(self, nouns: Mapping[str, Any]) -> None:
+    def _refuse_aliases(self, components: Mapping[str, Any]) -> None:
         """A noun is a component of its own."""
-        for name, noun in nouns.items():
+        for name, noun in components.items():
             if isinstance(noun, Reference):
                 what = "a table at the top is a component of its own, it cannot be another one"
                 self._complain((name, "ref"), what, 'write use = "..."')
@@ -363,8 +365,8 @@ class Reader:
     def _check_versions(self) -> None:
         """Say which components are of another version than the recipe was resolved with."""
         listed: Any = self.run.trackers
-        blueprints = (*self.nouns.values(), *self.stages.values(), *listed)
-        here = {c.path: c.origin for blueprint in blueprints for c in blueprint.components()}
+        specs = (*self.components.values(), *self.stages.values(), *listed)
+        here = {c.path: c.origin for spec in specs for c in spec.records()}
         for path, said in self._table("versions").items():
             if path in here and said != here[path]:
                 what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
@@ -391,8 +393,8 @@ def _home(path: Any) -> Any:
     return os.path.expanduser(path) if isinstance(path, str) else path
 
 
-def _planned(blueprints: Mapping[str, Any]) -> dict[str, ComponentSpec]:
-    return {name: blueprint for name, blueprint in blueprints.items() if isinstance(blueprint, ComponentSpec)}
+def _planned(specs: Mapping[str, Any]) -> dict[str, ComponentSpec]:
+    return {name: spec for name, spec in specs.items() if isinstance(spec, ComponentSpec)}
 
 
 def _run_annotation(option: Attribute[Any]) -> Any:

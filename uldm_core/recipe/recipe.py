@@ -26,7 +26,7 @@ from uldm_core.spec.options import path_of, plain_values
 
 @define
 class Recipe:
-    """A recipe as written, with its overrides; ``check`` finds its problems, ``plan`` makes it runnable.
+    """A recipe as written, with its overrides; ``check`` finds its problems, ``resolve`` makes it runnable.
 
     Args:
         document: its tables.
@@ -92,18 +92,18 @@ class Recipe:
 
         Every component is built for its shapes alone, so what one objects to its options is found as well.
         """
-        from uldm_core.preflight.dry_build import trial, untrained
+        from uldm_core.preflight.dry_build import dry_build, untrained
 
-        plan, problems = self._read(registry or default())
+        resolved, problems = self._read(registry or default())
         doubts = [problem for problem in problems if not problem.warning]
-        doubts += [Problem(Where(key), "not readable") for key in self._unread(plan.filled)]
-        tried = trial(plan, doubts=doubts)
-        found = [*problems, *map(plan.placed, tried.problems)]
+        doubts += [Problem(Where(key), "not readable") for key in self._unread(resolved.filled)]
+        tried = dry_build(resolved, doubts=doubts)
+        found = [*problems, *map(resolved.placed, tried.problems)]
         if all(problem.warning for problem in found):
-            found += map(plan.placed, untrained(plan, tried))
+            found += map(resolved.placed, untrained(resolved, tried))
         return _in_order(found)
 
-    def plan(self, registry: Registry | None = None, *, data: bool = True) -> Plan:
+    def resolve(self, registry: Registry | None = None, *, data: bool = True) -> ResolvedRecipe:
         """Return the checked recipe.
 
         Args:
@@ -113,32 +113,26 @@ class Recipe:
         Raises:
             MistakeError: there are problems; it holds all of them.
         """
-        plan, problems = self._read(registry or default(), data=data)
+        resolved, problems = self._read(registry or default(), data=data)
         if any(not problem.warning for problem in problems):
             raise MistakeError(*problems)
-        return evolve(plan, warnings=problems)
+        return evolve(resolved, warnings=problems)
 
-    def resolve(self, registry: Registry | None = None) -> Recipe:
-        """Return the recipe with everything filled in: defaults, references, variables, versions.
-
-        Raises:
-            MistakeError: there are problems.
-        """
-        return Recipe.from_dict(self.plan(registry).to_dict(), self.name)
-
-    def _read(self, registry: Registry, *, data: bool = True) -> tuple[Plan, list[Problem]]:
+    def _read(self, registry: Registry, *, data: bool = True) -> tuple[ResolvedRecipe, list[Problem]]:
         filled = substitute(self.document.data)
         texts, folder = self._texts(filled), self.document.folder
         reader = Reader(registry, filled.data, texts, folder=folder, needs_data=data)
         reader.read()
-        plan = Plan(self, filled, reader.seed, reader.run, reader.nouns, reader.stages, reader.trackers)
+        resolved = ResolvedRecipe(
+            self, filled, reader.seed, reader.run, reader.components, reader.stages, reader.trackers
+        )
         unread = {problem.where.key for problem in filled.problems} | self._unread(filled)
         problems = [problem for problem in reader.problems if not _is_within(problem, unread)]
         problems = [*filled.problems, *self._explained(problems, filled)]
         if self.document.holes:  # who knows what would be used there
             problems = [problem for problem in problems if not problem.warning]
         problems = [*self.document.problems, *problems]
-        return plan, _in_order([plan.placed(problem) for problem in problems])
+        return resolved, _in_order([resolved.placed(problem) for problem in problems])
 
     def _texts(self, filled: Filled) -> dict[Key, str]:
         """Return what overrides set, as typed, by its key; a variable's also where it is used."""
@@ -181,7 +175,7 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 
 @define
-class Plan:
+class ResolvedRecipe:
     """A checked recipe: blueprints of its nouns and stages, in the order written.
 
     Args:
@@ -199,32 +193,39 @@ class Plan:
     filled: Filled = field(factory=lambda: Filled({}))
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
-    nouns: dict[str, ComponentSpec] = field(factory=dict)
+    components: dict[str, ComponentSpec] = field(factory=dict)
     stages: dict[str, ComponentSpec] = field(factory=dict)
     trackers: list[ComponentSpec] = field(factory=list)
     warnings: list[Problem] = field(factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved recipe: defaults filled in, references written out, versions noted."""
-        nouns = {name: {"kind": noun.kind.name, **noun.to_dict()} for name, noun in self.nouns.items()}
+        components = {
+            name: {"kind": component.kind.name, **component.to_dict()}
+            for name, component in self.components.items()
+        }
         stages = {name: stage.to_dict() for name, stage in self.stages.items()}
         run = {option.name: plain(getattr(self.run, option.name)) for option in fields(RunOptions)}
         top = {"uldm": FORMAT, "seed": self.seed, "run": run, "versions": self.versions()}
-        return {**top, **nouns, "stages": stages}
+        return {**top, **components, "stages": stages}
 
     def versions(self) -> dict[str, str]:
         """Return which distribution brought each component, and its version."""
-        components = {c.path: c.origin for blueprint in self.blueprints() for c in blueprint.components()}
+        components = {c.path: c.origin for spec in self.specs() for c in spec.records()}
         return {path: components[path] for path in sorted(components) if components[path]}
 
-    def blueprints(self) -> list[ComponentSpec]:
+    def specs(self) -> list[ComponentSpec]:
         """Return everything that the recipe has built: its nouns, stages and trackers."""
         listed: Any = self.run.trackers
-        return [*self.nouns.values(), *self.stages.values(), *listed]
+        return [*self.components.values(), *self.stages.values(), *listed]
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; running it again does the same."""
         return tomli_w.dumps(self.to_dict())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the resolved recipe as TOML."""
+        return Recipe.from_dict(self.to_dict()).save(path)
 
     def placed(self, problem: Problem) -> Problem:
         """Return a problem with the place of its key, and the variables that the value there came from."""

@@ -61,7 +61,9 @@ def noun_of_run(
 
 def _unfit(theirs: Mapping[str, Any], said: str, name: str, kind: Kind) -> Objection | None:
     kinds = {
-        noun: table["kind"] for noun, table in theirs.items() if isinstance(table, dict) and "kind" in table
+        component: table["kind"]
+        for component, table in theirs.items()
+        if isinstance(table, dict) and "kind" in table
     }
     if name not in kinds:
         what = f"{said} has no [{name}]{did_you_mean(name, kinds)}"

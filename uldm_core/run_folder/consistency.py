@@ -7,35 +7,37 @@ from pathlib import Path
 
 from uldm_core.errors import Key, MistakeError
 from uldm_core.preflight.dry_build import stand_in
-from uldm_core.recipe import Plan, Recipe
+from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.compare import Difference, differences, flattened
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import RunFolder, StageKey
 from uldm_core.run_folder.keys import options_behind, paths_in, products, results_of, sources_of, steps_of
-from uldm_core.spec.component_spec import nouns_behind
+from uldm_core.spec.component_spec import components_behind
 
 Makers = Mapping[str, tuple[str, str]]
 """By what was trained or made: the last stage that did, and its key; an empty one if it is not there."""
 
 
-def stale_stages(plan: Plan, folder: RunFolder, origins: Mapping[str, Path]) -> dict[str, str]:
+def stale_stages(resolved: ResolvedRecipe, folder: RunFolder, origins: Mapping[str, Path]) -> dict[str, str]:
     """Return the stages whose results do not belong to the recipe as it is now, with what was different.
 
     They were done with other options than the recipe says, or with what an earlier stage made before it was
     done anew. Whether the data are still the same is not asked.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         folder: the run's.
         origins: the weights that components start from.
     """
     found: dict[str, str] = {}
     makers: dict[str, tuple[str, str]] = {}
     digests: dict[str, str] = {}
-    for name, stage in plan.stages.items():
+    for name, stage in resolved.stages.items():
         record = folder.stage(name).record()
         if record and record.done:
-            why = _difference(record.key, name, plan, makers, origins) or _other_outcome(record.used, digests)
+            why = _difference(record.key, name, resolved, makers, origins) or _other_outcome(
+                record.used, digests
+            )
             found |= {name: why} if why else {}
         key = str(record.key) if record and name not in found else ""
         makers |= {product: (name, key) for product in products(stage)}
@@ -54,23 +56,25 @@ def stale_results(path: Path) -> dict[str, str]:
     """Return the stale stages of a run's folder; none if its recipe cannot be read with what is installed."""
     try:
         folder = RunFolder(path)
-        plan = Recipe.load(folder.recipe).plan(data=False)
+        resolved = Recipe.load(folder.recipe).resolve(data=False)
     except MistakeError:
         return {}
-    kept = {name: folder.pretrained(name) for name, noun in plan.nouns.items() if noun.source}
-    return stale_stages(plan, folder, {name: file for name, file in kept.items() if file.is_file()})
+    kept = {name: folder.pretrained(name) for name, noun in resolved.components.items() if noun.source}
+    return stale_stages(resolved, folder, {name: file for name, file in kept.items() if file.is_file()})
 
 
-def _difference(key: StageKey, name: str, plan: Plan, makers: Makers, origins: Mapping[str, Path]) -> str:
+def _difference(
+    key: StageKey, name: str, resolved: ResolvedRecipe, makers: Makers, origins: Mapping[str, Path]
+) -> str:
     """Return how a stage was done otherwise than the recipe says, or an empty string."""
-    stage = plan.stages[name]
-    if changes := list(_changed_options(key, name, plan)):
+    stage = resolved.stages[name]
+    if changes := list(_changed_options(key, name, resolved)):
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         return f"with other options ({changes[0]}{more})"
     if key.steps != (steps := steps_of(stage)):
         return f"for {key.steps} steps, the recipe says {steps}"
     verb = stage.component.load()
-    used = [*nouns_behind(stage, plan.nouns), *getattr(verb, "needs", ())]
+    used = [*components_behind(stage, resolved.components), *getattr(verb, "needs", ())]
     recorded = key.made_of.get("from", {what: makers[what][1] for what in used if what in makers})
     for what in sorted({*recorded, *(what for what in used if what in makers)}):
         maker, now = makers.get(what, ("", ""))
@@ -79,23 +83,23 @@ def _difference(key: StageKey, name: str, plan: Plan, makers: Makers, origins: M
             return f"with another {what} (stage {name} is of {maker} {then}, which is {now} now)"
     for noun, weights in key.made_of.get("weights", {}).items():
         if noun in origins and digest(origins[noun]) != weights:
-            return f"from other weights of {plan.nouns[noun].source}"
+            return f"from other weights of {resolved.components[noun].source}"
     return ""
 
 
-def _changed_options(key: StageKey, name: str, plan: Plan) -> Iterator[str]:
+def _changed_options(key: StageKey, name: str, resolved: ResolvedRecipe) -> Iterator[str]:
     """Yield the options in which a stage was done otherwise. Where files lie does not count.
 
     Nor does an option that the record lacks and the recipe leaves out: it is new, and at its default.
     """
     if "stage" not in key.made_of:
         return
-    stage, written = plan.stages[name], plan.filled.data
+    stage, written = resolved.stages[name], resolved.filled.data
     then = {part: key.made_of[part] for part in ("seed", "stage", "nouns") if part in key.made_of}
-    now = {"seed": plan.seed, **options_behind(stage, plan)}
+    now = {"seed": resolved.seed, **options_behind(stage, resolved)}
     said = flattened({"stage": written.get("stages", {}).get(name, {}), "nouns": written})
-    nouns = {noun: plan.nouns[noun] for noun in nouns_behind(stage, plan.nouns)}
-    spared = {path for path, _ in paths_in({"stage": stage, "nouns": nouns})}
+    components = {noun: resolved.components[noun] for noun in components_behind(stage, resolved.components)}
+    spared = {path for path, _ in paths_in({"stage": stage, "nouns": components})}
     spared |= {("stage", "steps"), ("stage", "previews")}
     for difference in differences(then, now):
         if difference.key not in spared and (difference.left is not None or difference.key in said):
@@ -107,24 +111,24 @@ def _place(key: Key, stage: str) -> Key:
     return {"stage": ("stages", stage, *key[1:]), "nouns": key[1:]}.get(str(key[0]), key)
 
 
-def changed_code(plan: Plan, folder: RunFolder) -> list[str]:
+def changed_code(resolved: ResolvedRecipe, folder: RunFolder) -> list[str]:
     """Return the components whose source has changed since something was trained with them."""
     changed: set[str] = set()
-    for name, stage in plan.stages.items():
+    for name, stage in resolved.stages.items():
         record = folder.stage(name).record()
         if record and record.done and results_of(stage)[0]:
-            then, now = record.key.made_of.get("sources", {}), sources_of(stage, plan)
+            then, now = record.key.made_of.get("sources", {}), sources_of(stage, resolved)
             changed |= {path for path in then if path in now and then[path] != now[path]}
     return sorted(changed)
 
 
-def shape_of(name: str, plan: Plan, folder: RunFolder) -> tuple[int, int] | None:
+def shape_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[int, int] | None:
     """Return the channels and the size of a dataset's images, or None if only the dataset knows them."""
     try:
-        known = stand_in(plan.nouns[name])
+        known = stand_in(resolved.components[name])
         return known.channels, known.size
     except NotImplementedError:
-        records = [folder.stage(stage).record() for stage in plan.stages]
+        records = [folder.stage(stage).record() for stage in resolved.stages]
     for record in filter(None, records):
         data = record.key.made_of.get("data")
         noted = data.get(name) if isinstance(data, Mapping) else None  # of an earlier version, it is a list

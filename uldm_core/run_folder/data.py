@@ -32,7 +32,7 @@ class Data:
             name: the dataset's.
             reads: the splits that are read; None for all that there are.
         """
-        dataset = self.builder.noun(name)
+        dataset = self.builder.component(name)
         shape = {"channels": dataset.channels, "size": dataset.size}
         if reads is not None and not reads:
             return {**shape, "splits": {}}
@@ -44,7 +44,7 @@ class Data:
 
     def has_fingerprint(self, name: str) -> bool:
         """Whether a dataset says what its images are: then its options need not count."""
-        return bool(getattr(self.builder.noun(name), "fingerprint", ""))
+        return bool(getattr(self.builder.component(name), "fingerprint", ""))
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""
@@ -55,7 +55,7 @@ class Data:
     def _split(self, name: str, split: str) -> Any:
         if (name, split) not in self.splits:
             try:
-                self.splits[name, split] = self.builder.noun(name).split(split)
+                self.splits[name, split] = self.builder.component(name).split(split)
             except ValueError:  # there are no images for it; the stage that needs them will say so
                 self.splits[name, split] = None
         return self.splits[name, split]

@@ -148,7 +148,7 @@ class StageRecord:
     def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
         """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
         names = {
-            **{noun: f"weights/{noun}.safetensors" for noun in trained},
+            **{component: f"weights/{component}.safetensors" for component in trained},
             **{a: f"artifacts/{a}" for a in made},
         }
         return {what: self.digests[name] for what, name in names.items() if name in self.digests}
@@ -194,9 +194,9 @@ class StageFolder:
         paths = [path for path in listed(self.inside("images", name)) if path.suffix == ".png"]
         return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
 
-    def weights(self, noun: str) -> Path:
+    def weights(self, component: str) -> Path:
         """Where a component trained here leaves its weights."""
-        return self.inside("weights", f"{noun}.safetensors")
+        return self.inside("weights", f"{component}.safetensors")
 
     def artifact(self, name: str) -> Path:
         """Where a product of this stage lies."""
@@ -216,7 +216,7 @@ class StageFolder:
     def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
         """Return where the weights and the artifacts lie that later stages use, by their names."""
         return {
-            **{noun: self.weights(noun) for noun in trained},
+            **{component: self.weights(component) for component in trained},
             **{name: self.artifact(name) for name in made},
         }
 
@@ -309,9 +309,9 @@ class RunFolder:
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
         return path
 
-    def pretrained(self, noun: str) -> Path:
+    def pretrained(self, component: str) -> Path:
         """Where the run keeps the weights of another run that a component starts from."""
-        return self.file(KEPT, f"{noun}.safetensors")
+        return self.file(KEPT, f"{component}.safetensors")
 
     def copies(self) -> set[str]:
         """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""

@@ -14,18 +14,18 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import StageFolder, StageKey, StageRecord
 from uldm_core.spec.building import Builder
-from uldm_core.spec.component_spec import ComponentSpec, nouns_behind
+from uldm_core.spec.component_spec import ComponentSpec, components_behind
 from uldm_core.spec.options import Weighted
 
 
 def stage_keys(
-    plan: Plan,
+    resolved: ResolvedRecipe,
     builder: Builder,
     *,
     brought: Mapping[str, Path] = MappingProxyType({}),
@@ -39,7 +39,7 @@ def stage_keys(
     made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         builder: builds its datasets.
         brought: the weights that come from other runs, see ``origins``.
         data: the datasets, if some are open already.
@@ -48,35 +48,39 @@ def stage_keys(
     data = data or Data(builder)
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
-    for name, stage in plan.stages.items():
+    for name, stage in resolved.stages.items():
         verb: Any = stage.component.load()
-        used = [*sorted(nouns_behind(stage, plan.nouns)), *verb.needs]
+        used = [*sorted(components_behind(stage, resolved.components)), *verb.needs]
         content = {
-            **_made_of(stage, plan, data),
+            **_made_of(stage, resolved, data),
             "weights": {noun: weights[noun] for noun in used if noun in weights},
             "from": {what: str(keys[makers[what]]) for what in used if what in makers},
         }
         known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
-        nouns = {noun: options for noun, options in content["nouns"].items() if noun not in known}
-        counts = _digest(json.dumps({**content, "nouns": nouns}, sort_keys=True).encode())
+        components = {noun: options for noun, options in content["nouns"].items() if noun not in known}
+        counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
         keys[name] = StageKey(counts, steps_of(stage), content, getattr(verb, "adjustable", ()))
         makers.update({product: name for product in products(stage)})
     return keys
 
 
-def _made_of(stage: ComponentSpec, plan: Plan, data: Data) -> dict[str, Any]:
+def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict[str, Any]:
     """Return what a stage's result depends on, apart from what other stages and runs made."""
-    nouns = {noun: plan.nouns[noun] for noun in sorted(nouns_behind(stage, plan.nouns))}
+    components = {
+        noun: resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))
+    }
     reads = getattr(stage.component.load(), "reads", None)
-    datasets = [name for name, noun in nouns.items() if noun.kind.name == "dataset"]
+    datasets = [name for name, noun in components.items() if noun.kind.name == "dataset"]
     others = {
-        name: noun for name, noun in nouns.items() if not (name in datasets and data.has_fingerprint(name))
+        name: noun
+        for name, noun in components.items()
+        if not (name in datasets and data.has_fingerprint(name))
     }
     return {
-        "seed": plan.seed,
-        **options_behind(stage, plan),
+        "seed": resolved.seed,
+        **options_behind(stage, resolved),
         "files": _files({"stage": stage, **others}),
-        "sources": sources_of(stage, plan),
+        "sources": sources_of(stage, resolved),
         "data": {name: data.content(name, reads) for name in datasets},
     }
 
@@ -92,27 +96,33 @@ def steps_of(stage: ComponentSpec) -> int:
     return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
 
 
-def options_behind(stage: ComponentSpec, plan: Plan) -> dict[str, Any]:
+def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
     """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
     verb: Any = stage.component.load()
     options = without_paths(stage).to_dict()
     for name, member in (("steps", "step"), ("previews", "preview")):
         if hasattr(verb, member):  # previews show what is trained and change nothing of it
             options.pop(name, None)
-    nouns = sorted(nouns_behind(stage, plan.nouns))
-    return {"stage": options, "nouns": {noun: without_paths(plan.nouns[noun]).to_dict() for noun in nouns}}
+    components = sorted(components_behind(stage, resolved.components))
+    return {
+        "stage": options,
+        "nouns": {noun: without_paths(resolved.components[noun]).to_dict() for noun in components},
+    }
 
 
-def sources_of(stage: ComponentSpec, plan: Plan) -> dict[str, str]:
+def sources_of(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
     """Return a digest of the source file of each component that a stage uses, by the component's path."""
-    used = [stage, *(plan.nouns[noun] for noun in sorted(nouns_behind(stage, plan.nouns)))]
-    components = {c.path: c for blueprint in used for c in blueprint.components()}
+    used = [
+        stage,
+        *(resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))),
+    ]
+    components = {c.path: c for spec in used for c in spec.records()}
     return {path: _source_digest(component) for path, component in components.items()}
 
 
-def require_stages(plan: Plan) -> None:
+def require_stages(resolved: ResolvedRecipe) -> None:
     """Raise ``MistakeError`` if a recipe has no stages."""
-    if not plan.stages:
+    if not resolved.stages:
         what = "there is nothing to do: the recipe has no [stages.NAME]"
         raise MistakeError(what, hint="add one: [stages.first]")
 
@@ -158,11 +168,11 @@ def paths_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, Path]]:
         yield key, value
 
 
-def _files(blueprints: Mapping[str, ComponentSpec]) -> dict[str, str]:
+def _files(specs: Mapping[str, ComponentSpec]) -> dict[str, str]:
     """Return a digest of each file that options name, by the option; of a folder, where it lies."""
     return {
         dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
-        for key, path in paths_in(blueprints)
+        for key, path in paths_in(specs)
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.paths import copy
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.files import command_for, digest, read_shapes
@@ -63,7 +63,7 @@ def _say_nothing(text: str) -> None:
 
 
 def origins(
-    plan: Plan, folder: RunFolder | None = None, warn: Callable[[str], object] = _say_nothing
+    resolved: ResolvedRecipe, folder: RunFolder | None = None, warn: Callable[[str], object] = _say_nothing
 ) -> dict[str, Path]:
     """Return the weights of every component that comes from another run.
 
@@ -73,19 +73,19 @@ def origins(
     Raises:
         MistakeError: some are nowhere.
     """
-    sources = {name: noun.source for name, noun in plan.nouns.items() if noun.source}
-    return {name: _origin(plan, folder, name, source, warn) for name, source in sources.items()}
+    sources = {name: noun.source for name, noun in resolved.components.items() if noun.source}
+    return {name: _origin(resolved, folder, name, source, warn) for name, source in sources.items()}
 
 
 def _origin(
-    plan: Plan, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
+    resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
     folders = [folder] if folder else []
-    if plan.recipe.document.source:
-        folders.append(RunFolder(Path(plan.recipe.document.source).parent))
+    if resolved.recipe.document.source:
+        folders.append(RunFolder(Path(resolved.recipe.document.source).parent))
     try:
         found = weights_from(source, name)
-        kept = folders[-1].pretrained(name) if plan.recipe.document.source else found
+        kept = folders[-1].pretrained(name) if resolved.recipe.document.source else found
         if kept.is_file() and digest(kept) != digest(
             found
         ):  # a run's own recipe means what that started from
@@ -97,10 +97,12 @@ def _origin(
             if kept.is_file():
                 warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
                 return kept
-        raise plan.blame(error) from error
+        raise resolved.blame(error) from error
 
 
-def keep_origins(plan: Plan, folder: RunFolder, warn: Callable[[str], object]) -> dict[str, Path]:
+def keep_origins(
+    resolved: ResolvedRecipe, folder: RunFolder, warn: Callable[[str], object]
+) -> dict[str, Path]:
     """Copy the weights of other runs into a run's folder, and return the copies.
 
     It warns of weights that are not those of the last time.
@@ -108,32 +110,32 @@ def keep_origins(plan: Plan, folder: RunFolder, warn: Callable[[str], object]) -
     Raises:
         MistakeError: some are not there, and there is no copy.
     """
-    found = origins(plan, folder, warn)
+    found = origins(resolved, folder, warn)
     for name, path in found.items():
         kept = folder.pretrained(name)
         if path == kept or (kept.is_file() and digest(kept) == digest(path)):
             continue
         if kept.is_file():
-            source = plan.nouns[name].source
+            source = resolved.components[name].source
             warn(f"warning: {name}: {source} has other weights now; what was made of the old ones is redone")
         copy(path, kept)
     return {name: folder.pretrained(name) for name in found}
 
 
-def origin_of(name: str, plan: Plan, folder: RunFolder) -> tuple[Path | None, str]:
+def origin_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[Path | None, str]:
     """Return the weights that a component starts from, or None and why they cannot be had.
 
     They are those that the run has kept. A run of an earlier version has kept none: then they are the other
     run's, if those are still the same.
     """
-    kept, source = folder.pretrained(name), plan.nouns[name].source
+    kept, source = folder.pretrained(name), resolved.components[name].source
     if kept.is_file():
         return kept, ""
     try:
         path = weights_from(source, name)
     except MistakeError as error:
         return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
-    records = filter(None, (folder.stage(stage).record() for stage in plan.stages))
+    records = filter(None, (folder.stage(stage).record() for stage in resolved.stages))
     then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
     if then and digest(path) not in then:
         return None, f"{name} started from weights of {source}, which has others now"

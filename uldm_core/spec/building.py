@@ -43,7 +43,7 @@ def validate(
     options: Mapping[str, Any],
     *,
     factory: bool = False,
-    nouns: Mapping[str, ComponentSpec] | None = None,
+    components: Mapping[str, ComponentSpec] | None = None,
 ) -> ComponentSpec:
     """Check a component's options without building it; ``nouns`` are a recipe's, if it stands in one.
 
@@ -51,7 +51,7 @@ def validate(
         MistakeError: with everything that is wrong.
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
-    kinds = {name: noun.kind for name, noun in (nouns or {}).items()}
+    kinds = {name: noun.kind for name, noun in (components or {}).items()}
     validator = Validator(registry, kinds, implies=False)
     found: ComponentSpec = validator.component(
         registry.kind(kind), {**table, **options}, (kind,), factory=factory
@@ -96,57 +96,57 @@ class Builder:
         seeded: gives the context in which the named noun's weights are drawn.
     """
 
-    nouns: Mapping[str, ComponentSpec] = Factory(dict)
+    components: Mapping[str, ComponentSpec] = Factory(dict)
     place: Callable[[str, Any], Any] = lambda name, component: component
     seeded: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
     built: dict[str, Any] = Factory(dict)
 
-    def noun(self, name: str) -> Any:
+    def component(self, name: str) -> Any:
         """Return the noun of that name, building it the first time."""
         if name not in self.built:
             with self.seeded(name):
-                component = self.build(self.nouns[name])
+                component = self.build(self.components[name])
             self.built[name] = self.place(name, component)
         return self.built[name]
 
     def around(self, name: str) -> Any:
         """Return the noun that another one's options follow from."""
-        return self.noun(name)
+        return self.component(name)
 
-    def build(self, blueprint: ComponentSpec, *args: Any) -> Any:
+    def build(self, spec: ComponentSpec, *args: Any) -> Any:
         """Build a component and everything nested in it; ``args`` are what its owner passes."""
-        options = {name: self._finished(value) for name, value in blueprint.options.items()}
-        target = blueprint.component.load()
-        options |= self._surroundings(blueprint, options_of(target), options)
-        if blueprint.factory:
-            return _Objecting(target, blueprint.key, options)
+        options = {name: self._finished(value) for name, value in spec.options.items()}
+        target = spec.component.load()
+        options |= self._surroundings(spec, options_of(target), options)
+        if spec.factory:
+            return _Objecting(target, spec.key, options)
         try:
             return target(*args, **options)
         except ValueError as error:  # the component's own objection to its options
-            raise MistakeError(Problem(Where(blueprint.key), str(error) or repr(error))) from error
+            raise MistakeError(Problem(Where(spec.key), str(error) or repr(error))) from error
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
             return self.build(value)
         if isinstance(value, Reference):
-            return self.noun(value.noun)
+            return self.component(value.name)
         if isinstance(value, Weighted):
             return evolve(value, component=self._finished(value.component))
         return [self._finished(item) for item in value] if isinstance(value, list) else value
 
     def _surroundings(
-        self, blueprint: ComponentSpec, options: Mapping[str, Option], written: Mapping[str, Any]
+        self, spec: ComponentSpec, options: Mapping[str, Option], written: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Derive the options that follow from other nouns; a written one must agree."""
         derived = {}
-        for name, surrounding in blueprint.kind.takes.items():
-            if name not in options or not all(noun in self.nouns for noun in surrounding.nouns):
+        for name, surrounding in spec.kind.inferred.items():
+            if name not in options or not all(noun in self.components for noun in surrounding.components):
                 continue
-            derived[name] = surrounding.derive(*map(self.around, surrounding.nouns))
+            derived[name] = surrounding.derive(*map(self.around, surrounding.components))
             if name in written and written[name] != derived[name]:
                 raise MistakeError(
                     Problem(
-                        Where((*blueprint.key, name)),
+                        Where((*spec.key, name)),
                         f"is {written[name]!r}, but {surrounding.says} is {derived[name]!r}",
                         "leave it out: it is filled in",
                     )

@@ -17,9 +17,9 @@ from uldm_core.spec.options import Weighted, plain_values
 
 @frozen
 class Reference:
-    """A noun of the recipe, by its name."""
+    """A component of the recipe, by its name."""
 
-    noun: str
+    name: str
 
 
 @define
@@ -58,42 +58,42 @@ class ComponentSpec:
         """Return the nouns that it refers to or takes options from, itself or anything nested in it."""
         nested = [item for value in self.options.values() for item in _leaves(value)]
         inner = [item.asks() for item in nested if isinstance(item, ComponentSpec)]
-        around = {noun for option in self.surrounded for noun in self.kind.takes[option].nouns}
-        return {item.noun for item in nested if isinstance(item, Reference)}.union(around, *inner)
+        around = {noun for option in self.surrounded for noun in self.kind.inferred[option].components}
+        return {item.name for item in nested if isinstance(item, Reference)}.union(around, *inner)
 
     def parts(self) -> list[ComponentSpec]:
         """Return the components that its own options are or hold."""
         leaves = (item for value in self.options.values() for item in _leaves(value))
         return [item for item in leaves if isinstance(item, ComponentSpec)]
 
-    def components(self) -> list[Component]:
+    def records(self) -> list[Component]:
         """Return its component and those of everything nested in it."""
         nested = [item for value in self.options.values() for item in _leaves(value)]
         return [
             self.component,
-            *(c for item in nested if isinstance(item, ComponentSpec) for c in item.components()),
+            *(c for item in nested if isinstance(item, ComponentSpec) for c in item.records()),
         ]
 
     def references(self) -> dict[str, str]:
         """Return the nouns that its own options are, by the option's name."""
-        return {name: value.noun for name, value in self.options.items() if isinstance(value, Reference)}
+        return {name: value.name for name, value in self.options.items() if isinstance(value, Reference)}
 
     def all_references(self) -> set[str]:
         """Return all nouns that it or anything nested in it uses."""
         nested = [item for value in self.options.values() for item in _leaves(value)]
         inner = [item.all_references() for item in nested if isinstance(item, ComponentSpec)]
-        return {item.noun for item in nested if isinstance(item, Reference)}.union(*inner)
+        return {item.name for item in nested if isinstance(item, Reference)}.union(*inner)
 
 
-def nouns_behind(blueprint: ComponentSpec, nouns: Mapping[str, Any]) -> set[str]:
+def components_behind(spec: ComponentSpec, components: Mapping[str, Any]) -> set[str]:
     """Return the nouns that a blueprint refers to, and those behind them."""
     found: set[str] = set()
-    waiting = blueprint.all_references()
+    waiting = spec.all_references()
     while waiting:
         noun = waiting.pop()
         found.add(noun)
-        if isinstance(nouns.get(noun), ComponentSpec):
-            waiting |= nouns[noun].all_references() - found
+        if isinstance(components.get(noun), ComponentSpec):
+            waiting |= components[noun].all_references() - found
     return found
 
 
@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, ComponentSpec):
         return value.to_dict()
     if isinstance(value, Reference):
-        return {"ref": value.noun}
+        return {"ref": value.name}
     if isinstance(value, Weighted):
         return {**plain(value.component), "weight": value.weight, "start": value.start}
     if isinstance(value, (list, tuple)):

@@ -56,7 +56,7 @@ class Validator:
     """
 
     registry: Registry
-    nouns: dict[str, Kind] = Factory(dict)
+    components: dict[str, Kind] = Factory(dict)
     implies: bool = True
     texts: Mapping[Key, str] = Factory(dict)
     folder: Callable[[Key], Path] | None = None
@@ -91,7 +91,7 @@ class Validator:
 
     def settle(self) -> None:
         """Complain of options that lack the noun they follow from, unless the noun itself is missed."""
-        self.problems += [problem for nouns, problem in self.postponed if not nouns & self.missed]
+        self.problems += [problem for components, problem in self.postponed if not components & self.missed]
         self.postponed = []
 
     def _nameless(self, kind: Kind, value: Mapping[str, Any], key: Key) -> Any:
@@ -131,28 +131,32 @@ class Validator:
             component = self.registry.get(kind.name, use)
             options = options_of(component.load())
         except MistakeError as error:
-            hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.nouns else ""
+            hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.components else ""
             hint += _how_to_bring(self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}"))
             self.problems += [
                 evolve(problem, hint=hint + problem.hint).within((*key, "use")) for problem in error.problems
             ]
             return _LEFT_OUT
         around = {
-            option: surrounding.nouns for option, surrounding in kind.takes.items() if option in options
+            option: surrounding.components
+            for option, surrounding in kind.inferred.items()
+            if option in options
         }
-        surrounded = frozenset(option for option, nouns in around.items() if self.nouns.keys() >= {*nouns})
-        blueprint = ComponentSpec(kind, component, key, {}, factory, use, frozenset(table), surrounded)
+        surrounded = frozenset(
+            option for option, components in around.items() if self.components.keys() >= {*components}
+        )
+        spec = ComponentSpec(kind, component, key, {}, factory, use, frozenset(table), surrounded)
         before = len(self.problems)
         meant = {near for name in table if name not in options for near in nearest(str(name), options)}
         for name, option in options.items():
-            value = self._option(blueprint, option, table, meant)
+            value = self._option(spec, option, table, meant)
             if value is not _LEFT_OUT:
-                blueprint.options[name] = value
+                spec.options[name] = value
         of_options, self.problems[before:] = self.problems[before:], []
-        self._refuse_unknown(blueprint, table, options, beside)
+        self._refuse_unknown(spec, table, options, beside)
         self.problems += of_options
-        self._refuse_both(blueprint, options)
-        return blueprint
+        self._refuse_both(spec, options)
+        return spec
 
     def _refuse_import(self, kind: Kind, use: str, key: Key) -> Any:
         near = did_you_mean(re.split(r"[.:/]", use)[-1], self.registry.names(kind.name))
@@ -165,7 +169,7 @@ class Validator:
         options: Mapping[str, Option],
         beside: Iterable[str],
     ) -> None:
-        takes = "; ".join([*map(self._say, options.values()), *beside]) or "no options"
+        inferred = "; ".join([*map(self._say, options.values()), *beside]) or "no options"
         for name in [name for name in table if name not in options]:
             known = [*options, *beside, *_words(owner.kind, owner.key)]
             what = f"unknown option {name!r}{did_you_mean(str(name), known)}"
@@ -173,7 +177,7 @@ class Validator:
                 what = _NOT_FROM
             if names_code(name):
                 what = f"{name!r}: {NO_CODE}"
-            hint = f"{owner.component.path} takes: {takes}"
+            hint = f"{owner.component.path} takes: {inferred}"
             self._complain((*owner.key, name), what, f"{self._taken_within(owner, name)}{hint}")
 
     def _taken_within(self, owner: ComponentSpec, name: str) -> str:
@@ -218,11 +222,11 @@ class Validator:
         """Complain of a missing option; of one that follows from a noun, if nobody misses that noun."""
         what = f"missing option {option.name!r} ({option.type})"
         hint = self._explain(owner, option) + _otherwise_filled_in(owner, option)
-        surrounding = owner.kind.takes.get(option.name)
+        surrounding = owner.kind.inferred.get(option.name)
         if surrounding is None or not self.implies:
             return self._complain(owner.key, what, hint)
-        nouns = {*surrounding.nouns} - self.nouns.keys()
-        self.postponed.append((nouns, Problem(Where(owner.key), what, hint)))
+        components = {*surrounding.components} - self.components.keys()
+        self.postponed.append((components, Problem(Where(owner.key), what, hint)))
         return _LEFT_OUT
 
     def _written(self, owner: ComponentSpec, option: Option, value: Any, key: Key) -> Any:
@@ -238,7 +242,7 @@ class Validator:
     def _noun_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> Any:
         """Take the noun of the option's name; where there is none, its default becomes that noun."""
         key = (*owner.key, option.name)
-        if option.name in self.nouns:
+        if option.name in self.components:
             return self._reference(kind, {"ref": option.name}, key)
         if option.required:
             return self._missing(kind, owner, option)
@@ -290,7 +294,7 @@ class Validator:
             with relative_to(self.folder(key)) if self.folder else nullcontext():
                 return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
-            noun = self.nouns.get(str(key[0]))
+            noun = self.components.get(str(key[0]))
             unread = not self.data and noun is not None and noun.name == "dataset"
             if unread and all(isinstance(part, AbsentPath) for part in mismatch.parts()):
                 return Path(value) if isinstance(value, str) else [Path(path) for path in value]
@@ -349,19 +353,19 @@ class Validator:
             self._complain((*key, name), f"{what}: with ref, a table holds nothing else")
         if not isinstance(noun, str):
             return self._complain((*key, "ref"), expected("the name of a table at the top", noun))
-        if noun not in self.nouns:
+        if noun not in self.components:
             return self._no_noun(kind, noun, (*key, "ref"))
-        if self.nouns[noun] is not kind:
-            found = with_article(self.nouns[noun].name)
+        if self.components[noun] is not kind:
+            found = with_article(self.components[noun].name)
             what = f"expected {with_article(kind.name)}, [{noun}] is {found}"
             return self._complain((*key, "ref"), what)
         return Reference(noun)
 
     def _no_noun(self, kind: Kind, noun: str, key: Key) -> Any:
         """Complain of a reference to nothing; the likeliest noun of the kind is taken as meant."""
-        known = [name for name, other in self.nouns.items() if other is kind]
+        known = [name for name, other in self.components.items() if other is kind]
         near = nearest(noun, known)
-        what = f"there is no [{noun}] in the recipe{did_you_mean(noun, known if near else self.nouns)}"
+        what = f"there is no [{noun}] in the recipe{did_you_mean(noun, known if near else self.components)}"
         several = f"{kind.name}es" if kind.name.endswith("s") else f"{kind.name}s"
         self._complain(key, what, f"its {several} are: {listing(known)}")
         return Reference(near[0]) if near else _LEFT_OUT
@@ -420,11 +424,11 @@ def _words(kind: Kind, key: Key) -> tuple[str, ...]:
 
 
 def _otherwise_filled_in(owner: ComponentSpec, option: Option) -> str:
-    surrounding = owner.kind.takes.get(option.name)
+    surrounding = owner.kind.inferred.get(option.name)
     if surrounding is None:
         return ""
-    nouns = " and ".join(f"[{noun}]" for noun in surrounding.nouns)
-    return f"; it follows from {surrounding.says} where the recipe has {nouns}"
+    components = " and ".join(f"[{noun}]" for noun in surrounding.components)
+    return f"; it follows from {surrounding.says} where the recipe has {components}"
 
 
 def _without_weight(item: Any) -> Any:

@@ -47,7 +47,7 @@ class Case:
         """Draw a value for an option of the component, if a check may set it; else return None."""
         if name in self.subject.optional:
             strategy = st.none() | strategy
-        return self.draw(strategy, name) if self.subject.takes(name) else None
+        return self.draw(strategy, name) if self.subject.inferred(name) else None
 
     def build(self, *args: Any, seed: int = BUILD_SEED, **options: Any) -> Any:
         """Build the component anew, its weights drawn from the seed, with the options drawn so far."""

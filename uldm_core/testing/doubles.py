@@ -370,7 +370,7 @@ class MarkedDiscriminator(TinyDiscriminator):
 def modal_nouns(channels: int = 1) -> dict[str, Any]:
     """Return ``nouns`` on odd numbers of images, with parts whose mode matters."""
     return {
-        **nouns(),
+        **components(),
         "dataset": RecordingDataset(channels=channels),
         "autoencoder": ModalAutoencoder(channels),
         "denoiser": ModalDenoiser(),
@@ -379,7 +379,7 @@ def modal_nouns(channels: int = 1) -> dict[str, Any]:
     }
 
 
-def nouns() -> dict[str, Any]:
+def components() -> dict[str, Any]:
     """Return one of each, by the name that a stage's option has."""
     return {
         "dataset": TinyDataset(),

@@ -162,14 +162,14 @@ def check_subject(
     xfail: Mapping[str, str],
     only: Collection[str] = (),
     profile: Profile = EVERYDAY,
-    tell: Callable[[Result], None] = lambda result: None,
+    notify: Callable[[Result], None] = lambda result: None,
 ) -> Report:
     """Hold a subject to its contract; ``tell`` is called with each result as it comes."""
     checks = checks_for(subject)
     _refuse_unknown({*only, *xfail}, checks)
     built = run_check(*checks[BUILDS], subject, profile)
     if built.outcome != "passed":
-        tell(built)
+        notify(built)
         return Report(subject.name, (built,))
     results: list[Result] = []
     for check, contract in checks.values():
@@ -181,7 +181,7 @@ def check_subject(
             result = _expected(run_check(check, contract, subject, profile), xfail)
         if not result.applies and not only:
             continue
-        tell(result)
+        notify(result)
         results.append(result)
     return Report(subject.name, tuple(results))
 

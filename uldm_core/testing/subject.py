@@ -38,7 +38,7 @@ class Subject:
     may_be_module: bool = True
     _found: dict[str, Any] = field(factory=dict, init=False)
 
-    def takes(self, option: str) -> bool:
+    def inferred(self, option: str) -> bool:
         """Whether a check may set the option."""
         return option in self.optional or option in self.required
 

@@ -66,11 +66,11 @@ def codebook(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     _require_codebook(trained)
-    images = split_of(trained.noun("dataset"), split)
-    with reporter() as tell:
-        context = trained.context("codebook", trained.plan.seed, tell)
+    images = split_of(trained.component("dataset"), split)
+    with reporter() as notify:
+        context = trained.context("codebook", trained.resolved.seed, notify)
         context.begin("encoding images", len(images))
-        counts = count_codes(image_batches(images), trained.noun("autoencoder"), context)
+        counts = count_codes(image_batches(images), trained.component("autoencoder"), context)
         numbers = {"run": str(run), "split": split, "images": len(images), "codebooks": _numbers(counts)}
         if out:
             _save(trained, counts, numbers, context, out)
@@ -96,7 +96,7 @@ def _require_codebook(trained: TrainedRun) -> None:
     """Raise ``MistakeError`` if the run's autoencoder has no codebook."""
     from uldm_core import MistakeError
 
-    autoencoder = trained.noun("autoencoder")
+    autoencoder = trained.component("autoencoder")
     if not hasattr(autoencoder, "encode_with_indices"):
         raise MistakeError(
             f"{trained.folder.path}: its autoencoder ({type(autoencoder).__name__}) has no codebook",
@@ -153,7 +153,7 @@ def _draw(
 
     name = f"{trained.folder.path.resolve().name}, {numbers['images']} images of split {numbers['split']!r}"
     save_usage(counts, folder / "usage.png", f"Use of the codes: {name}")
-    quantizer = trained.noun("autoencoder").quantizer
+    quantizer = trained.component("autoencoder").quantizer
     every = torch.arange(counts.shape[1])
     places = [vectors(quantizer, every, number, counts).cpu() for number in range(len(counts))]
     save_map(places, counts, folder / "map.png", f"Where the codes lie: {name}")
@@ -167,9 +167,9 @@ def _draw_codes(trained: TrainedRun, counts: Tensor, number: int, context: Conte
     from uldm_plugins.pictures.codebooks import most_used, save_codes
     from uldm_plugins.stages.codebooks import decoded
 
-    autoencoder = trained.noun("autoencoder")
+    autoencoder = trained.component("autoencoder")
     uses, codes = counts[number], most_used(counts[number])
-    side = latent_size(trained.noun("dataset").size, autoencoder.downscale)
+    side = latent_size(trained.component("dataset").size, autoencoder.downscale)
     images = list(decoded(autoencoder, codes, number, counts, side, context))
     book = f"codebook {number + 1}, " if len(counts) > 1 else ""
     which = f"the {len(codes)} most used of {len(uses)} codes" if len(codes) < len(uses) else "all codes"

@@ -104,6 +104,6 @@ def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
         problem = evolve(error.problems[0], hint="")
         return Drawn(why_not=str(problem))
     stage.batch_size = count  # a part of what a seed means as well
-    with reporter() as tell, Stop().listening() as stop:
-        images = stage.draw(trained.context(NOISE, seed, tell, stop), count)
+    with reporter() as notify, Stop().listening() as stop:
+        images = stage.draw(trained.context(NOISE, seed, notify, stop), count)
     return Drawn(images.permute(0, 2, 3, 1).contiguous().numpy())

@@ -12,7 +12,7 @@ from uldm_core.cli.common import FilePath, json_option, overrides_argument, plug
 from uldm_core.errors import MistakeError
 
 if TYPE_CHECKING:
-    from uldm_core.recipe import Plan
+    from uldm_core.recipe import ResolvedRecipe
 
 
 @click.command(short_help="Draw a recipe: its stages, and its networks level by level.")
@@ -35,35 +35,35 @@ def diagram(
 
     if sum(map(bool, (out, form, as_json))) > 1:
         raise MistakeError("--out, --format and --json exclude each other", hint="give one of them")
-    plan = Recipe.load(recipe, overrides).plan(data=False)
+    resolved = Recipe.load(recipe, overrides).resolve(data=False)
     if out:
-        _draw(plan, out)
+        _draw(resolved, out)
     elif as_json:
-        _print_json(plan)
+        _print_json(resolved)
     else:
-        _print_graph(plan, form or "mermaid")
+        _print_graph(resolved, form or "mermaid")
 
 
-def _draw(plan: Plan, out: Path) -> None:
+def _draw(resolved: ResolvedRecipe, out: Path) -> None:
     from uldm_plugins.diagram.canvas import check_picture, save
-    from uldm_plugins.diagram.network_levels import NETWORKS, anatomy
+    from uldm_plugins.diagram.network_levels import NETWORKS, network_levels
     from uldm_plugins.diagram.picture import picture
 
     check_picture(out)
-    found = anatomy(plan)
-    save(picture(plan, found), out)
+    found = network_levels(resolved)
+    save(picture(resolved, found), out)
     drawn = [known.name for known in found if known.kind in NETWORKS]
     click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
 
 
-def _print_json(plan: Plan) -> None:
-    from uldm_plugins.diagram.network_levels import anatomy
+def _print_json(resolved: ResolvedRecipe) -> None:
+    from uldm_plugins.diagram.network_levels import network_levels
 
-    click.echo(json.dumps({"components": [known.to_json() for known in anatomy(plan)]}, indent=2))
+    click.echo(json.dumps({"components": [known.to_json() for known in network_levels(resolved)]}, indent=2))
 
 
-def _print_graph(plan: Plan, form: str) -> None:
+def _print_graph(resolved: ResolvedRecipe, form: str) -> None:
     from uldm_plugins.diagram.flowchart import dot, graph_of, mermaid
 
-    graph = graph_of(plan)
+    graph = graph_of(resolved)
     click.echo(mermaid(graph) if form == "mermaid" else dot(graph))

@@ -34,4 +34,4 @@ def diff(left: str, right: str, as_json: bool) -> None:
 def _resolved(path: str) -> dict[str, Any]:
     from uldm_core.recipe import Recipe
 
-    return Recipe.load(path).plan(data=False).to_dict()
+    return Recipe.load(path).resolve(data=False).to_dict()

@@ -23,7 +23,7 @@ from uldm_core.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from uldm_core.engine.device import Machine
+    from uldm_core.engine.device import Device
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.protocols import Dataset, Metric
     from uldm_plugins.commands.image_sets import ImageSet
@@ -139,8 +139,8 @@ def _of_run(
         return _compared("samples", images, found(against, size), stage.metrics, pairs)
     test = stage.reference
     images = _of_shape(images, test)
-    with reporter() as tell:
-        context = trained.context("evaluate", trained.plan.seed, tell)
+    with reporter() as notify:
+        context = trained.context("evaluate", trained.resolved.seed, notify)
         drawn = torch.cat(list(images.batches()))
         return stage.report(drawn, stage.reconstructions(test, context), test)
 
@@ -154,12 +154,15 @@ def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     if not specs:
         _, stage = trained.stage("evaluate")
         return stage
-    autoencoder = trained.noun("autoencoder")
-    builder = Builder(trained.plan.nouns, built=trained.workshop.builder.built)
+    autoencoder = trained.component("autoencoder")
+    builder = Builder(trained.resolved.components, built=trained.store.builder.built)
     own = registry.default()
-    metrics = [builder.build(validate(own, "metric", spec, {}, nouns=trained.plan.nouns)) for spec in specs]
+    metrics = [
+        builder.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
+        for spec in specs
+    ]
     try:
-        return Evaluate(trained.noun("dataset"), autoencoder, metrics)
+        return Evaluate(trained.component("dataset"), autoencoder, metrics)
     except ValueError as error:  # its objection to one that is named twice
         raise MistakeError(str(error)) from error
 
@@ -209,7 +212,7 @@ def _of_images(
 ) -> dict[str, Any]:
     """Measure a folder of images, or an ``.npz``."""
     from uldm_core import MistakeError
-    from uldm_core.engine.device import choose_machine
+    from uldm_core.engine.device import choose_device
     from uldm_core.recipe import RunOptions
     from uldm_plugins.commands.image_sets import alike, found
 
@@ -225,11 +228,11 @@ def _of_images(
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    machine = choose_machine(RunOptions(device=device, threads=threads))
+    machine = choose_device(RunOptions(device=device, threads=threads))
     return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
 
 
-def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Machine) -> list[Metric]:
+def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device) -> list[Metric]:
     """Return the named metrics, or those of digits where images look like digits.
 
     Raises:

@@ -14,7 +14,7 @@ from uldm_core.kinds import Kind
 from uldm_core.recipe.reader import FORMAT, NAME, RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import describe_type
+from uldm_core.spec.annotations import describe_type, takes_component
 from uldm_core.spec.building import describe
 from uldm_core.spec.options import Option, Partial, Weighted, is_sequence, is_union
 
@@ -66,14 +66,16 @@ class _Writer:
 
     def _tables(self, group: str) -> Schema:
         """Return what may stand at the top; ``group`` says whether tables may say a part only."""
-        nouns = {kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.noun}
+        components = {
+            kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.top_level
+        }
         verb = next(kind for kind in self.registry.kinds.values() if kind.verb)
         stages = {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref(group, verb.name)}
-        otherwise = [{"properties": {"kind": {"const": name}}, **noun} for name, noun in nouns.items()]
+        otherwise = [{"properties": {"kind": {"const": name}}, **noun} for name, noun in components.items()]
         return {
             "propertyNames": _NAMES,
-            "properties": {**self._beside(), "stages": stages, **nouns},
-            "patternProperties": {_ending(name, nouns): noun for name, noun in nouns.items()},
+            "properties": {**self._beside(), "stages": stages, **components},
+            "patternProperties": {_ending(name, components): noun for name, noun in components.items()},
             "additionalProperties": {"type": "object", "required": ["kind"], "anyOf": otherwise},
         }
 
@@ -107,8 +109,8 @@ class _Writer:
         self._put("term", kind.name, [bare, VARIABLE, referred, *terms], kind.summary)
         beside = {"kind": {"const": kind.name}, "from": _TEXT}
         taken = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
-        nouns = [taken, *({"properties": beside, **table} for table in within)]
-        whole = [reference, *within] if kind.verb else nouns
+        components = [taken, *({"properties": beside, **table} for table in within)]
+        whole = [reference, *within] if kind.verb else components
         self._put("whole", kind.name, [bare, *whole], kind.summary)
         part = {"type": "object", **_WITHOUT_USE}
         self._put("part", kind.name, [part, _ref("whole", kind.name)], kind.summary)
@@ -145,7 +147,7 @@ class _Writer:
     def _is_filled_in(self, kind: Kind, option: Option) -> bool:
         """Whether an option follows from the recipe's nouns."""
         members = get_args(option.annotation) if is_union(option.annotation) else (option.annotation,)
-        return option.name in kind.takes or (kind.verb and any(map(self.registry.kind_of, members)))
+        return option.name in kind.inferred or (kind.verb and any(map(self.registry.kind_of, members)))
 
     def _option(self, option: Option) -> Schema:
         said = describe_type(self.registry, option.annotation)
@@ -205,7 +207,7 @@ class _Writer:
             if fixed:
                 length = {"minItems": len(args), "maxItems": len(args)}
                 items = {"prefixItems": [self._value(arg) for arg in args], **length}
-            if any(map(self.registry.takes_component, args)):
+            if any(takes_component(self.registry, arg) for arg in args):
                 items["uniqueItems"] = True
             return {"anyOf": [{"type": "array", **items}, VARIABLE]}
         if origin in (dict, Mapping):

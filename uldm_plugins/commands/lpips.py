@@ -196,11 +196,11 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
     import torch
 
     from uldm_core import MistakeError
-    from uldm_core.engine.device import choose_machine
+    from uldm_core.engine.device import choose_device
     from uldm_core.recipe import RunOptions
     from uldm_plugins.shared.images import to_float
 
-    place = choose_machine(RunOptions(device=device or "auto")).device
+    place = choose_device(RunOptions(device=device or "auto")).device
     first, second = (to_float(image.unsqueeze(0).to(place)) for image in pair)
     try:
         with torch.inference_mode():

@@ -89,8 +89,8 @@ def reconstruct(
     trained.require_trained("autoencoder")
     count = count or (FEW if pictures else None)
     originals = _originals(trained, images, split or "test", count, resize)
-    with reporter() as tell:
-        context = trained.context("reconstruct", trained.plan.seed, tell)
+    with reporter() as notify:
+        context = trained.context("reconstruct", trained.resolved.seed, notify)
         if pictures:
             _draw(trained, originals, context, out)
         else:
@@ -117,7 +117,7 @@ def _originals(
 ) -> Originals:
     from uldm_plugins.commands.real_images import of_files, of_split, other_sizes
 
-    dataset = trained.noun("dataset")
+    dataset = trained.component("dataset")
     if not images:
         return of_split(dataset, split, count)
     originals = of_files(images, dataset.size, dataset.channels, resize)
@@ -134,7 +134,7 @@ def _examined(trained: TrainedRun, originals: Originals, context: Context) -> It
     from uldm_plugins.stages.examine import examine
 
     context.begin("reconstructing images", len(originals))
-    for done, one in enumerate(examine(originals.batches(), trained.noun("autoencoder"), context), 1):
+    for done, one in enumerate(examine(originals.batches(), trained.component("autoencoder"), context), 1):
         yield one
         context.advance(done)
 
@@ -146,7 +146,7 @@ def _write(trained: TrainedRun, originals: Originals, context: Context, out: Pat
     from uldm_plugins.commands.output import write_images
     from uldm_plugins.stages.latents import passed
 
-    batches = passed(originals.batches(), trained.noun("autoencoder"), context)
+    batches = passed(originals.batches(), trained.component("autoencoder"), context)
     write_images(torch.cat([batch.cpu() for batch in batches]), out)
 
 
@@ -155,7 +155,7 @@ def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path
     from uldm_core.run_folder.files import write_json
     from uldm_plugins.pictures.reconstructions import MOST, save_summary
 
-    size = _codebook_size(trained.noun("autoencoder"))
+    size = _codebook_size(trained.component("autoencoder"))
     if not size:
         click.echo("the autoencoder has no codebook: there are no code maps and histograms", err=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -103,15 +103,17 @@ def sample(
     table = _sampler(trained, name, sampler)
     known = registry.describe("sampler", table["use"]).options
     written = parse_options(options, known) | ({"steps": steps} if steps else {})
-    plan = validate(registry.default(), "sampler", {**table, **written}, {}, nouns=trained.plan.nouns)
-    stage.sampler = trained.workshop.builder.build(plan)
+    resolved = validate(
+        registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
+    )
+    stage.sampler = trained.store.builder.build(resolved)
     with _drawing(trained, name, seed) as context:
         if out:
             write_images(stage.draw(context, count), out)
         elif trajectory:
-            _save_trajectory(stage, context, count, trajectory, _said(plan, seed))
+            _save_trajectory(stage, context, count, trajectory, _said(resolved, seed))
         elif interpolate:
-            _save_arcs(stage, context, count, interpolate, _said(plan, seed))
+            _save_arcs(stage, context, count, interpolate, _said(resolved, seed))
 
 
 def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
@@ -137,8 +139,10 @@ def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any
 
     if name is not None:
         return {"use": name}
-    own = trained.plan.stages[stage].options["sampler"]
-    table: dict[str, Any] = (trained.plan.nouns[own.noun] if isinstance(own, Reference) else own).to_dict()
+    own = trained.resolved.stages[stage].options["sampler"]
+    table: dict[str, Any] = (
+        trained.resolved.components[own.name] if isinstance(own, Reference) else own
+    ).to_dict()
     return table
 
 
@@ -150,8 +154,8 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
     from uldm_core.engine.signals import Interrupted, Stop
 
     try:
-        with reporter() as tell, Stop().listening() as stop:
-            yield trained.context(stage, seed, tell, stop)
+        with reporter() as notify, Stop().listening() as stop:
+            yield trained.context(stage, seed, notify, stop)
     except Interrupted as error:
         click.echo(f"{error}: nothing is written", err=True)
         sys.exit(128 + error.signum)

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import field, frozen
 
 from uldm_core.recipe.graph import trained_by
-from uldm_core.recipe.recipe import Plan
+from uldm_core.recipe.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.options import Weighted, say_value
 
@@ -48,28 +48,28 @@ class Graph:
     edges: list[Edge] = field(factory=list)
 
 
-def graph_of(plan: Plan) -> Graph:
+def graph_of(resolved: ResolvedRecipe) -> Graph:
     """Return the graph of a recipe."""
-    ids = {name: f"noun_{number}" for number, name in enumerate(plan.nouns)}
-    stages = {name: f"stage_{number}" for number, name in enumerate(plan.stages)}
-    nodes = [Node(ids[name], tuple(_lines(name, noun))) for name, noun in plan.nouns.items()]
-    nodes += [Node(stages[name], tuple(_lines(name, stage)), True) for name, stage in plan.stages.items()]
+    ids = {name: f"noun_{number}" for number, name in enumerate(resolved.components)}
+    stages = {name: f"stage_{number}" for number, name in enumerate(resolved.stages)}
+    nodes = [Node(ids[name], tuple(_lines(name, noun))) for name, noun in resolved.components.items()]
+    nodes += [Node(stages[name], tuple(_lines(name, stage)), True) for name, stage in resolved.stages.items()]
     edges: list[Edge] = []
-    for name, noun in plan.nouns.items():
+    for name, noun in resolved.components.items():
         edges += [Edge(ids[other], ids[name], USES) for other in sorted(noun.all_references() & ids.keys())]
-    for name, stage in plan.stages.items():
+    for name, stage in resolved.stages.items():
         trained = trained_by(stage)
         used = stage.all_references() - trained
         edges += [Edge(ids[noun], stages[name], USES) for noun in ids if noun in used]
         edges += [Edge(stages[name], ids[noun], TRAINS, TRAINS) for noun in ids if noun in trained]
-        edges += _handed_on(name, plan, stages)
+        edges += _handed_on(name, resolved, stages)
     return Graph(nodes, edges)
 
 
-def _handed_on(name: str, plan: Plan, ids: dict[str, str]) -> Iterator[Edge]:
+def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iterator[Edge]:
     """Yield the ways from earlier stages that make what a stage needs."""
     made: dict[str, str] = {}
-    for other, stage in plan.stages.items():
+    for other, stage in resolved.stages.items():
         verb: object = stage.component.load()
         if other == name:
             for product in getattr(verb, "needs", ()):
@@ -79,14 +79,14 @@ def _handed_on(name: str, plan: Plan, ids: dict[str, str]) -> Iterator[Edge]:
         made.update({product: other for product in getattr(verb, "makes", ())})
 
 
-def _lines(name: str, blueprint: ComponentSpec) -> Iterator[str]:
+def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:
     """Yield what is written of a component, and the components within it, written or not."""
-    kind = "" if blueprint.kind.verb or name == blueprint.kind.name else f"{blueprint.kind.name} "
-    yield f"{name}: {kind}{blueprint.use}"
-    for option, value in blueprint.options.items():
+    kind = "" if spec.kind.verb or name == spec.kind.name else f"{spec.kind.name} "
+    yield f"{name}: {kind}{spec.use}"
+    for option, value in spec.options.items():
         if _is_component(value):
             yield f"{option}: {_say(value)}"
-        elif option in blueprint.written and not isinstance(value, Reference):
+        elif option in spec.written and not isinstance(value, Reference):
             yield f"{option} {_say(value)}"
 
 
@@ -107,14 +107,14 @@ def _say(value: Any) -> str:
         options = ", ".join(f"{name} {_say(value.options[name])}" for name in _written(value))
         return f"{value.use} ({options})" if options else value.use
     if isinstance(value, Reference):
-        return value.noun
+        return value.name
     if _is_component(value):
         return ", ".join(map(_say, value))
     return say_value(value)
 
 
-def _written(blueprint: ComponentSpec) -> list[str]:
-    return [name for name in blueprint.options if name in blueprint.written]
+def _written(spec: ComponentSpec) -> list[str]:
+    return [name for name in spec.options if name in spec.written]
 
 
 def mermaid(graph: Graph) -> str:

@@ -18,7 +18,7 @@ from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, 
 from uldm_core.preflight.inputs import Inputs
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_plugins.diagram.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
 
@@ -125,7 +125,7 @@ class Codebook:
 
 
 @frozen
-class Anatomy:
+class NetworkLevels:
     """A component, and what it looks like inside.
 
     Args:
@@ -183,7 +183,7 @@ class Anatomy:
         return {**rest, **measured, "output": self.output, "parts": parts}
 
 
-def anatomy(plan: Plan) -> list[Anatomy]:
+def network_levels(resolved: ResolvedRecipe) -> list[NetworkLevels]:
     """Return what a recipe's components look like inside, in the recipe's order.
 
     Nothing is trained, read or stored. A component that cannot be run without values is described by what is
@@ -192,25 +192,23 @@ def anatomy(plan: Plan) -> list[Anatomy]:
     Raises:
         MistakeError: something in the recipe does not fit.
     """
-    found = checked(plan, SECONDS)
+    found = checked(resolved, SECONDS)
     clock = Clock(time.monotonic() + SECONDS)
     with silence(), without_values(clock), torch.enable_grad():
-        return list(_all(plan, found))
+        return list(_all(resolved, found))
 
 
-def _all(plan: Plan, found: Preflight) -> Iterator[Anatomy]:
+def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
     inputs = Inputs(found.tried)
-    for (name, blueprint), row in zip(plan.nouns.items(), found.rows):
+    for (name, spec), row in zip(resolved.components.items(), found.rows):
         given = {
-            option: value.use
-            for option, value in blueprint.options.items()
-            if isinstance(value, ComponentSpec)
+            option: value.use for option, value in spec.options.items() if isinstance(value, ComponentSpec)
         }
-        known = Anatomy(name, blueprint.kind.name, blueprint.use, row, made_of=given)
-        component = found.tried.components.get(blueprint.key)
-        if blueprint.kind.name in NETWORKS and isinstance(component, nn.Module):
-            yield _Dissection(inputs, known, component).done(plan, blueprint)
-        elif blueprint.kind.name == "dataset" and component is not None:
+        known = NetworkLevels(name, spec.kind.name, spec.use, row, made_of=given)
+        component = found.tried.components.get(spec.key)
+        if spec.kind.name in NETWORKS and isinstance(component, nn.Module):
+            yield _Dissection(inputs, known, component).done(resolved, spec)
+        elif spec.kind.name == "dataset" and component is not None:
             yield evolve(known, output=(component.channels, component.size, component.size))
         else:
             yield known
@@ -221,21 +219,21 @@ class _Dissection:
     """Runs a network and sorts what ran."""
 
     inputs: Inputs
-    known: Anatomy
+    known: NetworkLevels
     network: nn.Module
     counted: set[int] = field(factory=set)
 
-    def done(self, plan: Plan, blueprint: ComponentSpec) -> Anatomy:
+    def done(self, resolved: ResolvedRecipe, spec: ComponentSpec) -> NetworkLevels:
         """Return its anatomy."""
         self.network.eval()
         if self.known.kind == "autoencoder":
-            known = self._autoencoder(_quantizer_of(plan, blueprint))
+            known = self._autoencoder(_quantizer_of(resolved, spec))
         else:
             known = self._one_way()
         total = sum(parameter.numel() for parameter in parameters_of(self.network))
         return evolve(known, elsewhere=total - sum(part.parameters for part in known.parts))
 
-    def _autoencoder(self, use: str) -> Anatomy:
+    def _autoencoder(self, use: str) -> NetworkLevels:
         network: Any = self.network
         encode = "encode_with_indices" if hasattr(network, "encode_with_indices") else "encode"
         make = partial(self.inputs.latents, autoencoder=network)
@@ -262,7 +260,7 @@ class _Dissection:
             parts=[_with_bottleneck(part) for part in parts],
         )
 
-    def _one_way(self) -> Anatomy:
+    def _one_way(self) -> NetworkLevels:
         denoiser = self.known.kind == "denoiser"
 
         def forward(given: Tensor) -> Any:
@@ -281,7 +279,9 @@ class _Dissection:
             output=_shape(output),
             parts=parts,
             receptive_field=_whole(self.network, "receptive_field"),
-            prediction=getattr(self.inputs.noun("noise_scheduler"), "prediction", "") if denoiser else "",
+            prediction=getattr(self.inputs.component("noise_scheduler"), "prediction", "")
+            if denoiser
+            else "",
         )
 
     def _run(
@@ -404,10 +404,10 @@ def _lowest(levels: list[Level]) -> list[int]:
     return [lowest[len(lowest) // 2]] if falls_and_rises else []
 
 
-def _quantizer_of(plan: Plan, blueprint: ComponentSpec) -> str:
+def _quantizer_of(resolved: ResolvedRecipe, spec: ComponentSpec) -> str:
     """Return the name of the quantizer that an autoencoder is given; empty if it is given none."""
-    for value in blueprint.options.values():
-        chosen = plan.nouns.get(value.noun) if isinstance(value, Reference) else value
+    for value in spec.options.values():
+        chosen = resolved.components.get(value.name) if isinstance(value, Reference) else value
         if isinstance(chosen, ComponentSpec) and chosen.kind.name == "quantizer":
             return chosen.use
     return ""

@@ -20,7 +20,7 @@ from uldm_plugins.diagram.canvas import (
     below,
     text_piece,
 )
-from uldm_plugins.diagram.network_levels import Anatomy, Codebook, Level, Part
+from uldm_plugins.diagram.network_levels import Codebook, Level, NetworkLevels, Part
 from uldm_plugins.diagram.shapes import (
     CHIP_WIDTH,
     CROSS,
@@ -44,7 +44,7 @@ MOST_LEVELS = 16
 COLOURS = {"denoiser": PURPLE, "discriminator": SKY}
 
 
-def panel(network: Anatomy, scale: Scale, width: float, samples: Sequence[str]) -> Piece:
+def panel(network: NetworkLevels, scale: Scale, width: float, samples: Sequence[str]) -> Piece:
     """Return a network with its title.
 
     Args:
@@ -58,7 +58,7 @@ def panel(network: Anatomy, scale: Scale, width: float, samples: Sequence[str]) 
     return below([piece for piece in pieces if piece.height], GAP - 3)
 
 
-def _title(network: Anatomy) -> list[Line]:
+def _title(network: NetworkLevels) -> list[Line]:
     kind = "" if network.name == network.kind else f" ({network.kind})"
     row = network.row
     costs = [(row.parameters, "parameters"), (row.flops, "FLOPs a forward pass")]
@@ -66,7 +66,7 @@ def _title(network: Anatomy) -> list[Line]:
     return [(f"{network.name}{kind}: {network.use}", TITLE), (said or "no parameters", SMALL)]
 
 
-def _foot(network: Anatomy, samples: Sequence[str]) -> list[Line]:
+def _foot(network: NetworkLevels, samples: Sequence[str]) -> list[Line]:
     told = network.part("conditioning")
     said = []
     if told.levels:
@@ -83,7 +83,7 @@ def _foot(network: Anatomy, samples: Sequence[str]) -> list[Line]:
     return [(line, PLAIN) for line in (*said, *samples)]
 
 
-def _drawing(network: Anatomy, scale: Scale, width: float) -> Iterator[Piece]:
+def _drawing(network: NetworkLevels, scale: Scale, width: float) -> Iterator[Piece]:
     if not network.input:
         return
     if network.kind == "autoencoder":
@@ -100,7 +100,7 @@ def _drawing(network: Anatomy, scale: Scale, width: float) -> Iterator[Piece]:
     yield hourglass([given, *own[:middle]], [made, *own[:middle:-1]], centre, width)
 
 
-def _one_way(network: Anatomy, part: Part, scale: Scale, colour: str, width: float) -> Piece:
+def _one_way(network: NetworkLevels, part: Part, scale: Scale, colour: str, width: float) -> Piece:
     """Return levels from left to right, each branch in rows of its own."""
     branches = _branches(part)
     count = max(min(len(levels), MOST_LEVELS + 1) for levels in branches) or 1
@@ -137,7 +137,7 @@ def _bottleneck(part: Part) -> int | None:
     return next((index for index, level in enumerate(part.levels) if level.bottleneck), None)
 
 
-def _ends(network: Anatomy, width: float) -> tuple[Item, Item]:
+def _ends(network: NetworkLevels, width: float) -> tuple[Item, Item]:
     """Return what goes into a network, and what comes out of it."""
     made = say(network.output) if network.output else ""
     first, last, colours = {
@@ -147,7 +147,7 @@ def _ends(network: Anatomy, width: float) -> tuple[Item, Item]:
     return chip(colours[0], first, say(network.input), width=width), chip(colours[1], last, made, width=width)
 
 
-def _autoencoder(network: Anatomy, scale: Scale, width: float) -> Piece:
+def _autoencoder(network: NetworkLevels, scale: Scale, width: float) -> Piece:
     encoder, decoder = network.part("encoder"), network.part("decoder")
     down = [
         chip(GREY, "images", say(network.input), heading=_heading(encoder)),

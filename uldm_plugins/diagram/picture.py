@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure
 
 from uldm_core.preflight.preflight import short
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_plugins.diagram.canvas import (
     GREY,
     PAD,
@@ -21,10 +21,10 @@ from uldm_plugins.diagram.canvas import (
     text_piece,
     width_of,
 )
-from uldm_plugins.diagram.network_levels import NETWORKS, Anatomy
+from uldm_plugins.diagram.network_levels import NETWORKS, NetworkLevels
 from uldm_plugins.diagram.networks import panel
 from uldm_plugins.diagram.shapes import Scale, say
-from uldm_plugins.diagram.stages import nouns, stages
+from uldm_plugins.diagram.stages import components, stages
 
 WIDTH, MARGIN, GUTTER = 675.0, 16.0, 12.0
 """In points: a README is some 900 pixels wide."""
@@ -32,21 +32,21 @@ INNER = WIDTH - 2 * MARGIN
 NAME, SUMMARY, LEGEND = Style(15, bold=True), Style(9, colour=PALE), Style(7.5, colour=PALE)
 
 
-def picture(plan: Plan, anatomies: Sequence[Anatomy]) -> Figure:
+def picture(resolved: ResolvedRecipe, network_levels: Sequence[NetworkLevels]) -> Figure:
     """Return a recipe's stages and networks as a figure.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         anatomies: of its components, from ``anatomy(plan)``.
     """
-    networks = [known for known in anatomies if known.kind in NETWORKS]
+    networks = [known for known in network_levels if known.kind in NETWORKS]
     scale = Scale.of(networks)
     with settings():
         pieces = [
-            text_piece([(plan.recipe.name, NAME), (_summary(anatomies), SUMMARY)], INNER),
-            stages(plan, _images(anatomies), INNER),
-            nouns(plan, [network.name for network in networks], INNER),
-            *(_panel(plan, network, scale) for network in networks),
+            text_piece([(resolved.recipe.name, NAME), (_summary(network_levels), SUMMARY)], INNER),
+            stages(resolved, _images(network_levels), INNER),
+            components(resolved, [network.name for network in networks], INNER),
+            *(_panel(resolved, network, scale) for network in networks),
             _legend(),
         ]
         page = below([piece for piece in pieces if piece.height], GUTTER)
@@ -55,32 +55,34 @@ def picture(plan: Plan, anatomies: Sequence[Anatomy]) -> Figure:
         return canvas.finish(page.height + 2 * MARGIN)
 
 
-def _summary(anatomies: Sequence[Anatomy]) -> str:
+def _summary(network_levels: Sequence[NetworkLevels]) -> str:
     """Say in a line what the recipe is about, as far as it is known."""
-    total = sum(known.row.parameters or 0 for known in anatomies)
-    latents = next((say(known.latents) for known in anatomies if known.latents), "")
+    total = sum(known.row.parameters or 0 for known in network_levels)
+    latents = next((say(known.latents) for known in network_levels if known.latents), "")
     facts = [
-        f"images {_images(anatomies)}" if _images(anatomies) else "",
+        f"images {_images(network_levels)}" if _images(network_levels) else "",
         f"latents {latents}" if latents else "",
         f"{short(total)} parameters in all" if total else "",
     ]
     return ", ".join(fact for fact in facts if fact)
 
 
-def _images(anatomies: Sequence[Anatomy]) -> str:
+def _images(network_levels: Sequence[NetworkLevels]) -> str:
     """Say the shape of the dataset's images; nothing where it is not known."""
-    return next((say(known.output) for known in anatomies if known.kind == "dataset" and known.output), "")
+    return next(
+        (say(known.output) for known in network_levels if known.kind == "dataset" and known.output), ""
+    )
 
 
-def _panel(plan: Plan, network: Anatomy, scale: Scale) -> Piece:
+def _panel(resolved: ResolvedRecipe, network: NetworkLevels, scale: Scale) -> Piece:
     """Return a network in its box."""
-    samples = list(_samples(plan, network))
+    samples = list(_samples(resolved, network))
     return boxed([panel(network, scale, INNER - 2 * PAD, samples)], INNER, 0)
 
 
-def _samples(plan: Plan, denoiser: Anatomy) -> Iterator[str]:
+def _samples(resolved: ResolvedRecipe, denoiser: NetworkLevels) -> Iterator[str]:
     """Yield how stages draw with a denoiser."""
-    for name, stage in plan.stages.items():
+    for name, stage in resolved.stages.items():
         samplers = [part for part in stage.parts() if part.kind.name == "sampler"]
         if samplers and denoiser.kind == "denoiser" and denoiser.name in stage.references().values():
             yield f"{name}: from noise to latents by {samplers[0].use}, then decoded to images"

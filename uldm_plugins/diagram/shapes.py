@@ -21,7 +21,7 @@ from uldm_plugins.diagram.canvas import (
     height_of,
     set_out,
 )
-from uldm_plugins.diagram.network_levels import DOWN, UP, Anatomy, Level
+from uldm_plugins.diagram.network_levels import DOWN, UP, Level, NetworkLevels
 from uldm_plugins.diagram.trace import Shape
 
 TITLE, SMALL, HEAD, PLAIN = Style(10, bold=True), Style(7.5, colour=PALE), Style(8, bold=True), Style(7.5)
@@ -45,7 +45,7 @@ class Scale:
     width: int
 
     @classmethod
-    def of(cls, networks: Sequence[Anatomy]) -> Scale:
+    def of(cls, networks: Sequence[NetworkLevels]) -> Scale:
         """Return the scale in which the largest of all bars has its room."""
         levels = [level for network in networks for part in network.parts for level in part.levels]
         sizes = [side for level in levels for side in level.grid]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 from typing import Any
 
-from uldm_core.recipe import Plan
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.options import Weighted
 from uldm_plugins.diagram.canvas import (
@@ -32,24 +32,26 @@ LENGTHS = ("steps", "count")
 """Options that say how much a stage does."""
 
 
-def stages(plan: Plan, images: str, width: float) -> Piece:
+def stages(resolved: ResolvedRecipe, images: str, width: float) -> Piece:
     """Return the dataset and the stages, in the order in which they run.
 
     Args:
-        plan: the recipe's.
+        resolved: the recipe.
         images: the shape of the dataset's.
         width: of it all.
     """
-    graph = graph_of(plan)
-    names = dict(zip((node.id for node in graph.nodes), (*plan.nouns, *plan.stages)))
-    boxes = [_dataset(plan.nouns["dataset"], images)] if "dataset" in plan.nouns else []
-    boxes += [_stage(plan.stages[names[node.id]], node, graph, names) for node in graph.nodes if node.stage]
+    graph = graph_of(resolved)
+    names = dict(zip((node.id for node in graph.nodes), (*resolved.components, *resolved.stages)))
+    boxes = [_dataset(resolved.components["dataset"], images)] if "dataset" in resolved.components else []
+    boxes += [
+        _stage(resolved.stages[names[node.id]], node, graph, names) for node in graph.nodes if node.stage
+    ]
     return _rows(boxes, width, gap=16, most=MOST, flows=True)
 
 
-def nouns(plan: Plan, drawn: Iterable[str], width: float) -> Piece:
+def components(resolved: ResolvedRecipe, drawn: Iterable[str], width: float) -> Piece:
     """Return the components that are not drawn elsewhere."""
-    nodes = dict(zip(plan.nouns, graph_of(plan).nodes))
+    nodes = dict(zip(resolved.components, graph_of(resolved).nodes))
     left = [node for name, node in nodes.items() if name not in {"dataset", *drawn}]
     return _rows([_noun(node) for node in left], width, gap=12, most=3)
 
@@ -81,12 +83,12 @@ def _dataset(dataset: ComponentSpec, images: str) -> list[Line]:
 
 def _stage(stage: ComponentSpec, node: Node, graph: Graph, names: dict[str, str]) -> list[Line]:
     """Return what it takes, what it does, and what it hands on."""
-    takes = [names[edge.start] for edge in graph.edges if edge.what == USES and edge.end == node.id]
-    takes += [edge.label for edge in graph.edges if edge.what == MAKES and edge.end == node.id]
+    inferred = [names[edge.start] for edge in graph.edges if edge.what == USES and edge.end == node.id]
+    inferred += [edge.label for edge in graph.edges if edge.what == MAKES and edge.end == node.id]
     trains = [names[edge.end] for edge in graph.edges if edge.what == TRAINS and edge.start == node.id]
     makes = dict.fromkeys(edge.label for edge in graph.edges if edge.what == MAKES and edge.start == node.id)
     lines = [(names[node.id], NAME), (stage.use, USE)]
-    lines += [(f"takes {', '.join(takes)}", TAKEN)] if takes else []
+    lines += [(f"takes {', '.join(inferred)}", TAKEN)] if inferred else []
     lines += [(line, OPTION) for line in _options(stage)]
     lines += [(f"{verb} {', '.join(of)}", GIVEN) for verb, of in (("trains", trains), ("makes", makes)) if of]
     return lines

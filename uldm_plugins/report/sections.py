@@ -352,8 +352,8 @@ def metric_table(measured: Measured) -> dict[str, Any]:
 
 def components_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the recipe's nouns, each with its component's name and those of the components within it."""
-    nouns = {name: table for name, table in recipe.items() if isinstance(table, dict) and "use" in table}
-    return [(name.replace("_", " "), _said(table)) for name, table in nouns.items()]
+    components = {name: table for name, table in recipe.items() if isinstance(table, dict) and "use" in table}
+    return [(name.replace("_", " "), _said(table)) for name, table in components.items()]
 
 
 def _said(table: Mapping[str, Any]) -> str:

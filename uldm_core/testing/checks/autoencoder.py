@@ -79,7 +79,7 @@ def image_shape(case: Case) -> None:
     _expect_back(autoencoder, images)
     if not getattr(autoencoder, "size", None):
         _expect_back(autoencoder, images.repeat(1, 1, 1, 2))
-    if case.subject.takes("in_channels"):
+    if case.subject.inferred("in_channels"):
         try:
             four = _set_mode(case.build(in_channels=4), training=False)
         except ValueError:
@@ -273,7 +273,7 @@ def _passes(weights: set[nn.Parameter], on_the_way: set[Tensor], output: Tensor)
 @contract.check
 def whole_range(case: Case) -> None:
     """It can be taught black (-1) and white (1), and colours: images are in [-1, 1], of several channels."""
-    if case.subject.takes("in_channels"):
+    if case.subject.inferred("in_channels"):
         case.drawn["in_channels"] = 3
     side = _legal(_built(case)[0])
     for value in (-1.0, 1.0):

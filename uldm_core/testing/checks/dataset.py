@@ -292,7 +292,7 @@ def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
     side = height // 2 if height > 16 else height * 2
     size = side if isinstance(dataset.size, int) else (side, width)
     other: dict[str, Any] = {"size": size, "channels": 4 - channels, "limit": half, "count": half, "seed": 12}
-    tried = [name for name in other if case.subject.takes(name)]
+    tried = [name for name in other if case.subject.inferred(name)]
     if not tried:
         raise Skip("it takes no option that would change its images")
     for name in tried:

@@ -85,7 +85,7 @@ def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     oblong = {"any": [(7, 5), (4, 6)], "double": [(side, 2 * side)], "none": [(side, side)]}
     for sides in oblong[others]:
         yield denoiser, *_two(case, channels, *sides)
-    for size in SIZES if case.subject.takes("size") else ():
+    for size in SIZES if case.subject.inferred("size") else ():
         try:
             other = _built(case, size=size)
         except Exception:  # not of this size

@@ -69,7 +69,7 @@ def _grid(scheduler: Any, count: int = 400) -> Tensor:
 
 def _predictors(case: Case) -> list[Any]:
     """Build it for every prediction that it takes; at least for its own."""
-    if not case.subject.takes("prediction"):
+    if not case.subject.inferred("prediction"):
         return [case.build()]
     built = []
     for prediction in PREDICTIONS:
@@ -316,7 +316,7 @@ def timesteps_known(case: Case) -> None:
 @contract.check
 def few_timesteps(case: Case) -> None:
     """With few ``timesteps`` each is still noisier than the last, and finite; or they are refused."""
-    if not case.subject.takes("timesteps"):
+    if not case.subject.inferred("timesteps"):
         raise Skip("its timesteps are not to be set")
     for count in FEW:
         try:

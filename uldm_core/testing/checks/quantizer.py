@@ -301,7 +301,7 @@ def _gradients(loss: Tensor, of: list[Any]) -> tuple[Tensor | None, ...]:
 @contract.check
 def commitment_weighs_latents(case: Case) -> None:
     """Its option ``commitment`` (beta) weighs what pulls the latents, and that in proportion."""
-    if not case.subject.takes("commitment"):
+    if not case.subject.inferred("commitment"):
         raise Skip("it takes no commitment")
     pulls = []
     for commitment in (0.25, 0.5):

@@ -37,7 +37,7 @@ REFUSED = (ValueError, UldmError)
 
 def _with_steps(case: Case, steps: int) -> Any:
     """Build the sampler for so many steps."""
-    if case.subject.takes("steps"):
+    if case.subject.inferred("steps"):
         return case.build(steps=steps)
     sampler = case.build()
     if not attrs.has(type(sampler)) or not hasattr(sampler, "steps"):
@@ -141,7 +141,7 @@ def gaussian_recovered(case: Case) -> None:
     for path in [*_paths(case), *_paths(case, PREDICTED)]:
         sampler = _sampler(case, STEPS)
         allowed = RANDOM_ERROR if _random(case, path) else DETERMINISTIC_ERROR
-        if not case.subject.takes("steps"):  # its own steps may be fewer
+        if not case.subject.inferred("steps"):  # its own steps may be fewer
             allowed *= max(1.0, STEPS / len(_asked(sampler, path, noise[:1])))
         error = _error(sampler, path, noise)
         expect(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from uldm_core import registry
 from uldm_core.engine.context import Context
-from uldm_core.engine.device import Machine
+from uldm_core.engine.device import Device
 from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
 from uldm_core.run_folder.folder import StageFolder
@@ -45,8 +45,8 @@ def _on_stand_ins(subject: Subject, case: Case, channels: int = 1, **more: Any) 
     """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        given = {name: noun for name, noun in modal_nouns(channels).items() if subject.takes(name)}
-    small = {name: value for name, value in SMALL.items() if subject.takes(name)}
+        given = {name: noun for name, noun in modal_nouns(channels).items() if subject.inferred(name)}
+    small = {name: value for name, value in SMALL.items() if subject.inferred(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         stage = subject.factory(**{**given, **small, **more})
@@ -69,7 +69,7 @@ def _context(
     with TemporaryDirectory() as folder:
         place = StageFolder(Path(folder) / "stages" / "checked")
         place.path.mkdir(parents=True)
-        yield kind("checked", seed, Machine(torch.device("cpu"), torch.float32), place, products or {})
+        yield kind("checked", seed, Device(torch.device("cpu"), torch.float32), place, products or {})
 
 
 class _SameBatch(Context):
@@ -139,7 +139,7 @@ def declares_its_work(case: Case) -> None:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
     for name in getattr(stage, "adjustable", ()):
-        expect(case.subject.takes(name), f"{name!r} is adjustable, and none of its options")
+        expect(case.subject.inferred(name), f"{name!r} is adjustable, and none of its options")
     numbers = ["steps", "batch_size"] if hasattr(stage, "step") else []
     for name in [*numbers, *(["previews"] if hasattr(stage, "preview") else [])]:
         number = getattr(stage, name, None)
@@ -255,7 +255,7 @@ def _modes_used(given: Mapping[str, nn.Module]) -> Iterator[dict[str, set[str]]]
 def uses_every_image(case: Case) -> None:
     """Over a few epochs nearly all images are asked for, those too that fill no last batch."""
     trainer, _ = _trainer(case)
-    if not case.subject.takes("dataset"):
+    if not case.subject.inferred("dataset"):
         raise Skip("it takes no dataset")
     count = 2 * trainer.batch_size + trainer.batch_size // 2 + 1
     dataset = RecordingDataset(count=count)
@@ -272,7 +272,7 @@ def uses_every_image(case: Case) -> None:
 def images_in_range(case: Case) -> None:
     """An autoencoder is given images in [-1, 1], black at -1, in training as later on."""
     stage, given = _build(case)
-    if not case.subject.takes("autoencoder"):
+    if not case.subject.inferred("autoencoder"):
         raise Skip("it takes no autoencoder")
     seen: list[Tensor] = []
     given["autoencoder"].encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
@@ -290,7 +290,7 @@ def images_in_range(case: Case) -> None:
 def tells_conditioning(case: Case) -> None:
     """The denoiser is told ``conditioning(t)``, which is 1000 t here, and not the time itself."""
     stage, given = _build(case)
-    if not case.subject.takes("denoiser"):
+    if not case.subject.inferred("denoiser"):
         raise Skip("it takes no denoiser")
     told: list[Tensor] = []
     given["denoiser"].register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].detach().float()))
@@ -306,8 +306,8 @@ def latents_scaled(case: Case) -> None:
     """A ``latent_scaling`` is used: to train a denoiser it normalizes, to draw it brings latents back."""
     stage, given = _build(case)
     trains = "denoiser" in stage.trains
-    draws = case.subject.takes("count") and "denoiser" in given
-    if not case.subject.takes("latent_scaling") or not (trains or draws):
+    draws = case.subject.inferred("count") and "denoiser" in given
+    if not case.subject.inferred("latent_scaling") or not (trains or draws):
         raise Skip("it neither trains a denoiser with a latent_scaling nor draws with it")
     with _products(stage, case) as products, _context(products) as context:
         _go_through(stage, context)
@@ -337,10 +337,10 @@ def noise_of_each_step(case: Case) -> None:
 @contract.check
 def generator_spares_discriminator(case: Case) -> None:
     """The generator's loss leaves no gradient that the discriminator is then updated with."""
-    if not case.subject.takes("discriminator"):
+    if not case.subject.inferred("discriminator"):
         raise Skip("it takes no discriminator")
     mark = _mark_after_steps(case)
-    if case.subject.takes("adversarial"):
+    if case.subject.inferred("adversarial"):
         loss = registry.default().components("adversarial_loss")[0].name
         try:
             mark = mark or _mark_after_steps(case, adversarial={"use": loss})
@@ -365,7 +365,7 @@ def _mark_after_steps(case: Case, **more: Any) -> float:
 def data_error_undoes_nothing(case: Case) -> None:
     """Where ``step`` raises ``DataError``, nothing of the step is done: the state is saved as it is then."""
     trainer, given = _trainer(case)
-    if not case.subject.takes("dataset"):
+    if not case.subject.inferred("dataset"):
         raise Skip("it takes no dataset")
     dataset = RecordingDataset()
     trainer, given = _trainer(case, dataset=dataset)
@@ -468,7 +468,7 @@ def _modes(given: Mapping[str, nn.Module]) -> list[bool]:
 @contract.check
 def finishes_in_eval(case: Case) -> None:
     """``finish`` leaves what was trained in eval mode and finite, after a single step too, and a summary."""
-    trainer, given = _trainer(case, **({"steps": 1} if case.subject.takes("steps") else {}))
+    trainer, given = _trainer(case, **({"steps": 1} if case.subject.inferred("steps") else {}))
     with _context() as context:
         trainer.prepare(context)
         _step(trainer, 0)
@@ -490,10 +490,10 @@ def _expect_numbers(summary: Mapping[str, float]) -> None:
 @contract.check
 def leaves_the_average(case: Case) -> None:
     """With ``ema_decay``, ``finish`` leaves the average of the weights: another decay, other weights."""
-    if not case.subject.takes("ema_decay"):
+    if not case.subject.inferred("ema_decay"):
         raise Skip("it takes no ema_decay")
     same = _decays_agree(case, 6)
-    if same and case.subject.takes("steps"):
+    if same and case.subject.inferred("steps"):
         same = _decays_agree(case, 110, {"steps": 110})  # an average may begin late
     expect(not same, "whatever ema_decay is, the same weights are left: not their average")
 
@@ -532,7 +532,7 @@ class _Watched(TinyDataset):
 @contract.check
 def reads_what_it_declares(case: Case) -> None:
     """A stage that says which splits it ``reads`` reads no others: they would not be in its key."""
-    if not case.subject.takes("dataset"):
+    if not case.subject.inferred("dataset"):
         raise Skip("it takes no dataset")
     dataset = _Watched()
     stage, _ = _on_stand_ins(case.subject, case, dataset=dataset)
@@ -596,7 +596,7 @@ def same_seed_same_artifacts(case: Case) -> None:
 @contract.check
 def another_seed_another_draw(case: Case) -> None:
     """What draws a ``count`` of new images with a denoiser draws others in a run of another seed."""
-    if not (case.subject.takes("count") and case.subject.takes("denoiser")):
+    if not (case.subject.inferred("count") and case.subject.inferred("denoiser")):
         raise Skip("it draws no images")
     contents = []
     for seed in (SEED, SEED + 1):
@@ -609,7 +609,7 @@ def another_seed_another_draw(case: Case) -> None:
 @contract.check
 def whole_whatever_the_batch(case: Case) -> None:
     """Arrays that it makes have the same shapes for every batch size, one that leaves a rest too."""
-    if not case.subject.takes("batch_size"):
+    if not case.subject.inferred("batch_size"):
         raise Skip("it takes no batch_size")
     shapes = []
     for batch_size in (8, 3, 50):
