@@ -70,13 +70,13 @@ def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iter
     """Yield the ways from earlier stages that make what a stage needs."""
     made: dict[str, str] = {}
     for other, stage in resolved.stages.items():
-        verb: object = stage.component.load()
+        verb: Any = stage.component.load()
         if other == name:
-            for product in getattr(verb, "needs", ()):
+            for product in verb.needs:
                 if product in made:
                     yield Edge(ids[made[product]], ids[name], MAKES, product)
             return
-        made.update({product: other for product in getattr(verb, "makes", ())})
+        made.update({product: other for product in verb.makes})
 
 
 def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:

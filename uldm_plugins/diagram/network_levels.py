@@ -18,6 +18,7 @@ from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, 
 from uldm_core.preflight.inputs import Inputs
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
+from uldm_core.protocols import Discriminator, Quantized
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_plugins.diagram.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
@@ -235,13 +236,11 @@ class _Dissection:
 
     def _autoencoder(self, use: str) -> NetworkLevels:
         network: Any = self.network
-        encode = "encode_with_indices" if hasattr(network, "encode_with_indices") else "encode"
+        encode = network.encode_with_indices if isinstance(network, Quantized) else network.encode
         make = partial(self.inputs.latents, autoencoder=network)
-        given, encoded, trace, why = self._run(
-            self.inputs.images, lambda images: getattr(network, encode)(images)
-        )
+        given, encoded, trace, why = self._run(self.inputs.images, encode)
         latents, decoded, back, why_not = self._run(make, lambda latents: network.decode(latents))
-        own = _modules_of(getattr(network, "quantizer", None))
+        own = _modules_of(network.quantizer) if isinstance(network, Quantized) else []
         blocks = self._blocks(trace)
         codes = [block for block in blocks if network.get_submodule(block.path) in own]
         parts = [_part("encoder", [block for block in blocks if block not in codes], why)]
@@ -262,6 +261,7 @@ class _Dissection:
 
     def _one_way(self) -> NetworkLevels:
         denoiser = self.known.kind == "denoiser"
+        process = self.inputs.component("noise_scheduler")
 
         def forward(given: Tensor) -> Any:
             return self.network(given, torch.zeros(BATCH)) if denoiser else self.network(given)
@@ -278,10 +278,8 @@ class _Dissection:
             input=given,
             output=_shape(output),
             parts=parts,
-            receptive_field=_whole(self.network, "receptive_field"),
-            prediction=getattr(self.inputs.component("noise_scheduler"), "prediction", "")
-            if denoiser
-            else "",
+            receptive_field=self.network.receptive_field if isinstance(self.network, Discriminator) else None,
+            prediction=process.prediction if denoiser and process is not None else "",
         )
 
     def _run(
@@ -414,22 +412,17 @@ def _quantizer_of(resolved: ResolvedRecipe, spec: ComponentSpec) -> str:
 
 
 def _codebook(network: nn.Module, encoded: Any, use: str) -> Codebook | None:
-    quantizer = getattr(network, "quantizer", None)
-    if quantizer is None:
+    if not isinstance(network, Quantized):
         return None
+    quantizer = network.quantizer
     indices = encoded[2] if isinstance(encoded, tuple) and len(encoded) > 2 else None
     count = indices.shape[1] if isinstance(indices, Tensor) and indices.ndim == 4 else 1
     name = use or type(quantizer).__name__
-    return Codebook(name, _whole(quantizer, "codebook_size"), _whole(quantizer, "dim"), count)
+    return Codebook(name, quantizer.codebook_size, quantizer.dim, count)
 
 
 def _modules_of(quantizer: Any) -> list[nn.Module]:
     return list(quantizer.modules()) if isinstance(quantizer, nn.Module) else []
-
-
-def _whole(owner: Any, name: str) -> int | None:
-    value = getattr(owner, name, None)
-    return value if type(value) is int else None
 
 
 def _shape(output: Any) -> Shape:
