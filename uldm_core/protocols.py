@@ -209,10 +209,15 @@ class Quantizer(Network, Protocol):
 
 
 @runtime_checkable
-class Quantized(Autoencoder, _Optional, Protocol):
-    """An autoencoder whose latents are codes of its ``quantizer``."""
+class HasQuantizer(_Optional, Protocol):
+    """An autoencoder that names its quantizer."""
 
     quantizer: Quantizer
+
+
+@runtime_checkable
+class Quantized(Autoencoder, HasQuantizer, Protocol):
+    """An autoencoder whose latents are codes of its quantizer."""
 
     def encode_with_indices(self, x: Tensor, /) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return what ``encode`` does, and the indices of the codes, [B, h, w] or [B, Q, h, w]."""

@@ -73,7 +73,7 @@ def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict
     }
     target: object = stage.component.load()
     reads = target.reads if isinstance(target, ReadsSplits) else None
-    datasets = [name for name, noun in components.items() if noun.kind.name == "dataset"]
+    datasets = [name for name, noun in components.items() if noun.kind.data]
     others = {
         name: noun
         for name, noun in components.items()

@@ -81,7 +81,7 @@ def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iter
 
 def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:
     """Yield what is written of a component, and the components within it, written or not."""
-    kind = "" if spec.kind.verb or name == spec.kind.name else f"{spec.kind.name} "
+    kind = "" if spec.kind.stage or name == spec.kind.name else f"{spec.kind.name} "
     yield f"{name}: {kind}{spec.use}"
     for option, value in spec.options.items():
         if _is_component(value):
