@@ -202,9 +202,10 @@ def test_the_discriminator_is_left_without_gradients_by_the_generator(monkeypatc
 
     machine = choose_device(resolved.run)
     trainer = ComponentStore(resolved, machine).build_stage("first")
-    trainer.prepare(Context("first", 0, machine, StageFolder(Path("unused"))))
+    context = Context("first", 0, machine, StageFolder(Path("unused")))
+    trainer.prepare(context)
     monkeypatch.setattr(TrainAutoencoder, "_teach", lambda self, *_: torch.zeros(()))
-    trainer.step(0)
+    trainer.step(0, context)
     assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
     assert any(p.grad.abs().sum() > 0 for p in trainer.autoencoder.parameters())
 

@@ -235,15 +235,14 @@ class Walk:
         self.steps, self.batch_size, self.bad, self.done = steps, batch_size, bad, []
 
     def prepare(self, context):
-        self.context = context
         torch.manual_seed(0)
         self.layer = nn.BatchNorm1d(3)
         self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=0.1)
 
-    def step(self, step):
+    def step(self, step, context):
         self.done.append(step)
-        noise = torch.randn(4, 3) + torch.randn(4, 3, generator=self.context.generator(step))
-        loss = self.layer(noise).square().mean() + self.context.batch(5, 2, step).sum()
+        noise = torch.randn(4, 3) + torch.randn(4, 3, generator=context.generator(step))
+        loss = self.layer(noise).square().mean() + context.batch(5, 2, step).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -252,7 +251,7 @@ class Walk:
     def stateful(self):
         return {"layer": self.layer, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         return {"weight": self.layer.weight[0].item()}
 
 
@@ -309,11 +308,11 @@ def test_a_crash_between_checkpoints_repeats_steps_but_not_lines(tmp_path, monke
     whole = trained(tmp_path / "whole", 6)
 
     class Crashing(Walk):
-        def step(self, step):
+        def step(self, step, context):
             if step == 4:
                 raise MemoryError
             monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", -1.0 if step < 2 else 1e9)
-            return super().step(step)
+            return super().step(step, context)
 
     with pytest.raises(MemoryError):
         loop.train(Crashing(6), context_in(tmp_path / "cut"))
