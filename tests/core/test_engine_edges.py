@@ -16,7 +16,7 @@ from torch import nn
 
 from uldm_core import Component, MistakeError, RunError, Weighted
 from uldm_core.engine import loop
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
@@ -390,7 +390,7 @@ def planned(registry, write, *overrides, changes=()):
 
 
 def keys_of(resolved):
-    return stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder)
+    return stage_keys(resolved, RunComponents.of(resolved, choose_device(RunOptions(device="cpu"))))
 
 
 def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, write):
@@ -452,10 +452,10 @@ def test_a_noun_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
     weights = []
     for changes in ([], [("[denoiser]", small)]):
         resolved = planned(registry, write, changes=changes)
-        store = ComponentStore(resolved, CPU)
+        store = RunComponents.of(resolved, CPU)
         for name in reversed(list(resolved.components)) if changes else resolved.components:
-            store.builder.component(name)
-        weights.append(store.builder.component("denoiser").weight)
+            store.component(name)
+        weights.append(store.component("denoiser").weight)
     assert torch.equal(*weights)
 
 
@@ -534,7 +534,7 @@ TUNED = {
 def test_each_stage_goes_on_from_the_weights_of_the_one_before(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
     resolved = Recipe.from_dict(TUNED).resolve(registry)
-    start = ComponentStore(resolved, CPU).builder.component("denoiser").weight.detach()
+    start = RunComponents.of(resolved, CPU).component("denoiser").weight.detach()
     out = run(resolved, out=tmp_path / "run")
     after = [read_tensors(out / f"stages/{name}/weights/denoiser.safetensors")["weight"] for name in "ab"]
     assert torch.equal(after[0], start + 1) and torch.equal(after[1], start + 1 + 10)
@@ -585,7 +585,7 @@ def test_a_stages_own_networks_are_drawn_from_the_seed(registry):
     weights = []
     for seed in (1, 1, 2):
         resolved = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).resolve(registry)
-        weights.append(ComponentStore(resolved, CPU).build_stage("s").denoisers[0].weight)
+        weights.append(RunComponents.of(resolved, CPU).build(resolved.stages["s"]).denoisers[0].weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

@@ -11,7 +11,7 @@ from attrs import evolve
 from torch import nn
 
 from uldm_core import Component, Exists, MistakeError
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
@@ -207,7 +207,7 @@ class Place:
 
     def keys(self, *overrides, name="r.toml"):
         resolved = self.resolve(*overrides, name=name)
-        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        builder = RunComponents.of(resolved, choose_device(RunOptions(device="cpu")))
         return {stage: key.content for stage, key in stage_keys(resolved, builder).items()}
 
     def changed(self, before, *overrides, name="r.toml"):

@@ -97,8 +97,6 @@ class TrainAutoencoder:
 
     def prepare(self, context: Context) -> None:
         """Make the optimizers and the average."""
-        for term in self.losses:
-            context.machine.place(term.component)
         self.descent = OptimizerStep(self.autoencoder.parameters(), *self._descent)
         self.ema = EMA(self.autoencoder, self._average)
         self.autoencoder.train()
