@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -46,9 +46,7 @@ class DryBuild:
     unmeasured: dict[Key, str] = field(factory=dict)
 
 
-def dry_build(
-    resolved: ResolvedRecipe, *, seconds: float = 1.0, problems: Iterable[Problem] = ()
-) -> DryBuild:
+def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
     """Build every component, stage and tracker of a recipe for its shapes alone.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
@@ -56,12 +54,10 @@ def dry_build(
     Args:
         resolved: the recipe.
         seconds: what is not built by then is left.
-        problems: what is known to be wrong. Components that a problem is in, or that need such a one, are
-            left: what they would object to may follow from it.
+        wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    faulty = frozenset(problem.where.key for problem in problems)
     clock = Clock(time.monotonic() + seconds)
-    store = _DryComponents(components=resolved.components, clock=clock, faulty=faulty)
+    store = _DryComponents(components=resolved.components, clock=clock, wrong=wrong)
     with silence():
         for spec in resolved.specs():
             store.attempt(spec)
@@ -168,7 +164,7 @@ class _DryComponents(ComponentStore):
     """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
 
     clock: Clock
-    faulty: frozenset[Key]
+    wrong: Collection[Key]
     found: DryBuild = field(factory=DryBuild)
     tried: set[Key] = field(factory=set)
 
@@ -183,10 +179,13 @@ class _DryComponents(ComponentStore):
         if spec.key in self.tried:
             return
         self.tried.add(spec.key)
-        for needed in (*spec.parts(), *self._needed(spec)):
+        components = [self.components[name] for name in spec.asks() if name in self.components]
+        for needed in (*spec.parts(), *components):
             self.attempt(needed)
+        if any(key[: len(spec.key)] == spec.key for key in self.wrong):
+            self.found.unmeasured[spec.key] = "something is wrong with its options"
+            return
         try:
-            self._refuse_faulty(spec)
             self.found.components[spec.key] = self._made(spec)
         except MistakeError as error:
             self._note(spec, error)
@@ -194,14 +193,6 @@ class _DryComponents(ComponentStore):
             self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
-
-    def _needed(self, spec: ComponentSpec) -> list[ComponentSpec]:
-        return [self.components[name] for name in spec.asks() if name in self.components]
-
-    def _refuse_faulty(self, spec: ComponentSpec) -> None:
-        """Raise ``NotImplementedError`` if a problem is known of the component or of a part of it."""
-        if any(key[: len(spec.key)] == spec.key for key in self.faulty):
-            raise NotImplementedError("something else is wrong with it")
 
     def _made(self, spec: ComponentSpec) -> Any:
         if spec.kind.name == "dataset":

@@ -96,9 +96,8 @@ class Recipe:
         from uldm_core.preflight.dry_build import dry_build, untrained
 
         resolved, problems = self._read(registry or default())
-        errors = [problem for problem in problems if not problem.warning]
-        errors += [Problem(Where(key), "not readable") for key in self._unread(resolved.filled)]
-        tried = dry_build(resolved, problems=errors)
+        errors = {problem.where.key for problem in problems if not problem.warning}
+        tried = dry_build(resolved, wrong=errors | self._unread(resolved.filled))
         found = [*problems, *map(resolved.placed, tried.problems)]
         if all(problem.warning for problem in found):
             found += map(resolved.placed, untrained(resolved, tried))
