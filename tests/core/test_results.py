@@ -11,7 +11,7 @@ from attrs import evolve
 from torch import nn
 
 from uldm_core import Component, Exists, MistakeError
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
@@ -68,9 +68,9 @@ class Fit:
         )
 
     def prepare(self, context):
-        self.context = context
+        pass
 
-    def step(self, step):
+    def step(self, step, context):
         with torch.no_grad():
             self.denoiser.weight += self.autoencoder.weight[0] + step
         return {"loss": self.denoiser.weight.sum()}
@@ -78,7 +78,7 @@ class Fit:
     def stateful(self):
         return {"denoiser": self.denoiser}
 
-    def finish(self):
+    def finish(self, context):
         return {}
 
 
@@ -207,7 +207,7 @@ class Place:
 
     def keys(self, *overrides, name="r.toml"):
         resolved = self.resolve(*overrides, name=name)
-        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        builder = RunComponents.of(resolved, choose_device(RunOptions(device="cpu")))
         return {stage: key.content for stage, key in stage_keys(resolved, builder).items()}
 
     def changed(self, before, *overrides, name="r.toml"):
@@ -518,7 +518,7 @@ def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(plac
     for part in ("weights", "checkpoints"):
         shutil.rmtree(second / part)
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+        patch.setattr(Fit, "finish", lambda self, context: self.denoiser.weight.data.add_(1) is None or {})
         assert place.run(until="second").done == ["second"]
     assert place.top() is None and place.top("judged.txt") is None
     with pytest.raises(MistakeError, match=r"has no picture\.txt yet"):
@@ -531,7 +531,7 @@ def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(plac
 def test_an_outcome_that_was_put_in_from_elsewhere_is_noticed(place, monkeypatch, version):
     place.run()
     before = place.top()
-    monkeypatch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+    monkeypatch.setattr(Fit, "finish", lambda self, context: self.denoiser.weight.data.add_(1) is None or {})
     other = place.path / "other"
     place.run(out=other)
     shutil.rmtree(place.out / "stages/second")

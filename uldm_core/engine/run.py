@@ -13,7 +13,7 @@ import torch
 from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
@@ -29,7 +29,7 @@ from uldm_core.protocols import RunStart, is_trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest, require, write_json, write_text
+from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_origins
@@ -137,13 +137,13 @@ class _Runner:
     command: str
     status: RunStatus = field(init=False)
     trackers: Trackers = field(init=False)
-    store: ComponentStore = field(init=False)
+    store: RunComponents = field(init=False)
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.store = ComponentStore(self.resolved, self.machine, {})
+        self.store = RunComponents.of(self.resolved, self.machine)
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
@@ -170,10 +170,11 @@ class _Runner:
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
-        builder, data = self.store.builder, Data(self.store.builder)
-        self.store.origins = keep_origins(self.resolved, self.folder, self.reporter.message)
+        data = Data(self.store)
+        brought = keep_origins(self.resolved, self.folder, self.reporter.message)
+        self.store.weights.update(brought)
         try:
-            keys = stage_keys(self.resolved, builder, brought=self.store.origins, data=data)
+            keys = stage_keys(self.resolved, self.store, brought=brought, data=data)
         except MistakeError as error:
             raise self.resolved.blame(error) from error
         self._note_left_out(data.left_out())
@@ -281,8 +282,8 @@ class _Runner:
             return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
 
         try:
-            stage = self.store.build_stage(name)
-            trained = self.store.trained(self.resolved.stages[name])
+            stage = self.store.build(self.resolved.stages[name])
+            trained = {name: self.store.component(name) for name in results_of(self.resolved.stages[name])[0]}
             meant = _not_finite(trained)
             summary = _do(stage, context)
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
@@ -294,8 +295,8 @@ class _Runner:
             if isinstance(error, DataError):
                 raise RunError(f"stages.{name}: {error}") from error
             raise
-        for noun in trained:
-            self.store.save(noun, folder.weights(noun))
+        for component, module in trained.items():
+            write_tensors(folder.weights(component), module.state_dict())
         result = folder.result()
         files = {file: path.stat().st_size for file, path in result.items()}
         digests = {file: digest(path) for file, path in result.items()}
@@ -330,7 +331,7 @@ class _Runner:
         for path in map(folder.artifact, made):
             require(path)
         for noun in trained:
-            self.store.take(noun, folder.weights(noun))
+            self.store.use_weights(noun, folder.weights(noun))
         record = folder.record()
         self.digests |= {
             what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()

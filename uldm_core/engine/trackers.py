@@ -16,7 +16,7 @@ from uldm_core.protocols import Tracker
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import say_failure
 from uldm_core.run_folder.files import write_json
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 
 BEAT_EVERY_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ class Trackers:
         for spec in resolved.trackers:
             path = spec.component.path
             try:
-                trackers.told[path] = Builder().build(spec)
+                trackers.told[path] = ComponentStore().build(spec)
             except Exception as error:
                 if isinstance(error, MistakeError) and spec in resolved.specs():
                     raise resolved.blame(error) from error

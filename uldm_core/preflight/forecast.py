@@ -13,7 +13,7 @@ from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import origins
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.options import say_value
 
@@ -44,7 +44,7 @@ def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
     """
     require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(resolved, Builder(resolved.components), brought=origins(resolved, folder))
+    keys = stage_keys(resolved, ComponentStore(resolved.components), brought=origins(resolved, folder))
     return forecast_of(folder, resolved, keys)
 
 

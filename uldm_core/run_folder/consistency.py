@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from uldm_core.errors import Key, MistakeError
-from uldm_core.preflight.dry_build import stand_in
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.compare import Difference, differences, flattened
+from uldm_core.run_folder.data import stand_in
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import RunFolder, StageKey
 from uldm_core.run_folder.keys import options_behind, paths_in, products, results_of, sources_of, steps_of

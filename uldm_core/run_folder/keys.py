@@ -20,14 +20,14 @@ from uldm_core.registry.component import Component
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import StageFolder, StageKey, StageRecord
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 from uldm_core.spec.options import Weighted
 
 
 def stage_keys(
     resolved: ResolvedRecipe,
-    builder: Builder,
+    store: ComponentStore,
     *,
     brought: Mapping[str, Path] = MappingProxyType({}),
     data: Data | None = None,
@@ -41,12 +41,12 @@ def stage_keys(
 
     Args:
         resolved: the recipe.
-        builder: builds its datasets.
+        store: builds its datasets.
         brought: the weights that come from other runs, see ``origins``.
         data: the datasets, if some are open already.
     """
     keys: dict[str, StageKey] = {}
-    data = data or Data(builder)
+    data = data or Data(store)
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in resolved.stages.items():
