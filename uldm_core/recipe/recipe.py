@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
+from uldm_core.errors import Key, MistakeError, Problem, shortened
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
