@@ -604,7 +604,8 @@ class Previewing(_Optional, Protocol):
     """A trainer that shows what it has come to.
 
     ``previews`` is how often over the whole training, ``preview(step, context)`` does so by
-    ``context.show``. It leaves everything as it was; its own random numbers are its affair.
+    ``context.show``. It leaves everything as it was; its own random numbers are its affair. Options whose
+    names begin with ``preview`` do not count in the stage's content key.
     """
 
     if TYPE_CHECKING:  # so that a class can be asked as well

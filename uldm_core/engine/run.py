@@ -209,7 +209,7 @@ class _Runner:
         """Claim a stage's folder; a result of which a file is missing or cut short is not done."""
         record, folder = self.folder.claim(name, key), self.folder.stage(name)
         known = folder.record()
-        if known is None or known.key != key:
+        if known is None or not known.key.same(key):
             return record
         files = result_files(self.resolved.stages[name], folder, record) if record.done else []
         damage = folder.damage(record, files)
