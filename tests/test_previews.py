@@ -174,14 +174,15 @@ def test_a_process_of_few_timesteps_is_shown_in_as_few_steps(tmp_path):
     assert len(list(folder.glob("stages/second/images/samples/*.png"))) == 5
 
 
-def test_more_or_fewer_previews_are_no_other_training(shown):
+def test_other_previews_are_no_other_training(shown):
     said = []
 
     class Messages(Silent):
         def message(self, text):
             said.append(text)
 
-    run(tiny(1), out=shown, until="second", reporter=Messages())
+    other = ("stages.second.preview_sampler.use=heun", "stages.second.previews=1")
+    run(Recipe.load(SMOKE, (*TINY, *other)), out=shown, until="second", reporter=Messages())
     assert said[-1].endswith("nothing to do: every stage is done")
 
 

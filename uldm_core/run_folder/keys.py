@@ -35,11 +35,11 @@ def stage_keys(
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
-    It covers the seed, the stage's own options but for its number of steps and those of its previews, those of the
-    nouns it uses, the source files of their classes, the content of the splits that it reads and of the files
-    that options name, weights that come from other runs, and the keys of the earlier stages that trained or
-    made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
-    The files that these classes inherit from and import stand beside the hash, see ``code_of``.
+    It covers the seed, the stage's own options but for its number of steps and those of its previews, those
+    of the components it uses, the source files of their classes, the content of the splits that it reads and
+    of the files that options name, weights that come from other runs, and the keys of the earlier stages that
+    trained or made what it uses. Where a file lies does not count, nor do options of a dataset that has
+    fingerprints. The files that these classes inherit from and import stand beside the hash, see ``code_of``.
 
     Args:
         resolved: the recipe.

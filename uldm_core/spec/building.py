@@ -89,9 +89,9 @@ class _LocatedPartial(Partial[Any]):
         self.key = key
         self.place = place
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         try:
-            return self.place(super().__call__(*args))
+            return self.place(super().__call__(*args, **options))
         except ValueError as error:
             raise MistakeError(Problem(Where(self.key), str(error))) from error
 

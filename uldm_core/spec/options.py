@@ -50,9 +50,9 @@ class Partial(Generic[T]):
         self.target = target
         self.options = options
 
-    def __call__(self, *args: Any) -> T:
-        """Finish the component with what its owner has."""
-        return self.target(*args, **self.options)
+    def __call__(self, *args: Any, **options: Any) -> T:
+        """Finish the component with what its owner has; its options replace those of the recipe."""
+        return self.target(*args, **{**self.options, **options})
 
     def __repr__(self) -> str:
         return f"Partial({self.target!r}, {self.options!r})"

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from uldm_core.protocols import Autoencoder, Context, Quantizer
+from uldm_core.protocols import Context, Quantized, Quantizer
 from uldm_plugins.nn.codebooks import code_counts
 from uldm_plugins.shared.images import images_at_a_time, to_float, to_uint8
 
 
 @torch.inference_mode()
-def count_codes(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Context) -> Tensor:
+def count_codes(batches: Iterable[Tensor], autoencoder: Quantized, context: Context) -> Tensor:
     """Return how often each code is used in uint8 images [B, C, H, W], int64 [Q, K] for Q codebooks."""
     autoencoder.eval()
     counts: Tensor | int = 0
@@ -44,7 +44,7 @@ def vectors(quantizer: Quantizer, codes: Tensor, number: int, counts: Tensor) ->
 
 @torch.inference_mode()
 def decoded(
-    autoencoder: Autoencoder, codes: Tensor, number: int, counts: Tensor, side: int, context: Context
+    autoencoder: Quantized, codes: Tensor, number: int, counts: Tensor, side: int, context: Context
 ) -> Iterator[Tensor]:
     """Yield what each code alone decodes to: an image with it at all places, uint8 [C, H, W].
 

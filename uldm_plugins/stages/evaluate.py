@@ -169,7 +169,7 @@ def compare(
     results = {
         name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
     }
-    floor = {}
+    floor: dict[str, float] = {}
     for split, other in (("test", "train"), ("train", "test")) if "train" in real else ():
         against = [metric for metric in unpaired if metric.compares and _reference(metric, real) == split]
         floor |= measure(against, real[other]()) if against else {}

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 
-from uldm_core import registry
+from uldm_core import Partial
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
@@ -17,8 +17,10 @@ from uldm_core.protocols import (
     Dataset,
     Denoiser,
     LatentScaling,
+    Network,
     NoiseScheduler,
     Quantized,
+    Sampler,
 )
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.shared.ema import EMA
@@ -28,11 +30,10 @@ from uldm_plugins.stages.training import predict
 
 PAIRS = 20
 SAMPLES = 20
-SAMPLER_STEPS = 10
 
 
 @contextmanager
-def at_rest(module: nn.Module, average: EMA) -> Iterator[None]:
+def at_rest(module: Network, average: EMA) -> Iterator[None]:
     """Have a module in eval mode with its averaged weights, without gradients; then as it was."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -53,7 +54,9 @@ def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) 
     """
     test = held_out(dataset)
     originals = test.images(torch.arange(min(PAIRS, len(test))))
-    images, codes, maps = [], [], {}
+    images: list[Tensor] = []
+    codes: list[Tensor] = []
+    maps = {}
     for batch in in_batches(originals):
         with context.autocast():
             latents, indices = encode_with_codes(autoencoder, to_float(batch.to(context.device)))
@@ -67,13 +70,14 @@ def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) 
 
 @frozen
 class Sketch:
-    """Draws the same noise each time, in a few steps.
+    """Draws samples from the same noise each time.
 
     Args:
         autoencoder: decodes.
         denoiser: as it is trained.
         noise_scheduler: the process.
         latent_scaling: as fitted.
+        sampler: makes the sampler; it takes no more steps than the process has.
         size: of the images.
     """
 
@@ -81,6 +85,7 @@ class Sketch:
     denoiser: Denoiser
     noise_scheduler: NoiseScheduler
     latent_scaling: LatentScaling
+    sampler: Partial[Sampler]
     size: int
 
     def draw(self, context: Context) -> Tensor:
@@ -88,8 +93,8 @@ class Sketch:
         generator = context.generator("preview")
         side = latent_size(self.size, self.autoencoder.downscale)
         noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, side, side, generator=generator)
-        steps = min(SAMPLER_STEPS, self.noise_scheduler.timesteps or SAMPLER_STEPS)
-        sampler = registry.build("sampler", "euler", steps=steps)
+        most, steps = self.noise_scheduler.timesteps, self.sampler.options.get("steps")
+        sampler = self.sampler(steps=most) if most and steps and steps > most else self.sampler()
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
             with context.autocast():

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Interval
+from attrs import frozen
 from torch import Tensor
 
 from uldm_core import Excludes, Partial, Weighted, use
@@ -31,14 +32,14 @@ class TrainAutoencoder:
     """Trains an autoencoder on a dataset's images.
 
     The loss is the sum of ``losses``, the autoencoder's own losses (codebook, commitment, KL), and, once
-    ``adversarial`` starts, the discriminator's verdict; the discriminator learns from then on as well.
+    ``adversarial`` starts, the generator's side of it; the discriminator is trained from then on as well.
 
     Source: Esser et al. 2021 (arXiv 2012.09841); ``VQLPIPSWithDiscriminator`` of taming-transformers.
 
     Args:
         dataset: the images.
         autoencoder: what is trained; later stages get its averaged weights.
-        discriminator: judges reconstructions, if there is one.
+        discriminator: of images and reconstructions, if there is one.
         steps: optimizer steps.
         batch_size: images a step.
         losses: terms between reconstruction and image.
@@ -85,43 +86,46 @@ class TrainAutoencoder:
             raise ValueError(f"adaptive_weight: {type(autoencoder).__name__} names no last_layer")
         self.dataset = dataset
         self.autoencoder = autoencoder
-        self.discriminator = discriminator if adversarial else None
+        self.adversary = Adversary(discriminator, adversarial) if discriminator and adversarial else None
         self.steps = steps
         self.batch_size = batch_size
         self.losses = losses
-        self.adversarial = adversarial
         self.adaptive_weight = adaptive_weight
         self.previews = previews
         self._average = averaging(ema_decay, ema_std)
-        self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
-        self._discriminator_descent = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
+        self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
+        self._discriminator_options = (discriminator_optimizer, lr_schedule, steps, max_grad_norm)
 
     def prepare(self, context: Context) -> None:
         """Make the optimizers and the average."""
-        self.descent = OptimizerStep(self.autoencoder.parameters(), *self._descent)
+        self.optimizer_step = OptimizerStep(self.autoencoder.parameters(), *self._optimizer_options)
         self.ema = EMA(self.autoencoder, self._average)
         self.autoencoder.train()
-        if self.discriminator is not None:
-            self.judge_descent = OptimizerStep(self.discriminator.parameters(), *self._discriminator_descent)
-            self.discriminator.train()
+        if self.adversary is not None:
+            discriminator = self.adversary.discriminator
+            self.discriminator_step = OptimizerStep(discriminator.parameters(), *self._discriminator_options)
+            discriminator.train()
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update autoencoder and discriminator once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
         images = image_batch(self.dataset, indices, context)
+        adversary = self.adversary if self.adversary and step >= self.adversary.loss.start else None
         with context.autocast():
             reconstruction, _, own = self.autoencoder(images)
             reconstruction = reconstruction.float()
             distance = weighted_sum(self.losses, reconstruction, images, step)
             loss = distance + sum(own.values())
             logged = {"distance": distance, **own}
-            if self._judged(step):
-                verdict = logged["generator"] = self._verdict(reconstruction)
-                loss = loss + self._adversarial_weight(distance, verdict) * verdict
-        self.descent(loss, step)
+            if adversary is not None:
+                generator_loss = logged["generator"] = adversary.generator_loss(reconstruction)
+                loss = loss + self._adversarial_weight(adversary, distance, generator_loss) * generator_loss
+        self.optimizer_step(loss, step)
         self.ema.update()
-        if self._judged(step):
-            logged["discriminator"] = self._teach(images, reconstruction.detach(), step, context)
+        if adversary is not None:
+            loss = adversary.discriminator_loss(images, reconstruction.detach(), context)
+            self.discriminator_step(loss, step)
+            logged["discriminator"] = loss
         return detached(logged)
 
     def preview(self, step: int, context: Context) -> None:
@@ -136,10 +140,14 @@ class TrainAutoencoder:
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
-        state = {"autoencoder": self.autoencoder, "optimizer": self.descent, "ema": self.ema}
-        if self.discriminator is not None:
-            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.judge_descent}
-        return state
+        state = {"autoencoder": self.autoencoder, "optimizer": self.optimizer_step, "ema": self.ema}
+        if self.adversary is None:
+            return state
+        own = {
+            "discriminator": self.adversary.discriminator,
+            "discriminator_optimizer": self.discriminator_step,
+        }
+        return {**state, **own}
 
     def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the autoencoder."""
@@ -147,34 +155,39 @@ class TrainAutoencoder:
         self.autoencoder.eval()
         return {}
 
-    def _judged(self, step: int) -> bool:
-        return self.adversarial is not None and step >= self.adversarial.start
+    def _adversarial_weight(
+        self, adversary: Adversary, distance: Tensor, generator_loss: Tensor
+    ) -> Tensor | float:
+        """Return what the generator's loss is multiplied by."""
+        weight = adversary.loss.weight
+        if self.adaptive_weight and isinstance(self.autoencoder, HasLastLayer):
+            return weight * gradient_ratio(distance, generator_loss, self.autoencoder.last_layer)
+        return weight
 
-    def _verdict(self, reconstruction: Tensor) -> Tensor:
+
+@frozen
+class Adversary:
+    """A discriminator and the GAN loss that it is trained with."""
+
+    discriminator: Discriminator
+    loss: Weighted[AdversarialLoss]
+
+    def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Return the generator's loss; no gradient is left in the discriminator."""
         with without_gradients(self.discriminator):
-            return self.adversarial.component.generator(self.discriminator(reconstruction).float())
+            return self.loss.component.generator(self.discriminator(reconstruction).float())
 
-    def _adversarial_weight(self, distance: Tensor, verdict: Tensor) -> Tensor | float:
-        """Return what the generator's loss is multiplied by."""
-        if not self.adaptive_weight:
-            return self.adversarial.weight
-        return self.adversarial.weight * gradient_ratio(distance, verdict, self.autoencoder.last_layer)
-
-    def _teach(self, images: Tensor, reconstruction: Tensor, step: int, context: Context) -> Tensor:
+    def discriminator_loss(self, images: Tensor, reconstruction: Tensor, context: Context) -> Tensor:
+        """Return the discriminator's loss."""
         with context.autocast():
             real, fake = self.discriminator(images), self.discriminator(reconstruction)
-        loss = self.adversarial.component.discriminator(real.float(), fake.float())
-        self.judge_descent(loss, step)
-        return loss
+        return self.loss.component.discriminator(real.float(), fake.float())
 
 
-def gradient_ratio(distance: Tensor, verdict: Tensor, parameter: Tensor) -> Tensor:
-    """Return |d distance / d parameter| / (|d verdict / d parameter| + 1e-4), at most 10,000; no gradient.
+def gradient_ratio(distance: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
+    """Return |d distance / d parameter| / (|d other / d parameter| + 1e-4), at most 10,000; no gradient.
 
     Source: Esser et al. 2021, equation 7; ``calculate_adaptive_weight`` of taming-transformers.
     """
-    norms = [
-        torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm() for loss in (distance, verdict)
-    ]
+    norms = [torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm() for loss in (distance, other)]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,29 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from uldm_core import Partial, use
-from uldm_core.protocols import Backbone, Context, Dataset, LRSchedule, Optimizer
+from uldm_core.errors import DataError
+from uldm_core.protocols import (
+    Backbone,
+    Context,
+    Dataset,
+    HasLabels,
+    HasLogits,
+    LRSchedule,
+    Optimizer,
+    Thawable,
+)
 from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.latents import index_batches
 from uldm_plugins.stages.training import OptimizerStep, image_batch
 
 
+@runtime_checkable
+class Classifier(Backbone, HasLogits, Thawable, Protocol):
+    """A backbone that classifies and can be trained."""
+
+
 class TrainClassifier:
-    """Trains a backbone that has ``logits(images)`` and ``thaw()`` to tell a dataset's labels.
+    """Trains a backbone that has ``logits``, ``thaw`` and ``freeze`` to predict a dataset's labels.
 
     Images are rotated, scaled and shifted a little, anew each time. The summary gives the accuracy on the
     ``test`` split.
@@ -36,6 +51,9 @@ class TrainClassifier:
         scale: largest relative change of size.
         shift: largest shift, in pixels.
         ema_decay: of the average of the weights.
+
+    Raises:
+        ValueError: the backbone does not classify or cannot be trained.
     """
 
     trains = ("backbone",)
@@ -58,6 +76,8 @@ class TrainClassifier:
         shift: Annotated[float, Ge(0)] = 2.0,
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998,
     ) -> None:
+        if not isinstance(backbone, Classifier):
+            raise ValueError(f"{type(backbone).__name__} is no classifier to train: it lacks logits or thaw")
         self.dataset = dataset
         self.backbone = backbone
         self.steps = steps
@@ -65,29 +85,29 @@ class TrainClassifier:
         self.label_smoothing = label_smoothing
         self.rotate, self.scale, self.shift = rotate, scale, shift
         self.ema_decay = ema_decay
-        self._descent = (optimizer, lr_schedule, steps)
+        self._optimizer_options = (optimizer, lr_schedule, steps)
 
     def prepare(self, context: Context) -> None:
         """Thaw the backbone; make optimizer and average."""
         self.backbone.thaw().train()
-        self.descent = OptimizerStep(self.backbone.parameters(), *self._descent)
+        self.optimizer_step = OptimizerStep(self.backbone.parameters(), *self._optimizer_options)
         self.ema = EMA(self.backbone, warmed(self.ema_decay))
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the classifier once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
         images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
-        labels = self.dataset.labels[indices].to(images.device)
+        labels = _labels(self.dataset, indices).to(images.device)
         with context.autocast():
             logits = self.backbone.logits(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-        self.descent(loss, step)
+        self.optimizer_step(loss, step)
         self.ema.update()
         return {"loss": loss.detach()}
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
-        return {"backbone": self.backbone, "optimizer": self.descent, "ema": self.ema}
+        return {"backbone": self.backbone, "optimizer": self.optimizer_step, "ema": self.ema}
 
     def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the backbone, frozen again, and measure its accuracy."""
@@ -100,7 +120,7 @@ class TrainClassifier:
         right = 0
         for indices in index_batches(test):
             classes = self.backbone.logits(image_batch(test, indices, context)).argmax(1).cpu()
-            right += int((classes == test.labels[indices]).sum())
+            right += int((classes == _labels(test, indices)).sum())
         return right / len(test)
 
     def _jitter(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -121,3 +141,10 @@ class TrainClassifier:
         grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
         # zero padding is black only where black is zero
         return F.grid_sample(images + 1, grid, align_corners=False) - 1
+
+
+def _labels(dataset: Dataset, indices: Tensor) -> Tensor:
+    """Return labels, int64 [B]; raises ``DataError`` if the dataset has none."""
+    if not isinstance(dataset, HasLabels):
+        raise DataError("the dataset has no labels to train a classifier on")
+    return dataset.labels[indices]

@@ -19,6 +19,7 @@ from uldm_core.protocols import (
     LRSchedule,
     NoiseScheduler,
     Optimizer,
+    Sampler,
     TimestepWeighting,
 )
 from uldm_plugins.shared.ema import EMA, averaging
@@ -29,7 +30,7 @@ from uldm_plugins.stages.training import OptimizerStep, predict, read_images
 
 
 class TrainDiffusion:
-    """Trains a denoiser to predict, at random times, what its noise scheduler asks for.
+    """Trains a denoiser to predict, at random times, the target of its noise scheduler.
 
     The loss is the mean of weight(t) (prediction - target)^2. Latents are brought to unit variance first,
     measured over a full pass over the dataset.
@@ -53,6 +54,7 @@ class TrainDiffusion:
             ``ema_decay``.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
         previews: how often, over the whole training, to show what becomes of the same noise; 0 shows none.
+        preview_sampler: draws the previews.
     """
 
     trains = ("denoiser", "latent_scaling")
@@ -78,6 +80,7 @@ class TrainDiffusion:
         ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
         previews: Annotated[int, Ge(0)] = 8,
+        preview_sampler: Partial[Sampler] = use("euler", steps=10),
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -89,8 +92,9 @@ class TrainDiffusion:
         self.batch_size = batch_size
         self.cache_latents = cache_latents
         self.previews = previews
+        self.preview_sampler = preview_sampler
         self._average = averaging(ema_decay, ema_std)
-        self._descent = (optimizer, lr_schedule, steps, max_grad_norm)
+        self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
 
     def prepare(self, context: Context) -> None:
         """Fit the scaling, encode the dataset, make optimizer and average."""
@@ -100,7 +104,7 @@ class TrainDiffusion:
         self.latent_scaling.fit(self._raw_latents(context))
         if self.latents is not None:
             self.latents = self.latent_scaling.normalize(self.latents)
-        self.descent = OptimizerStep(self.denoiser.parameters(), *self._descent)
+        self.optimizer_step = OptimizerStep(self.denoiser.parameters(), *self._optimizer_options)
         self.ema = EMA(self.denoiser, self._average)
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
@@ -116,22 +120,23 @@ class TrainDiffusion:
         target = self.noise_scheduler.target(latents, noise, t)
         errors = (prediction - target).square().mean((1, 2, 3))
         loss = (self.timestep_weighting.weight(t, self.noise_scheduler) * errors).mean()
-        self.descent(loss, step)
+        self.optimizer_step(loss, step)
         self.ema.update()
         return {"loss": loss.detach()}
 
     def preview(self, step: int, context: Context) -> None:
-        """Show ``samples``: the same noise each time, drawn with the averaged weights in a few steps."""
-        parts = (self.autoencoder, self.denoiser, self.noise_scheduler, self.latent_scaling)
+        """Show ``samples``: the same noise each time, drawn with the averaged weights."""
+        networks = (self.autoencoder, self.denoiser)
+        process = (self.noise_scheduler, self.latent_scaling, self.preview_sampler)
         with at_rest(self.denoiser, self.ema):
-            context.show("samples", Sketch(*parts, self.dataset.size).draw(context), step)
+            context.show("samples", Sketch(*networks, *process, self.dataset.size).draw(context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
         return {
             "denoiser": self.denoiser,
             "latent_scaling": self.latent_scaling,
-            "optimizer": self.descent,
+            "optimizer": self.optimizer_step,
             "ema": self.ema,
         }
 
