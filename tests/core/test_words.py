@@ -78,7 +78,7 @@ def old_words(name: str) -> Iterator[str]:
 
 
 def names_in(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the names that a file has or defines, with their lines: classes, functions, parameters, fields."""
+    """Yield a file's names, each with its line: its own, classes, functions, parameters, fields."""
     yield 1, path.name.partition(".")[0]
     if path.suffix != ".py":
         return
