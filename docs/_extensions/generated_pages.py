@@ -1,7 +1,7 @@
 """Pages generated from the registry, so that they are never out of date.
 
 ``reference/components/KIND.md`` has the output of ``uldm show``. The files in ``reference/included`` are
-parts of other pages: ``components.md`` lists what ``uldm ls`` lists, ``commands.md`` has every ``--help``, and
+parts of other pages: ``components.md`` lists what ``uldm ls`` lists, ``commands.md`` has each ``--help``, and
 ``contracts.md`` the checks of ``uldm check``.
 """
 

@@ -33,7 +33,7 @@ ANYWHERE = {
     "verb": "stage",
     "workshop": "component store",
 }
-"""Words that no name has, in the plural neither, with what to write instead."""
+"""Words that no name has, nor their plurals, with what to write instead."""
 
 AT_THE_BEGINNING = {"say": "describe or format", "tell": "notify or log"}
 """Words that no name begins with: in a sentence, which a test's name is, they are ordinary English."""
@@ -100,6 +100,20 @@ def test_names_have_none_of_the_old_words(package):
         for path in files
         for line, name in names_in(path)
         for word in old_words(name)
+    ]
+    assert not found, "\n".join(["old words, and what to write instead:", *found])
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]), ids=lambda page: page.name
+)
+def test_pages_have_none_of_the_old_words(page):
+    prose = re.sub(r"^```.*?^```|`[^`]*`", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = [
+        f"{line}: {word!r} is {instead!r}"
+        for line in prose.splitlines()
+        for word, instead in ANYWHERE.items()
+        if re.search(rf"\b{word}s?\b", line, re.IGNORECASE)
     ]
     assert not found, "\n".join(["old words, and what to write instead:", *found])
 
