@@ -17,7 +17,7 @@ import click
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from uldm_core import registry
+from uldm_core import protocols, registry
 from uldm_core.cli.main import cli
 from uldm_core.cli.page import page_of
 from uldm_core.errors import UldmError
@@ -160,17 +160,28 @@ def command_section(command: click.Command, context: click.Context, level: str) 
 
 
 def contracts_page() -> Iterator[str]:
-    """Yield the lines of every kind's protocol and checks, then those of every module."""
+    """Yield every kind's protocol and checks, then the checks of every module and the other protocols."""
     for kind in our_kinds():
         contract = contract_of(kind)
         yield f"## {kind.name}\n"
-        protocol = inspect.getsource(kind.load_protocol())
-        yield from fenced("python", protocol.removeprefix("@runtime_checkable\n"))
+        yield from protocol_source(kind.load_protocol())
         if contract.inputs:
             yield "An `nn.Module` must also pass the checks of [every module](#every-module).\n"
         yield from checks_table(contract.checks)
     yield "## Every module\n"
     yield from checks_table(module.contract.checks)
+    yield "## Other protocols\n"
+    yield "What kinds have in common, what is optional, and what the engine passes to stages and trackers.\n"
+    of_kinds = {kind.load_protocol() for kind in our_kinds()}
+    for name, declared in vars(protocols).items():
+        ours = inspect.isclass(declared) and declared.__module__ == protocols.__name__
+        if ours and declared not in of_kinds and not name.startswith("_"):
+            yield from protocol_source(declared)
+
+
+def protocol_source(protocol: type) -> Iterator[str]:
+    """Yield a protocol as it is declared."""
+    yield from fenced("python", inspect.getsource(protocol).removeprefix("@runtime_checkable\n"))
 
 
 def checks_table(checks: Iterable[Check]) -> Iterator[str]:
