@@ -38,12 +38,7 @@ ANYWHERE = {
 AT_THE_BEGINNING = {"say": "describe or format", "tell": "notify or log"}
 """Words that no name begins with: in a sentence, which a test's name is, they are ordinary English."""
 
-PHRASES = {
-    "goes on": "resumes",
-    "set aside": "archive",
-    "takes over": "replaces",
-    "looks at": "reads or inspects",
-}
+PHRASES = {"goes on": "resumes", "set aside": "archive", "takes over": "replaces"}
 """Words that no name has one after the other."""
 
 WHOLE = {
