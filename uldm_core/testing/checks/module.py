@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, copy_of_state, floats_in, perturb, sum_of, tensors_in
+from uldm_core.testing.case import Case, copy_of_state, floats_in, sum_of, tensors_in
 from uldm_core.testing.contract import (
     NOT_A_MODULE,
     Broken,
@@ -41,17 +41,9 @@ BATCHES = 4 * (
 """Scale and shift of the batches of which one must reach a parameter; images stay in [-1, 1]."""
 
 
-def _module(case: Case, **options: Any) -> nn.Module:
-    """Build the component, its weights moved off their start; skip it if it is no module."""
-    component = case.build(**options)
-    if not isinstance(component, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    return perturb(component)
-
-
 def _lived(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Build the component, have it see a batch in training mode, and return it in eval mode, with inputs."""
-    component = _module(case)
+    component = case.module()
     inputs = case.inputs(component)
     component.train()
     case.call(component, *_doubled(inputs))
@@ -60,7 +52,7 @@ def _lived(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def _new(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Build the component in eval mode, and inputs for it: it has seen nothing yet."""
-    component = _module(case).eval()
+    component = case.module().eval()
     return component, case.inputs(component)
 
 
@@ -214,7 +206,7 @@ def parameters_get_gradients(case: Case) -> None:
 
     Several batches are tried: an expert, or a branch for some inputs only, need not be called by each.
     """
-    component = _module(case).train()
+    component = case.module().train()
     inputs = case.inputs(component)
     learned = {name: p for name, p in component.named_parameters() if p.requires_grad}
     if not learned:
@@ -268,7 +260,7 @@ def autocast(case: Case) -> None:
 @contract.check
 def moves_whole(case: Case) -> None:
     """``.to(device)`` moves all of it: every tensor and module is registered, none stays behind."""
-    for name, module in _module(case).named_modules():
+    for name, module in case.module().named_modules():
         for attribute in vars(module).keys() - _REGISTERED:
             place = ".".join(filter(None, (name, attribute)))
             for what in _strays(vars(module)[attribute]):
