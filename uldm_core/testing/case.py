@@ -151,6 +151,13 @@ def sum_of(value: Any) -> Tensor:
 
 
 @torch.no_grad()
+def set_to_zero(component: nn.Module) -> None:
+    """Set every parameter and buffer to 0, in place."""
+    for tensor in (*component.parameters(), *component.buffers()):
+        tensor.zero_()
+
+
+@torch.no_grad()
 def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
     """Move every trained parameter a little, so that branches that start as nothing show what they do."""
     generator = torch.Generator().manual_seed(7)
@@ -173,9 +180,7 @@ def copies_well(case: Case, component: Any) -> bool:
     try:
         copy = deepcopy(component.eval())
         wanted, *answers = (case.call(each, *case.inputs(each)) for each in (component, copy))
-        with torch.no_grad():
-            for tensor in (*component.parameters(), *component.buffers()):
-                tensor.zero_()
+        set_to_zero(component)
         answers.append(case.call(copy, *case.inputs(copy)))
     except Exception:  # a fault, which is for the checks to find
         return False

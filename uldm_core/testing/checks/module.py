@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, copy_of_state, floats_in, sum_of, tensors_in
+from uldm_core.testing.case import Case, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
 from uldm_core.testing.contract import (
     NOT_A_MODULE,
     Broken,
@@ -235,12 +235,12 @@ def deepcopy_independent(case: Case) -> None:
     """A deep copy gives equal outputs and shares nothing: averages of weights are such copies."""
     component, inputs = _lived(case)
     wanted = case.call(component, *inputs)
-    copy = deepcopy(component)
+    copy, other = deepcopy(component), deepcopy(component)
     _agree(case.call(copy, *inputs), wanted, "a deep copy answers otherwise", rtol=0, atol=1e-6)
-    with torch.no_grad():
-        for tensor in (*copy.parameters(), *copy.buffers()):
-            tensor.zero_()
+    set_to_zero(copy)
     _agree(case.call(component, *inputs), wanted, "changing a deep copy changes the original", rtol=0)
+    set_to_zero(component)
+    _agree(case.call(other, *inputs), wanted, "changing the original changes a deep copy", rtol=0)
 
 
 @contract.check
