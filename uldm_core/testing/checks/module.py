@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -24,6 +24,7 @@ from uldm_core.testing.contract import (
     expect_finite,
 )
 
+T = TypeVar("T")
 contract = Contract()
 LOW_PRECISION = 0.1
 CODES_MAY_FLIP = 0.7
@@ -162,13 +163,26 @@ def bfloat16(case: Case) -> None:
     wanted = case.call(component, *inputs)
     low = deepcopy(component).to(torch.bfloat16)
     try:
-        actual = case.call(low, *(x.to(torch.bfloat16) if x.ndim == 4 else x for x in inputs))
+        given = [x.to(torch.bfloat16) if x.ndim == 4 else x for x in inputs]
+        actual = _in_bfloat16(lambda: case.call(low, *given))
     except NotImplementedError as error:  # torch's own: it has no Fourier transform of bfloat16, say
         raise Skip(f"torch cannot: {error}") from error
     if case.contract.same_dtype:
         dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in floats_in(actual) if tensor.ndim}
         expect(dtypes <= {"bfloat16"}, f"bfloat16 in, {', '.join(sorted(dtypes))} out")
     _nearly(case, actual, wanted, "its output in bfloat16")
+
+
+def _in_bfloat16(call: Callable[[], T]) -> T:
+    """Return what a call gives, without oneDNN where it is not finite.
+
+    Of maps of a few pixels oneDNN's convolutions in bfloat16 may read memory that nobody wrote.
+    """
+    output = call()
+    if all(bool(tensor.isfinite().all()) for tensor in floats_in(output)):
+        return output
+    with torch.backends.mkldnn.flags(enabled=False):
+        return call()
 
 
 @contract.check
@@ -249,7 +263,8 @@ def autocast(case: Case) -> None:
     component, inputs = _lived(case)
     wanted = case.call(component, *inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        _nearly(case, case.call(component, *inputs), wanted, "its output under autocast")
+        actual = _in_bfloat16(lambda: case.call(component, *inputs))
+        _nearly(case, actual, wanted, "its output under autocast")
         total = sum_of(case.call_in_full(component.train(), *_doubled(inputs)))
     if total.requires_grad:
         total.backward()
