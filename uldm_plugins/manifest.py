@@ -127,7 +127,7 @@ _EXAMPLES = {  # where the defaults need a download, or would be checked without
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},
     "backbone/squeezenet": {"weights": "random"},
-    "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
+    "loss/lpips": {"backbone": {"use": "squeezenet", "weights": "random"}},
     "metric/frechet": {"backbone": "mnist_judge"},
     "metric/kid": {"backbone": "mnist_judge"},
     "metric/precision_recall": {"backbone": "mnist_judge"},
