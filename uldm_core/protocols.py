@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from contextlib import AbstractContextManager
 
-    from uldm_core.engine.context import Context
+    import torch
+    from torch import Generator, Tensor
 
 Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
@@ -303,6 +304,70 @@ class LRSchedule(Protocol):
     def __call__(self, step: int, /) -> float: ...
 
 
+class Context(Protocol):
+    """What the engine gives a stage for its work.
+
+    ``name`` is the stage's and ``seed`` the run's; tensors belong on ``device``; ``products`` are the
+    artifacts of earlier stages, by name. What a stage draws at random comes from ``generator`` and ``batch``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def products(self) -> Mapping[str, Path]: ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a network's forward pass: it multiplies in the run's precision."""
+        ...
+
+    def generator(self, *path: str | int) -> Generator:
+        """Return a CPU generator that is seeded by the run's seed, the stage's name and ``path``."""
+        ...
+
+    def batch(self, size: int, batch_size: int, step: int) -> Tensor:
+        """Return the indices of a step's batch, int64 [batch_size], each from 0 to ``size`` - 1."""
+        ...
+
+    def artifact(self, name: str) -> Path:
+        """Return where to write an artifact of this stage; its folder exists."""
+        ...
+
+    def publish(self, name: str) -> None:
+        """Copy an artifact to the top of the run's folder."""
+        ...
+
+    def show(self, name: str, images: Tensor, step: int = 0) -> None:
+        """Pass images to the trackers, uint8 [N, C, H, W]."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass measured values to the trackers."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Show a line to whoever started the run."""
+        ...
+
+    def begin(self, doing: str, total: int, done: int = 0) -> None:
+        """Report that ``done`` of ``total`` steps or images of some work are done."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """Report progress; raises ``Interrupted`` if the run is to stop."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raise ``Interrupted`` if the run is to stop."""
+        ...
+
+
 @runtime_checkable
 class Stage(Protocol):
     """A verb of a recipe. ``run`` does it; a stage with ``step`` is a ``Trainer`` and has no ``run``.
@@ -342,8 +407,8 @@ class Trainer(Stage, Protocol):
     that a component built anew has.
 
     Optional, together: ``previews``, how often over the whole training to show what it has come to, and
-    ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
-    numbers are its affair.
+    ``preview(step, context)``, which does so by ``context.show``. It leaves everything as it was; its own
+    random numbers are its affair.
 
     Optional: ``adjustable``, the options whose numbers may change in mid-training (``optimizer``, say). A
     training that is not done goes on from its checkpoint with their new values, so what ``stateful`` loads
@@ -358,11 +423,11 @@ class Trainer(Stage, Protocol):
 
     def prepare(self, context: Context, /) -> None: ...
 
-    def step(self, step: int, /) -> Mapping[str, Tensor]: ...
+    def step(self, step: int, context: Context, /) -> Mapping[str, Tensor]: ...
 
     def stateful(self) -> Mapping[str, Any]: ...
 
-    def finish(self) -> Mapping[str, float]: ...
+    def finish(self, context: Context, /) -> Mapping[str, float]: ...
 
 
 @frozen

@@ -148,17 +148,16 @@ def _of_run(
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
     from uldm_core import MistakeError, registry
-    from uldm_core.spec.building import Builder, validate
+    from uldm_core.spec.building import validate
     from uldm_plugins.stages.evaluate import Evaluate
 
     if not specs:
         _, stage = trained.stage("evaluate")
         return stage
     autoencoder = trained.component("autoencoder")
-    builder = Builder(trained.resolved.components, built=trained.store.builder.built)
     own = registry.default()
     metrics = [
-        builder.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
+        trained.store.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
         for spec in specs
     ]
     try:
@@ -228,11 +227,11 @@ def _of_images(
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    machine = choose_device(RunOptions(device=device, threads=threads))
-    return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
+    chosen = choose_device(RunOptions(device=device, threads=threads))
+    return _compared("images", images, reference, _metrics(specs, images, chosen), ("images",))
 
 
-def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device) -> list[Metric]:
+def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, device: Device) -> list[Metric]:
     """Return the named metrics, or those of digits where images look like digits.
 
     Raises:
@@ -252,9 +251,7 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device)
         check_once(metrics)
     except ValueError as error:
         raise MistakeError(str(error)) from error
-    for part in [part for metric in metrics for part in vars(metric).values()]:
-        machine.place(part)
-    return metrics
+    return device.place(metrics)
 
 
 def _compared(

@@ -11,7 +11,8 @@ from attrs import define, field, fields
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import Kind
-from uldm_core.recipe.reader import FORMAT, NAME, RunOptions
+from uldm_core.recipe.reader import FORMAT, NAME
+from uldm_core.recipe.run_options import RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import describe_type, takes_component

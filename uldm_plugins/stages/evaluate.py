@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from uldm_core import MistakeError, use
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
+from uldm_core.protocols import Autoencoder, Backbone, Context, Dataset, Metric
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluation_artifacts import (
@@ -82,7 +81,7 @@ class Evaluate:
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
-            context.reporter.message(f"[{context.name}] {line}")
+            context.message(f"[{context.name}] {line}")
         return report["results"]["samples"]
 
     def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:

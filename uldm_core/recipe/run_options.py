@@ -1,0 +1,34 @@
+"""The options of a run that change nothing of what is computed: device, precision, folder, trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+from attrs import frozen
+
+from uldm_core.protocols import Tracker
+
+MOST_THREADS = 1024
+
+
+@frozen
+class RunOptions:
+    """The ``[run]`` table: where and how a recipe runs; nothing in it changes what is computed.
+
+    Args:
+        device: ``auto`` takes CUDA, then MPS, then the CPU.
+        precision: ``auto`` takes bfloat16 where the processor multiplies it in hardware.
+        threads: CPU threads; 0 leaves torch's own choice.
+        compile: compile the trained networks with ``torch.compile``.
+        out: the run's folder; empty for ``runs/<name of the recipe's file>``.
+        trackers: who is told of the run beside those that always are; planned, they are blueprints.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
+    compile: bool = False
+    out: str = ""
+    trackers: Sequence[Tracker] = ()
