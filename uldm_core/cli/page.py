@@ -53,7 +53,7 @@ def option_row(kind: Kind, option: Option) -> dict[str, Any]:
         "type": describe_type(registry.default(), option.annotation),
         "required": option.required and not surrounding,
         "default": None if option.required else _plain(option.default),
-        "filled_from": surrounding.says if surrounding else None,
+        "filled_from": surrounding.description if surrounding else None,
         "help": option.help,
     }
 
@@ -63,7 +63,7 @@ def in_a_recipe(component: Component, kind: Kind, name: str) -> str:
     table = say_value({"use": name, **component.example})
     if kind.listed:
         return f"{kind.listed} = [{table}]"
-    return f"stages.{name} = {table}" if kind.verb else f"{kind.name} = {table}"
+    return f"stages.{name} = {table}" if kind.stage else f"{kind.name} = {table}"
 
 
 def in_python(component: Component, kind: Kind, name: str, options: Iterable[Option]) -> str | None:
@@ -71,7 +71,7 @@ def in_python(component: Component, kind: Kind, name: str, options: Iterable[Opt
 
     A stage has none: it works on a recipe's nouns.
     """
-    if kind.verb:
+    if kind.stage:
         return None
     call = [json.dumps(kind.name), json.dumps(name), *_from_its_owner(component)]
     call += [f"{key}={_python(value)}" for key, value in component.example.items()]

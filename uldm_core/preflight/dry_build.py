@@ -25,8 +25,6 @@ from uldm_core.spec.building import ComponentStore, MissingComponentError
 from uldm_core.spec.component_spec import ComponentSpec
 
 META = torch.device("meta")
-NUMBERS = ("noise_scheduler", "timestep_weighting")
-"""Kinds whose components are a few numbers: they are built with their values, which others ask for."""
 MANY = 1_000_000
 """More numbers than these are not a few."""
 
@@ -71,7 +69,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     for name in sorted((used & resolved.components.keys()) - trained):
         noun, component = resolved.components[name], tried.components.get((name,))
         loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        network = noun.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
@@ -195,9 +193,9 @@ class _DryComponents(ComponentStore):
             self.found.unmeasured[spec.key] = reason(error)
 
     def _made(self, spec: ComponentSpec) -> Any:
-        if spec.kind.name == "dataset":
+        if spec.kind.data:
             return stand_in(spec)
-        if spec.kind.name in NUMBERS:
+        if spec.kind.numbers:
             _refuse_many(spec)
             with Deadline(self.clock):
                 return super().make(spec)

@@ -9,7 +9,7 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
-from uldm_core.protocols import Dataset
+from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 
@@ -51,13 +51,13 @@ class Data:
 
     def has_fingerprint(self, name: str) -> bool:
         """Whether a dataset identifies its images: then its options need not count."""
-        return bool(getattr(self.store.component(name), "fingerprint", ""))
+        return bool(_fingerprint(self.store.component(name)))
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""
-        built = [dataset for dataset in self.store.built.values() if hasattr(dataset, "left_out")]
-        opened = [*built, *(split for split in self.splits.values() if hasattr(split, "left_out"))]
-        return {name: why for dataset in opened for name, why in dataset.left_out.items()}
+        opened = [*self.store.built.values(), *self.splits.values()]
+        datasets = [dataset for dataset in opened if isinstance(dataset, HasLeftOut)]
+        return {name: why for dataset in datasets for name, why in dataset.left_out.items()}
 
     def _split(self, name: str, split: str) -> Dataset | None:
         if (name, split) not in self.splits:
@@ -71,7 +71,11 @@ class Data:
 def _identity(split: Dataset | None) -> str:
     if split is None:
         return ""
-    return str(getattr(split, "fingerprint", "")) or f"{len(split)} images"
+    return _fingerprint(split) or f"{len(split)} images"
+
+
+def _fingerprint(dataset: object) -> str:
+    return str(dataset.fingerprint) if isinstance(dataset, Fingerprinted) else ""
 
 
 class Unopened:

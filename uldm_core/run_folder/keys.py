@@ -14,6 +14,7 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
+from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.code import code_of
@@ -34,7 +35,7 @@ def stage_keys(
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
-    It covers the seed, the stage's own options but for its numbers of steps and of previews, those of the
+    It covers the seed, the stage's own options but for its number of steps and those of its previews, those of the
     nouns it uses, the source files of their classes, the content of the splits that it reads and of the files
     that options name, weights that come from other runs, and the keys of the earlier stages that trained or
     made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
@@ -51,6 +52,7 @@ def stage_keys(
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in resolved.stages.items():
+        stage = without_previews(stage)
         verb: Any = stage.component.load()
         used = [*sorted(components_behind(stage, resolved.components)), *verb.needs]
         content = {
@@ -62,7 +64,8 @@ def stage_keys(
         components = {noun: options for noun, options in content["nouns"].items() if noun not in known}
         counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
         made_of = {**content, "code": code_behind(stage, resolved)}
-        keys[name] = StageKey(counts, steps_of(stage), made_of, getattr(verb, "adjustable", ()))
+        adjustable = tuple(verb.adjustable) if isinstance(verb, Adjustable) else ()
+        keys[name] = StageKey(counts, steps_of(stage), made_of, adjustable)
         makers.update({product: name for product in products(stage)})
     return keys
 
@@ -72,8 +75,9 @@ def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict
     components = {
         noun: resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))
     }
-    reads = getattr(stage.component.load(), "reads", None)
-    datasets = [name for name, noun in components.items() if noun.kind.name == "dataset"]
+    target: object = stage.component.load()
+    reads = target.reads if isinstance(target, ReadsSplits) else None
+    datasets = [name for name, noun in components.items() if noun.kind.data]
     others = {
         name: noun
         for name, noun in components.items()
@@ -96,16 +100,22 @@ def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord)
 
 def steps_of(stage: ComponentSpec) -> int:
     """Return a trainer's number of steps; 0 for any other stage."""
-    return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
+    return stage.options.get("steps", 0) if is_trainer(stage.component.load()) else 0
+
+
+def without_previews(stage: ComponentSpec) -> ComponentSpec:
+    """Return a stage without the options of its previews, which show its result and do not change it."""
+    if not isinstance(stage.component.load(), Previewing):
+        return stage
+    counted = {name: value for name, value in stage.options.items() if not name.startswith("preview")}
+    return evolve(stage, options=counted)
 
 
 def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
     """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
-    verb: Any = stage.component.load()
-    options = without_paths(stage).to_dict()
-    for name, member in (("steps", "step"), ("previews", "preview")):
-        if hasattr(verb, member):  # previews show what is trained and change nothing of it
-            options.pop(name, None)
+    options = without_paths(without_previews(stage)).to_dict()
+    if is_trainer(stage.component.load()):
+        options.pop("steps", None)
     components = sorted(components_behind(stage, resolved.components))
     return {
         "stage": options,
@@ -126,7 +136,7 @@ def code_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str
 def _records(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[Component]:
     """Return the components that a stage is made of and uses, each once."""
     used = sorted(components_behind(stage, resolved.components))
-    specs = [stage, *(resolved.components[name] for name in used)]
+    specs = [without_previews(stage), *(resolved.components[name] for name in used)]
     return [*{component.path: component for spec in specs for component in spec.records()}.values()]
 
 

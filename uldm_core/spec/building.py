@@ -187,7 +187,7 @@ class ComponentStore:
                 raise MistakeError(
                     Problem(
                         Where((*spec.key, name)),
-                        f"is {written[name]!r}, but {inferred.says} is {derived[name]!r}",
+                        f"is {written[name]!r}, but {inferred.description} is {derived[name]!r}",
                         "leave it out: it is filled in",
                     )
                 )

@@ -46,13 +46,13 @@ def diagram(
 
 def _draw(resolved: ResolvedRecipe, out: Path) -> None:
     from uldm_plugins.diagram.canvas import check_picture, save
-    from uldm_plugins.diagram.network_levels import NETWORKS, network_levels
+    from uldm_plugins.diagram.network_levels import network_levels
     from uldm_plugins.diagram.picture import picture
 
     check_picture(out)
     found = network_levels(resolved)
     save(picture(resolved, found), out)
-    drawn = [known.name for known in found if known.kind in NETWORKS]
+    drawn = [known.name for known in found if known.network]
     click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
 
 

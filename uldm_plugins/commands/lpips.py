@@ -211,7 +211,9 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
 
 def _heads(network: PerceptualDistance) -> str:
     """Say how the channels of a layer are weighed."""
-    return "published" if hasattr(network.backbone, "lpips_heads") else "even"
+    from uldm_core.protocols import HasPublishedHeads
+
+    return "published" if isinstance(network.backbone, HasPublishedHeads) else "even"
 
 
 def _draw(
