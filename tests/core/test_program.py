@@ -78,7 +78,8 @@ def uldm(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             program.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
+        wanted = "--traceback" in arguments or "ULDM_TRACEBACK" in os.environ
+        assert wanted or "Traceback" not in captured.err
         return caught.value.code, captured.out, captured.err
 
     yield uldm
@@ -114,6 +115,34 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
 def test_what_happens_in_a_run_decides_its_exit_code(uldm, override, code, said):
     found, out, err = run_it(uldm, override)
     assert (found, out) == (code, "") and said in err
+
+
+RAISED = 'raise ValueError("I object")'
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("flags", [("--traceback",), ()])
+def test_a_traceback_leads_to_the_line_of_a_component_that_raised(uldm, monkeypatch, command, flags):
+    """By the option, or by the environment; the line in words stays, and what is raised is shown once."""
+    if not flags:
+        monkeypatch.setenv("ULDM_TRACEBACK", "1")
+    code, out, err = uldm(command, "r.toml", "--plugin", "wait.py", "stages.only.what=object", *flags)
+    assert (code, out) == (2, "") and "r.toml:1: stages.only: I object\n" in err
+    assert err.count(RAISED) == 1 and "wait.py" in err and "in __init__" in err
+
+
+def test_a_traceback_shows_what_an_error_was_raised_from(uldm):
+    code, _, err = uldm("run", "--traceback", "nowhere.toml")
+    assert code == 2 and err.splitlines()[-1] == "error: nowhere.toml: No such file or directory"
+    assert "FileNotFoundError" in err and "direct cause" in err and "uldm_core.errors.MistakeError" in err
+    code, _, err = uldm("ls", "--jsn", "--traceback")
+    assert code == 2 and "NoSuchOption" in err and "No such option" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_without_being_asked_no_traceback_is_shown(uldm, monkeypatch, value):
+    monkeypatch.setenv("ULDM_TRACEBACK", value)
+    assert "Traceback" not in uldm("validate", "r.toml", "--plugin", "wait.py", "stages.only.what=object")[2]
 
 
 def test_a_second_ctrl_c_exits_at_once_with_130(uldm):

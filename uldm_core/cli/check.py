@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uldm_core.cli.common import complete_component, component_named, plugin_option
+from uldm_core.cli.common import complete_component, component_named, plugin_option, show_tracebacks
 from uldm_core.cli.console import UNREAD, leave_broken_pipes
 from uldm_core.errors import UldmError, is_unavailable
 
@@ -83,6 +83,7 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     except (UldmError, Broken, TookTooLong) as error:
         if options and isinstance(error, UldmError):
             raise
+        show_tracebacks(error)
         absent = is_unavailable(error)
         click.echo(f"  {'skipped' if absent else 'failed':<17}it cannot be built: {error}")
         return "ok" if absent else "failed"

@@ -48,6 +48,9 @@ def not_empty(context: click.Context, parameter: click.Parameter, value: Any) ->
     return value
 
 
+TRACEBACK = "uldm.traceback"
+"""The key of a context's ``meta`` under which stands whether ``--traceback`` was given."""
+
 COUNT = click.IntRange(1, 10_000_000)
 SEED = click.IntRange(0, 2**63 - 1)
 SIDE = click.IntRange(1, 4096)
@@ -160,6 +163,22 @@ def show_problems(problems: Iterable[Problem]) -> None:
         click.echo(f"{place}{word}{problem.what}", err=True)
         if problem.hint:
             click.echo(_wrapped(problem.hint), err=True)
+
+
+def show_tracebacks(*errors: BaseException | None) -> None:
+    """Print the tracebacks of errors, causes included, to standard error if ``--traceback`` was given."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.meta.get(TRACEBACK):
+        return
+    from traceback import format_exception
+
+    shown: set[BaseException] = set()
+    for error in errors:
+        if error is not None and error not in shown:
+            click.echo("".join(format_exception(error)), err=True)
+        while error is not None:
+            shown.add(error)
+            error = error.__cause__ or error.__context__
 
 
 def _wrapped(hint: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from uldm_core.cli.common import show_problems
+from uldm_core.cli.common import TRACEBACK, show_problems, show_tracebacks
 from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepare_streams, word
 from uldm_core.errors import MistakeError, RunWarning, UldmError
 
@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options that decide which plugins there are first, wherever they stand."""
         ctx.obj = shlex.join(["uldm", *args])  # what was typed, for the commands that note it
-        return super().parse_args(ctx, _plugin_options_first(args))
+        return super().parse_args(ctx, _options_of_all_first(args))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Do the command; click itself would say of a broken pipe that the command failed."""
@@ -51,6 +51,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _NobodyReads from error
+        except (UldmError, OSError, click.ClickException) as error:  # all that is shown in a line
+            show_tracebacks(error, *(problem.cause for problem in getattr(error, "problems", ())))
+            raise
 
     def brought(self) -> dict[str, Command]:
         """Return the commands of plugins; the core's names cannot be taken."""
@@ -84,8 +87,8 @@ def _imported(module: str, attribute: str) -> click.Command:
     return command
 
 
-def _plugin_options_first(args: Sequence[str]) -> list[str]:
-    """Move ``--strict`` and ``--block NAME`` to the front: plugins are loaded to find the command."""
+def _options_of_all_first(args: Sequence[str]) -> list[str]:
+    """Move the options that every command takes to the front: some decide which plugins are loaded."""
     first, rest, waiting = [], [], list(args)
     while waiting:
         arg = waiting.pop(0)
@@ -96,13 +99,26 @@ def _plugin_options_first(args: Sequence[str]) -> list[str]:
             first += [arg, *waiting[:1]]
             del waiting[:1]
         else:
-            (first if arg == "--strict" or arg.startswith("--block=") else rest).append(arg)
+            own = arg in ("--strict", "--traceback") or arg.startswith("--block=")
+            (first if own else rest).append(arg)
     return first + rest
+
+
+def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    context.meta[TRACEBACK] = wanted
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--strict", is_flag=True, help="Fail where a plugin is faulty (ULDM_STRICT=1).")
 @click.option("--block", multiple=True, metavar="NAME", help="Leave a plugin out (ULDM_BLOCK). Repeatable.")
+@click.option(
+    "--traceback",
+    is_flag=True,
+    envvar="ULDM_TRACEBACK",
+    expose_value=False,
+    callback=_keep_traceback,
+    help="Show where an error was raised, and its causes (ULDM_TRACEBACK=1).",
+)
 @click.version_option(package_name="uldm", prog_name="uldm")
 @click.pass_context
 def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:

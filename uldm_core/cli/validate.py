@@ -14,6 +14,7 @@ from uldm_core.cli.common import (
     plugin_option,
     recipe_argument,
     show_problems,
+    show_tracebacks,
 )
 from uldm_core.errors import MistakeError, Problem, dotted
 
@@ -31,6 +32,7 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
     Exits with 2 if there is anything to say.
     """
     problems, table = _problems(recipe, overrides, deep)
+    show_tracebacks(*(problem.cause for problem in problems))
     if as_json:
         click.echo(json.dumps({"problems": [_row(p) for p in problems], "table": table[1]}, indent=2))
     else:
@@ -45,6 +47,7 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
     try:
         loaded = Recipe.load(recipe, overrides, forgiving=True)
     except MistakeError as error:
+        show_tracebacks(error)
         return list(error.problems), ("", None)
     problems = loaded.check()
     if any(not problem.warning for problem in problems) or not deep:

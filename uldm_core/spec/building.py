@@ -83,7 +83,7 @@ class _Objecting(Partial[Any]):
         try:
             return super().__call__(*args)
         except ValueError as error:
-            raise MistakeError(Problem(Where(self.key), str(error))) from error
+            raise MistakeError(Problem(Where(self.key), str(error), cause=error)) from error
 
 
 @define
@@ -123,7 +123,8 @@ class Builder:
         try:
             return target(*args, **options)
         except ValueError as error:  # the component's own objection to its options
-            raise MistakeError(Problem(Where(spec.key), str(error) or repr(error))) from error
+            problem = Problem(Where(spec.key), str(error) or repr(error), cause=error)
+            raise MistakeError(problem) from error
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
