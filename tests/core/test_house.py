@@ -50,7 +50,6 @@ def test_files_are_written_through_the_functions_that_check_where():
 HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision", "matplotlib")
 BUILDING = (
     *HEAVY,
-    "annotated_types",
     "uldm_core.spec.options",
     "uldm_core.spec.component_spec",
     "uldm_core.spec.validator",

@@ -11,17 +11,20 @@ from pathlib import Path
 
 import click
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
 from rich.console import Console
 
 from uldm_core import MistakeError, RunError, registry
 from uldm_core.cli import console
 from uldm_core.cli import main as program
-from uldm_core.cli.common import run_overrides
 from uldm_core.cli.progress import Terminal
+from uldm_core.cli.run_options import run_options, run_overrides
 from uldm_core.engine.signals import Interrupted
-from uldm_core.recipe import Recipe
+from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.recipe.run_options import MOST_THREADS
 from uldm_core.registry.plugins import GROUP, Command, Plugin, PluginWarning, load_file
+from uldm_core.spec.docstrings import argument_help
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -173,7 +176,7 @@ def test_a_single_mistake_begins_with_error(uldm):
     [
         (["run", "r.toml", "--plugin", "none.py"], "--plugin none.py: no such Python file"),
         (["run", "r.toml", "--until"], "Option '--until' requires an argument"),
-        (["run", "r.toml", "--threads", "0"], "Invalid value for '--threads'"),
+        (["run", "r.toml", "--threads", "-1"], "Invalid value for '--threads'"),
         (["run", "r.toml", "--precision", "half"], "Invalid value for '--precision'"),
         (["run", "r.toml", "--plugin", "wait.py", "nonsense"], "override 'nonsense': expected KEY=VALUE"),
         (
@@ -392,8 +395,34 @@ def test_no_plugin_takes_the_name_of_a_command_of_the_core():
 
 
 def test_flags_become_overrides_of_the_run_table():
-    overrides = run_overrides(device="cpu", precision=None, threads=2, compile=False)
-    assert overrides == ("run.device='cpu'", "run.threads=2", "run.compile=false")
+    assert run_overrides({"device": "cpu", "threads": 2, "compile": False}) == (
+        "run.device='cpu'",
+        "run.threads=2",
+        "run.compile=false",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], {}),
+        (["--device", "cuda:1", "--no-compile"], {"device": "cuda:1", "compile": False}),
+        (["--precision", "bfloat16", "--threads", "0"], {"precision": "bfloat16", "threads": 0}),
+    ],
+)
+def test_flags_of_the_run_table_are_those_of_its_signature(arguments, given):
+    @click.command()
+    @run_options("device", "precision", "threads", "compile")
+    def command(run_options):
+        return run_options
+
+    assert command.main(arguments, standalone_mode=False) == given
+    assert RunOptions(**given) == evolve(RunOptions(), **given)
+    flags = {option.name: option for option in command.params}
+    assert flags["precision"].type.choices == ("auto", "float32", "bfloat16")
+    assert (flags["threads"].type.min, flags["threads"].type.max) == (0, MOST_THREADS)
+    for name, text in argument_help(RunOptions).items():
+        assert name not in flags or flags[name].help.lower() == text.replace("``", "").lower()
 
 
 def outside(code, **environment):

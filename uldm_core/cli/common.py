@@ -121,11 +121,6 @@ plugin_option = click.option(
     is_eager=True,
     help="Take components from a Python file, without packaging. Repeatable.",
 )
-device_option = click.option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")
-precision_option = click.option(
-    "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="What networks multiply in."
-)
-threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.")
 
 
 def component_named(path: str) -> Component:
@@ -136,15 +131,6 @@ def component_named(path: str) -> Component:
     if not slash:
         raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
     return registry.default().get(kind, name)
-
-
-def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:
-    """Return flags as overrides of the recipe's ``[run]`` table; those not given are left out."""
-    return tuple(
-        f"run.{name}={value!r}" if isinstance(value, str) else f"run.{name}={str(value).lower()}"
-        for name, value in flags.items()
-        if value is not None
-    )
 
 
 def colours(stream: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Iterable, Mapping
 from textwrap import TextWrapper
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from uldm_core.cli.common import component_named
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component
 from uldm_core.spec.annotations import describe_type
+from uldm_core.spec.docstrings import without_arguments
 from uldm_core.spec.options import Option, say_value
 
 _INTEGER = 4
@@ -38,11 +38,6 @@ def page_of(path: str) -> dict[str, Any]:
         "in_a_recipe": in_a_recipe(component, kind, name),
         "in_python": in_python(component, kind, name, description.options),
     }
-
-
-def without_arguments(text: str) -> str:
-    """Return a docstring without its ``Args:``, which the options tell."""
-    return re.sub(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", "", text + "\n", flags=re.MULTILINE).strip()
 
 
 def option_row(kind: Kind, option: Option) -> dict[str, Any]:

@@ -11,15 +11,12 @@ import click
 
 from uldm_core.cli.common import (
     FilePath,
-    device_option,
     overrides_argument,
     plugin_option,
-    precision_option,
     recipe_argument,
-    run_overrides,
     show_problems,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, run_options, run_overrides
 
 if TYPE_CHECKING:
     from uldm_core.recipe import ResolvedRecipe
@@ -35,10 +32,7 @@ if TYPE_CHECKING:
     help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
-@device_option
-@precision_option
-@threads_option
-@click.option("--compile/--no-compile", default=None, help="Compile networks with torch.compile.")
+@run_options("device", "precision", "threads", "compile")
 @plugin_option
 @click.pass_obj
 def run(
@@ -48,10 +42,7 @@ def run(
     until: str | None,
     out: Path | None,
     dry_run: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
-    compile: bool | None,
+    run_options: Given,
 ) -> None:
     """Run RECIPE: every stage that is not done yet, in order.
 
@@ -60,8 +51,7 @@ def run(
     """
     from uldm_core.recipe import Recipe
 
-    flags = run_overrides(device=device, precision=precision, threads=threads, compile=compile)
-    resolved = Recipe.load(recipe, (*overrides, *flags)).resolve()
+    resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
     show_problems(resolved.warnings)
     if dry_run:
         _rehearse(resolved, out)

@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Ge, Interval
-from attrs import Attribute, define, field, fields, frozen
+from annotated_types import Ge
+from attrs import Attribute, define, field, fields
 
 from uldm_core.errors import (
     Key,
@@ -24,8 +24,8 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
-from uldm_core.protocols import Tracker
 from uldm_core.recipe.graph import graph_problems
+from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.runs import noun_of_run
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
@@ -38,29 +38,7 @@ FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are no components."""
 _SEED = Annotated[int, Ge(0)]
-MOST_THREADS = 1024
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
-
-
-@frozen
-class RunOptions:
-    """The ``[run]`` table: where and how a recipe runs; nothing in it changes what is computed.
-
-    Args:
-        device: ``auto`` takes CUDA, then MPS, then the CPU.
-        precision: ``auto`` takes bfloat16 where the processor multiplies it in hardware.
-        threads: CPU threads; 0 leaves torch's own choice.
-        compile: compile the trained networks with ``torch.compile``.
-        out: the run's folder; empty for ``runs/<name of the recipe's file>``.
-        trackers: who is told of the run beside those that always are; planned, they are blueprints.
-    """
-
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
-    compile: bool = False
-    out: str = ""
-    trackers: Sequence[Tracker] = ()
 
 
 @define

@@ -16,7 +16,8 @@ from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
-from uldm_core.recipe.reader import FORMAT, Reader, RunOptions
+from uldm_core.recipe.reader import FORMAT, Reader
+from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.shipped import find
 from uldm_core.recipe.variables import Filled, substitute
 from uldm_core.registry import Registry, default

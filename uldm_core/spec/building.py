@@ -16,7 +16,8 @@ from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.options import Option, Partial, Weighted, options_of, summary_of
+from uldm_core.spec.docstrings import summary_of
+from uldm_core.spec.options import Option, Partial, Weighted, options_of
 from uldm_core.spec.validator import Validator
 
 

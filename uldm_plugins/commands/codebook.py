@@ -10,14 +10,11 @@ import click
 
 from uldm_core.cli.common import (
     FilePath,
-    device_option,
     json_option,
     plugin_option,
-    precision_option,
     run_argument,
-    run_overrides,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,18 +34,14 @@ if TYPE_CHECKING:
     help="A folder for usage.png, map.png, codes.png and codebook.json; or a .png with all pictures in one.",
 )
 @json_option
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def codebook(
     run: Path,
     split: str,
     out: Path | None,
     as_json: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Encode a whole split of the dataset by RUN, and print how many codes are used, and how evenly.
 
@@ -62,7 +55,7 @@ def codebook(
     from uldm_plugins.stages.latents import image_batches
 
     _check_out(out)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     _require_codebook(trained)

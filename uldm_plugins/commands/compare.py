@@ -12,13 +12,10 @@ from uldm_core.cli.common import (
     SEED,
     FilePath,
     complete_run,
-    device_option,
     plugin_option,
-    precision_option,
-    run_overrides,
     show_problems,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 from uldm_core.errors import MistakeError
 
 if TYPE_CHECKING:
@@ -47,18 +44,14 @@ NOISE = "compare"
     help="How many samples to draw from each; 0 for none.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Which samples.")
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def compare(
     runs: tuple[Path, ...],
     out: Path,
     count: int,
     seed: int,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Write a page that lays two or more RUNs side by side: options, metrics, curves, and samples.
 
@@ -68,7 +61,7 @@ def compare(
     from uldm_core.run_folder.files import write_text
     from uldm_plugins.report.comparison import Drawn, comparison_of
 
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
     page = comparison_of(runs, drawn, lambda problem: show_problems([evolve(problem, warning=True)]))
     write_text(out, page)

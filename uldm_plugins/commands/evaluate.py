@@ -12,15 +12,12 @@ import click
 from uldm_core.cli.common import (
     SIDE,
     FilePath,
-    device_option,
     json_option,
     not_empty,
     plugin_option,
-    precision_option,
     run_argument,
-    run_overrides,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 
 if TYPE_CHECKING:
     from uldm_core.engine.device import Device
@@ -61,9 +58,7 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
 @click.option("--backbone", metavar="NAME", help="The feature network of the named metrics that take one.")
 @click.option("--size", type=SIDE, help="Resize the middle squares of a folder's images to this side.")
 @json_option
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def evaluate(
     run: Path,
@@ -73,9 +68,7 @@ def evaluate(
     backbone: str | None,
     size: int | None,
     as_json: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Measure images against real ones, and print a table.
 
@@ -90,13 +83,13 @@ def evaluate(
     if backbone and not metrics:
         raise click.UsageError("--backbone is for metrics that are named: --metrics NAME")
     specs = _specs(metrics, backbone)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     if (run / "recipe.toml").is_file():
         report = _of_run(run, flags, samples, against, specs, size)
     elif samples:
         raise click.UsageError("--samples is for a run; name the images in its place")
     else:
-        report = _of_images(run, against, specs, size, device or "auto", threads or 0)
+        report = _of_images(run, against, specs, size, run_options)
     click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
     if (run / "recipe.toml").is_file():
         _keep(run, report, against)
@@ -207,8 +200,7 @@ def _of_images(
     against: str | None,
     specs: Sequence[dict[str, Any]],
     size: int | None,
-    device: str,
-    threads: int,
+    run_options: Given,
 ) -> dict[str, Any]:
     """Measure a folder of images, or an ``.npz``."""
     from uldm_core import MistakeError
@@ -228,7 +220,7 @@ def _of_images(
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    machine = choose_device(RunOptions(device=device, threads=threads))
+    machine = choose_device(RunOptions(**run_options))
     return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
 
 

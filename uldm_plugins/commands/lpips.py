@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import SEED, SIDE, FilePath, device_option, json_option, plugin_option
+from uldm_core.cli.common import SEED, SIDE, FilePath, json_option, plugin_option
+from uldm_core.cli.run_options import Given, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 @click.option("--overlay", is_flag=True, help="Also lay the distances over the first image.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random images.")
 @json_option
-@device_option
+@run_options("device")
 @plugin_option
 def lpips(
     images: tuple[Path, ...],
@@ -74,7 +75,7 @@ def lpips(
     overlay: bool,
     seed: int,
     as_json: bool,
-    device: str | None,
+    run_options: Given,
 ) -> None:
     """Print the perceptual distance (LPIPS) of two images A and B, and draw where they differ.
 
@@ -92,7 +93,7 @@ def lpips(
     given = {name: value for name, value in options.items() if value is not None}
     pair = _pair(images, None if no_resize else size or 256, seed)
     network = _network(backbone, given, more)
-    layers = _layers(network, pair, device)
+    layers = _layers(network, pair, run_options)
     parts = [layer.mean().item() for layer in layers]
     report = {
         "distance": sum(parts),
@@ -187,7 +188,7 @@ def _random_pair(size: int, seed: int) -> list[Tensor]:
     return [first, second]
 
 
-def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | None) -> list[Tensor]:
+def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given) -> list[Tensor]:
     """Return each layer's distances, [1, 1, h, w], on the CPU.
 
     Raises:
@@ -200,7 +201,7 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
     from uldm_core.recipe import RunOptions
     from uldm_plugins.shared.images import to_float
 
-    place = choose_device(RunOptions(device=device or "auto")).device
+    place = choose_device(RunOptions(**options)).device
     first, second = (to_float(image.unsqueeze(0).to(place)) for image in pair)
     try:
         with torch.inference_mode():

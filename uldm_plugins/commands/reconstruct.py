@@ -11,14 +11,11 @@ import click
 from uldm_core.cli.common import (
     COUNT,
     FilePath,
-    device_option,
     not_empty,
     plugin_option,
-    precision_option,
     run_argument,
-    run_overrides,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,9 +54,7 @@ FEW = 20
     show_default=True,
     help="Images of another size than the run's: resize the middle square, or the whole; or refuse them.",
 )
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def reconstruct(
     run: Path,
@@ -68,9 +63,7 @@ def reconstruct(
     count: int | None,
     out: Path,
     resize: str,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Pass images through the autoencoder of RUN, a folder that `uldm run` made.
 
@@ -84,7 +77,7 @@ def reconstruct(
 
     pictures = out.suffix not in (".npz", ".png")
     _check(images, split, count, out, pictures)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     count = count or (FEW if pictures else None)

@@ -15,13 +15,10 @@ from uldm_core.cli.common import (
     SEED,
     FilePath,
     complete_sampler,
-    device_option,
     plugin_option,
-    precision_option,
     run_argument,
-    run_overrides,
-    threads_option,
 )
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +62,7 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def sample(
     run: Path,
@@ -80,9 +75,7 @@ def sample(
     sampler: str | None,
     steps: int | None,
     force: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
@@ -96,7 +89,7 @@ def sample(
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
