@@ -106,7 +106,7 @@ def test_ls_lists_one_kind_or_all():
 
 def test_doctor_shows_machine_and_plugins():
     output = CliRunner().invoke(program.cli, ["doctor"]).output
-    assert "machine: " in output and "plugin 'uldm' of uldm" in output
+    assert "device: " in output and "plugin 'uldm' of uldm" in output
 
 
 @pytest.mark.parametrize(
