@@ -215,9 +215,7 @@ def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run
     record = json.loads(kept.read_text())
     assert record.keys() == {"command", "when", "against", "results", "counts", "metrics"}
     assert record["results"] == report["results"] and record["against"] == "test"
-    assert record["command"].endswith(
-        f"evaluate {run} --samples mine.npz --metrics class_balance --metrics psnr --json"
-    )
+    assert record["command"] == f"uldm evaluate {run} --samples mine.npz --metrics class_balance,psnr --json"
     kept.unlink()
 
 

@@ -283,8 +283,8 @@ def test_several_problems_and_hints_are_said_line_by_line(capsys, monkeypatch):
 
 
 def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys):
-    program._show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
-    program._show_warning("odd", UserWarning, "f.py", 3)
+    console.show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
+    console.show_warning("odd", UserWarning, "f.py", 3)
     assert capsys.readouterr().err == "warning: plugin 'x' was skipped\nwarning: f.py:3: odd\n"
 
 

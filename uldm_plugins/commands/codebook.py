@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    FilePath,
-    json_option,
-    plugin_option,
-    run_argument,
-)
+from uldm_core.cli.common import FilePath, json_option, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +19,14 @@ if TYPE_CHECKING:
     from uldm_core.engine.opened_run import TrainedRun
 
 
-@click.command(short_help="Show how a run uses its codebook, and what its codes mean.")
+@click.command()
 @run_argument
 @click.option(
     "--split", default="test", show_default=True, help="Which split of the run's dataset is encoded."
 )
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="A folder for usage.png, map.png, codes.png and codebook.json; or a .png with all pictures in one.",
 )
 @json_option

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from attrs import evolve
 
-from uldm_core.cli.common import (
-    SEED,
-    FilePath,
-    complete_run,
-    plugin_option,
-    show_problems,
-)
+from uldm_core.cli.common import FilePath, completing, plugin_option, runs
+from uldm_core.cli.console import show_problems
 from uldm_core.cli.run_options import Given, device_options, run_overrides
 from uldm_core.errors import MistakeError
+from uldm_plugins.commands.parameters import SEED
 
 if TYPE_CHECKING:
     from uldm_plugins.report.comparison import Drawn
@@ -25,13 +21,11 @@ NOISE = "compare"
 """All runs draw as if their stage had this name: the stage is a part of what a seed means."""
 
 
-@click.command(short_help="Lay runs side by side on one page.")
-@click.argument(
-    "runs", nargs=-1, metavar="RUN RUN...", type=FilePath(path_type=Path), shell_complete=complete_run
-)
+@click.command()
+@click.argument("runs", nargs=-1, metavar="RUN RUN...", type=FilePath(), shell_complete=completing(runs))
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     default="compare.html",
     show_default=True,
     help="The page to write.",

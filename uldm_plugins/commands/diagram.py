@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from uldm_core.recipe import ResolvedRecipe
 
 
-@click.command(short_help="Draw a recipe: its stages, and its networks level by level.")
+@click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--out", type=FilePath(path_type=Path), help="A picture: .svg, .png or .pdf.")
+@click.option("--out", type=FilePath(), help="A picture: .svg, .png or .pdf.")
 @click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), help="Of the text; default mermaid.")
 @json_option
 @plugin_option

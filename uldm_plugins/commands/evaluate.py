@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    SIDE,
-    FilePath,
-    json_option,
-    not_empty,
-    plugin_option,
-    run_argument,
-)
+from uldm_core.cli.common import FilePath, json_option, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import SIDE, not_empty, run_argument
 
 if TYPE_CHECKING:
     from uldm_core.engine.device import Device
@@ -37,9 +31,9 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
     return found
 
 
-@click.command(short_help="Measure a run's images, or any others, against real ones.")
+@click.command()
 @run_argument
-@click.option("--samples", type=FilePath(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option("--samples", type=FilePath(), help="An .npz or folder instead of the run's.")
 @click.option(
     "--against",
     callback=not_empty,
@@ -275,13 +269,12 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
 
     from uldm_core.paths import inside
     from uldm_core.run_folder.files import write_json
-    from uldm_plugins.commands.output import command_line
     from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
     path = inside(run, "evaluations", f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json")
     said = {
-        "command": command_line(),
+        "command": click.get_current_context().find_root().obj,
         "when": now.isoformat(timespec="seconds"),
         "against": against or "test",
     }

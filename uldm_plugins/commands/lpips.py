@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import SEED, SIDE, FilePath, json_option, plugin_option
+from uldm_core.cli.common import FilePath, json_option, plugin_option
 from uldm_core.cli.run_options import Given, run_options
+from uldm_plugins.commands.parameters import SEED, SIDE, completing_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,18 +20,11 @@ if TYPE_CHECKING:
     from uldm_plugins.nn.perceptual import PerceptualDistance
 
 
-def complete_backbone(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the backbones that begin so."""
-    from uldm_core import registry
-
-    return [name for name in registry.names("backbone") if name.startswith(incomplete)]
-
-
-@click.command(short_help="Measure and show how two images differ to a feature network.")
-@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[A B]")
+@click.command()
+@click.argument("images", nargs=-1, type=FilePath(), metavar="[A B]")
 @click.option(
     "--out",
-    type=FilePath(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     default="lpips_heatmap.png",
     show_default=True,
     help="The picture.",
@@ -40,7 +34,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
     default="vgg16",
     show_default=True,
     metavar="NAME",
-    shell_complete=complete_backbone,
+    shell_complete=completing_names("backbone"),
     help="vgg16, alexnet, squeezenet, mnist_classifier, dummy or any other that is registered.",
 )
 @click.option("--size", type=SIDE, help="Stretch both to squares of this side; default 256.")

@@ -34,13 +34,13 @@ DEFAULTS = {
 """What the recipe of a new plugin uses for everything but the plugin's own component."""
 
 
-@click.group(short_help="Write a starting point: a recipe, or a package of your own.")
+@click.group()
 def new() -> None:
     """Write a starting point: a recipe, or a package of your own."""
 
 
 @new.command()
-@click.argument("path", type=FilePath(path_type=Path), default="mine.toml")
+@click.argument("path", type=FilePath(), default="mine.toml")
 def recipe(path: Path) -> None:
     """Write a small recipe to PATH, mine.toml unless said, to start from."""
     if path.exists():
@@ -58,7 +58,7 @@ def recipe(path: Path) -> None:
 @new.command()
 @click.argument("name")
 @click.option("--kind", required=True, help="The kind of component, such as quantizer or loss.")
-@click.option("--out", type=FilePath(path_type=Path), help="Where to write it; default ./NAME.")
+@click.option("--out", type=FilePath(), help="Where to write it; default ./NAME.")
 def plugin(name: str, kind: str, out: Path | None) -> None:
     """Write an installable package NAME with a working component, its contract test and a recipe."""
     folder = out or Path(name)

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import (
-    COUNT,
-    FilePath,
-    not_empty,
-    plugin_option,
-    run_argument,
-)
+from uldm_core.cli.common import FilePath, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import COUNT, not_empty, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +23,9 @@ if TYPE_CHECKING:
 FEW = 20
 
 
-@click.command(short_help="Pass images through a run's autoencoder.")
+@click.command()
 @run_argument
-@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
+@click.argument("images", nargs=-1, type=FilePath(), metavar="[IMAGE_OR_FOLDER]...")
 @click.option(
     "--split",
     callback=not_empty,
@@ -43,7 +38,7 @@ FEW = 20
 )
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     required=True,
     help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions alone.",
 )

@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    COUNT,
-    SEED,
-    FilePath,
-    complete_sampler,
-    plugin_option,
-    run_argument,
-)
+from uldm_core.cli.common import FilePath, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import COUNT, SEED, completing_names, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,18 +33,18 @@ HEIGHT, GIF_HEIGHT, MOST_HEIGHT = 64, 112, 160
 ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--interpolate": (".png", ".gif")}
 
 
-@click.command(short_help="Draw images from a trained run.")
+@click.command()
 @run_argument
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=FilePath(path_type=Path), help="Images: an .npz, or a grid as .png.")
+@click.option("--out", type=FilePath(), help="Images: an .npz, or a grid as .png.")
 @click.option(
     "--trajectory",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="How images come about of noise: a .png, a row for each, or an animated .gif.",
 )
 @click.option(
     "--interpolate",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
 )
 @click.option(
@@ -59,7 +53,9 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
     help=f"How many images, or pairs of them; default {IMAGES} for --out, else {ROWS}.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Which images.")
-@click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
+@click.option(
+    "--sampler", metavar="NAME", shell_complete=completing_names("sampler"), help="Instead of the run's."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_options
