@@ -68,8 +68,8 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     profile = DEEP if deep else EVERYDAY
     try:
         with contained(profile.limit):
-            known = registry.describe(component.kind, name).options
-            subject = registered(component.kind, name, parse_options(options, known), called=called)
+            declared = registry.describe(component.kind, name).options
+            subject = registered(component.kind, name, parse_options(options, declared), called=called)
         report = check_subject(
             subject,
             component.xfail,

@@ -34,7 +34,7 @@ CORE = {
     "run": "Run a recipe: every stage that is not done yet.",
     "validate": "Find everything that is wrong with a recipe.",
     "ls": "List the registered components, or the shipped recipes.",
-    "show": "Show what a component is and takes.",
+    "show": "Show what a component is, and its options.",
     "cp": "Copy a shipped recipe, to change it.",
     "check": "Hold a component to the contract of its kind.",
     "doctor": "Show versions, devices, plugins, weights, and what is missing.",
@@ -178,7 +178,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click takes it for Ctrl-D
+        if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click treats it as Ctrl-D
             raise error.__cause__ from None
         return 130
     except UldmError as error:
@@ -195,7 +195,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
         if signum is None:
             raise
-        click.echo(f"{error}: the state is saved; the same command goes on from here", err=True)
+        click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)
         return 128 + int(signum)
 
 

@@ -92,7 +92,7 @@ def as_text(page: Page) -> str:
 def _lines(page: Page) -> Iterator[str]:
     origin = f"{page['distribution']} {page['version']}".strip() or page["plugin"]
     yield from (f"{page['kind']}/{page['name']} ({origin}): {page['summary']}", "", page["text"], "")
-    yield "Options:" if page["options"] else "It takes no options."
+    yield "Options:" if page["options"] else "It has no options."
     for row in page["options"]:
         yield f"    {row['name']}{_default(row)}"
         yield from _INDENTED.wrap(f"{row['type']}; {row['help']}".rstrip("; "))

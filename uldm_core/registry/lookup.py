@@ -88,7 +88,7 @@ class Registry:
         )
 
     def register(self, component: Component) -> None:
-        """Add one component; a later one of the same name, kind and plugin takes the earlier one's place."""
+        """Add one component; a later one of the same name, kind and plugin replaces the earlier one."""
         self.kind(component.kind)
         found = self._components.setdefault((component.kind, component.name), [])
         found[:] = [other for other in found if other.plugin != component.plugin] + [component]
@@ -149,10 +149,10 @@ class Registry:
         return "; ".join(hints)
 
     def name_of(self, component: Component) -> str:
-        """Return how recipes write it: its bare name, or ``plugin/name`` where that is not it alone."""
+        """Return how recipes write it: its bare name, or ``plugin/name`` where another has that name too."""
         found = self._components[component.kind, component.name]
-        alone = found == [component] or component.plugin == OWN_PLUGIN
-        return component.name if alone or not component.plugin else f"{component.plugin}/{component.name}"
+        unique = found == [component] or component.plugin == OWN_PLUGIN
+        return component.name if unique or not component.plugin else f"{component.plugin}/{component.name}"
 
 
 @cache

@@ -100,7 +100,7 @@ class Plugin:
         return f"plugin {self.name!r}{origin}"
 
     def without(self, cause: str, fix: str = "", error: str = "") -> Plugin:
-        """Return it with nothing to register, and warn; ``cause`` says why in a line."""
+        """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
         warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
         return Plugin(

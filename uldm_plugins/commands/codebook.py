@@ -42,7 +42,7 @@ def codebook(
     """Encode a whole split of the dataset by RUN, and print how many codes are used, and how evenly.
 
     Pictures, into --out: how often each code is used; where the codes lie, in the two directions in which
-    they differ most; and what each decodes to when it stands at every place.
+    they differ most; and what each decodes to when every place holds it.
     """
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun
@@ -94,12 +94,17 @@ def _require_codebook(trained: TrainedRun) -> None:
 
 
 def _numbers(counts: Tensor) -> list[dict[str, Any]]:
-    """Return what is known of each codebook."""
+    """Return the numbers of each codebook."""
     from uldm_plugins.nn.codebooks import perplexity
 
     return [
-        {"size": len(uses), "counts": uses.tolist(), "used": int((uses > 0).sum()), "perplexity": float(said)}
-        for uses, said in zip(counts, perplexity(counts))
+        {
+            "size": len(uses),
+            "counts": uses.tolist(),
+            "used": int((uses > 0).sum()),
+            "perplexity": float(evenness),
+        }
+        for uses, evenness in zip(counts, perplexity(counts))
     ]
 
 
@@ -116,7 +121,7 @@ def _table(numbers: dict[str, Any]) -> str:
 
 
 def _save(trained: TrainedRun, counts: Tensor, numbers: dict[str, Any], context: Context, out: Path) -> None:
-    """Write pictures and numbers into a folder, or the pictures alone into one PNG."""
+    """Write pictures and numbers into a folder, or the pictures only, into one PNG."""
     from tempfile import TemporaryDirectory
 
     from uldm_core.run_folder.files import write_json
@@ -162,7 +167,7 @@ def _draw_codes(trained: TrainedRun, counts: Tensor, number: int, context: Conte
     images = list(decoded(autoencoder, codes, number, counts, side, context))
     book = f"codebook {number + 1}, " if len(counts) > 1 else ""
     which = f"the {len(codes)} most used of {len(uses)} codes" if len(codes) < len(uses) else "all codes"
-    title = f"What a code decodes to when it stands at every place: {book}{which}; below, its share of places"
+    title = f"What a code decodes to when every place holds it: {book}{which}; below, its share of places"
     if len(counts) > 1:
         title += "\nThe other codebooks hold their most used code"
     path = folder / (f"codes_{number + 1}.png" if len(counts) > 1 else "codes.png")

@@ -77,7 +77,7 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
 
 
 def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
-    """Draw samples from a run, or say why there are none."""
+    """Draw samples from a run, or return why there are none."""
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.engine.signals import Stop

@@ -90,15 +90,15 @@ def evaluate(
 
 
 def _specs(names: Sequence[str], backbone: str | None) -> list[dict[str, Any]]:
-    """Return the named metrics as a recipe has them, those that take a backbone with this one."""
+    """Return the named metrics as a recipe has them, those that have an option ``backbone`` with this one."""
     from uldm_core import MistakeError, registry
 
     specs: list[dict[str, Any]] = []
     for name in names:
-        known = [option.name for option in registry.describe("metric", name).options]
-        specs.append({"use": name, **({"backbone": backbone} if backbone and "backbone" in known else {})})
+        declared = [option.name for option in registry.describe("metric", name).options]
+        specs.append({"use": name, **({"backbone": backbone} if backbone and "backbone" in declared else {})})
     if backbone and not any("backbone" in spec for spec in specs):
-        raise MistakeError(f"--backbone: {', '.join(names)} takes none")
+        raise MistakeError(f"--backbone: {', '.join(names)} has no such option")
     return specs
 
 
@@ -150,7 +150,7 @@ def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     ]
     try:
         return Evaluate(trained.component("dataset"), autoencoder, metrics)
-    except ValueError as error:  # its objection to one that is named twice
+    except ValueError as error:  # one is named twice
         raise MistakeError(str(error)) from error
 
 
@@ -182,10 +182,10 @@ def _of_shape(images: ImageSet, test: Dataset) -> ImageSet:
         images = images.with_channels(test.channels)
     wanted = (test.channels, test.size, test.size)
     if images.shape != wanted:
-        said = [
+        own, theirs = [
             f"{height}x{width} with {channels} channels" for channels, height, width in (images.shape, wanted)
         ]
-        raise MistakeError(f"{images.name}: images are {said[0]}; those of the run's dataset are {said[1]}")
+        raise MistakeError(f"{images.name}: images are {own}; those of the run's dataset are {theirs}")
     return images
 
 
@@ -210,15 +210,15 @@ def _of_images(
     images = found(str(path), size)
     if not against:
         raise MistakeError(
-            f"{path} is not a run: say what real images to compare it with",
+            f"{path} is not a run: real images to compare it with are missing",
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    machine = choose_device(RunOptions(**run_options))
-    return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
+    device = choose_device(RunOptions(**run_options))
+    return _compared("images", images, reference, _metrics(specs, images, device), ("images",))
 
 
-def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device) -> list[Metric]:
+def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, device: Device) -> list[Metric]:
     """Return the named metrics, or those of digits where images look like digits.
 
     Raises:
@@ -229,7 +229,7 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device)
 
     if not specs and images.shape != (1, 28, 28):
         raise MistakeError(
-            "say which metrics: --metrics NAME,NAME",
+            "name the metrics: --metrics NAME,NAME",
             hint=f"there are: {', '.join(registry.names('metric'))}; those on vgg16 or inception fetch its "
             "weights once, --backbone dummy needs none",
         )
@@ -239,14 +239,14 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device)
     except ValueError as error:
         raise MistakeError(str(error)) from error
     for part in [part for metric in metrics for part in vars(metric).values()]:
-        machine.place(part)
+        device.place(part)
     return metrics
 
 
 def _compared(
     name: str, images: ImageSet, reference: ImageSet, metrics: Sequence[Metric], pairs: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the metrics say of images against any others."""
+    """Return the metrics of images against any others."""
     from uldm_plugins.commands.image_sets import alike, check_pairs
     from uldm_plugins.stages.evaluate import compare
 
@@ -273,12 +273,12 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
 
     now = datetime.now(timezone.utc)
     path = inside(run, "evaluations", f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json")
-    said = {
+    record = {
         "command": click.get_current_context().find_root().obj,
         "when": now.isoformat(timespec="seconds"),
         "against": against or "test",
     }
-    write_json(path, said | {key: report[key] for key in ("results", "counts", "metrics")})
+    write_json(path, record | {key: report[key] for key in ("results", "counts", "metrics")})
     click.echo(f"{path}: kept, and shown in {write_report(run)}", err=True)
 
 

@@ -100,7 +100,7 @@ def lpips(
         "picture": str(out),
     }
     _draw(report, pair, layers, out, overlay)
-    click.echo(json.dumps(report, indent=2) if as_json else _said(report))
+    click.echo(json.dumps(report, indent=2) if as_json else _summary(report))
 
 
 def _check_out(out: Path) -> None:
@@ -117,18 +117,20 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
     """Return the distance on a backbone of these options.
 
     Raises:
-        MistakeError: there is no such backbone, it takes no such option, or its weights are not to be had.
+        MistakeError: there is no such backbone, it has no such option, or its weights are unavailable.
     """
     from uldm_core import MistakeError, Problem, registry
     from uldm_core.errors import is_unavailable, listing
     from uldm_core.recipe.overrides import parse_options
 
     own = registry.describe("backbone", name).options
-    known = [option.name for option in own]
+    declared = [option.name for option in own]
     for option in options:
-        if option not in known:
+        if option not in declared:
             flag = option.replace("_", "-")
-            raise MistakeError(f"--{flag}: backbone {name} takes none", hint=f"its options: {listing(known)}")
+            raise MistakeError(
+                f"--{flag}: backbone {name} has no such option", hint=f"its options: {listing(declared)}"
+            )
     try:
         backbone = registry.build("backbone", name, **options, **parse_options(more, own))
     except MistakeError as error:
@@ -143,7 +145,7 @@ def _pair(paths: Sequence[Path], size: int | None, seed: int) -> list[Tensor]:
     """Return two images of one shape, uint8 [C, H, W].
 
     Raises:
-        MistakeError: a file cannot be read, or their sizes differ and ``size`` does not say which to take.
+        MistakeError: a file cannot be read, or their sizes differ and ``size`` is not given.
     """
     from uldm_core import MistakeError
     from uldm_plugins.commands.real_images import image_paths
@@ -205,7 +207,7 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given)
 
 
 def _heads(network: PerceptualDistance) -> str:
-    """Say how the channels of a layer are weighed."""
+    """Return how the channels of a layer are weighted: ``published`` or ``even``."""
     return "published" if hasattr(network.backbone, "lpips_heads") else "even"
 
 
@@ -222,10 +224,10 @@ def _draw(
         f"layer {number} ({grid}): {part:.4f}"
         for number, (grid, part) in enumerate(zip(grids, report["layers"]), 1)
     ]
-    save_heat_maps(pair, names, maps, parts, out, title=_said(report), overlay=overlay)
+    save_heat_maps(pair, names, maps, parts, out, title=_summary(report), overlay=overlay)
 
 
-def _said(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     height, width = report["size"]
     weights = "random weights, " if report["weights"] == "random" else ""
     how = f"{report['backbone']}, {weights}{report['heads']} heads, {width}x{height}"

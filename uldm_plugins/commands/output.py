@@ -33,7 +33,7 @@ def counted(number: int, what: str) -> str:
 
 
 def write_images(images: Tensor, path: Path) -> None:
-    """Write uint8 images [N, C, H, W] as ``.npz`` or as one picture, and say so."""
+    """Write uint8 images [N, C, H, W] as ``.npz`` or as one picture, and print where."""
     if path.suffix == ".npz":
         save_images(path, images)
     else:

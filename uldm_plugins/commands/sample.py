@@ -75,8 +75,8 @@ def sample(
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
-    KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` says which it
-    has. Give one of --out, --trajectory and --interpolate.
+    KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` lists them.
+    Give one of --out, --trajectory and --interpolate.
     """
     from uldm_core import registry
     from uldm_core.engine.opened_run import TrainedRun
@@ -90,8 +90,8 @@ def sample(
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
     table = _sampler(trained, name, sampler)
-    known = registry.describe("sampler", table["use"]).options
-    written = parse_options(options, known) | ({"steps": steps} if steps else {})
+    declared = registry.describe("sampler", table["use"]).options
+    written = parse_options(options, declared) | ({"steps": steps} if steps else {})
     resolved = validate(
         registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
     )
@@ -100,9 +100,9 @@ def sample(
         if out:
             write_images(stage.draw(context, count), out)
         elif trajectory:
-            _save_trajectory(stage, context, count, trajectory, _said(resolved, seed))
+            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, seed))
         elif interpolate:
-            _save_arcs(stage, context, count, interpolate, _said(resolved, seed))
+            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, seed))
 
 
 def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
@@ -137,7 +137,7 @@ def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any
 
 @contextmanager
 def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
-    """Give the surroundings for drawing, with progress; a signal or a sampler's objection ends it."""
+    """Yield the context for drawing, with progress; a signal or a sampler's ``ValueError`` ends it."""
     from uldm_core import MistakeError
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.signals import Interrupted, Stop
@@ -154,13 +154,13 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         ) from error
 
 
-def _said(sampler: ComponentSpec, seed: int) -> str:
-    """Say what images were drawn with."""
+def _drawn_with(sampler: ComponentSpec, seed: int) -> str:
+    """Describe what images were drawn with."""
     steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
     return f"{sampler.use}{steps}, seed {seed}"
 
 
-def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, said: str) -> None:
+def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, drawn_with: str) -> None:
     """Draw how images come about of noise."""
     from uldm_plugins.commands.output import counted
     from uldm_plugins.pictures.animations import save_animation
@@ -181,7 +181,8 @@ def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, sa
             row_labels=[f"image {number}" for number in range(1, count + 1)],
             column_labels=[f"{time:.2f}" for time in times.tolist()],
             height=_height(frames, HEIGHT),
-            title=f"From noise to images: {said}\nthe latents, decoded, at times from 1 (noise) to 0 (image)",
+            title=f"From noise to images: {drawn_with}\n"
+            "the latents, decoded, at times from 1 (noise) to 0 (image)",
         )
     click.echo(f"{path}: {counted(count, 'image')} at {len(times)} times", err=True)
 
@@ -195,7 +196,7 @@ def _phase(time: float) -> str:
     return "noise" if time == 1 else "image" if time == 0 else "on the way"
 
 
-def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: str) -> None:
+def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, drawn_with: str) -> None:
     """Draw what lies between pairs of noises."""
     import torch
 
@@ -222,6 +223,6 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: st
             row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
             column_labels=labels,
             height=_height(frames, HEIGHT),
-            title=f"Between two noises: {said}\nimages of what lies from one (0%) to the other (100%)",
+            title=f"Between two noises: {drawn_with}\nimages of what lies from one (0%) to the other (100%)",
         )
     click.echo(f"{path}: {counted(pairs, 'pair')}, {steps} images each", err=True)

@@ -114,7 +114,7 @@ def save_codes(images: Sequence[Tensor], codes: Tensor, uses: Tensor, path: Path
         codes: their numbers, int64 [N].
         uses: how often each of all codes is used, int64 [K].
         path: the PNG.
-        title: stands on top.
+        title: at the top.
     """
     total = max(int(uses.sum()), 1)
     labels = [f"{code}: {_share(int(uses[code]) / total)}" for code in codes.tolist()]

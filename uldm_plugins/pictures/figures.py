@@ -58,16 +58,16 @@ def code_histogram(counts: Tensor, path: Path, title: str) -> None:
 
 def explain_perplexity(figure: Figure) -> None:
     """Say below a figure what its perplexities mean."""
-    said = "perplexity: so many codes, all used alike, would be as varied"
-    figure.supxlabel(said, fontsize=8, color="#666666", x=0.99, ha="right")
+    label = "perplexity: so many codes, all used alike, would be as varied"
+    figure.supxlabel(label, fontsize=8, color="#666666", x=0.99, ha="right")
 
 
 def codebook_title(counts: Tensor, number: int) -> str:
     """Say how much of a codebook is used; ``counts`` are of all codebooks, int64 [Q, K]."""
     used, size = int((counts[number] > 0).sum()), counts.shape[1]
     name = f"codebook {number + 1}: " if len(counts) > 1 else ""
-    said = float(perplexity(counts)[number])
-    return f"{name}{used} of {size} codes used, perplexity {said:.1f}"
+    evenness = float(perplexity(counts)[number])
+    return f"{name}{used} of {size} codes used, perplexity {evenness:.1f}"
 
 
 def bars(axes: Axes, uses: Tensor, colours: Sequence[str] | None = None) -> None:

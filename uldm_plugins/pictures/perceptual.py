@@ -30,8 +30,8 @@ def save_heat_maps(
 ) -> None:
     """Draw two images, the distance at each pixel, and each layer's part of it.
 
-    All layers have one colour scale, so that a layer that says little is dark; it goes by the square root,
-    so that it is not black.
+    All layers have one colour scale, so that a layer that contributes little is dark; it goes by the square
+    root, so that it is not black.
 
     Args:
         images: two, uint8 [1 or 3, H, W].
@@ -39,7 +39,7 @@ def save_heat_maps(
         maps: each layer's distances, [H, W], at the images' size.
         parts: what each layer is called.
         path: the PNG.
-        title: stands on top.
+        title: at the top.
         overlay: also lay the distances over the first image.
     """
     total = sum(maps[1:], start=maps[0])

@@ -1,4 +1,4 @@
-"""Tables of images: what the rows and the columns are stands at their heads."""
+"""Tables of images, with labels for rows and columns."""
 
 from __future__ import annotations
 

@@ -36,12 +36,12 @@ _share = and_(ge(0), le(1))
 
 @frozen
 class Unreadable:
-    """What of a folder cannot be read, each file once: whoever reads goes on without it."""
+    """What of a folder cannot be read, each file once; the rest is read all the same."""
 
     problems: dict[str, Problem] = field(factory=dict)
 
     def read(self, read: Callable[[], T], otherwise: T) -> T:
-        """Return what ``read`` does, or ``otherwise`` and note what the error says."""
+        """Return what ``read`` does, or ``otherwise`` and note the error."""
         try:
             return read()
         except MistakeError as error:
@@ -55,7 +55,7 @@ class Unreadable:
 
 @frozen
 class RunState:
-    """``run.json``: how the run stands. An empty ``state`` means that nothing is known."""
+    """``run.json``: the state of the run. An empty ``state`` means that it is unknown."""
 
     state: str = ""
     started: str = ""
@@ -66,7 +66,7 @@ class RunState:
 
 @frozen
 class StageState:
-    """``stage.json``, as far as a report tells of it."""
+    """``stage.json``, as far as a report shows it."""
 
     done: bool = False
     seconds: float = field(default=0.0, validator=_amount)
@@ -76,7 +76,7 @@ class StageState:
 
 @frozen
 class Codebook:
-    """One codebook of ``codebook.json``: how often each of its ``size`` codes stands in the test set."""
+    """One codebook of ``codebook.json``: how often each of its ``size`` codes occurs in the test set."""
 
     size: int = field(validator=and_(gt(0), lt(_MOST)))
     counts: list[int] = field(validator=and_(max_len(MOST_CODES), deep_iterable(_count)))
@@ -117,7 +117,7 @@ class Measured:
 class StageFiles:
     """One stage: its options in the recipe, and what its folder holds.
 
-    What a ``stale`` one holds was made with something else than the recipe says, and is not shown.
+    What a ``stale`` one holds was made with other options than the recipe's, and is not shown.
     """
 
     name: str
@@ -136,7 +136,7 @@ class StageFiles:
 
     @property
     def steps(self) -> int:
-        """How many steps it is to take; 0 for a stage without steps."""
+        """Its number of steps; 0 for a stage without steps."""
         steps = self.options.get("steps", 0)
         return steps if isinstance(steps, int) and 0 <= steps < _MOST else 0
 
@@ -149,9 +149,9 @@ class StageFiles:
         """Return the pictures of one name that were kept while it trained, by their steps."""
         return [] if self.stale else self.unreadable.read(lambda: self.folder.shown(name), [])
 
-    def picture(self, path: Path, says: str) -> Picture | None:
+    def picture(self, path: Path, alt: str) -> Picture | None:
         """Return one of them, or None if it is damaged."""
-        return self.unreadable.read(lambda: _picture(path, says), None)
+        return self.unreadable.read(lambda: _picture(path, alt), None)
 
 
 @frozen(eq=False)
@@ -174,12 +174,12 @@ class RunFiles:
 
     @property
     def running(self) -> bool:
-        """Whether the run says that it goes on."""
+        """Whether the run is recorded as running."""
         return self.state.state == "running"
 
-    def stage_using(self, verb: str) -> StageFiles | None:
+    def stage_using(self, name: str) -> StageFiles | None:
         """Return the last stage of a component, if there is one."""
-        return next((stage for stage in reversed(self.stages) if stage.use == verb), None)
+        return next((stage for stage in reversed(self.stages) if stage.use == name), None)
 
     def artifact(self, name: str) -> Path | None:
         """Return an artifact of the last stage that made it."""
@@ -320,8 +320,8 @@ def _first_images(path: Path, count: int) -> tuple[NDArray[np.uint8], int]:
     return images, total
 
 
-def _picture(path: Path, says: str) -> Picture:
-    found = file_picture(path, says)
+def _picture(path: Path, alt: str) -> Picture:
+    found = file_picture(path, alt)
     if found is None:
         raise damaged(path, "no PNG that can be shown")
     return found

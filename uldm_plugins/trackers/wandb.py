@@ -16,8 +16,8 @@ from uldm_plugins.trackers.shared import kept_id, tagged
 class Wandb:
     """Logs to Weights & Biases, or into ``wandb/`` of the run's folder, for ``wandb sync`` later on.
 
-    Steps are counted stage by stage: the axis of ``first/loss`` is ``first/step``. A run that goes on is
-    gone on with there too.
+    Steps are counted stage by stage: the axis of ``first/loss`` is ``first/step``. A resumed run
+    is resumed there too.
 
     Args:
         project: the project's name.
@@ -84,7 +84,7 @@ class Wandb:
 
 
 def _chosen_mode() -> str:
-    """Return what WANDB_MODE says, else whether there is a key."""
+    """Return WANDB_MODE, else ``online`` where there is a key."""
     import wandb
 
     return os.environ.get("WANDB_MODE") or ("online" if wandb.setup().settings.api_key else "offline")
