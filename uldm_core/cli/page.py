@@ -48,7 +48,7 @@ def _option(kind: Kind, option: Option) -> Page:
         "type": describe_type(registry.default(), option.annotation),
         "required": option.required and not inferred,
         "default": None if option.required else _plain(option.default),
-        "filled_from": inferred.says if inferred else None,
+        "filled_from": inferred.description if inferred else None,
         "help": option.help,
     }
 
@@ -58,7 +58,7 @@ def _in_a_recipe(component: Component, kind: Kind, name: str) -> str:
     table = say_value({"use": name, **component.example})
     if kind.listed:
         return f"{kind.listed} = [{table}]"
-    return f"stages.{name} = {table}" if kind.verb else f"{kind.name} = {table}"
+    return f"stages.{name} = {table}" if kind.stage else f"{kind.name} = {table}"
 
 
 def _in_python(component: Component, kind: Kind, name: str, options: Iterable[Option]) -> str | None:
@@ -66,7 +66,7 @@ def _in_python(component: Component, kind: Kind, name: str, options: Iterable[Op
 
     A stage has none: it works on a recipe's components.
     """
-    if kind.verb:
+    if kind.stage:
         return None
     parameters = inspect.signature(component.load()).parameters.values()
     of_owner = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY]

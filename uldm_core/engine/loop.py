@@ -15,7 +15,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
-from uldm_core.protocols import Trainer
+from uldm_core.protocols import Adjustable, Previewing, Trainer
 from uldm_core.registry.component import format_failure
 
 LOG_EVERY_STEPS = 10
@@ -61,9 +61,9 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     return trainer.finish()
 
 
-def _preview_steps(trainer: Any) -> set[int]:
+def _preview_steps(trainer: Trainer) -> set[int]:
     """Return after which steps a trainer shows itself: evenly over the training, the last one among them."""
-    count = trainer.previews if hasattr(trainer, "preview") else 0
+    count = trainer.previews if isinstance(trainer, Previewing) else 0
     return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
 
 
@@ -126,7 +126,7 @@ class _State:
         means = "a lower learning rate" if exact else "a lower learning rate, or precision float32,"
         if not self.saved:
             then = "there is no checkpoint yet, so `uldm run` begins at step 0"
-        elif hasattr(self.trainer, "adjustable"):
+        elif isinstance(self.trainer, Adjustable):
             then = f"`uldm run` goes on with it from the checkpoint of step {self.saved}"
         else:
             other = "" if exact else f", with another precision from the checkpoint of step {self.saved}"

@@ -130,7 +130,7 @@ class TrainedRun:
 
     def _leave_data_unopened(self) -> None:
         for name, noun in self.resolved.components.items():
-            if noun.kind.name == "dataset" and (shape := shape_of(name, self.resolved, self.folder)):
+            if noun.kind.data and (shape := shape_of(name, self.resolved, self.folder)):
                 self.store.leave_unopened(name, *shape)
 
     def _take_origins(self) -> None:

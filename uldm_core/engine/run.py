@@ -25,7 +25,7 @@ from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, 
 from uldm_core.paths import inside, refused, remove
 from uldm_core.preflight.forecast import describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import checked
-from uldm_core.protocols import RunStart
+from uldm_core.protocols import RunStart, is_trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
@@ -338,7 +338,7 @@ class _Runner:
 
 
 def _do(stage: Any, context: Context) -> Mapping[str, float]:
-    if hasattr(stage, "step"):
+    if is_trainer(stage):
         return train(stage, context)
     context.goes_on(0, 0)
     summary: Mapping[str, float] = stage.run(context)

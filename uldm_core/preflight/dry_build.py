@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 META = torch.device("meta")
 COUNT = 100_000
 """Images of a dataset that is not built: more than any batch."""
-NUMBERS = ("noise_scheduler", "timestep_weighting")
-"""Kinds whose components are a few numbers: they are built with their values, which others ask for."""
 MANY = 1_000_000
 """More numbers than these are not a few."""
 
@@ -78,7 +76,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     for name in sorted((used & resolved.components.keys()) - trained):
         noun, component = resolved.components[name], tried.components.get((name,))
         loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        network = noun.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
@@ -212,9 +210,9 @@ class _DryBuilder(Builder):
             self.found.unmeasured[spec.key] = reason(error)
 
     def _made(self, spec: ComponentSpec) -> Any:
-        if spec.kind.name == "dataset":
+        if spec.kind.data:
             return stand_in(spec)
-        if spec.kind.name in NUMBERS:
+        if spec.kind.numbers:
             _refuse_many(spec)
             with Deadline(self.clock):
                 return super().build(spec)
@@ -271,7 +269,7 @@ class _DryBuilder(Builder):
                     origin = "" if name in spec.written else " (default)"
                     said.append(f"{name} = {say_value(value)}{origin}")
             elif _names(what, name) and _names(what, str(derived[name])):
-                said.append(f"{name} is {spec.kind.inferred[name].says}")
+                said.append(f"{name} is {spec.kind.inferred[name].description}")
         return "; ".join(said)
 
 

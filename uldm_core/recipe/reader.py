@@ -283,7 +283,7 @@ class Reader:
         return f"unknown key {name!r}{near}", hint
 
     def _is_verb(self, component: Component) -> bool:
-        return self.registry.kinds[component.kind].verb
+        return self.registry.kinds[component.kind].stage
 
     def _noun(self, validator: Validator, kind: Kind, name: str) -> Any:
         if name not in self.meant:
@@ -308,7 +308,7 @@ class Reader:
 
     def _stage(self, validator: Validator, key: Key, tables: Mapping[Any, Any]) -> Any:
         self._check_name(key, str(key[-1]))
-        kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
+        kind = next(kind for kind in self.registry.kinds.values() if kind.stage)
         return self._component(validator, kind, tables[key[-1]], key, tables)
 
     def _component(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from uldm_core.errors import Key, MistakeError
 from uldm_core.preflight.dry_build import stand_in
@@ -73,8 +74,8 @@ def _difference(
         return f"with other options ({changes[0]}{more})"
     if key.steps != (steps := steps_of(stage)):
         return f"for {key.steps} steps, the recipe says {steps}"
-    verb = stage.component.load()
-    used = [*components_behind(stage, resolved.components), *getattr(verb, "needs", ())]
+    verb: Any = stage.component.load()
+    used = [*components_behind(stage, resolved.components), *verb.needs]
     recorded = key.made_of.get("from", {what: makers[what][1] for what in used if what in makers})
     for what in sorted({*recorded, *(what for what in used if what in makers)}):
         maker, now = makers.get(what, ("", ""))

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
+from uldm_core.protocols import Fingerprinted, HasLeftOut
 from uldm_core.spec.building import Builder
 
 
@@ -44,13 +45,13 @@ class Data:
 
     def has_fingerprint(self, name: str) -> bool:
         """Whether a dataset says what its images are: then its options need not count."""
-        return bool(getattr(self.builder.component(name), "fingerprint", ""))
+        return bool(_fingerprint(self.builder.component(name)))
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""
-        built = [dataset for dataset in self.builder.built.values() if hasattr(dataset, "left_out")]
-        opened = [*built, *(split for split in self.splits.values() if hasattr(split, "left_out"))]
-        return {name: why for dataset in opened for name, why in dataset.left_out.items()}
+        opened = [*self.builder.built.values(), *self.splits.values()]
+        datasets = [dataset for dataset in opened if isinstance(dataset, HasLeftOut)]
+        return {name: why for dataset in datasets for name, why in dataset.left_out.items()}
 
     def _split(self, name: str, split: str) -> Any:
         if (name, split) not in self.splits:
@@ -64,7 +65,11 @@ class Data:
 def _identity(split: Any) -> str:
     if split is None:
         return ""
-    return str(getattr(split, "fingerprint", "")) or f"{len(split)} images"
+    return _fingerprint(split) or f"{len(split)} images"
+
+
+def _fingerprint(dataset: object) -> str:
+    return str(dataset.fingerprint) if isinstance(dataset, Fingerprinted) else ""
 
 
 class Unopened:

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
+from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.data import Data
@@ -59,7 +60,8 @@ def stage_keys(
         known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
         components = {noun: options for noun, options in content["nouns"].items() if noun not in known}
         counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
-        keys[name] = StageKey(counts, steps_of(stage), content, getattr(verb, "adjustable", ()))
+        adjustable = tuple(verb.adjustable) if isinstance(verb, Adjustable) else ()
+        keys[name] = StageKey(counts, steps_of(stage), content, adjustable)
         makers.update({product: name for product in products(stage)})
     return keys
 
@@ -69,8 +71,9 @@ def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict
     components = {
         noun: resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))
     }
-    reads = getattr(stage.component.load(), "reads", None)
-    datasets = [name for name, noun in components.items() if noun.kind.name == "dataset"]
+    target: object = stage.component.load()
+    reads = target.reads if isinstance(target, ReadsSplits) else None
+    datasets = [name for name, noun in components.items() if noun.kind.data]
     others = {
         name: noun
         for name, noun in components.items()
@@ -93,16 +96,17 @@ def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord)
 
 def steps_of(stage: ComponentSpec) -> int:
     """Return a trainer's number of steps; 0 for any other stage."""
-    return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
+    return stage.options.get("steps", 0) if is_trainer(stage.component.load()) else 0
 
 
 def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
     """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
-    verb: Any = stage.component.load()
+    target: object = stage.component.load()
     options = without_paths(stage).to_dict()
-    for name, member in (("steps", "step"), ("previews", "preview")):
-        if hasattr(verb, member):  # previews show what is trained and change nothing of it
-            options.pop(name, None)
+    if is_trainer(target):
+        options.pop("steps", None)
+    if isinstance(target, Previewing):  # previews show what is trained and change nothing of it
+        options.pop("previews", None)
     components = sorted(components_behind(stage, resolved.components))
     return {
         "stage": options,

@@ -149,7 +149,7 @@ class Builder:
                 raise MistakeError(
                     Problem(
                         Where((*spec.key, name)),
-                        f"is {written[name]!r}, but {surrounding.says} is {derived[name]!r}",
+                        f"is {written[name]!r}, but {surrounding.description} is {derived[name]!r}",
                         "leave it out: it is filled in",
                     )
                 )

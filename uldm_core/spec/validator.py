@@ -210,7 +210,7 @@ class Validator:
         key = (*owner.key, option.name)
         if option.name in table:
             return self._written(owner, option, table[option.name], key)
-        if owner.kind.verb and (kind := self.registry.kind_of(_without_none(option.annotation))):
+        if owner.kind.stage and (kind := self.registry.kind_of(_without_none(option.annotation))):
             return self._noun_for(kind, owner, option)
         if option.name in owner.surrounded:
             return _LEFT_OUT
@@ -420,7 +420,7 @@ def _how_to_bring(origin: object) -> str:
 
 def _words(kind: Kind, key: Key) -> tuple[str, ...]:
     """Return the keys that may stand in a table whatever component it names."""
-    return ("use", "ref", "from") if len(key) == 1 and not kind.verb else ("use", "ref")
+    return ("use", "ref", "from") if len(key) == 1 and not kind.stage else ("use", "ref")
 
 
 def _otherwise_filled_in(owner: ComponentSpec, option: Option) -> str:
@@ -428,7 +428,7 @@ def _otherwise_filled_in(owner: ComponentSpec, option: Option) -> str:
     if surrounding is None:
         return ""
     components = " and ".join(f"[{noun}]" for noun in surrounding.components)
-    return f"; it follows from {surrounding.says} where the recipe has {components}"
+    return f"; it follows from {surrounding.description} where the recipe has {components}"
 
 
 def _without_weight(item: Any) -> Any:

@@ -84,9 +84,10 @@ def _check_out(out: Path | None) -> None:
 def _require_codebook(trained: TrainedRun) -> None:
     """Raise ``MistakeError`` if the run's autoencoder has no codebook."""
     from uldm_core import MistakeError
+    from uldm_core.protocols import Quantized
 
     autoencoder = trained.component("autoencoder")
-    if not hasattr(autoencoder, "encode_with_indices"):
+    if not isinstance(autoencoder, Quantized):
         raise MistakeError(
             f"{trained.folder.path}: its autoencoder ({type(autoencoder).__name__}) has no codebook",
             hint="one with a quantizer has, such as vqvae; uldm reconstruct shows any",

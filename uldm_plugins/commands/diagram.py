@@ -45,13 +45,13 @@ def diagram(
 
 def _draw(resolved: ResolvedRecipe, out: Path) -> None:
     from uldm_plugins.diagram.canvas import check_picture, save
-    from uldm_plugins.diagram.network_levels import NETWORKS, network_levels
+    from uldm_plugins.diagram.network_levels import network_levels
     from uldm_plugins.diagram.picture import picture
 
     check_picture(out)
     found = network_levels(resolved)
     save(picture(resolved, found), out)
-    drawn = [one.name for one in found if one.kind in NETWORKS]
+    drawn = [one.name for one in found if one.network]
     click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uldm_core import MistakeError, registry
 from uldm_core.errors import listing
-from uldm_core.protocols import Dataset
+from uldm_core.protocols import Dataset, Paired
 from uldm_core.spec.options import path_of
 from uldm_plugins.commands.real_images import image_paths
 from uldm_plugins.shared.arrays import array_names, read_arrays
@@ -180,7 +180,7 @@ def alike(images: ImageSet, reference: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 def check_pairs(metrics: Sequence[Any], images: ImageSet, reference: ImageSet) -> None:
     """Raise ``MistakeError`` if a metric of pairs is wanted of folders whose files do not belong together."""
-    paired = [type(metric).__name__ for metric in metrics if getattr(metric, "paired", False)]
+    paired = [type(metric).__name__ for metric in metrics if isinstance(metric, Paired) and metric.paired]
     if not (paired and images.files and reference.files):
         return
     lone = sorted(set(images.files) ^ set(reference.files))

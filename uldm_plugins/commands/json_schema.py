@@ -69,7 +69,7 @@ class _Writer:
         components = {
             kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.top_level
         }
-        stage = next(kind for kind in self.registry.kinds.values() if kind.verb)
+        stage = next(kind for kind in self.registry.kinds.values() if kind.stage)
         stages = {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref(group, stage.name)}
         otherwise = [{"properties": {"kind": {"const": name}}, **table} for name, table in components.items()]
         return {
@@ -110,7 +110,7 @@ class _Writer:
         beside = {"kind": {"const": kind.name}, "from": _TEXT}
         of_a_run = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
         components = [of_a_run, *({"properties": beside, **table} for table in within)]
-        whole = [reference, *within] if kind.verb else components
+        whole = [reference, *within] if kind.stage else components
         self._put("whole", kind.name, [bare, *whole], kind.summary)
         part = {"type": "object", **_WITHOUT_USE}
         self._put("part", kind.name, [part, _ref("whole", kind.name)], kind.summary)
@@ -147,7 +147,7 @@ class _Writer:
     def _is_filled_in(self, kind: Kind, option: Option) -> bool:
         """Whether an option is inferred from the recipe's components."""
         members = get_args(option.annotation) if is_union(option.annotation) else (option.annotation,)
-        return option.name in kind.inferred or (kind.verb and any(map(self.registry.kind_of, members)))
+        return option.name in kind.inferred or (kind.stage and any(map(self.registry.kind_of, members)))
 
     def _option(self, option: Option) -> Schema:
         type_text = describe_type(self.registry, option.annotation)

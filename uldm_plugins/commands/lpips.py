@@ -208,7 +208,9 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given)
 
 def _heads(network: PerceptualDistance) -> str:
     """Return how the channels of a layer are weighted: ``published`` or ``even``."""
-    return "published" if hasattr(network.backbone, "lpips_heads") else "even"
+    from uldm_core.protocols import HasPublishedHeads
+
+    return "published" if isinstance(network.backbone, HasPublishedHeads) else "even"
 
 
 def _draw(

@@ -182,8 +182,9 @@ def _draw_one(one: Examined, name: str, codebook_size: int, out: Path) -> list[T
 
 def _codebook_size(autoencoder: object) -> int:
     """Return how many codes there are; 0 without a quantizer."""
-    quantized = hasattr(autoencoder, "encode_with_indices")
-    return autoencoder.quantizer.codebook_size if quantized else 0  # type: ignore[attr-defined]
+    from uldm_core.protocols import Quantized
+
+    return autoencoder.quantizer.codebook_size if isinstance(autoencoder, Quantized) else 0
 
 
 def _headline(trained: TrainedRun, shown: int, count: int, mean: Mapping[str, float], size: int) -> str:

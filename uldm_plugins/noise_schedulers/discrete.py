@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt, Interval
 
-from uldm_plugins.noise_schedulers.process import Discrete, Prediction
+from uldm_plugins.noise_schedulers.predictions import Prediction
+from uldm_plugins.noise_schedulers.process import Discrete
 
 Beta = Annotated[float, Interval(gt=0, lt=1)]
 Steps = Annotated[int, Ge(2)]

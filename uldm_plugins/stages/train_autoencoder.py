@@ -16,6 +16,7 @@ from uldm_core.protocols import (
     Autoencoder,
     Dataset,
     Discriminator,
+    HasLastLayer,
     Loss,
     LRSchedule,
     Optimizer,
@@ -80,7 +81,7 @@ class TrainAutoencoder:
     ) -> None:
         if adversarial is not None and discriminator is None:
             raise ValueError("adversarial needs a discriminator, and the recipe has none")
-        if adaptive_weight and not hasattr(autoencoder, "last_layer"):
+        if adaptive_weight and not isinstance(autoencoder, HasLastLayer):
             raise ValueError(f"adaptive_weight: {type(autoencoder).__name__} names no last_layer")
         self.dataset = dataset
         self.autoencoder = autoencoder
