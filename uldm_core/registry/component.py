@@ -36,7 +36,7 @@ class Component:
 
     kind: str = field(validator=_WORD)
     name: str = field(validator=_WORD)
-    target: str | Callable[..., Any] = field()
+    target: str | Callable[..., object] = field()
     summary: str = field(default="", kw_only=True)
     requires: str | None = field(default=None, kw_only=True)
     example: Mapping[str, Any] = field(factory=dict, kw_only=True)

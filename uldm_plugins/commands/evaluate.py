@@ -11,7 +11,7 @@ import click
 
 from uldm_core.cli.common import FilePath, json_option, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
-from uldm_plugins.commands.parameters import SIDE, not_empty, run_argument
+from uldm_plugins.commands.parameters import SIDE, as_run_options, not_empty, run_argument
 
 if TYPE_CHECKING:
     from uldm_core.engine.device import Device
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uldm_plugins.commands.image_sets import ImageSet
     from uldm_plugins.stages.evaluate import Evaluate
 
+_OF_DIGITS = ({"use": "frechet_mnist"}, {"use": "class_balance"})
 SETS = ("samples", "reconstructions", "floor", "originals")
 
 
@@ -139,8 +140,8 @@ def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     from uldm_plugins.stages.evaluate import Evaluate
 
     if not specs:
-        _, stage = trained.stage("evaluate")
-        return stage
+        own_stage: Evaluate = trained.stage("evaluate")[1]
+        return own_stage
     autoencoder = trained.component("autoencoder")
     builder = Builder(trained.resolved.components, built=trained.store.builder.built)
     own = registry.default()
@@ -199,7 +200,6 @@ def _of_images(
     """Measure a folder of images, or an ``.npz``."""
     from uldm_core import MistakeError
     from uldm_core.engine.device import choose_device
-    from uldm_core.recipe import RunOptions
     from uldm_plugins.commands.image_sets import alike, found
 
     if not path.exists():
@@ -214,7 +214,7 @@ def _of_images(
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    device = choose_device(RunOptions(**run_options))
+    device = choose_device(as_run_options(run_options))
     return _compared("images", images, reference, _metrics(specs, images, device), ("images",))
 
 
@@ -233,7 +233,7 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, device: Device) 
             hint=f"there are: {', '.join(registry.names('metric'))}; those on vgg16 or inception fetch its "
             "weights once, --backbone dummy needs none",
         )
-    metrics = [registry.build("metric", spec) for spec in specs or ["frechet_mnist", "class_balance"]]
+    metrics = [registry.build("metric", spec) for spec in specs or _OF_DIGITS]
     try:
         check_once(metrics)
     except ValueError as error:

@@ -140,7 +140,8 @@ def of_array(path: Path, images: Tensor) -> ImageSet:
     def read(channels: int) -> Iterator[Tensor]:
         return (batch.expand(-1, channels, -1, -1) for batch in in_batches(images))
 
-    return ImageSet(str(path), len(images), tuple(images.shape[1:]), read)
+    count, channels, height, width = images.shape
+    return ImageSet(str(path), count, (channels, height, width), read)
 
 
 def load_array(path: Path) -> Tensor:

@@ -11,7 +11,8 @@ from attrs import define, field, fields
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import Kind
-from uldm_core.recipe.reader import FORMAT, NAME, RunOptions
+from uldm_core.recipe.reader import FORMAT, NAME
+from uldm_core.recipe.run_options import RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import describe_type, takes_component
@@ -109,8 +110,8 @@ class _Writer:
         self._put("term", kind.name, [bare, VARIABLE, referred, *terms], kind.summary)
         beside = {"kind": {"const": kind.name}, "from": _TEXT}
         of_a_run = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
-        components = [of_a_run, *({"properties": beside, **table} for table in within)]
-        whole = [reference, *within] if kind.stage else components
+        at_the_top = [of_a_run, *({"properties": beside, **table} for table in within)]
+        whole = [reference, *within] if kind.stage else at_the_top
         self._put("whole", kind.name, [bare, *whole], kind.summary)
         part = {"type": "object", **_WITHOUT_USE}
         self._put("part", kind.name, [part, _ref("whole", kind.name)], kind.summary)

@@ -10,7 +10,7 @@ import click
 
 from uldm_core.cli.common import FilePath, json_option, plugin_option
 from uldm_core.cli.run_options import Given, run_options
-from uldm_plugins.commands.parameters import SEED, SIDE, completing_names
+from uldm_plugins.commands.parameters import SEED, SIDE, as_run_options, completing_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +138,8 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
             raise
         hint = "without a network: --weights FILE; --backbone mnist_classifier and dummy need none"
         raise MistakeError(*(Problem(one.where, one.what, hint) for one in error.problems)) from error
-    return registry.build("loss", "lpips", backbone=backbone)
+    network: PerceptualDistance = registry.build("loss", "lpips", backbone=backbone)
+    return network
 
 
 def _pair(paths: Sequence[Path], size: int | None, seed: int) -> list[Tensor]:
@@ -194,10 +195,9 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given)
 
     from uldm_core import MistakeError
     from uldm_core.engine.device import choose_device
-    from uldm_core.recipe import RunOptions
     from uldm_plugins.shared.images import to_float
 
-    place = choose_device(RunOptions(**options)).device
+    place = choose_device(as_run_options(options)).device
     first, second = (to_float(image.unsqueeze(0).to(place)) for image in pair)
     try:
         with torch.inference_mode():

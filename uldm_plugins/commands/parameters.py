@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from uldm_core.cli.common import Completion, FilePath, completing, runs
+from uldm_core.cli.run_options import Given
+
+if TYPE_CHECKING:
+    from uldm_core.recipe import RunOptions
 
 COUNT = click.IntRange(1, 10_000_000)
 SEED = click.IntRange(0, 2**63 - 1)
@@ -31,3 +37,11 @@ def not_empty(context: click.Context, parameter: click.Parameter, value: str | N
     if value == "":
         raise click.BadParameter("it is empty", context, parameter)
     return value
+
+
+def as_run_options(given: Given) -> RunOptions:
+    """Return the options of ``[run]`` that were given, with defaults for the others."""
+    from uldm_core.recipe import RunOptions
+
+    values: dict[str, Any] = dict(given)
+    return RunOptions(**values)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
 from torch import Tensor
 
 from uldm_core.paths import whole
@@ -17,7 +19,7 @@ from uldm_plugins.nn.codebooks import perplexity
 DPI = 150
 DARK, STRONG, FAINT = "#222222", "#0072b2", "#d55e00"
 """Text, what is shown, and what it is compared with: of Okabe and Ito's palette, safe for every eye."""
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib's own names
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -78,5 +80,7 @@ def bars(axes: Axes, uses: Tensor, colours: Sequence[str] | None = None) -> None
     axes.vlines(codes.numpy(), 0, uses[codes].numpy(), colors=colours or STRONG, linewidth=width)
     axes.set_xlim(-0.5, len(uses) - 0.5)
     axes.set_ylim(0, 1.08 * max(int(uses.max()), 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        locator = AutoLocator()
+        locator.set_params(integer=True)
+        axis.set_major_locator(locator)

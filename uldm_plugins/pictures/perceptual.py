@@ -47,7 +47,7 @@ def save_heat_maps(
     height, width = total.shape
     with drawn(path, _SIDE * max(above, len(maps)) + 0.7, 2 * _SIDE * min(height / width, 2) + 1.2) as figure:
         figure.suptitle(title)
-        upper, lower = figure.subfigures(2, 1)
+        upper, lower = figure.subfigures(2, 1)  # type: ignore[misc]  # an array, unlike its stub
         row = upper.subplots(1, above)
         for axes, image, name in zip(row, images, names):
             _show(axes, image, name)

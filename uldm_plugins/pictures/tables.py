@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _TITLE_LINE = TITLE + 10
 
 
 def save_table(
-    rows: Sequence[Sequence[Tensor]],
+    rows: Sequence[Iterable[Tensor]],
     path: Path,
     *,
     row_labels: Sequence[str],

@@ -85,7 +85,8 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     first = np.maximum(np.arange(count) - reach, 0)
     last = np.minimum(np.arange(count) + reach + 1, count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+        means: NDArray[np.float64] = (sums[last] - sums[first]) / (counts[last] - counts[first])
+    return means
 
 
 def kept_points(values: NDArray[np.float64], most: int = MOST_POINTS) -> NDArray[np.int64]:

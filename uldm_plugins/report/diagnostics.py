@@ -162,8 +162,9 @@ def _balance(stage: StageFiles) -> Iterator[Diagnostic]:
 
 def _codebooks(run: RunFiles) -> Iterator[Diagnostic]:
     found = run.record("codebook.json", Codebooks)
-    for number, book in enumerate(found.codebooks if found else [], 1):
-        which = f"Codebook {number}" if len(found.codebooks) > 1 else "The codebook"
+    books = found.codebooks if found else []
+    for number, book in enumerate(books, 1):
+        which = f"Codebook {number}" if len(books) > 1 else "The codebook"
         few = book.used < LEAST_USED_SHARE * book.size
         uneven = book.size >= 64 and book.perplexity < LEAST_PERPLEXITY_SHARE * book.size
         if few or uneven:
@@ -195,8 +196,8 @@ def are_neighbours(arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 
 def _copies(run: RunFiles) -> Iterator[Diagnostic]:
-    distance = run.arrays("nearest.npz", are_neighbours).get("distance")
-    copies = 0 if distance is None else int(copied(distance).sum())
+    distance = run.arrays("nearest.npz", are_neighbours).get("distance", np.empty((0, 0)))
+    copies = int(copied(distance).sum())
     if copies:
         yield Diagnostic(
             "bad" if copies > len(distance) / 4 else "worry",

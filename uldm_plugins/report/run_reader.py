@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +25,14 @@ from uldm_plugins.report.pictures import Picture, file_picture
 from uldm_plugins.shared.arrays import first_of, read_arrays
 
 T = TypeVar("T")
+U = TypeVar("U")
 Arrays = Mapping[str, NDArray[Any]]
 MOST_BYTES = 1 << 30
 """Of the arrays in one file, unpacked; those of which a page shows all are far smaller."""
 MOST_CODES = 1 << 20
 _MOST = 1 << 53
 _count = and_(ge(0), lt(_MOST))
-_amount = and_(ge(0), lt(inf))
+_amount = and_(ge(0.0), lt(inf))
 _share = and_(ge(0), le(1))
 
 
@@ -40,7 +42,7 @@ class Unreadable:
 
     problems: dict[str, Problem] = field(factory=dict)
 
-    def read(self, read: Callable[[], T], otherwise: T) -> T:
+    def read(self, read: Callable[[], T], otherwise: U) -> T | U:
         """Return what ``read`` does, or ``otherwise`` and note the error."""
         try:
             return read()
@@ -185,7 +187,7 @@ class RunFiles:
         """Return an artifact of the last stage that made it."""
         read = self.unreadable.read
         stages = [stage for stage in reversed(self.stages) if not stage.stale]
-        paths = (read(lambda stage=stage: stage.folder.artifact(name), None) for stage in stages)
+        paths = (read(partial(stage.folder.artifact, name), None) for stage in stages)
         return next((path for path in paths if path and path.exists()), None)
 
     def record(self, name: str, kind: type[T]) -> T | None:
@@ -213,19 +215,22 @@ def read_run(path: Path) -> RunFiles:
     evaluations = [
         file for file in read(lambda: listed(folder.file("evaluations")), []) if file.suffix == ".json"
     ]
-    found = [read(lambda file=file: _json(file, Measured), None) for file in evaluations]
+    found = [read(partial(_json, file, Measured), None) for file in evaluations]
     stale = read(lambda: stale_results(path), {})
     stages = read(lambda: _stage_options(folder, recipe), {})
     made = [
-        read(lambda name=name: _stage(folder, name, stages[name], stale.get(name, ""), unreadable), None)
+        read(partial(_stage, folder, name, stages[name], stale.get(name, ""), unreadable), None)
         for name in stages
     ]
+    environment: Mapping[str, Any] | None = read(
+        lambda: _json(folder.file("environment.json"), dict[str, Any]), None
+    )
     return RunFiles(
         folder=folder,
         state=read(lambda: _json(folder.file("run.json"), RunState), None) or RunState(),
         recipe=recipe,
         recipe_text=text,
-        environment=read(lambda: _json(folder.file("environment.json"), dict[str, Any]), None) or {},
+        environment=environment or {},
         stages=[stage for stage in made if stage],
         evaluations=[measured for measured in found if measured],
         unreadable=unreadable,

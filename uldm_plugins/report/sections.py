@@ -203,7 +203,7 @@ def _reconstructions(run: RunFiles) -> Section | None:
     shows = {
         "rows": rows,
         "side": shown_at(images.shape[1]),
-        "grid": _grid(arrays.get("codes")) if maps[0] else "",
+        "grid": _grid(arrays["codes"]) if maps[0] else "",
         "frames": frames,
         "steps": trainer.steps if trainer else 0,
     }
@@ -279,8 +279,8 @@ def _path(run: RunFiles) -> Section | None:
         [picture(frame, f"sample {number + 1} at moment {moment}") for moment, frame in enumerate(path, 1)]
         for number, path in enumerate(frames.swapaxes(0, 1)[:count])
     ]
-    timed = times is not None and times.shape == (len(frames),)
-    shows = {"rows": rows, "times": times.tolist() if timed else [], "side": shown_at(frames.shape[2])}
+    labels = times.tolist() if times is not None and times.shape == (len(frames),) else []
+    shows = {"rows": rows, "times": labels, "side": shown_at(frames.shape[2])}
     return Section("path", "From noise to image", shows, "Noise to image")
 
 

@@ -70,7 +70,7 @@ class Trackio:
             import trackio
 
             self.run.log({"state": state})
-            trackio.finish()
+            trackio.finish()  # type: ignore[no-untyped-call]  # the library has no types
 
 
 @contextmanager

@@ -77,13 +77,13 @@ class Wandb:
         self.run.summary.update(tagged(stage, {"seconds": seconds, **summary}))
 
     def end(self, state: str) -> None:
-        """Finish the run; one that was stopped waits for being gone on with."""
+        """Finish the run; a stopped one waits to be resumed."""
         if state == "stopped":
             self.run.mark_preempting()
         self.run.finish(exit_code=0 if state == "done" else 1)
 
 
-def _chosen_mode() -> str:
+def _chosen_mode() -> Any:
     """Return WANDB_MODE, else ``online`` where there is a key."""
     import wandb
 
