@@ -122,7 +122,9 @@ _COMPONENTS = (
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
-_EXAMPLES = {  # where the defaults need a download, or would be checked without the half of it
+_EXAMPLES: dict[
+    str, dict[str, object]
+] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},

@@ -46,7 +46,7 @@ class MLflow:
         listed(folder)  # a link in it is refused
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new table
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs every new table
         folder.mkdir(exist_ok=True)
         given = self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         database = folder / "mlflow.db"
@@ -61,7 +61,7 @@ class MLflow:
             self._refuse_images_elsewhere(folder)
 
     def _refuse_images_elsewhere(self, folder: Path) -> None:
-        """Raise ``MistakeError`` if the database, which may be somebody else's, says so."""
+        """Raise ``MistakeError`` if the database, which may be somebody else's, refuses."""
         place = str(self.client.get_run(self.id).info.artifact_uri)
         below = place.removeprefix(folder.as_uri() + "/")
         if below == place or "%" in below:
@@ -75,12 +75,12 @@ class MLflow:
 
         if not kept.is_file():
             return ""
-        known = read_id(kept)
+        run_id = read_id(kept)
         try:
-            self.client.update_run(known, status="RUNNING")
+            self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # made on another server, or deleted
             return ""
-        return known
+        return run_id
 
     def _created(self, run: RunStart, artifacts: str | None) -> str:
         from mlflow.entities import Param
@@ -139,5 +139,5 @@ def _empty_database() -> bytes:
 
 
 def _allowed(key: str, script: re.RegexFlag = re.UNICODE) -> str:
-    """Return a name with ``_`` for what MLflow refuses; of images it takes ASCII letters only."""
+    """Return a name with ``_`` for what MLflow refuses; for images it accepts ASCII letters only."""
     return re.sub(r"[^\w./ -]", "_", key, flags=script)
