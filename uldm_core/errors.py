@@ -9,7 +9,7 @@ from datetime import date, time
 from pathlib import PurePath
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 Key = tuple[str | int, ...]
 
@@ -44,15 +44,16 @@ class Where:
 
 @frozen
 class Problem:
-    """One thing that is wrong, the place of it, and the mend if there is one to name.
+    """One thing that is wrong, the place of it, and the fix if there is one to name.
 
-    A ``warning`` keeps nothing from running.
+    A ``warning`` keeps nothing from running. ``cause`` is the error of a component that it was made from.
     """
 
     where: Where
     what: str
     hint: str = ""
     warning: bool = False
+    cause: BaseException | None = field(default=None, eq=False, repr=False, kw_only=True)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if str(self.where) else self.what

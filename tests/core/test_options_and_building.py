@@ -19,7 +19,8 @@ from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
 from uldm_core.spec import building
 from uldm_core.spec.building import ComponentStore
-from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure, summary_of
+from uldm_core.spec.docstrings import summary_of
+from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure
 
 
 class Documented:

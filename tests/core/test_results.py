@@ -765,3 +765,17 @@ def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
     assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
     again = place.run("stages.second.steps=5", until="second")
     assert "stages.second: steps was 2 up to step 2, then 5" in again.lines
+
+
+def test_a_second_run_with_nothing_to_do_leaves_what_is_said_of_it(place, monkeypatch):
+    place.run()
+    (place.out / "report.html").write_text("a page")
+    kept = {name: (place.out / name).read_bytes() for name in ("run.json", "recipe.toml", "report.html")}
+    monkeypatch.setattr("uldm_core.engine.trackers._now", lambda: "later")
+    assert place.run().done == [] and place.run(until="first").done == []
+    assert {name: (place.out / name).read_bytes() for name in kept} == kept
+    (place.out / "run.json").write_text("{")
+    place.run()
+    assert '"later"' in (place.out / "run.json").read_text(), "what cannot be read is written anew"
+    place.run("run.threads=1")
+    assert "threads = 1" in (place.out / "recipe.toml").read_text()

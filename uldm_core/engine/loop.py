@@ -16,7 +16,7 @@ from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
 from uldm_core.protocols import Adjustable, Previewing, Trainer
-from uldm_core.registry.component import say_failure
+from uldm_core.registry.component import format_failure
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_SECONDS = 120.0
@@ -73,7 +73,7 @@ def _preview(trainer: Any, context: Context, step: int) -> bool:
         with seeded(context.seed, context.name, "preview", step):
             trainer.preview(step, context)
     except Exception as error:
-        what = f"stages.{context.name} trains on without previews: {say_failure(error)}"
+        what = f"stages.{context.name} trains on without previews: {format_failure(error)}"
         context.reporter.message(f"warning: {what}")
         return False
     return True

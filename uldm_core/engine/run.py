@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from uldm_core.protocols import RunStart, is_trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
+from uldm_core.run_folder.files import digest, holds, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_origins
@@ -141,6 +141,7 @@ class _Runner:
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
+    watched: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.store = RunComponents.of(self.resolved, self.machine)
@@ -151,22 +152,38 @@ class _Runner:
         wanted = _up_to(list(self.resolved.stages), until)
         keys = self._keys()
         self._announce({name: keys[name] for name in wanted})
+        changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
         write_json(self.folder.file("environment.json"), _environment(self.resolved, self.machine))
-        started = time.monotonic()
-        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
-            self._tell_of_the_start()
-            self.reporter.stages(wanted)
-            worked = [self._stage(name, self.records[name]) for name in wanted]
+        started, worked = time.monotonic(), []
+        self.reporter.stages(wanted)
+        with ExitStack() as watch:
+            for name in wanted:
+                if not self.watched and (changed or not all(self.records[name].done for name in wanted)):
+                    watch.enter_context(self._watching())
+                worked.append(self._stage(name, self.records[name]))
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
 
-    def _tell_of_the_start(self) -> None:
+    def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
+        """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
+        recipe = self.folder.file("recipe.toml")
+        if not (self.status.is_done() and recipe.is_file() and holds(recipe, self.resolved.to_toml())):
+            return False
+        records = {name: self.folder.stage(name).record() for name in keys}
+        return all(record is None or record.key.same(keys[name]) for name, record in records.items())
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Write ``run.json`` and notify trackers of the run's beginning and end."""
         path, stages = self.folder.path, list(self.resolved.stages)
         start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
-        self.trackers.notify(lambda tracker: tracker.begin(start))
+        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
+            self.trackers.notify(lambda tracker: tracker.begin(start))
+            self.watched = True
+            yield
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""

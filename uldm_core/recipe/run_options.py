@@ -1,6 +1,4 @@
-"""The options of a run that change nothing of what is computed: device, precision, folder, trackers."""
-
-from __future__ import annotations
+"""The ``[run]`` table of a recipe; the command line derives its flags from the same signature."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -18,12 +16,13 @@ class RunOptions:
     """The ``[run]`` table: where and how a recipe runs; nothing in it changes what is computed.
 
     Args:
-        device: ``auto`` takes CUDA, then MPS, then the CPU.
-        precision: ``auto`` takes bfloat16 where the processor multiplies it in hardware.
+        device: where it runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...; ``auto`` takes CUDA, then MPS,
+            then the CPU.
+        precision: what networks multiply in; ``auto`` takes bfloat16 where the hardware multiplies it.
         threads: CPU threads; 0 leaves torch's own choice.
         compile: compile the trained networks with ``torch.compile``.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
-        trackers: who is told of the run beside those that always are; planned, they are blueprints.
+        trackers: that are notified of the run, beside those that always are; component specs.
     """
 
     device: str = "auto"

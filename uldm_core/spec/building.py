@@ -17,7 +17,8 @@ from uldm_core.errors import Key, MistakeError, Problem, Where, dotted
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.options import Option, Partial, Weighted, options_of, summary_of
+from uldm_core.spec.docstrings import summary_of
+from uldm_core.spec.options import Option, Partial, Weighted, options_of
 from uldm_core.spec.validator import Validator
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class _LocatedPartial(Partial[Any]):
         try:
             return self.place(super().__call__(*args, **options))
         except ValueError as error:
-            raise MistakeError(Problem(Where(self.key), str(error))) from error
+            raise MistakeError(Problem(Where(self.key), str(error), cause=error)) from error
 
 
 class MissingComponentError(LookupError):
@@ -163,7 +164,8 @@ class ComponentStore:
         try:
             return target(*args, **options)
         except ValueError as error:  # the component's own error about its options
-            raise MistakeError(Problem(Where(spec.key), str(error) or repr(error))) from error
+            problem = Problem(Where(spec.key), str(error) or repr(error), cause=error)
+            raise MistakeError(problem) from error
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -60,9 +61,17 @@ class Mnist(InMemory):
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """Read an IDX file of uint8, gzip-compressed or not, as a tensor of so many dimensions.
 
+    A file that has not changed is decompressed once; whoever reads it again gets the same memory.
+
     Raises:
         ValueError: the header or the length is wrong.
     """
+    status = path.stat()
+    return _read_idx(path, dimensions, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4)
+def _read_idx(path: Path, dimensions: int, version: tuple[int, int]) -> Tensor:
     data = path.read_bytes()
     try:
         data = gzip.decompress(data) if path.suffix == ".gz" else data

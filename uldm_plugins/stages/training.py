@@ -21,7 +21,7 @@ from uldm_core.protocols import (
     Optimizer,
     ScalesInput,
 )
-from uldm_core.registry.component import say_failure
+from uldm_core.registry.component import format_failure
 from uldm_plugins.shared.images import to_float
 
 
@@ -97,7 +97,7 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
     try:
         return dataset.images(indices)
     except Exception as error:  # of whatever reads the files
-        raise DataError(f"the dataset cannot give its images: {say_failure(error)}") from error
+        raise DataError(f"the dataset cannot give its images: {format_failure(error)}") from error
 
 
 def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
