@@ -126,10 +126,16 @@ class TrainDiffusion:
 
     def preview(self, step: int, context: Context) -> None:
         """Show ``samples``: the same noise each time, drawn with the averaged weights."""
-        networks = (self.autoencoder, self.denoiser)
-        process = (self.noise_scheduler, self.latent_scaling, self.preview_sampler)
+        sketch = Sketch(
+            self.autoencoder,
+            self.denoiser,
+            self.noise_scheduler,
+            self.latent_scaling,
+            self.preview_sampler,
+            self.dataset.size,
+        )
         with at_rest(self.denoiser, self.ema):
-            context.show("samples", Sketch(*networks, *process, self.dataset.size).draw(context), step)
+            context.show("samples", sketch.draw(context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
