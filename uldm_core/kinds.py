@@ -163,5 +163,5 @@ BUILTIN_KINDS = (
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
     _kind("stage", "Stage", "a step of a recipe", stage=True),
-    _kind("tracker", "Tracker", "is notified of a run while it goes on", listed="run.trackers"),
+    _kind("tracker", "Tracker", "is notified of a run's progress", listed="run.trackers"),
 )

@@ -2,7 +2,7 @@
 
 Optional members are asked for by ``isinstance``.
 
-Images are float tensors [B, C, H, W] in [-1, 1] unless said. Time ``t`` is a float tensor [B] in
+Images are float tensors [B, C, H, W] in [-1, 1] unless noted otherwise. Time ``t`` is a float tensor [B] in
 [0, 1], where 0 is data and 1 is noise. ``losses`` are dicts of name to scalar tensor, already weighted.
 Importing this module imports no torch.
 """
@@ -280,7 +280,7 @@ class NoiseScheduler(Protocol):
 
     ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``, ``edm``. ``timesteps`` is the number
     of discrete steps, or None for continuous time; step k of T is t = k / (T - 1), however that is rounded.
-    A prediction that says nothing of data or noise at t = 0 or 1 is refused when it is built.
+    A prediction that does not determine data and noise at t = 0 or 1 is refused when it is built.
 
     All follows from each sample's own time, float32 [B], float32 data and noise give float32, and nothing
     that is given is written into.
@@ -309,7 +309,7 @@ class NoiseScheduler(Protocol):
         ...
 
     def conditioning(self, t: Tensor, /) -> Tensor:
-        """Return what the denoiser is told of the time, [B]: finite, and another number for each time.
+        """Return the conditioning of the denoiser on the time, [B]: finite, and another number for each time.
 
         On the scale of 1,000 timesteps, or anything else, log-SNR say: it need not rise.
         """
@@ -374,7 +374,7 @@ class Sampler(Protocol):
 class Denoiser(Network, Protocol):
     """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape.
 
-    Every value of the prediction follows from the latents, and every latent has a say in it. The noise
+    Every value of the prediction follows from the latents, and every latent influences it. The noise
     scheduler decides what ``conditioning`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to 1.1. A
     denoiser that knows one of them only raises an error at the other, and does not take its times for one.
     """
@@ -397,7 +397,7 @@ class Metric(Protocol):
     autoencoder that it is given is used in eval mode, and left in the mode that it was in.
 
     Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasSmallestSize``; ``higher_is_better`` (of all
-    its numbers, or a dict that says so of each that has a direction); ``smallest_count`` (the least number of
+    its numbers, or a dict of those that have a direction); ``smallest_count`` (the least number of
     images of each side).
     """
 
@@ -573,7 +573,7 @@ class Trainer(Stage, Protocol):
 
     Optional: ``Previewing``, ``Adjustable``.
 
-    ``step`` begins with its images; ``DataError`` says that the dataset could not give them and that nothing
+    ``step`` begins with its images; ``DataError`` means that the dataset could not give them and that nothing
     of the step is done.
     """
 
@@ -627,7 +627,7 @@ class Adjustable(_Optional, Protocol):
 
 @frozen
 class RunStart:
-    """What a tracker is told of a run that begins, or goes on.
+    """What a tracker is given when a run begins, or resumes.
 
     Args:
         folder: the run's folder, ``runs/<name>``.
@@ -646,13 +646,13 @@ class RunStart:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Is told of a run while it goes on.
+    """Is notified of a run's progress.
 
-    It never disturbs the run: what fails in it is said once as a warning, and the run goes on without it.
-    Of a stage that is done already it hears nothing. ``stage`` at a step above 0 goes on from a checkpoint:
-    what was told behind that step is void and comes again; what was told before it is kept. A stage without
-    steps has a ``total`` of 0. Names of values are any text, with slashes in it; values any Python numbers,
-    nan and infinity too. After ``end`` all is written, and nothing runs on.
+    It never disturbs the run: an error in it is reported once as a warning, and the run continues without it.
+    A stage that is done already is not reported. ``stage`` at a step above 0 resumes from a checkpoint:
+    what was reported after that step is void and comes again; what was reported before it is kept. A stage
+    without steps has a ``total`` of 0. Names of values are any text, with slashes in it; values any Python
+    numbers, nan and infinity too. After ``end`` all is written, and nothing is left running.
     """
 
     def begin(self, run: RunStart, /) -> None: ...
@@ -668,5 +668,5 @@ class Tracker(Protocol):
     def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float], /) -> None: ...
 
     def end(self, state: str, /) -> None:
-        """Take how the run ended: ``done``, ``stopped`` (to be gone on with) or ``failed``."""
+        """Take how the run ended: ``done``, ``stopped`` (to be resumed) or ``failed``."""
         ...

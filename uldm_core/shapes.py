@@ -1,13 +1,13 @@
 """Whether components are built for their shapes alone: no weights, no files, no network, no memory.
 
 Before a recipe runs, its components are built on torch's meta device, where tensors have shapes and no
-values, so that each can object to its options. One that fetches or reads weights skips it then::
+values, so that each can refuse its options. One that fetches or reads weights skips it then::
 
     if not is_shapes_only():
         self.load_state_dict(load_file(path))
 
-What can be said without reading, such as that there is no such file, is best said all the same. A component
-that can do nothing without its weights raises ``NotImplementedError``: it is passed over, and not held wrong.
+What can be checked without reading, that a file exists say, is best checked all the same. A component
+that can do nothing without its weights raises ``NotImplementedError``: it is skipped, which is no mistake.
 """
 
 from __future__ import annotations

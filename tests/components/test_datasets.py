@@ -208,7 +208,7 @@ def of_folders(root, **options):
         (("test", "val"), ""),
     ],
 )
-def test_folders_called_as_splits_that_are_none_are_told(folder, caplog, names, said):
+def test_folders_named_like_splits_that_are_none_are_logged(folder, caplog, names, said):
     for old, new in zip("01", names):
         (folder / "b" / new).parent.mkdir(parents=True, exist_ok=True)
         (folder / old).rename(folder / "b" / new)

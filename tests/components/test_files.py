@@ -54,7 +54,7 @@ def numbers(content):
     return np.asarray(decode(content, MOST)).tolist()
 
 
-def test_an_image_keeps_its_size_and_channels_unless_told(tmp_path, ramp):
+def test_an_image_keeps_its_size_and_channels_by_default(tmp_path, ramp):
     Image.fromarray(ramp).save(tmp_path / "a.png")
     grey = torch.from_numpy(ramp)
     assert torch.equal(read_image(tmp_path / "a.png"), grey[None])

@@ -90,7 +90,7 @@ def test_the_smallest_size_is_the_least_that_torch_takes(layers):
         ("multi_scale", 15, "num_scales"),
     ],
 )
-def test_images_that_are_too_small_are_told_with_the_option_to_change(tmp_path, name, side, option):
+def test_images_that_are_too_small_are_refused_with_the_option_to_change(tmp_path, name, side, option):
     network = registry.build("discriminator", name).eval()
     assert network.smallest_size == side and network(torch.zeros(1, 3, side, side)).shape[:2] == (1, 1)
     size = side - 1

@@ -41,9 +41,9 @@ def test_the_linear_schedule_holds_then_falls():
 def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
     weight = nn.Parameter(torch.tensor([3.0]))
     schedule = registry.partial("lr_schedule", "linear")
-    descent = OptimizerStep([weight], Partial(torch.optim.SGD, lr=1.0), schedule, 10, max_grad_norm=0.5)
-    descent(100 * weight.sum(), 5)
-    assert descent.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+    optimize = OptimizerStep([weight], Partial(torch.optim.SGD, lr=1.0), schedule, 10, max_grad_norm=0.5)
+    optimize(100 * weight.sum(), 5)
+    assert optimize.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
     assert weight.item() == pytest.approx(3 - 0.5 * 0.5, rel=1e-4)
 
 
@@ -51,7 +51,7 @@ def test_a_descent_sets_the_rate_of_its_step_and_bounds_the_gradient():
 def test_an_optimizers_new_options_hold_after_its_state_is_loaded(name):
     """Its moments go on, and so does what the optimizer itself keeps beside its options."""
 
-    def descent(**options):
+    def optimize(**options):
         network = nn.Linear(2, 2)
         with torch.no_grad():
             network.weight.fill_(1.0), network.bias.fill_(1.0)
@@ -60,12 +60,12 @@ def test_an_optimizers_new_options_hold_after_its_state_is_loaded(name):
             network.parameters(), make, registry.partial("lr_schedule", "constant"), 9
         )
 
-    def step(network, descent, number):
+    def step(network, optimize, number):
         before = network.weight.detach().clone()
-        descent((network(torch.tensor([[1.0, 2.0]])) ** 2).sum(), number)
+        optimize((network(torch.tensor([[1.0, 2.0]])) ** 2).sum(), number)
         return (network.weight.detach() - before).abs().mean().item()
 
-    old, new = descent(lr=0.1, betas=[0.8, 0.9]), descent(lr=0.001, betas=[0.7, 0.9])
+    old, new = optimize(lr=0.1, betas=[0.8, 0.9]), optimize(lr=0.001, betas=[0.7, 0.9])
     moved = step(*old, 0)
     for group in old[1].optimizer.param_groups:
         group["count"] = 5
@@ -91,7 +91,7 @@ class Torn(TinyDataset):
 @pytest.mark.parametrize("name", ["train_autoencoder", "train_diffusion", "train_classifier"])
 def test_a_damaged_file_ends_a_training_with_its_last_step_saved(tmp_path, name):
     inferred = inspect.signature(registry.default().get("stage", name).load()).parameters
-    given = {noun: component for noun, component in components().items() if noun in inferred}
+    given = {name: component for name, component in components().items() if name in inferred}
     more = {"cache_latents": False} if name == "train_diffusion" else {}
     if "backbone" in given:  # one that can be trained
         given["backbone"] = registry.build("backbone", "mnist_classifier")

@@ -16,7 +16,7 @@ from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.registry.plugins import collect
 from uldm_plugins.diagram.network_levels import network_levels
 
-NOUNS = {"dataset": "points", "autoencoder": "halving"}
+COMPONENTS = {"dataset": "points", "autoencoder": "halving"}
 
 
 class Halving(nn.Module):
@@ -173,7 +173,7 @@ LACKING_VALUES = {
 
 @pytest.fixture
 def flown(registry):
-    """Return the preflight of tables that are added to the nouns."""
+    """Return the preflight of tables that are added to the components."""
     more = [
         ("autoencoder", "halving", Halving),
         ("denoiser", "wide", Wide),
@@ -191,7 +191,7 @@ def flown(registry):
         registry.register(Component(kind, name, target))
 
     def flown(**tables):
-        return preflight.preflight(Recipe.from_dict({**NOUNS, **tables}).resolve(registry))
+        return preflight.preflight(Recipe.from_dict({**COMPONENTS, **tables}).resolve(registry))
 
     return flown
 
@@ -201,7 +201,7 @@ def row(found, name):
     return row
 
 
-def objections(found):
+def problems_of(found):
     return [str(problem) for problem in found.problems if not problem.warning]
 
 
@@ -215,7 +215,7 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
         distance_loss="distance",
         stages={"first": {"use": "train", "losses": [{"use": "distance"}]}},
     )
-    assert not objections(found)
+    assert not problems_of(found)
     assert [(row.component, row.output) for row in found.rows] == [
         ("dataset: points", "[B, 1, 4, 4]"),
         ("autoencoder: halving", "[B, 4, 2, 2]"),
@@ -293,7 +293,7 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
         ({"loss": "objects"}, "loss", "does not take images [2, 1, 4, 4]: too small"),
     ],
 )
-def test_what_does_not_fit_is_told_at_the_component(flown, tables, where, what):
+def test_what_does_not_fit_is_reported_at_the_component(flown, tables, where, what):
     found = flown(**tables)
     (problem,) = [problem for problem in found.problems if not problem.warning]
     assert (problem.where.key, problem.what) == ((where,), what)
@@ -308,7 +308,7 @@ def test_the_shapes_around_are_the_hint(flown):
 @pytest.mark.parametrize("name", LACKING_VALUES)
 def test_what_only_lacks_values_is_not_measurable_and_stops_nothing(flown, name):
     found = flown(loss=name)
-    assert not objections(found)
+    assert not problems_of(found)
     failed = row(found, f"loss: {name}")
     assert failed.output == "not measurable" and failed.why and failed.parameters == 6
 
@@ -352,7 +352,7 @@ class Atelier:
 
 
 @pytest.mark.parametrize(
-    ("options", "output", "told"),
+    ("options", "output", "expected"),
     [
         ({}, "[B, 2, 4, 4]", []),
         (
@@ -363,14 +363,16 @@ class Atelier:
         ({"colours": 3}, "does not fit", ["painter: does not take images [2, 1, 4, 4]: Given groups=1"]),
     ],
 )
-def test_a_plugins_own_kind_is_probed_and_drawn_as_ours_are(registry, options, output, told):
+def test_a_plugins_own_kind_is_probed_and_drawn_as_ours_are(registry, options, output, expected):
     registry.add_plugin(collect(Atelier(), "atelier"))
-    recipe = Recipe.from_dict({**NOUNS, "autoencoder": "coder", "painter": {"use": "oils", **options}})
+    recipe = Recipe.from_dict({**COMPONENTS, "autoencoder": "coder", "painter": {"use": "oils", **options}})
     found = preflight.preflight(recipe.resolve(registry))
     painter = row(found, "painter: oils")
     assert painter.output == output
-    assert [objection[: len(start)] for objection, start in zip(objections(found), told, strict=True)] == told
-    if not told:
+    assert [
+        problem[: len(start)] for problem, start in zip(problems_of(found), expected, strict=True)
+    ] == expected
+    if not expected:
         assert (painter.parameters, painter.flops) == (4, 2 * 2 * 16)
         levels = next(known for known in network_levels(recipe.resolve(registry)) if known.name == "painter")
         assert (levels.input, levels.output, levels.network) == ((1, 4, 4), (2, 4, 4), True)
@@ -393,7 +395,7 @@ def test_time_is_up_for_a_pass_that_never_ends(flown, monkeypatch):
 def test_without_a_noise_scheduler_a_sampler_is_not_measured_and_nothing_is_wrong(flown):
     found = flown(sampler="draws")
     assert row(found, "sampler: draws").why == "there is no noise scheduler to sample with"
-    assert not objections(found)
+    assert not problems_of(found)
 
 
 def test_parameters_and_operations_are_those_counted_by_hand(flown):
@@ -411,7 +413,7 @@ def test_a_training_step_holds_weights_gradients_state_and_what_the_pass_keeps(f
     found = flown(
         discriminator="patches", backbone="maps", stages={"first": {"use": "learns", "batch_size": 8}}
     )
-    assert not objections(found)
+    assert not problems_of(found)
     # momentum is one number a parameter; both convolutions keep their input: images and latents
     numbers = 37 + 37 + 37 + 8 * 16 + 8 * 16
     assert row(found, "autoencoder: halving").memory == 4 * numbers
@@ -422,7 +424,7 @@ def test_a_training_step_holds_weights_gradients_state_and_what_the_pass_keeps(f
 
 def test_an_optimizer_that_refuses_is_a_problem_and_a_broken_one_is_taken_for_adam(flown):
     stages = {"first": {"use": "learns", "batch_size": 8, "optimizer": "refusing"}}
-    assert objections(flown(stages=stages)) == ["stages.first.optimizer: no optimizer for these"]
+    assert problems_of(flown(stages=stages)) == ["stages.first.optimizer: no optimizer for these"]
     stages["first"]["optimizer"] = "broken"
     assert row(flown(stages=stages), "autoencoder: halving").memory == 4 * (4 * 37 + 2 * 8 * 16)
 
@@ -497,7 +499,7 @@ def test_large_numbers_are_short(number, said):
 
 def test_a_run_is_refused_with_everything_that_does_not_fit(flown, registry):
     resolved: ResolvedRecipe = Recipe.from_dict(
-        {**NOUNS, "denoiser": {"use": "wide", "out": 3}, "loss": "objects"}
+        {**COMPONENTS, "denoiser": {"use": "wide", "out": 3}, "loss": "objects"}
     ).resolve(registry)
     with pytest.raises(MistakeError) as caught:
         preflight.checked(resolved)

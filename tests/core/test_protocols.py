@@ -60,6 +60,6 @@ def test_codes_without_their_quantizer_do_not_make_an_autoencoder_quantized():
     assert not isinstance(autoencoder, Quantized)
 
 
-def test_trainers_are_told_by_their_class_and_by_an_instance():
+def test_a_class_and_an_instance_are_recognized_as_a_trainer():
     assert is_trainer(TrainDiffusion) and is_trainer(object.__new__(TrainDiffusion))
     assert not is_trainer(Evaluate) and not is_trainer(object.__new__(Evaluate)) and not is_trainer(len)

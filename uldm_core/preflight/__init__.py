@@ -1,1 +1,1 @@
-"""Everything that looks at a recipe before it runs: dry build, shapes, costs, forecast."""
+"""What is found out about a recipe before it runs: dry build, shapes, costs, forecast."""

@@ -79,7 +79,7 @@ def activations(component: nn.Module, forward: Callable[[], object]) -> int:
 
 
 _SIDES = ((), (2,), (3, 4), (5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15, 16))
-"""Of a small parameter of so many dimensions. No two are equal: the sides of a state tell whose they are."""
+"""Of a small parameter of so many dimensions. All differ: the sides of a state identify its parameter."""
 
 
 def optimizer_state(make: Callable[[list[nn.Parameter]], Any], parameters: Iterable[nn.Parameter]) -> int:

@@ -66,7 +66,7 @@ class Row:
 
 @frozen
 class Preflight:
-    """What shapes say of a recipe: a row a component, the nouns' first, and what does not fit.
+    """What shapes tell of a recipe: a row a component, those at its top first, and what does not fit.
 
     ``tried`` are the components, as they were built for it.
     """

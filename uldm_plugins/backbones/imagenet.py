@@ -1,4 +1,4 @@
-"""The trunks that LPIPS looks at: VGG16, AlexNet and SqueezeNet, cut into stages."""
+"""The networks whose features LPIPS compares: VGG16, AlexNet and SqueezeNet, cut into stages."""
 
 from __future__ import annotations
 

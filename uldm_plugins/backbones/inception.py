@@ -45,7 +45,7 @@ class Inception(Frozen):
         path = given or published(URL_INCEPTION_V3, auto_download=auto_download)
         if is_shapes_only():
             raise NotImplementedError("torch-fidelity builds its network from the weights alone")
-        read_state(path)  # torch-fidelity would run whatever the file holds: look at it first
+        read_state(path)  # torch-fidelity would run whatever the file holds: read it safely first
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [_FEATURES], feature_extractor_weights_path=str(path)
         )

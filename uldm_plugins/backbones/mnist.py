@@ -1,4 +1,4 @@
-"""Two small classifiers of MNIST digits: one to train against, another of other shape to judge with."""
+"""Two small classifiers of MNIST digits: one to train against, another of other shape to evaluate with."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class MnistClassifier(DigitClassifier):
 class MnistJudge(DigitClassifier):
     """LeNet-like CNN (5x5 kernels, max pooling, ReLU), for metrics only: no loss may use it.
 
-    A network judged by the one it was trained against flatters itself, hence a second of other shape.
+    Samples score too well in the features that they were trained against, hence a second of other shape.
     Feature maps: 14x14, 7x7, and the penultimate 1x1, with 20, 48, 128 channels.
 
     Args:

@@ -171,7 +171,7 @@ def _draw_one(one: Examined, name: str, codebook_size: int, out: Path) -> list[T
 
     save_image(one.reconstruction, out / f"{name}_recon.png")
     write_json(out / f"{name}_loss.json", one.losses)
-    pictures = triptych(one.original, one.reconstruction, one.codes, codebook_size)
+    pictures = triptych(one.image, one.reconstruction, one.codes, codebook_size)
     if one.codes is not None:
         path = out / f"{name}_recon_indices.png"
         save_triptych(pictures, titles(one.codes), path, f"{name}: {_said(one.losses)}")

@@ -36,7 +36,7 @@ class CelebA:
         auto_download: fetch what is missing.
 
     Raises:
-        UnavailableError: the files are not there, or damaged, and not to be had; it says which.
+        UnavailableError: the files are not there, or damaged, and cannot be fetched; it names them.
         ValueError: no image can be decoded.
     """
 

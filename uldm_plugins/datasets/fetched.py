@@ -32,7 +32,7 @@ class FashionMnist(InMemory):
         auto_download: fetch what is missing.
 
     Raises:
-        UnavailableError: a file is neither there nor to be had; it says which, from where and whither.
+        UnavailableError: a file is neither there nor can be fetched; it names file, address and folder.
         ValueError: a file is damaged.
     """
 
@@ -84,7 +84,7 @@ class Cifar10(InMemory):
         auto_download: fetch what is missing.
 
     Raises:
-        UnavailableError: the files are not there, or damaged, and not to be had; it says which.
+        UnavailableError: the files are not there, or damaged, and cannot be fetched; it names them.
     """
 
     channels = 3

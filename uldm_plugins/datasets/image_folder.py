@@ -40,7 +40,7 @@ class ImageFolder:
         root: the folder.
         size: side of the images: the middle square, resized (Lanczos).
         channels: 1 (grey) or 3 (RGB).
-        test_share: share of the images kept for ``test``, one at least, where the folder does not say.
+        test_share: share of the images kept for ``test``, one at least, where the folder has no such split.
         subset: which split this is.
         limit: take only the first so many images of each split.
         max_pixels: larger images are left out: they may be bombs.
@@ -106,7 +106,7 @@ def _split_folders(root: Path) -> dict[str, str]:
     """Return the split of each folder that is one, by its name; none where they do not make up two splits."""
     try:
         paths = [entry.path for entry in os.scandir(root)]
-    except OSError:  # which is said of the folder when its files are listed
+    except OSError:  # which is reported when the files are listed
         return {}
     names = sorted(os.path.basename(path) for path in paths if os.path.isdir(path) or leads_nowhere(path))
     splits = {name: split for name in names for split, known in _NAMES.items() if name.casefold() in known}
@@ -119,7 +119,7 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def _warn_of_names(root: Path, splits: Mapping[str, str], others: Sequence[str]) -> None:
-    """Say what is done where folders are called as splits are, and do not make up two."""
+    """Log what is done where folders have names of splits, and do not make up two."""
     for name in splits if "train" not in splits.values() else ():
         what = "its images are trained on like all others"
         _log.warning("%s has a folder %s but none named train: %s", shown(root), name, what)
@@ -131,7 +131,7 @@ def _warn_of_names(root: Path, splits: Mapping[str, str], others: Sequence[str])
 
 
 def _warn_of_mixed(root: Path, paths: Sequence[Path]) -> None:
-    """Say so where folders beside each other are called as splits are, and are not read as such."""
+    """Log where folders beside each other have names of splits, and are not read as such."""
     beside = defaultdict(set)
     for folder in {path.parent.relative_to(root) for path in paths}:
         for above in (folder, *folder.parents[:-1]):

@@ -18,7 +18,7 @@ _EPS = 1e-6
 
 
 class DiT(nn.Module):
-    """Transformer over patches of the latent, told the time by adaLN-zero: it starts as nothing.
+    """Transformer over patches of the latent, conditioned by adaLN-zero: its output starts at zero.
 
     Sides that are no multiple of ``patch_size`` are padded, and cut off again.
 

@@ -1,4 +1,4 @@
-"""How denoisers are told the time."""
+"""The embedding of the time, by which denoisers are conditioned."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class FrechetMnist(Frechet):
     """Fréchet distance in the 128 features of ``mnist_judge``, a classifier that no loss uses.
 
     Args:
-        backbone: the judge.
+        backbone: the evaluation classifier.
     """
 
     def __init__(self, backbone: Backbone = use("mnist_judge")) -> None:
@@ -102,7 +102,7 @@ class FrechetMnist(Frechet):
 class Fid(Frechet):
     """FID: the Fréchet distance in 2048 features of Inception, as torch-fidelity and the paper have them.
 
-    Nothing else in uldm bears the name. Say how many images it was measured on: it falls as they grow more.
+    Nothing else in uldm bears the name. Report the number of images as well: it falls as they grow more.
 
     Source: Heusel et al. 2017 (arXiv 1706.08500); ``torch_fidelity.calculate_metrics(fid=True)``.
 

@@ -1,4 +1,4 @@
-"""Reconstructions against their originals, image by image."""
+"""Reconstructions against the real images, image by image."""
 
 from __future__ import annotations
 

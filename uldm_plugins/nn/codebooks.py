@@ -17,7 +17,7 @@ def code_counts(indices: Tensor, codebook_size: int) -> Tensor:
 def perplexity(counts: Tensor) -> Tensor:
     """Return e to the entropy of each codebook's use, float64 [Q], of counts [Q, K]; of no use at all, 0.
 
-    So many codes, all used alike, would say as much: 1 if a single one is used, K if all are alike.
+    As many codes, all used alike, have this entropy: 1 if a single one is used, K if all are alike.
     """
     totals = counts.sum(1, keepdim=True)
     shares = counts.double() / totals.clamp(min=1)

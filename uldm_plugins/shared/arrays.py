@@ -24,7 +24,7 @@ _HEADS = {
 
 
 def half_of_memory() -> int:
-    """Return half the bytes of memory that this machine has; where it does not say, 32 GiB."""
+    """Return half the bytes of memory of this computer; where the system does not report it, 32 GiB."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):  # on Windows
@@ -52,7 +52,7 @@ def read_arrays(
     Args:
         path: the ``.npz``.
         names: which; all by default.
-        most: bytes that they may take together, unpacked; by default half of the machine's memory.
+        most: bytes that they may take together, unpacked; by default half of the computer's memory.
 
     Raises:
         ValueError: it is no ``.npz``, is cut short, holds something else than numbers, lacks one of the
@@ -99,7 +99,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except Exception as error:  # zipfile, its decompressors and numpy have many ways to say so
+    except Exception as error:  # zipfile, its decompressors and numpy have many errors for it
         raise ValueError(f"no .npz that can be read: {' '.join(str(error).split())[:200]}") from error
 
 

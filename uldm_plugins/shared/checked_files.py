@@ -67,12 +67,12 @@ def check(root: Path, paths: Sequence[Path], left_out: Mapping[str, str], max_pi
     faults = {shown(path.relative_to(root)): fault for path, (_, fault) in zip(paths, verdicts) if fault}
     sound = [(path, digest) for path, (digest, fault) in zip(paths, verdicts) if not fault]
     left_out = {**left_out, **faults}
-    said = list(_by_reason(left_out))
+    reasons = list(_by_reason(left_out))
     if not sound:
         none = f": none of {len(paths)} files is a usable image"
         what = none if paths else f" has no images ({', '.join(ENDINGS)})"
-        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in said))
-    for line in said:
+        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in reasons))
+    for line in reasons:
         _log.warning("%s: left out of %d images: %s", shown(root), len(sound) + len(left_out), line)
     return CheckedFiles([path for path, _ in sound], [digest for _, digest in sound], left_out)
 
@@ -137,14 +137,14 @@ def _verdicts(root: Path, paths: Sequence[Path], max_pixels: int) -> list[tuple[
 
 def _in_parallel(paths: Sequence[Path], before: int, max_pixels: int) -> Iterator[tuple[str, str]]:
     """Yield the verdict on each file, and log how far it is every few seconds."""
-    said = time.monotonic()
+    reported = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # not more: each holds a whole image
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
             verdicts = pool.map(lambda path: _verdict(path, max_pixels), chunk)
             for done, verdict in enumerate(verdicts, before + start + 1):
-                if time.monotonic() - said >= _EVERY:
-                    said = time.monotonic()
+                if time.monotonic() - reported >= _EVERY:
+                    reported = time.monotonic()
                     _log.info("checked %s of %s images", f"{done:,}", f"{before + len(paths):,}")
                 yield verdict
 

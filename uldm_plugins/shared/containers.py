@@ -134,9 +134,9 @@ def _jpeg(content: bytes) -> Container:
 
 
 def _makes_pixels(marker: int, length: int) -> bool:
-    """Whether a segment says how to decode: of the applications', JFIF's and Adobe's name the colours."""
+    """Whether a decoder needs a segment: of the applications', JFIF's and Adobe's name the colours."""
     if marker in (0xE0, 0xEE):
-        return length >= 14  # shorter ones say nothing to a decoder
+        return length >= 14  # decoders ignore shorter ones
     return not (0xE0 <= marker <= 0xEF or marker == 0xFE)
 
 

@@ -45,7 +45,7 @@ _TURNS = {
 
 
 class UnreadableImageError(RunError, ValueError):
-    """An image file cannot be decoded, perhaps no longer; it says which and why, in one line."""
+    """An image file cannot be decoded, perhaps no longer; one line with its name and why."""
 
 
 def shown(path: Path | str) -> str:
@@ -55,7 +55,7 @@ def shown(path: Path | str) -> str:
 
 
 def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
-    """Return the files under a folder whose names say that they can be read, sorted by path, and the others.
+    """Return the files under a folder that have a readable ending, sorted by path, and the others.
 
     Links to folders are followed. Others are images that are hidden or of another format, broken links, and
     folders that cannot be listed: why, by their names below the folder.
@@ -152,7 +152,7 @@ def decode(content: bytes, max_pixels: int, draft: int | None = None) -> Image.I
         draft: a JPEG is decoded at a fraction of its size, at least this.
 
     Raises:
-        ValueError: it is no image, damaged, or too large; it says which.
+        ValueError: it is no image, damaged, or too large.
     """
     container = parse(content)
     image = _opened(container, max_pixels)
@@ -182,9 +182,9 @@ def _any_fault_as_damage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = str(error) or type(error).__name__
+        why = str(error) or type(error).__name__
         raise ValueError(
-            "cut short" if "truncated" in said.lower() else f"Pillow cannot decode it: {said}"
+            "cut short" if "truncated" in why.lower() else f"Pillow cannot decode it: {why}"
         ) from error
 
 

@@ -45,7 +45,7 @@ def published(address: str, *, auto_download: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path), begins, progress=sys.stderr.isatty())
-    except (OSError, RuntimeError) as error:  # no network, no room; another hash than the name says
+    except (OSError, RuntimeError) as error:  # no network, no room; another hash than in the name
         raise UnavailableError(f"{path.name} cannot be fetched ({error}): {by_hand}") from error
     return path
 

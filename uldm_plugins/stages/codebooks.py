@@ -29,9 +29,9 @@ def count_codes(batches: Iterable[Tensor], autoencoder: Quantized, context: Cont
 
 @torch.inference_mode()
 def vectors(quantizer: Quantizer, codes: Tensor, number: int, counts: Tensor) -> Tensor:
-    """Return what codes of one codebook stand for, [N, dim].
+    """Return the vectors of codes of one codebook, [N, dim].
 
-    Where a place has several codes, the other codebooks say their most used one.
+    Where a place has several codes, the other codebooks contribute their most used one.
 
     Args:
         quantizer: looks codes up.

@@ -45,7 +45,7 @@ class Evaluate:
     Writes ``metrics.json``, with what each number was measured with, and what can be looked at:
     ``reconstructions.png`` and ``.npz``; ``nearest.npz``, the training images nearest to some samples, in
     pixels; with a quantizer ``codebook.json``, how often each code is used; and where a metric's backbone
-    tells classes, ``classes.json``, how often it sees each.
+    classifies, ``classes.json``, how often each class occurs.
 
     Args:
         dataset: its ``test`` split is the reference; the training set against it is the floor. A dataset
@@ -94,7 +94,7 @@ class Evaluate:
         return report["results"]["samples"]
 
     def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:
-        """Return what the metrics say, of how many images, and what each was measured with."""
+        """Return the metrics' numbers, of how many images, and what each was measured with."""
         results = self._results({"samples": samples, "reconstructions": reconstructions}, test)
         counts = {"samples": len(samples), "reconstructions": len(test), "floor": len(self.dataset)}
         described = {type(metric).__name__: dict(metric.description) for metric in self.metrics}
@@ -115,7 +115,7 @@ class Evaluate:
         return torch.cat(images), torch.cat(codes) if codes else None
 
     def _classifier(self) -> HasLogits | None:
-        """Return the first backbone of the metrics that tells classes."""
+        """Return the first backbone of the metrics that classifies."""
         backbones = (metric.backbone for metric in self.metrics if isinstance(metric, HasBackbone))
         return next((backbone for backbone in backbones if isinstance(backbone, HasLogits)), None)
 
@@ -129,7 +129,7 @@ class Evaluate:
 
 
 def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """Yield a line a metric: what it says of each set of images."""
+    """Yield a line a metric: its number for each set of images."""
     for metric in dict.fromkeys(name for result in results.values() for name in result):
         known = {name: result[metric] for name, result in results.items() if metric in result}
         yield f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in known.items())}"
@@ -157,8 +157,8 @@ def compare(
         pairs: which sets belong to ``test`` image by image; metrics of pairs are measured of them only.
 
     Returns:
-        What the metrics say of each set, of ``train`` against ``test`` where there are both (``floor``), and
-        of ``test`` alone (``originals``).
+        The metrics' numbers for each set, for ``train`` against ``test`` where there are both (``floor``),
+        and for ``test`` alone (``originals``).
     """
     for metric in metrics:
         metric.reset()
@@ -173,8 +173,8 @@ def compare(
     for split, other in (("test", "train"), ("train", "test")) if "train" in real else ():
         against = [metric for metric in unpaired if metric.compares and _reference(metric, real) == split]
         floor |= measure(against, real[other]()) if against else {}
-    alone = [metric for metric in unpaired if not metric.compares]
-    return {**results, "floor": floor, "originals": measure(alone, real["test"]()) if alone else {}}
+    absolute = [metric for metric in unpaired if not metric.compares]
+    return {**results, "floor": floor, "originals": measure(absolute, real["test"]()) if absolute else {}}
 
 
 def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:
@@ -184,10 +184,10 @@ def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:
 
 
 def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, float]:
-    """Return what the metrics say of uint8 batches; real images that they have seen stay.
+    """Return the metrics' numbers for uint8 batches; real images that they hold stay.
 
     Raises:
-        MistakeError: a metric cannot be had of these images, of so few or so small ones say.
+        MistakeError: a metric cannot be measured on these images, on so few or so small ones say.
     """
     for metric in metrics:
         metric.reset(keep_real=True)

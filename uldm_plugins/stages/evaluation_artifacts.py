@@ -43,9 +43,9 @@ def save_reconstructions(test: Dataset, images: Tensor, codes: Tensor | None, co
 
 
 def save_codebook(codes: Tensor, autoencoder: Autoencoder, context: Context) -> None:
-    """Write ``codebook.json``: how often each code of each codebook stands in codes, the test split's.
+    """Write ``codebook.json``: how often each code of each codebook occurs in codes, the test split's.
 
-    A codebook of more than a million codes, of which most are never seen, is left out.
+    A codebook of more than a million codes, of which most never occur, is left out.
     """
     declared = autoencoder.quantizer.codebook_size if isinstance(autoencoder, Quantized) else 0
     size = max(declared, int(codes.max()) + 1)
@@ -85,7 +85,7 @@ def nearest(images: Tensor, dataset: Dataset, k: int, context: Context) -> tuple
         images: uint8 [N, C, H, W].
         dataset: of images of the same shape; if it has fewer than ``k``, all are returned.
         k: how many of each.
-        context: the stage's surroundings, told of progress.
+        context: the stage's, to which progress is reported.
 
     Returns:
         uint8 [N, k, C, H, W], nearest first, and the distances, float32 [N, k]: root mean squares over pixels
@@ -113,7 +113,7 @@ def _pixels(images: Tensor, context: Context) -> Tensor:
 
 
 def save_classes(samples: Tensor, real: Dataset, classifier: HasLogits, context: Context) -> None:
-    """Write ``classes.json``: the share of each class among samples and real images, as a backbone sees them.
+    """Write ``classes.json``: the share of each class among samples and real images, by a classifier.
 
     ``labels`` are the numbers of its logits; the shares of ``samples`` and of ``real`` each add up to 1.
     """

@@ -15,17 +15,17 @@ from uldm_plugins.stages.latents import encode_with_codes
 
 @frozen
 class Examined:
-    """An image, what came back of it, and what that cost.
+    """An image, its reconstruction, its codes and its losses.
 
     Args:
-        original: uint8 [C, H, W].
+        image: uint8 [C, H, W].
         reconstruction: uint8 [C, H, W].
         codes: int64 [Q, h, w], one map for each codebook; None without a quantizer.
         losses: ``l1`` and ``l2`` of images in [-1, 1], ``psnr`` in dB (of uint8, 100 at most), and the
             autoencoder's own, weighted as in training.
     """
 
-    original: Tensor
+    image: Tensor
     reconstruction: Tensor
     codes: Tensor | None
     losses: dict[str, float]
@@ -41,10 +41,10 @@ def examine(batches: Iterable[Tensor], autoencoder: Autoencoder, context: Contex
             latents, codes = encode_with_codes(autoencoder, images)
             decoded = autoencoder.decode(latents).float()
             own = [autoencoder.encode(image)[1] for image in images.split(1)]  # a loss is a batch's mean
-        for index, original in enumerate(batch):
+        for index, image in enumerate(batch):
             found = None if codes is None else _maps(codes[index]).cpu()
             losses = {**distances(decoded[index], images[index]), **_floats(own[index])}
-            yield Examined(original, to_uint8(decoded[index]).cpu(), found, losses)
+            yield Examined(image, to_uint8(decoded[index]).cpu(), found, losses)
 
 
 def distances(reconstruction: Tensor, image: Tensor) -> dict[str, float]:

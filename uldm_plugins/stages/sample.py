@@ -34,7 +34,7 @@ from uldm_plugins.stages.training import predict
 GRID = 100
 PATHS = 10
 FRAMES = 12
-TELL_EVERY_SECONDS = 0.5
+REPORT_EVERY_SECONDS = 0.5
 
 
 class Sample:
@@ -45,7 +45,7 @@ class Sample:
     latents on the way, at ``times``, float32 [F], falling from 1 (noise) to 0.
 
     Args:
-        dataset: says how large the images are.
+        dataset: has images of the size to draw.
         autoencoder: decodes.
         denoiser: trained.
         noise_scheduler: the process it was trained on.
@@ -94,10 +94,10 @@ class Sample:
         return {"count": float(len(images))}
 
     def draw(self, context: Context, count: int, sampler: Sampler | None = None) -> Tensor:
-        """Return so many images, uint8 [count, C, H, W]; the context's seed says which.
+        """Return so many images, uint8 [count, C, H, W]; they follow from the context's seed.
 
         Args:
-            context: the surroundings.
+            context: of the stage.
             count: how many.
             sampler: instead of the stage's own.
         """
@@ -120,7 +120,7 @@ class Sample:
         The pairs are those of the noises that ``draw`` begins with, in their order.
 
         Args:
-            context: the surroundings; its seed says which noises.
+            context: of the stage; the noises follow from its seed.
             pairs: how many arcs.
             steps: images on an arc, its two ends included.
 
@@ -151,7 +151,7 @@ class Sample:
             yield self._draw(context, noise[: count - start], generator, sampler, start)
 
     def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
-        """Return a batch's noise on the CPU, and the generator that goes on from it."""
+        """Return a batch's noise on the CPU, and the generator in the state after it."""
         generator = context.generator("batch", number)
         shape = (self.batch_size, self.autoencoder.latent_channels, self.side, self.side)
         return torch.randn(shape, generator=generator), generator
@@ -171,14 +171,14 @@ class Sample:
         return decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
 
     def _denoise(self, context: Context, size: int, done: int) -> Denoise:
-        """Return the denoiser as samplers call it; between calls it tells how far they are, and may stop."""
-        told = time.monotonic()
+        """Return the denoiser as samplers call it; between calls it reports progress, and may stop."""
+        reported = time.monotonic()
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
-            nonlocal told
+            nonlocal reported
             context.check_stop()
-            if time.monotonic() - told > TELL_EVERY_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - reported > REPORT_EVERY_SECONDS:
+                reported = time.monotonic()
                 context.advance(done + int(size * (1 - float(t[0]))))
             with context.autocast():
                 return predict(self.denoiser, self.noise_scheduler, latents, t)

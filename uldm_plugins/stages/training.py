@@ -1,4 +1,4 @@
-"""What trainers share: descending a loss, images of a batch."""
+"""What trainers share: optimizer steps on a loss, images of a batch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OptimizerStep:
         self.max_grad_norm = max_grad_norm
 
     def __call__(self, loss: Tensor, step: int) -> None:
-        """Take one step down the loss."""
+        """Take one step on the loss."""
         if self.optimizer is None:
             return
         factor = self.schedule(step)
@@ -110,7 +110,7 @@ def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Te
 
 
 def predict(denoiser: Denoiser, noise_scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
-    """Call the denoiser with what the process wants it to be given and told; float32 [B, C, H, W]."""
+    """Call the denoiser with the input and the conditioning of the noise scheduler; float32 [B, C, H, W]."""
     scaled = noise_scheduler.scale_input(x_t, t) if isinstance(noise_scheduler, ScalesInput) else x_t
     return denoiser(scaled, noise_scheduler.conditioning(t)).float()
 
