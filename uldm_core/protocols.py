@@ -141,7 +141,7 @@ class Backbone(Network, Protocol):
     parameter requires grad; train mode changes nothing. It is used with gradients and without, by turns.
     Images of a size that it cannot take raise ``ValueError``.
 
-    Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``, ``HasPublishedHeads``.
+    Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``.
     """
 
     channels: Sequence[int]
@@ -163,13 +163,6 @@ class Thawable(_Optional, Protocol):
     def thaw(self) -> Any: ...
 
     def freeze(self) -> Any: ...
-
-
-@runtime_checkable
-class HasPublishedHeads(_Optional, Protocol):
-    """A backbone for which LPIPS weights are published: the name that they are filed under."""
-
-    lpips_heads: str
 
 
 @runtime_checkable

@@ -86,7 +86,7 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
     if record is None:
         return Forecast(name, "do", "nothing of it is there yet")
     if adjusted := folder.adjustments(name, key):
-        changes = ", ".join(_format_change(option, *values) for option, values in adjusted.items())
+        changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
         why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
         return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
     if not record.key.same_work(key):
@@ -140,10 +140,10 @@ def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
         told = key[0] in ("sources", "code") and None in (was, now)  # another `use` tells of itself
         told = told or (key[0] == "sources" and bool(old.code))  # its file does
         if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
-            yield _format_change(key, was, now)
+            yield _say_change(key, was, now)
 
 
-def _format_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
+def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     group, rest = key[0], key[1:]
     if not rest and group != "seed":
         return f"{group} {say_value(old)} -> {say_value(new)}"

@@ -208,7 +208,7 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given)
 
 def _heads(network: PerceptualDistance) -> str:
     """Return how the channels of a layer are weighted: ``published`` or ``even``."""
-    from uldm_core.protocols import HasPublishedHeads
+    from uldm_plugins.nn.perceptual import HasPublishedHeads
 
     return "published" if isinstance(network.backbone, HasPublishedHeads) else "even"
 

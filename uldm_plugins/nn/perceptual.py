@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uldm_core.protocols import Backbone, HasPublishedHeads, HasSmallestSize
+from uldm_core.protocols import Backbone, HasSmallestSize
 from uldm_core.shapes import is_shapes_only
 
 _HEADS = Path(__file__).parent / "weights" / "lpips_heads.safetensors"
 Heads = Literal["auto", "published", "even"]
 
 _log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class HasPublishedHeads(Protocol):
+    """A backbone for which LPIPS weights are published: the name that they are filed under."""
+
+    lpips_heads: str
 
 
 class PerceptualDistance(nn.Module):

@@ -67,12 +67,12 @@ def check(root: Path, paths: Sequence[Path], left_out: Mapping[str, str], max_pi
     faults = {shown(path.relative_to(root)): fault for path, (_, fault) in zip(paths, verdicts) if fault}
     sound = [(path, digest) for path, (digest, fault) in zip(paths, verdicts) if not fault]
     left_out = {**left_out, **faults}
-    reasons = list(_by_reason(left_out))
+    said = list(_by_reason(left_out))
     if not sound:
         none = f": none of {len(paths)} files is a usable image"
         what = none if paths else f" has no images ({', '.join(ENDINGS)})"
-        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in reasons))
-    for line in reasons:
+        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in said))
+    for line in said:
         _log.warning("%s: left out of %d images: %s", shown(root), len(sound) + len(left_out), line)
     return CheckedFiles([path for path, _ in sound], [digest for _, digest in sound], left_out)
 
