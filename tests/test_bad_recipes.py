@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from uldm_core import Component, MistakeError, Registry
+from uldm_core import Component, MistakeError, Registry, check
 from uldm_core.errors import dotted
 from uldm_core.protocols import Loss
 from uldm_core.recipe import Recipe
@@ -113,7 +113,7 @@ def everything():
 
 def problems_of(path, registry):
     try:
-        return Recipe.load(path, forgiving=True).check(registry)
+        return check(Recipe.load(path), registry)
     except MistakeError as error:
         return list(error.problems)
 

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Component, MistakeError, Partial, Registry, Weighted, registry, use
+from uldm_core import Component, MistakeError, Partial, Registry, Weighted, check, registry, use
 from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
 from uldm_core.spec import building
 from uldm_core.spec.building import Builder
-from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure, summary_of
+from uldm_core.spec.format_types import format_type
+from uldm_core.spec.options import MISSING, options_of, summary_of
+from uldm_core.spec.structure import Mismatch, structure
 
 
 class Documented:
@@ -277,7 +279,7 @@ def test_lists_become_tuples_where_tuples_are_wanted_all_the_way_down():
     ],
 )
 def test_types_are_said_in_words(annotation, said):
-    assert say_type(annotation) == said
+    assert format_type(annotation) == said
 
 
 class Holder(nn.Module):
@@ -410,7 +412,7 @@ def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, writ
 
 
 def test_without_surroundings_the_option_must_be_written(registry):
-    problem, _ = Recipe.from_dict({"denoiser": "net"}).check(registry)
+    problem, _ = check(Recipe.from_dict({"denoiser": "net"}), registry)
     assert str(problem).startswith("denoiser: missing option 'channels' (an integer)")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from uldm_core import Component, MistakeError, use
+from uldm_core import Component, MistakeError, check, use
 from uldm_core.errors import Problem, UnavailableError, Where
 from uldm_core.preflight.dry_build import Clock, Deadline, StandIn, dry_build
 from uldm_core.protocols import Denoiser
@@ -270,7 +270,7 @@ def test_without_a_datasets_shapes_there_is_no_trial_of_what_needs_them(tried):
 
 def test_checking_a_recipe_tries_it_and_says_where(registry, write):
     path = write(("codebook_size = 16", "codebook_size = 13"))
-    (problem,) = Recipe.load(path).check(registry)
+    (problem,) = check(Recipe.load(path), registry)
     assert (problem.where.line, problem.what) == (9, "thirteen codes bring bad luck")
 
 

@@ -47,7 +47,7 @@ class ComponentStore:
             with self._seeded(f"stages.{name}"):
                 return self.builder.build(self.resolved.stages[name])
         except MistakeError as error:
-            raise self.resolved.blame(error) from error
+            raise self.resolved.located(error) from error
 
     def trained(self, stage: ComponentSpec) -> dict[str, Any]:
         """Return the nouns a stage trains."""
@@ -64,7 +64,7 @@ class ComponentStore:
             try:
                 return self.builder.component(dataset)
             except MistakeError as error:
-                raise self.resolved.blame(error) from error
+                raise self.resolved.located(error) from error
             finally:
                 self.builder.built.setdefault(dataset, unopened)
 

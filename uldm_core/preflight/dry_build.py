@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable, nearest
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.recipe.graph import needs, trained_by
 from uldm_core.shapes import shapes_only
 from uldm_core.spec.building import Builder
 from uldm_core.spec.component_spec import ComponentSpec
-from uldm_core.spec.options import options_of, say_value
 
 if TYPE_CHECKING:
     from uldm_core.recipe.recipe import ResolvedRecipe
@@ -51,9 +49,7 @@ class DryBuild:
     unmeasured: dict[Key, str] = field(factory=dict)
 
 
-def dry_build(
-    resolved: ResolvedRecipe, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None
-) -> DryBuild:
+def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
     """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
@@ -61,10 +57,9 @@ def dry_build(
     Args:
         resolved: the recipe.
         seconds: what is not built by then is left.
-        doubts: what else is wrong with the recipe. Where it is given, a component is built even if a noun
-            that its options follow from cannot be, and objections that may follow from either are not told.
+        wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    rehearsal = _DryBuilder(resolved.components, clock=Clock(time.monotonic() + seconds), doubts=doubts)
+    rehearsal = _DryBuilder(resolved.components, clock=Clock(time.monotonic() + seconds), wrong=wrong)
     with silence():
         for spec in resolved.specs():
             rehearsal.attempt(spec)
@@ -83,7 +78,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
             hint = 'train it in a stage, or take it from a run: from = "runs/other"'
-            yield Problem(Where((name,)), what, hint, warning=True)
+            yield Problem(Where((name,)), what, hint, warning=True, code="untrained")
 
 
 class TooLongError(BaseException):
@@ -171,7 +166,7 @@ class _DryBuilder(Builder):
     """Builds each blueprint once at most, and goes on when one cannot be built."""
 
     clock: Clock = field(kw_only=True)
-    doubts: Sequence[Problem] | None = field(default=None, kw_only=True)
+    wrong: Collection[Key] = field(default=(), kw_only=True)
     found: DryBuild = field(factory=DryBuild)
     tried: set[Key] = field(factory=set)
 
@@ -179,14 +174,6 @@ class _DryBuilder(Builder):
         if name not in self.components:
             raise _MissingError(name)
         return self.build(self.components[name])
-
-    def around(self, name: str) -> Any:
-        try:
-            return self.component(name)
-        except _MissingError:
-            if self.doubts is None:
-                raise
-            return _Any()
 
     def build(self, spec: ComponentSpec, *args: Any) -> Any:
         self.attempt(spec)
@@ -199,9 +186,12 @@ class _DryBuilder(Builder):
         if spec.key in self.tried:
             return
         self.tried.add(spec.key)
-        components = [self.components[noun] for noun in spec.asks() if noun in self.components]
+        components = [self.components[noun] for noun in spec.dependencies() if noun in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
+        if any(key[: len(spec.key)] == spec.key for key in self.wrong):
+            self.found.unmeasured[spec.key] = "something is wrong with its options"
+            return
         try:
             self.found.components[spec.key] = self._made(spec)
         except MistakeError as error:
@@ -228,66 +218,8 @@ class _DryBuilder(Builder):
             self.found.unmeasured[key] = error.problems[0].what
             return
         for problem in error.problems:
-            placed = problem if problem.where.key[: len(key)] == key else problem.within(key)
-            if self._may_follow(spec, placed):
-                self.found.unmeasured[key] = "something else is wrong with it"
-                continue
-            hint = problem.hint or self._options_named(spec, problem.what)
-            self.found.problems.append(evolve(placed, hint=hint))
-
-    def _may_follow(self, spec: ComponentSpec, objection: Problem) -> bool:
-        """Whether an objection may be due to what else is wrong: one cause is told once."""
-        if any(map(self._doubtful, spec.all_references())):
-            return True
-        key, options = spec.key, options_of(spec.component.load())
-        doubts = [doubt.where.key for doubt in self.doubts or ()]
-        inside = [doubt[len(key) :] for doubt in doubts if doubt[: len(key)] == key]
-        parts = {str(part) for within in inside for part in within}
-        suspects = parts.union(*(nearest(part, options) for part in parts))
-        for option in spec.surrounded:
-            suspects |= {option} if any(map(self._doubtful, spec.kind.inferred[option].components)) else set()
-        said = f"{dotted(objection.where.key[len(key) :])} {objection.what}"
-        return () in inside or any(_names(said, suspect) for suspect in suspects)
-
-    def _doubtful(self, name: str) -> bool:
-        """Whether anything is wrong with a noun, or with one that it needs."""
-        names = {name, *needs(self.components[name], self.components)} if name in self.components else {name}
-        keys = [self.components[other].key for other in names if other in self.components]
-        wrong = {doubt.where.key[:1] for doubt in self.doubts or ()}
-        return len(keys) < len(names) or any(
-            key not in self.found.components or key[:1] in wrong for key in keys
-        )
-
-    def _options_named(self, spec: ComponentSpec, what: str) -> str:
-        """Say each option that a message names: its value, and where that is from."""
-        derived = self._surroundings(spec, options_of(spec.component.load()), {})
-        written = spec.to_dict()
-        said = []
-        for name in (*spec.options, *(name for name in derived if name not in spec.options)):
-            value = written.get(name)
-            if name in spec.options:
-                number = name in spec.written and type(value) is int and value > 9
-                if _names(what, name) or (number and _names(what, str(value))):
-                    origin = "" if name in spec.written else " (default)"
-                    said.append(f"{name} = {say_value(value)}{origin}")
-            elif _names(what, name) and _names(what, str(derived[name])):
-                said.append(f"{name} is {spec.kind.inferred[name].says}")
-        return "; ".join(said)
-
-
-def _names(text: str, word: str) -> bool:
-    """Whether a text has a word in it."""
-    return bool(re.search(rf"\b{re.escape(word)}\b", text))
-
-
-@frozen
-class _Any:
-    """Stands for a dataset or an autoencoder of which nothing is known, so that others can be built."""
-
-    channels: int = 3
-    size: int = 32
-    latent_channels: int = 4
-    downscale: int = 4
+            within = problem.where.key[: len(key)] == key
+            self.found.problems.append(problem if within else problem.within(key))
 
 
 @frozen

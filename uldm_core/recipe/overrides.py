@@ -11,8 +11,9 @@ from attrs import frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
-from uldm_core.spec.options import Option, as_typed, takes_text
-from uldm_core.toml_text.syntax import TOO_DEEP, syntax_problems
+from uldm_core.spec.options import Option
+from uldm_core.spec.structure import as_typed, takes_text
+from uldm_core.toml_text.syntax import TOO_DEEP, syntax_problem
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -23,13 +24,13 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     """Set each ``KEY=VALUE`` in the document; those that cannot be set are added to its problems.
 
     ``VALUE`` is TOML, or a bare string; for an option that takes text or a path, it is what was typed. A new
-    ``use`` empties its table first, so options of the old component are not left behind; whole tables and
-    their ``use`` are therefore set before what is in them.
+    ``use`` empties its table first, which removes the options of the old component; whole tables and their
+    ``use`` are therefore set before what is in them.
     """
     parsed = []
-    for said in overrides:
+    for typed in overrides:
         try:
-            parsed.append(_parse(said))
+            parsed.append(_parse(typed))
         except MistakeError as error:
             document.problems += error.problems
     for override in sorted(parsed, key=lambda item: len(item.key) - (item.key[-1] == "use")):
@@ -69,14 +70,14 @@ class _Override:
         key: that it sets.
         value: what TOML makes of it, or its text.
         text: the value as typed.
-        said: the whole as typed.
-        problem: why TOML makes nothing of a value that looks like it.
+        typed: the whole as typed.
+        problem: why a value that looks like TOML is not.
     """
 
     key: Key
     value: Any
     text: str
-    said: str
+    typed: str
     problem: Problem | None = None
 
 
@@ -95,32 +96,31 @@ def _parse(override: str) -> _Override:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: arguments of other encodings hold what cannot."""
+    """Return whether a text can be written as UTF-8: arguments of other encodings cannot."""
     return text.isprintable() or not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
-def _override(key: Key, text: str, said: str) -> _Override:
+def _override(key: Key, text: str, typed: str) -> _Override:
     """Return what TOML makes of a text, or the bare text; what begins as a string has to be one.
 
-    What begins as a list or a table and is none, is a problem unless the option takes text.
+    What begins as a list or a table and is not one, is a problem unless the option takes text.
     """
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
         if not text.startswith(("[", "{", '"', "'")):
-            return _Override(key, text, text, said)
-        wrong = syntax_problems(f"value = {text}", str(error))[0]
-        problem = Problem(
-            Where(key, f"override {said!r}"), wrong.what, f"{wrong.hint}; in quotes it is a string"
-        )
+            return _Override(key, text, text, typed)
+        wrong = syntax_problem(f"value = {text}", error)
+        where, hint = Where(key, f"override {typed!r}"), f"{wrong.hint}; in quotes it is a string"
+        problem = Problem(where, wrong.what, hint, code=wrong.code)
         if text.startswith(('"', "'")):
             raise MistakeError(problem) from error
-        return _Override(key, text, text, said, problem)
-    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, said)
+        return _Override(key, text, text, typed, problem)
+    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, typed)
 
 
 def _set(document: Document, override: _Override) -> None:
-    names, value, text = override.key, override.value, override.said
+    names, value, text = override.key, override.value, override.typed
     container: Any = document.data
     key: Key = ()
     for name, following in pairwise(names):
@@ -167,4 +167,4 @@ def _descend(document: Document, container: Any, key: Key, following: str | int,
 
 
 def _refused(key: Key, what: str, text: str, hint: str = "") -> MistakeError:
-    return MistakeError(Problem(Where(key, f"override {text!r}"), what, hint))
+    return MistakeError(Problem(Where(key, f"override {text!r}"), what, hint, code="bad-override"))

@@ -9,7 +9,7 @@ from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.paths import inside
 from uldm_core.registry.plugins import OWN_PLUGIN
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 
 
 def find(text: str | Path) -> Path:
@@ -23,9 +23,8 @@ def find(text: str | Path) -> Path:
             recipe is a link.
     """
     if str(text) == "":
-        raise MistakeError(
-            "the recipe's name is empty", hint="name a file, a run's folder or a shipped recipe"
-        )
+        hint = "name a file, a run's folder or a shipped recipe"
+        raise MistakeError("the recipe's name is empty", hint=hint, code="missing-file")
     path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return inside(path, "recipe.toml")
@@ -40,6 +39,7 @@ def find(text: str | Path) -> Path:
     raise MistakeError(
         f"there is no file and no shipped recipe {name!r}{did_you_mean(name, known)}",
         hint=f"shipped: {listing(names())}; a file's name ends in .toml",
+        code="missing-file",
     )
 
 
@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def shipped() -> dict[str, Path]:
-    """Return the shipped recipes by ``name`` and by ``plugin/name``; of two of one name, our own is meant."""
+    """Return the shipped recipes by ``name`` and by ``plugin/name``; uldm's own keep their bare names."""
     found: dict[str, Path] = {}
     plugins = registry.default().plugins.values()
     for plugin in sorted(plugins, key=lambda plugin: plugin.name != OWN_PLUGIN):

@@ -116,7 +116,7 @@ def sources_of(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]
         stage,
         *(resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))),
     ]
-    components = {c.path: c for spec in used for c in spec.records()}
+    components = {part.component.path: part.component for spec in used for part in spec.nested()}
     return {path: _source_digest(component) for path, component in components.items()}
 
 

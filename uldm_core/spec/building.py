@@ -1,18 +1,20 @@
-"""From a checked component spec to the component itself, nested ones first.
+"""From a checked ``ComponentSpec`` to the component itself, nested ones first.
 
-Recipes and ``registry.build`` both go this way: a ``Validator`` turns a table into a ``ComponentSpec``,
-which a ``Builder`` builds.
+Recipes and ``registry.build`` share this: a ``Validator`` turns a table into a ``ComponentSpec``, which a
+``Builder`` builds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 from attrs import Factory, define, evolve, frozen
 
-from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.errors import Key, MistakeError, OptionError, Problem, Where
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
@@ -22,7 +24,7 @@ from uldm_core.spec.validator import Validator
 
 @frozen
 class Description:
-    """What one component is and takes."""
+    """A component with its options and its docstring."""
 
     component: Component
     options: tuple[Option, ...]
@@ -39,22 +41,30 @@ def describe(registry: Registry, kind: str, name: str) -> Description:
 def validate(
     registry: Registry,
     kind: str,
-    spec: Any,
+    spec: str | Mapping[str, Any],
     options: Mapping[str, Any],
     *,
-    factory: bool = False,
+    partial: bool = False,
     components: Mapping[str, ComponentSpec] | None = None,
 ) -> ComponentSpec:
-    """Check a component's options without building it; ``nouns`` are a recipe's, if it stands in one.
+    """Check a component's options without building it.
+
+    Args:
+        registry: what components there are.
+        kind: of component.
+        spec: its name, or a table with its name as ``use`` and options.
+        options: further options.
+        partial: whether its owner finishes it.
+        components: a recipe's, if it is to be used with them: references and inferred options need them.
 
     Raises:
         MistakeError: with everything that is wrong.
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
-    kinds = {name: noun.kind for name, noun in (components or {}).items()}
-    validator = Validator(registry, kinds, implies=False)
+    kinds = {name: component.kind for name, component in (components or {}).items()}
+    validator = Validator(registry, kinds, in_recipe=False)
     found: ComponentSpec = validator.component(
-        registry.kind(kind), {**table, **options}, (kind,), factory=factory
+        registry.kind(kind), {**table, **options}, (kind,), partial=partial
     )
     if validator.problems:
         raise MistakeError(*validator.problems)
@@ -68,62 +78,93 @@ def build(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, *args
 
 def partial(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Partial[Any]:
     """Return a component of a registry that its owner finishes; see ``uldm_core.registry.partial``."""
-    built: Partial[Any] = Builder().build(validate(registry, kind, spec, options, factory=True))
+    built: Partial[Any] = Builder().build(validate(registry, kind, spec, options, partial=True))
     return built
 
 
-class _Objecting(Partial[Any]):
-    """A factory whose component's own objection, when it is finished, is located in the recipe."""
+class _LocatedPartial(Partial[Any]):
+    """A ``Partial`` whose component's own error, when it is finished, gets its place in the recipe."""
 
     def __init__(self, target: Callable[..., Any], key: Key, options: Mapping[str, Any]) -> None:
         super().__init__(target, **options)
         self.key = key
 
     def __call__(self, *args: Any) -> Any:
-        try:
-            return super().__call__(*args)
-        except ValueError as error:
-            raise MistakeError(Problem(Where(self.key), str(error))) from error
+        with located_errors(self.key):
+            return self.target(*args, **self.options)
+
+
+@contextmanager
+def located_errors(key: Key) -> Iterator[None]:
+    """Turn a ``ValueError`` of the constructor called within into a ``MistakeError`` at a key.
+
+    Raises:
+        MistakeError: caused by the error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        what, hint = str(error) or repr(error), _where_raised(error)
+        raise MistakeError(Problem(Where(key), what, hint, code="component-error")) from error
+
+
+def _where_raised(error: ValueError) -> str:
+    """Return the file and line of an error that the constructor did not raise itself; empty if it did."""
+    frames = list(traceback.walk_tb(error.__traceback__))[
+        2:
+    ]  # behind that of the context manager and its user
+    if isinstance(error, OptionError) or not frames:
+        return ""
+    raised, line = frames[-1]
+    if raised is frames[0][0] or _constructs_the_same(frames[0][0], raised):
+        return ""
+    code = raised.f_code
+    return f"raised by {code.co_name} ({code.co_filename}:{line}): it may be a bug in the component"
+
+
+def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
+    """Return whether a frame is a base class's constructor, or attrs' hook, of the same object."""
+    constructs = frame.f_code.co_name in ("__init__", "__attrs_post_init__")
+    return constructs and frame.f_locals.get("self") is constructor.f_locals.get("self")
 
 
 @define
 class Builder:
-    """Builds blueprints: nested components before their owners, every noun once.
+    """Builds specs: nested components before their owners, each of the recipe's components once.
 
     Args:
-        nouns: the recipe's nouns.
-        place: called with each noun's name and the component; returns it ready for use (on its device).
-        seeded: gives the context in which the named noun's weights are drawn.
+        components: the recipe's, by name.
+        place: called with the name and the object of each of them; returns it ready for use (on its device).
+        seeded: gives the context in which the weights of the one of that name are drawn.
+        built: those that are built, by name.
     """
 
     components: Mapping[str, ComponentSpec] = Factory(dict)
     place: Callable[[str, Any], Any] = lambda name, component: component
-    seeded: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()
+    seeded: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
     built: dict[str, Any] = Factory(dict)
 
     def component(self, name: str) -> Any:
-        """Return the noun of that name, building it the first time."""
+        """Return the recipe's component of that name, building it the first time."""
         if name not in self.built:
             with self.seeded(name):
                 component = self.build(self.components[name])
             self.built[name] = self.place(name, component)
         return self.built[name]
 
-    def around(self, name: str) -> Any:
-        """Return the noun that another one's options follow from."""
-        return self.component(name)
-
     def build(self, spec: ComponentSpec, *args: Any) -> Any:
-        """Build a component and everything nested in it; ``args`` are what its owner passes."""
+        """Build a component and everything nested in it; ``args`` are what its owner passes.
+
+        Raises:
+            MistakeError: a constructor raises ``ValueError``; an inferred option contradicts a written one.
+        """
         options = {name: self._finished(value) for name, value in spec.options.items()}
         target = spec.component.load()
-        options |= self._surroundings(spec, options_of(target), options)
-        if spec.factory:
-            return _Objecting(target, spec.key, options)
-        try:
+        options |= self._inferred(spec, options)
+        if spec.partial:
+            return _LocatedPartial(target, spec.key, options)
+        with located_errors(spec.key):
             return target(*args, **options)
-        except ValueError as error:  # the component's own objection to its options
-            raise MistakeError(Problem(Where(spec.key), str(error) or repr(error))) from error
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
@@ -134,21 +175,15 @@ class Builder:
             return evolve(value, component=self._finished(value.component))
         return [self._finished(item) for item in value] if isinstance(value, list) else value
 
-    def _surroundings(
-        self, spec: ComponentSpec, options: Mapping[str, Option], written: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Derive the options that follow from other nouns; a written one must agree."""
+    def _inferred(self, spec: ComponentSpec, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Derive the options that follow from other components; a written one must agree."""
         derived = {}
-        for name, surrounding in spec.kind.inferred.items():
-            if name not in options or not all(noun in self.components for noun in surrounding.components):
+        for name, option in spec.kind.inferred.items():
+            if name not in spec.inferred:
                 continue
-            derived[name] = surrounding.derive(*map(self.around, surrounding.components))
+            derived[name] = option.derive(*map(self.component, option.components))
             if name in written and written[name] != derived[name]:
-                raise MistakeError(
-                    Problem(
-                        Where((*spec.key, name)),
-                        f"is {written[name]!r}, but {surrounding.says} is {derived[name]!r}",
-                        "leave it out: it is filled in",
-                    )
-                )
+                what = f"is {written[name]!r}, but {option.says} is {derived[name]!r}"
+                hint = "leave it out: it is filled in"
+                raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))
         return derived
