@@ -11,21 +11,21 @@ from uldm_core.spec.component_spec import ComponentSpec, components_behind
 Specs = Mapping[str, ComponentSpec]
 
 
-def graph_problems(components: Specs, stages: Specs, *, complete: bool) -> list[Problem]:
+def graph_problems(components: Specs, stages: Specs, *, complete: bool, right: bool) -> list[Problem]:
     """Return what is wrong between components that are each right by themselves.
 
     Args:
         components: by name.
         stages: by name, in the order written.
-        complete: whether these are all that the recipe has. If not, none is reported as unused, and no
-            product as made by no stage.
+        complete: whether these are all that the recipe has; if not, a product may be made by another stage.
+        right: whether nothing is wrong with them; if not, one cannot say which are used.
     """
     return [
         *_cycles(components),
         *_order_of_products(stages, complete=complete),
         *_order_of_training(components, stages),
         *_measured_by_a_loss(components, stages),
-        *(_unused(components, stages) if complete else ()),
+        *(_unused(components, stages) if complete and right else ()),
     ]
 
 

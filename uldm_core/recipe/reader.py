@@ -87,9 +87,11 @@ class Reader:
         self.components = {**_specs(components), **validator.implied}
         self.stages = _specs(stages)
         self._check_versions()
-        complete = not self.unread and isinstance(self.data.get("stages", {}), dict)
-        complete = complete and len(self.stages) == len(stages)
-        self.problems += graph_problems(self.components, self.stages, complete=complete)
+        complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
+        right = all(problem.warning for problem in self.problems)
+        self.problems += graph_problems(
+            self.components, self.stages, complete=complete and not self.unread, right=right
+        )
 
     def _validator(self, kinds: Mapping[str, Kind]) -> Validator:
         return Validator(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uldm_core import MistakeError, use
 from uldm_core.engine.context import Context
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.shared.images import in_batches
@@ -131,7 +132,7 @@ def check_once(metrics: Sequence[Metric]) -> None:
     """Raise ``ValueError`` if two metrics are of one kind."""
     kinds = [type(metric).__name__ for metric in metrics]
     if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
-        raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+        raise OptionError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
 
 
 def compare(
