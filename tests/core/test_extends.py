@@ -145,8 +145,8 @@ def test_python_values_extend_too_and_an_override_comes_too_late(registry, base,
     assert problem.what.startswith("comes too late")
 
 
-def test_mistakes_of_both_files_are_told_each_in_its_own_even_of_syntax(registry, write):
-    base = write(("steps = 6", "steps = six"))
+def test_problems_of_both_files_are_reported_each_in_its_own(registry, write):
+    base = write(("steps = 6", "steps = 0"))
     path = over(base, "[denoiser]\nwidht = 3")
     problems = check(Recipe.load(path), registry)
     assert [(problem.where.source, problem.where.line) for problem in problems] == [

@@ -59,7 +59,7 @@ def test_options_are_the_named_parameters_of_the_targets_own_signature():
     assert list(options_of(Grown)) == ["own"]
     assert list(options_of(WithAttrs)) == ["size", "name"]
     assert options_of(WithAttrs)["size"].help == "how large, in pixels."
-    assert options_of(WithAttrs)["size"].type == "an integer >= 1"
+    assert format_type(options_of(WithAttrs)["size"].annotation) == "an integer >= 1"
 
 
 @given(st.one_of(st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers())))

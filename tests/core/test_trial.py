@@ -153,11 +153,11 @@ def test_every_noun_stage_and_part_is_built_for_its_shapes(tried):
     assert all(parameter.is_meta for parameter in coder.parameters())
 
 
-def test_an_objection_stands_at_the_component_and_names_its_options(tried):
+def test_a_constructors_error_is_located_at_the_component(tried):
     (problem,) = tried(denoiser={"use": "picky", "heads": 4}).problems
     assert problem.where.key == ("denoiser",)
     assert problem.what == "heads = 4 does not divide width 6 of 4 channels"
-    assert problem.hint == "width = 6 (default); heads = 4; channels is autoencoder.latent_channels"
+    assert (problem.code, problem.hint) == ("component-error", "")
 
 
 def test_a_mistake_that_a_component_finds_itself_stands_within_it(tried):
