@@ -478,7 +478,7 @@ def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, writ
 
 
 def test_without_surroundings_the_option_must_be_written(registry):
-    problem, _ = check(Recipe.from_dict({"denoiser": "net"}), registry)
+    (problem,) = check(Recipe.from_dict({"denoiser": "net"}), registry)
     assert str(problem).startswith("denoiser: missing option 'channels' (an integer)")
 
 
