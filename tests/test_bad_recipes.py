@@ -39,7 +39,7 @@ CODES = {
         *("unknown-variable", "wrong-kind"),
     },
     "unused": {"untrained", "unused"},
-    "variable": {"bad-variable", "cycle", "unknown-table", "unknown-variable", "wrong-type"},
+    "variable": {"bad-variable", "cycle", "unknown-table", "unknown-variable", "unused", "wrong-type"},
 }
 """The codes of the problems in the recipes whose names begin so."""
 

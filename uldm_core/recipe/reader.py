@@ -60,7 +60,7 @@ class Reader:
     """
 
     registry: Registry
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
     texts: Mapping[Key, str] = field(factory=dict)
     folder: Callable[[Key], Path] = lambda key: Path()
     needs_data: bool = True
@@ -115,7 +115,7 @@ class Reader:
         self._problem("unsupported-format", ("uldm",), what, hint)
         return False
 
-    def _table(self, name: str) -> dict[str, Any]:
+    def _table(self, name: str) -> dict[str, object]:
         table = self.data.get(name, {})
         if isinstance(table, dict):
             return table
@@ -123,7 +123,7 @@ class Reader:
         self._problem("wrong-type", (name,), expected("a table", table), hint)
         return {}
 
-    def _versions(self) -> dict[str, Any]:
+    def _versions(self) -> dict[str, object]:
         versions = self.data.get("versions")
         return versions if isinstance(versions, dict) else {}
 
@@ -133,14 +133,14 @@ class Reader:
             accepted = "; ".join(describe_option(self.registry, option) for option in options.values())
             what = f"unknown option {name!r}{did_you_mean(name, options)}"
             self._problem("unknown-option", ("run", name), what, f"[run] takes: {accepted}")
-        values = {
+        values: dict[str, Any] = {
             name: validator.option(option, table[name], ("run", name), "[run]")
             for name, option in options.items()
             if name in table
         }
         run = RunOptions(**{name: value for name, value in values.items() if value is not LEFT_OUT})
         self._refuse_unknown_device(run.device)
-        self._refuse_listed_twice([spec for spec in run.trackers if isinstance(spec, ComponentSpec)])
+        self._refuse_listed_twice(run.tracker_specs)
         return run
 
     def _refuse_unknown_device(self, device: str) -> None:
@@ -166,7 +166,7 @@ class Reader:
     @property
     def trackers(self) -> list[ComponentSpec]:
         """The trackers of the run: those that always log, unless listed with options, and those listed."""
-        listed: list[Any] = list(self.run.trackers)
+        listed = self.run.tracker_specs
         named = [spec.component for spec in listed]
         others = [c for c in self.registry.components("tracker") if c.always and c not in named]
         kind = self.registry.kind("tracker")
@@ -239,7 +239,7 @@ class Reader:
         hint = f"the top of a recipe has {listing(RESERVED)} and components: {listing(list(kinds))}"
         return f"unknown key {name!r}{near}", hint
 
-    def _component(self, validator: Validator, kind: Kind, name: str) -> Any:
+    def _component(self, validator: Validator, kind: Kind, name: str) -> object:
         self._check_name((name,))
         table = self.data[name]
         if isinstance(table, dict):
@@ -248,7 +248,9 @@ class Reader:
                 return self._component_of_run(validator, kind, name, table)
         return self._validated(validator, kind, table, (name,), self.data)
 
-    def _component_of_run(self, validator: Validator, kind: Kind, name: str, table: dict[str, Any]) -> Any:
+    def _component_of_run(
+        self, validator: Validator, kind: Kind, name: str, table: dict[str, object]
+    ) -> object:
         key = (name, "from")
         run = as_typed(table["from"], self.texts.get(key), str)
         table["from"] = run = os.path.expanduser(run) if isinstance(run, str) else run
@@ -262,14 +264,14 @@ class Reader:
             spec.source = str(located(run, self.folder(key)))
         return spec
 
-    def _stage(self, validator: Validator, name: str, tables: Mapping[str, Any]) -> Any:
+    def _stage(self, validator: Validator, name: str, tables: Mapping[str, object]) -> object:
         self._check_name(("stages", name))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
         return self._validated(validator, kind, tables[name], ("stages", name), tables)
 
     def _validated(
-        self, validator: Validator, kind: Kind, table: Any, key: Key, siblings: Collection[str]
-    ) -> Any:
+        self, validator: Validator, kind: Kind, table: object, key: Key, siblings: Collection[str]
+    ) -> object:
         """Validate a component; the name of a table that names none may be another's, misspelt."""
         others = [name for name in siblings if name != key[-1] and name not in RESERVED]
         return validator.component(kind, table, key, siblings=others)
@@ -279,7 +281,7 @@ class Reader:
         if not NAME.fullmatch(str(key[-1])):
             self._problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
 
-    def _refuse_aliases(self, components: Mapping[str, Any]) -> None:
+    def _refuse_aliases(self, components: Mapping[str, object]) -> None:
         for name, component in components.items():
             if isinstance(component, Reference):
                 what = "a table at the top is a component of its own, it cannot be another one"
@@ -287,8 +289,7 @@ class Reader:
 
     def _check_versions(self) -> None:
         """Warn of components of another version than the recipe was resolved with."""
-        listed: Any = self.run.trackers
-        specs = (*self.components.values(), *self.stages.values(), *listed)
+        specs = (*self.components.values(), *self.stages.values(), *self.run.tracker_specs)
         here = {part.component.path: part.component.origin for spec in specs for part in spec.nested()}
         for path, then in self._table("versions").items():
             if path in here and then != here[path]:
@@ -297,10 +298,10 @@ class Reader:
                     Problem(Where(("versions", path)), what, "results may differ", True, code="other-version")
                 )
 
-    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> Any:
+    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> object:
         self.problems.append(Problem(Where(key), what, hint, code=code))
         return LEFT_OUT
 
 
-def _specs(found: Mapping[str, Any]) -> dict[str, ComponentSpec]:
+def _specs(found: Mapping[str, object]) -> dict[str, ComponentSpec]:
     return {name: spec for name, spec in found.items() if isinstance(spec, ComponentSpec)}

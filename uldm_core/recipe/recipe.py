@@ -206,8 +206,7 @@ class ResolvedRecipe:
 
     def specs(self) -> list[ComponentSpec]:
         """Return the specs of everything that is built: components, stages and listed trackers."""
-        listed: Any = self.run.trackers
-        return [*self.components.values(), *self.stages.values(), *listed]
+        return [*self.components.values(), *self.stages.values(), *self.run.tracker_specs]
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; running it again does the same."""

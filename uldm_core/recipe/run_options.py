@@ -9,6 +9,7 @@ from annotated_types import Interval
 from attrs import frozen
 
 from uldm_core.protocols import Tracker
+from uldm_core.spec.component_spec import ComponentSpec
 
 
 @frozen
@@ -30,3 +31,8 @@ class RunOptions:
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
+
+    @property
+    def tracker_specs(self) -> list[ComponentSpec]:
+        """The specs of the listed trackers."""
+        return [spec for spec in self.trackers if isinstance(spec, ComponentSpec)]

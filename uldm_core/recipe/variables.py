@@ -23,7 +23,6 @@ from uldm_core.errors import (
 
 _REFERENCE = re.compile(r"\$\{\s*vars\.([^}\s]+)\s*\}")
 _FOREIGN = re.compile(r"\$\{[^}]*\}?")
-_BARE = re.compile(r"\W*\bvars\.([\w.\-\[\]]*\w)\W*")
 
 
 MOST = 100_000
@@ -57,7 +56,7 @@ class Filled:
         )
 
 
-def substitute(data: Mapping[str, Any]) -> Filled:
+def substitute(data: Mapping[str, object]) -> Filled:
     """Fill in the variables, and report what is wrong and which are unused.
 
     A string that is one reference takes the variable's value with its type; inside a longer string its text.
@@ -75,14 +74,14 @@ def substitute(data: Mapping[str, Any]) -> Filled:
 
 @define
 class _Filler:
-    variables: dict[str, Any]
+    variables: dict[str, object]
     problems: list[Problem] = field(factory=list)
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
     made: int = 0
     outermost: Key = ()
 
-    def fill_top(self, value: Any, name: str) -> Any:
+    def fill_top(self, value: object, name: str) -> object:
         """Fill in a top-level value; one that grows too large stays as it is."""
         self.made = 0
         try:
@@ -92,7 +91,7 @@ class _Filler:
             hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
             return self._problem("bad-variable", self.outermost, what, hint, value)
 
-    def fill(self, value: Any, key: Key, within: tuple[str, ...] = ()) -> Any:
+    def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
         """Fill in a value; ``within`` are the variables whose value it is."""
         self.made += bool(within)
         if self.made > MOST or len(within) > DEEPEST:
@@ -103,14 +102,14 @@ class _Filler:
             return [self.fill(item, (*key, index), within) for index, item in enumerate(value)]
         return self._text(value, key, within) if isinstance(value, str) else value
 
-    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> Any:
+    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> object:
         if "${" not in text:
-            bare = _BARE.fullmatch(text)
-            known = bare and bare[1] in self._names()
-            return self._not_a_variable(text, bare[1], key, text) if bare and known else text
+            return text
         if foreign := _FOREIGN.search(_REFERENCE.sub("", text)):
             near = nearest(foreign[0].strip("${} ").removeprefix("vars."), self._names())
-            return self._not_a_variable(foreign[0], near[0] if near else None, key, text)
+            hint = 'only "${vars.NAME}" is filled in, from the table [vars]'
+            hint = f'write "${{vars.{near[0]}}}"' if near else hint
+            return self._problem("bad-variable", key, f"{foreign[0]!r} is no variable", hint, text)
         values = {name: self._value(name, key, within, text) for name in _REFERENCE.findall(text)}
         if whole := _REFERENCE.fullmatch(text):
             return values[whole[1]]
@@ -125,12 +124,7 @@ class _Filler:
     def _names(self) -> list[str]:
         return [dotted(leaf) for leaf in _leaves(self.variables)]
 
-    def _not_a_variable(self, written: str, meant: str | None, key: Key, text: str) -> Any:
-        example = f"${{vars.{meant or 'NAME'}}}"
-        hint = f'write "{example}"' if meant else f'only "{example}" is filled in, from the table [vars]'
-        return self._problem("bad-variable", key, f"{written!r} is no variable", hint, text)
-
-    def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> Any:
+    def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
         self.outermost = self.outermost if within else key
         path: Key = tuple(
@@ -153,7 +147,7 @@ class _Filler:
             return self._problem("bad-variable", key, what, hint, text)
         return self.fill(value, key, (*within, name))
 
-    def _unknown(self, name: str, inner: Key, value: object, key: Key, text: str) -> Any:
+    def _unknown(self, name: str, inner: Key, value: object, key: Key, text: str) -> object:
         """Report a variable that is not there; ``inner`` is the innermost part of it that is, a ``value``."""
         what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
         hint = f"[vars] has: {listing(self._names())}"
@@ -170,12 +164,12 @@ class _Filler:
                 what = f"nothing uses this variable{near}"
                 yield Problem(Where(("vars", *leaf)), what, hint, True, code="unused")
 
-    def _problem(self, code: Code, key: Key, what: str, hint: str, text: Any) -> Any:
+    def _problem(self, code: Code, key: Key, what: str, hint: str, text: object) -> object:
         self.problems.append(Problem(Where(key), what, hint, code=code))
         return text
 
 
-def _leaves(table: Mapping[str, Any], at: Key = ()) -> Iterator[Key]:
+def _leaves(table: Mapping[str, object], at: Key = ()) -> Iterator[Key]:
     """Yield the keys of the values in nested tables."""
     for name, value in table.items():
         if isinstance(value, dict) and value:

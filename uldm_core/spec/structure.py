@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def located(path: str | Path, folder: Path) -> Path:
     return beside if os.path.exists(beside) or not os.path.exists(here) else here
 
 
-def structure(value: Any, annotation: Annotation) -> Any:
+def structure(value: object, annotation: Annotation) -> Any:
     """Return ``value`` as ``annotation`` says, or raise ``Mismatch``.
 
     An int is accepted for a float, a list for a tuple, a string for a path and the other way round; numpy's
@@ -86,7 +87,7 @@ def python_scalar(value: Any) -> Any:
     return value.item() if library in ("numpy", "torch") and getattr(value, "shape", None) == () else value
 
 
-def plain_values(value: Any) -> Any:
+def plain_values(value: object) -> Any:
     """Return a deep copy of nested values with text for paths and Python's scalars."""
     if isinstance(value, Mapping):
         return {python_scalar(name): plain_values(item) for name, item in value.items()}
@@ -95,7 +96,7 @@ def plain_values(value: Any) -> Any:
     return path_text(value) if isinstance(value, PurePath) else python_scalar(value)
 
 
-def as_typed(value: Any, text: str | None, annotation: Annotation) -> Any:
+def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
     """Return the text typed on a command line where text is wanted and TOML reads something else: ``2024``.
 
     Args:
@@ -112,7 +113,7 @@ def as_typed(value: Any, text: str | None, annotation: Annotation) -> Any:
     return value
 
 
-def takes_text(annotation: Any) -> bool:
+def takes_text(annotation: Annotation) -> bool:
     """Return whether an annotation accepts strings or paths."""
     if get_origin(annotation) is Literal:
         return any(map(_is_text, get_args(annotation)))
@@ -131,25 +132,23 @@ def path_text(path: PurePath) -> str:
     return f"./{path}" if str(path).startswith("~") else str(path)
 
 
-def _holds(constraint: object, value: Any) -> bool:
-    if isinstance(constraint, annotated_types.Ge):
-        return bool(value >= constraint.ge)
-    if isinstance(constraint, annotated_types.Gt):
-        return bool(value > constraint.gt)
-    if isinstance(constraint, annotated_types.Le):
-        return bool(value <= constraint.le)
-    if isinstance(constraint, annotated_types.Lt):
-        return bool(value < constraint.lt)
-    if isinstance(constraint, annotated_types.MultipleOf):
-        return bool(value % constraint.multiple_of == 0)
-    if isinstance(constraint, annotated_types.MinLen):
-        return len(value) >= constraint.min_length
-    if isinstance(constraint, annotated_types.MaxLen):
-        return len(value) <= constraint.max_length
-    return True
+_COMPARISONS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
+    annotated_types.Ge: ("ge", operator.ge),
+    annotated_types.Gt: ("gt", operator.gt),
+    annotated_types.Le: ("le", operator.le),
+    annotated_types.Lt: ("lt", operator.lt),
+    annotated_types.MultipleOf: ("multiple_of", lambda value, step: value % step == 0),
+    annotated_types.MinLen: ("min_length", lambda value, least: len(value) >= least),
+    annotated_types.MaxLen: ("max_length", lambda value, most: len(value) <= most),
+}
 
 
-def _structure_scalar(given: Any, annotation: Annotation) -> Any:
+def _holds(constraint: object, value: object) -> bool:
+    name, compare = _COMPARISONS.get(type(constraint), ("", None))
+    return compare is None or bool(compare(value, getattr(constraint, name)))
+
+
+def _structure_scalar(given: object, annotation: Annotation) -> object:
     value = python_scalar(given)
     if annotation is float and type(value) is int:
         return _as_float(value)
@@ -173,14 +172,14 @@ def _as_float(value: int) -> float:
     return number
 
 
-def _structure_path(value: Any, annotation: Annotation) -> Path:
+def _structure_path(value: object, annotation: Annotation) -> Path:
     if not isinstance(value, (str, PurePath)) or value == "":
         raise Mismatch(expected(format_type(annotation), value))
     folder, path = _folder.get(), path_of(str(value)) if isinstance(value, str) else Path(value)
     return path if folder is None else located(path, folder)
 
 
-def _structure_literal(value: Any, annotation: Annotation) -> Any:
+def _structure_literal(value: object, annotation: Annotation) -> object:
     value, choices = python_scalar(value), get_args(annotation)
     same_type = [choice for choice in choices if type(value) is type(choice)]
     if value not in same_type:
@@ -194,7 +193,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _structure_annotated(value: Any, annotation: Annotation) -> Any:
+def _structure_annotated(value: object, annotation: Annotation) -> object:
     try:
         structured = structure(value, get_args(annotation)[0])
     except Mismatch as mismatch:
@@ -229,7 +228,7 @@ def _refuse_absent(path: Path, wanted: Exists, written: object) -> None:
         raise Mismatch(f"expected a folder, {str(path)!r} is a file")
 
 
-def _structure_union(value: Any, annotation: Annotation) -> Any:
+def _structure_union(value: object, annotation: Annotation) -> object:
     if value is None and type(None) in get_args(annotation):
         return None
     choices = [arg for arg in get_args(annotation) if arg is not type(None)]
@@ -243,7 +242,7 @@ def _structure_union(value: Any, annotation: Annotation) -> Any:
     raise Mismatch(expected(format_type(annotation), value))
 
 
-def _structure_sequence(value: Any, annotation: Annotation) -> Any:
+def _structure_sequence(value: object, annotation: Annotation) -> object:
     if not isinstance(value, (list, tuple)):
         raise Mismatch(expected(format_type(annotation), value))
     args = get_args(annotation)
@@ -255,14 +254,14 @@ def _structure_sequence(value: Any, annotation: Annotation) -> Any:
     return tuple(items) if (get_origin(annotation) or annotation) is tuple else items
 
 
-def _structure_mapping(value: Any, annotation: Annotation) -> Any:
+def _structure_mapping(value: object, annotation: Annotation) -> object:
     if not isinstance(value, Mapping):
         raise Mismatch(expected("a table", value))
     inner = (get_args(annotation) or (str, Any))[1]
     return _structure_each((name, item, inner) for name, item in value.items())
 
 
-def _structure_each(parts: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
+def _structure_each(parts: Iterable[tuple[Any, object, Annotation]]) -> dict[Any, object]:
     """Structure the parts of a value, each given by key, value and annotation; report all that are wrong."""
     items, wrong = {}, []
     for key, item, annotation in parts:
@@ -275,7 +274,7 @@ def _structure_each(parts: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
     return items
 
 
-def _structure_instance(value: Any, annotation: Annotation) -> Any:
+def _structure_instance(value: object, annotation: Annotation) -> object:
     if annotation is not Any and inspect.isclass(annotation) and not isinstance(value, annotation):
         raise Mismatch(expected(format_type(annotation), value))
     return value
@@ -285,7 +284,7 @@ def _is(*wanted: object) -> Callable[[Annotation], bool]:
     return lambda annotation: (get_origin(annotation) or annotation) in wanted
 
 
-_HOOKS: list[tuple[Callable[[Annotation], bool], Callable[[Any, Annotation], Any]]] = [
+_HOOKS: list[tuple[Callable[[Annotation], bool], Callable[[object, Annotation], object]]] = [
     (_is(bool, int, float, str), _structure_scalar),
     (_is(Path), _structure_path),
     (_is(Literal), _structure_literal),

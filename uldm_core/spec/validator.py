@@ -86,7 +86,7 @@ class Validator:
         partial: bool = False,
         beside: Iterable[str] = (),
         siblings: Iterable[str] = (),
-    ) -> Any:
+    ) -> object:
         """Validate a component given as a name, a table, a reference or an object.
 
         Args:
@@ -124,13 +124,13 @@ class Validator:
     def _has(self, names: Iterable[str]) -> bool:
         return not self.all_known or all(name in self.components for name in names)
 
-    def _object(self, kind: Kind, value: object, key: Key) -> Any:
+    def _object(self, kind: Kind, value: object, key: Key) -> object:
         if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
             return value
         what = expected(f"{with_article(kind.name)} (a name or a table)", value)
         return self._problem("wrong-type", key, what, self._registered(kind))
 
-    def _nameless(self, kind: Kind, table: Mapping[str, Any], key: Key, siblings: Iterable[str]) -> Any:
+    def _nameless(self, kind: Kind, table: Mapping[str, object], key: Key, siblings: Iterable[str]) -> object:
         """Report a table without ``use``, at the key that names a component in its place, if there is one."""
         registered = self._registered(kind)
         if "use" in table:
@@ -149,7 +149,7 @@ class Validator:
             return self._problem("missing-option", key, f"there is no {kind.name} {key[-1]!r}{near}", hint)
         return self._problem("missing-option", key, f'names no {kind.name}: write use = "..."', registered)
 
-    def _misspelt_use(self, kind: Kind, table: Mapping[str, Any], key: Key) -> str:
+    def _misspelt_use(self, kind: Kind, table: Mapping[str, object], key: Key) -> str:
         """Return the key of a table that is spelt like ``use``, or whose value is a component's name."""
         texts = [str(name) for name, item in table.items() if isinstance(item, str)]
         near = [name for name in texts if nearest(name, words(kind, key))]
@@ -176,7 +176,9 @@ class Validator:
             return None
         return component
 
-    def _options(self, spec: ComponentSpec, options: Mapping[str, Option], table: Mapping[str, Any]) -> None:
+    def _options(
+        self, spec: ComponentSpec, options: Mapping[str, Option], table: Mapping[str, object]
+    ) -> None:
         """Validate each option; of a table with unknown ones, one cannot say which are missing."""
         complete = all(name in options for name in table)
         for name, option in options.items():
@@ -214,7 +216,7 @@ class Validator:
                 self._problem("exclusive-options", (*owner.key, name), what, hint)
             owner.options.pop(other, None)
 
-    def option(self, option: Option, value: Any, key: Key, owner: str) -> Any:
+    def option(self, option: Option, value: object, key: Key, owner: str) -> Any:
         """Validate the value of an option of ``owner``; problems without a hint get its description."""
         before = len(self.problems)
         found = self.value(option.annotation, _completed(value, option.default), key)
@@ -223,7 +225,7 @@ class Validator:
             self.problems[index] = problem if problem.hint else evolve(problem, hint=hint)
         return found
 
-    def _unwritten(self, owner: ComponentSpec, option: Option, complete: bool) -> Any:
+    def _unwritten(self, owner: ComponentSpec, option: Option, complete: bool) -> object:
         """Find an option in the recipe's components, else take its default."""
         key = (*owner.key, option.name)
         if owner.kind.verb and (kind := self.registry.kind_of(without_none(option.annotation))):
@@ -234,7 +236,7 @@ class Validator:
             return self._default(option, key)
         return self._missing_option(owner, option) if complete else LEFT_OUT
 
-    def _missing_option(self, owner: ComponentSpec, option: Option) -> Any:
+    def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
         """Report a missing option, unless what it is inferred from is reported as missing."""
         what = f"missing option {option.name!r} ({describe_option(self.registry, option).partition(' (')[2]}"
         hint = self._explain(owner.component.path, option)
@@ -245,7 +247,7 @@ class Validator:
             hint += f"; it follows from {inferred.says} where the recipe has {names}"
         return self._problem("missing-option", owner.key, what, hint)
 
-    def _component_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> Any:
+    def _component_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
         """Take the recipe's component of the option's name, made from its default if there is none."""
         key = (*owner.key, option.name)
         if option.name in self.components:
@@ -260,7 +262,7 @@ class Validator:
         implied = self.implied.setdefault(option.name, evolve(found, key=(option.name,)))
         return Reference(option.name) if implied.to_dict() == found.to_dict() else found
 
-    def _missing_component(self, kind: Kind, owner: ComponentSpec, option: Option) -> Any:
+    def _missing_component(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
         """Report a component that the recipe lacks, at the first stage that needs it."""
         if option.name in self.missing:
             return LEFT_OUT
@@ -269,13 +271,13 @@ class Validator:
         hint = f"add a table [{option.name}]; {self._registered(kind)}"
         return self._problem("missing-component", owner.key, what, hint)
 
-    def _default(self, option: Option, key: Key) -> Any:
+    def _default(self, option: Option, key: Key) -> object:
         """Return a default; one that names components is validated like any other table."""
         if takes_component(self.registry, option.annotation):
             return self.value(option.annotation, option.default, key)
         return option.default
 
-    def value(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def value(self, annotation: Annotation, value: object, key: Key) -> object:
         """Validate one option's value by its annotation."""
         if not takes_component(self.registry, annotation):
             return self._plain_value(annotation, value, key)
@@ -293,14 +295,14 @@ class Validator:
             return self.component(kind, value, key)
         return self._list(args[0], value, key)
 
-    def _list(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def _list(self, annotation: Annotation, value: object, key: Key) -> object:
         if not isinstance(value, (list, tuple)):
             return self._problem("wrong-type", key, expected("a list", value))
         items = [self.value(annotation, item, (*key, index)) for index, item in enumerate(value)]
         self._refuse_repeated(items, key)
         return [item for item in items if item is not LEFT_OUT]
 
-    def _plain_value(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def _plain_value(self, annotation: Annotation, value: object, key: Key) -> object:
         """Structure a value that names no components."""
         try:
             with relative_to(self.folder(key)) if self.folder else nullcontext():
@@ -309,21 +311,21 @@ class Validator:
             kind, parts = self.components.get(str(key[0])), list(mismatch.parts())
             unread = not self.data and kind is not None and kind.name == "dataset"
             if unread and all(part.code == "missing-file" for part in parts):
-                return Path(value) if isinstance(value, str) else [Path(path) for path in value]
+                return [Path(path) for path in value] if isinstance(value, list) else Path(str(value))
             for part in parts:
                 self._problem(part.code, (*key, *part.key), part.what)
             return LEFT_OUT
 
-    def _constrained(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def _constrained(self, annotation: Annotation, value: object, key: Key) -> object:
         found = self.value(get_args(annotation)[0], value, key)
         try:
-            if isinstance(found, list) and len(found) == len(value):
+            if isinstance(found, list) and isinstance(value, (list, tuple)) and len(found) == len(value):
                 check_constraints(found, annotation, value)
         except Mismatch as mismatch:
             return self._problem(mismatch.code, key, mismatch.what)
         return found
 
-    def _refuse_repeated(self, items: list[Any], key: Key) -> None:
+    def _refuse_repeated(self, items: list[object], key: Key) -> None:
         """A list holds each component once; how much one counts is its weight."""
         tables = [_without_weight(item) for item in items]
         for index, item in enumerate(items):
@@ -332,40 +334,43 @@ class Validator:
                 weight = "; weight says how much it counts" if isinstance(item, Weighted) else ""
                 self._problem("duplicate", (*key, index), what, f"write it once{weight}")
 
-    def _partial(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def _partial(self, annotation: Annotation, value: object, key: Key) -> object:
         kind = self.registry.kind_of(annotation)
         if kind is None or (callable(value) and not isinstance(value, (str, Mapping))):
             return value
         return self.component(kind, value, key, partial=True)
 
-    def _weighted(self, annotation: Annotation, value: Any, key: Key) -> Any:
+    def _weighted(self, annotation: Annotation, value: object, key: Key) -> object:
         if isinstance(value, Weighted):
             return value
         fields = {}
         if isinstance(value, Mapping):
             fields = {name: value[name] for name in Weighted.FIELDS if name in value}
             value = {name: item for name, item in value.items() if name not in fields}
-        checked = {name: self._field(name, item, (*key, name)) for name, item in fields.items()}
+        checked: dict[str, Any] = {
+            name: self._field(name, item, (*key, name)) for name, item in fields.items()
+        }
         kind = self.registry.kind_of(annotation)
         if kind is None:
             return Weighted(self.value(annotation, value, key), **checked)
         component = self.component(kind, value, key, beside=Weighted.FIELDS)
         return LEFT_OUT if component is LEFT_OUT else Weighted(component, **checked)
 
-    def _field(self, name: str, value: object, key: Key) -> Any:
+    def _field(self, name: str, value: object, key: Key) -> object:
         try:
             return structure(value, Weighted.FIELDS[name])
         except Mismatch as mismatch:
             return self._problem(mismatch.code, key, mismatch.what, f"{name}: {Weighted.HELP[name]}")
 
-    def _reference(self, kind: Kind, table: Mapping[str, Any], key: Key) -> Any:
+    def _reference(self, kind: Kind, table: Mapping[str, object], key: Key) -> object:
         for name in [name for name in table if name != "ref"]:
             code: Code = "exclusive-options" if name == "use" else "unknown-option"
             what = "use and ref exclude each other" if name == "use" else f"unknown option {name!r}"
             self._problem(code, (*key, name), f"{what}: with ref, a table holds nothing else")
-        name, key = table["ref"], (*key, "ref")
-        if not isinstance(name, str):
-            return self._problem("wrong-type", key, expected("the name of a table at the top", name))
+        written, key = table["ref"], (*key, "ref")
+        if not isinstance(written, str):
+            return self._problem("wrong-type", key, expected("the name of a table at the top", written))
+        name = written
         if name not in self.components:
             return self._no_component(kind, name, key) if self.all_known else Reference(name)
         if self.components[name] is not kind:
@@ -374,7 +379,7 @@ class Validator:
             return self._problem("wrong-kind", key, what)
         return Reference(name)
 
-    def _no_component(self, kind: Kind, name: str, key: Key) -> Any:
+    def _no_component(self, kind: Kind, name: str, key: Key) -> object:
         """Report a reference to a component that the recipe does not have."""
         known = [other for other in self.components if self.components[other] is kind]
         near = did_you_mean(name, known) or did_you_mean(name, self.components)
@@ -390,7 +395,7 @@ class Validator:
     def _registered(self, kind: Kind) -> str:
         return f"registered: {listing(self.registry.names(kind.name))}"
 
-    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> Any:
+    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> object:
         self.problems.append(Problem(Where(key), what, hint, code=code))
         return LEFT_OUT
 
@@ -423,14 +428,15 @@ def _nested_with(owner: ComponentSpec, name: str) -> str:
     return ""
 
 
-def _without_weight(item: object) -> dict[str, Any] | None:
+def _without_weight(item: object) -> dict[str, object] | None:
     """Return the table of a component, whatever its weight; None if it is none."""
     if isinstance(item, Weighted) and isinstance(item.component, ComponentSpec):
         return {**item.component.to_dict(), "start": item.start}
     return item.to_dict() if isinstance(item, ComponentSpec) else None
 
 
-def _completed(value: Any, default: Any) -> Any:
+def _completed(value: object, default: object) -> object:
     """Lay a table without ``use`` over the default component, which keeps its other options."""
-    tables = isinstance(value, Mapping) and isinstance(default, Mapping)
-    return {**default, **value} if tables and not value.keys() & {"use", "ref"} else value
+    if isinstance(value, Mapping) and isinstance(default, Mapping) and not value.keys() & {"use", "ref"}:
+        return {**default, **value}
+    return value
