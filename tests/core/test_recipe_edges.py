@@ -61,11 +61,10 @@ def test_an_overrides_value_is_toml_or_else_a_bare_string(write, written, value)
     assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize("written", ["[unclosed", "{ use = 'x'", '"unclosed'])
-def test_an_overrides_value_that_begins_as_a_list_or_a_string_is_one(registry, write, written):
-    (problem,) = problems_of(registry, write(), f"stages.second.folder={written}")
-    said = f"override {f'stages.second.folder={written}'!r}: stages.second.folder: not TOML: "
-    assert problem.startswith(said) and "is never closed" in problem and "in quotes it is a string" in problem
+def test_an_overrides_value_that_begins_as_a_string_is_one(registry, write):
+    (problem,) = problems_of(registry, write(), 'stages.second.folder="unclosed')
+    where = "override 'stages.second.folder=\"unclosed': stages.second.folder"
+    assert problem.startswith(f"{where}: not TOML: the string is never closed")
 
 
 class Reads:
@@ -112,7 +111,7 @@ def test_a_number_on_the_command_line_is_a_number_where_one_is_taken(reads):
     options = reads("only.size=1_000", "only.rate=1e5", "only.either=2").stages["only"].options
     assert (options["size"], options["rate"], options["either"]) == (1000, 1e5, 2.0)
     assert reads("only.either=true").stages["only"].options["either"] == "true"
-    for text, said in (("x", "got 'x'"), ("true", "got true"), ("[1", "'[' is never closed")):
+    for text, said in (("x", "got 'x'"), ("true", "got true"), ("[1", "got '[1'")):
         with pytest.raises(MistakeError, match=re.escape(said)):
             reads(f"only.size={text}")
 

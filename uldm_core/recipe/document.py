@@ -58,7 +58,6 @@ class Document:
         places: of each key.
         problems: what was wrong with overrides.
         texts: the values that overrides set, as they were typed.
-        unparsed: what is wrong with those of them that look like TOML and are not.
     """
 
     data: dict[str, Any]
@@ -66,7 +65,6 @@ class Document:
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     texts: dict[Key, str] = field(factory=dict)
-    unparsed: dict[Key, Problem] = field(factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -100,10 +98,8 @@ class Document:
 
     def forget(self, key: Key) -> None:
         """Drop the places of a key and of everything in it, since its value is replaced."""
-        known: tuple[dict[Key, Any], ...] = (self.places, self.texts, self.unparsed)
-        for table in known:
-            for other in [other for other in table if other[: len(key)] == key]:
-                del table[other]
+        self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
+        self.texts = {k: text for k, text in self.texts.items() if k[: len(key)] != key}
 
     def override(self, key: Key, text: str) -> None:
         """Set the place of a key to an override, and drop those of everything in it."""

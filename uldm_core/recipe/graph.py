@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from uldm_core.errors import Problem, Where, dotted
+from uldm_core.errors import Code, Problem, Where, dotted
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 Specs = Mapping[str, ComponentSpec]
@@ -34,29 +34,29 @@ def needs(spec: ComponentSpec, components: Specs) -> set[str]:
     return components_behind(spec, components, ComponentSpec.dependencies)
 
 
+def _path(start: str, goal: str, following: Callable[[str], Iterable[str]]) -> list[str]:
+    """Return the shortest path of one step or more from a name to another; an empty list if there is none."""
+    paths, visited = [[start]], {start}
+    while paths:
+        path = paths.pop(0)
+        for name in following(path[-1]):
+            if name == goal:
+                return [*path, name]
+            if name not in visited:
+                visited.add(name)
+                paths.append([*path, name])
+    return []
+
+
 def _cycles(components: Specs) -> Iterator[Problem]:
     """Yield one problem a cycle, at its first component."""
     reported: set[str] = set()
     for name in components:
-        cycle = _path_back(name, components)
+        cycle = _path(name, name, lambda name: sorted(components[name].dependencies() & components.keys()))
         if cycle and not reported & set(cycle):
             reported |= set(cycle)
             what, hint = f"is made from itself: {' -> '.join(cycle)}", "one of them has to do without"
             yield Problem(Where((name,)), what, hint, code="cycle")
-
-
-def _path_back(name: str, components: Specs) -> list[str]:
-    """Return the shortest path from a component to itself, or an empty list."""
-    paths, visited = [[name]], {name}
-    while paths:
-        path = paths.pop(0)
-        for following in sorted(components[path[-1]].dependencies() & components.keys()):
-            if following == name:
-                return [*path, name]
-            if following not in visited:
-                visited.add(following)
-                paths.append([*path, following])
-    return []
 
 
 def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
@@ -71,28 +71,16 @@ def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
 
 
 def _too_early(name: str, product: str, makers: list[str], stages: Specs) -> Problem:
-    cycle = bool(makers) and _waits_for(makers[0], name, stages)
+    def makers_for(stage: str) -> list[str]:
+        needed = set(_class_of(stages[stage]).needs)
+        return [other for other, maker in stages.items() if needed & set(_class_of(maker).makes)]
+
+    code: Code = "cycle" if makers and _path(makers[0], name, makers_for) else "wrong-order"
     hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
-    if cycle:
+    if code == "cycle":
         hint = f"a cycle: [stages.{makers[0]}] needs what [stages.{name}] makes"
     what = f"needs {product}, which no earlier stage makes"
-    return Problem(Where(("stages", name)), what, hint, code="cycle" if cycle else "wrong-order")
-
-
-def _waits_for(stage: str, other: str, stages: Specs) -> bool:
-    """Whether a stage needs, by way of others too, what the other stage makes."""
-    waiting, visited = [stage], set()
-    while waiting:
-        current = waiting.pop()
-        if current in visited:
-            continue
-        visited.add(current)
-        wanted = set(_class_of(stages[current]).needs)
-        makers = [name for name, maker in stages.items() if wanted & set(_class_of(maker).makes)]
-        if other in makers:
-            return True
-        waiting += makers
-    return False
+    return Problem(Where(("stages", name)), what, hint, code=code)
 
 
 def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
 from uldm_core.spec.options import Option
-from uldm_core.spec.structure import as_typed, takes_text
-from uldm_core.toml_text.syntax import TOO_DEEP, syntax_problem
+from uldm_core.spec.structure import as_typed
+from uldm_core.toml_text.syntax import TOO_DEEP, TooDeepError, syntax_problem
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -55,10 +55,8 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     for option in [option for option in known if (option.name,) in document.texts]:
         value, text = document.data[option.name], document.texts[option.name,]
         document.data[option.name] = as_typed(value, text, option.annotation)
-        if takes_text(option.annotation):
-            document.unparsed.pop((option.name,), None)
-    if problems := [*document.problems, *document.unparsed.values()]:
-        raise MistakeError(*problems)
+    if document.problems:
+        raise MistakeError(*document.problems)
     return document.data
 
 
@@ -71,14 +69,12 @@ class _Override:
         value: what TOML makes of it, or its text.
         text: the value as typed.
         typed: the whole as typed.
-        problem: why a value that looks like TOML is not.
     """
 
     key: Key
     value: Any
     text: str
     typed: str
-    problem: Problem | None = None
 
 
 def _parse(override: str) -> _Override:
@@ -101,21 +97,14 @@ def _is_unicode(text: str) -> bool:
 
 
 def _override(key: Key, text: str, typed: str) -> _Override:
-    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one.
-
-    What begins as a list or a table and is not one, is a problem unless the option takes text.
-    """
+    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one."""
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
-        if not text.startswith(("[", "{", '"', "'")):
+        if not text.startswith(('"', "'")) and not isinstance(error, TooDeepError):
             return _Override(key, text, text, typed)
         wrong = syntax_problem(f"value = {text}", error)
-        where, hint = Where(key, f"override {typed!r}"), f"{wrong.hint}; in quotes it is a string"
-        problem = Problem(where, wrong.what, hint, code=wrong.code)
-        if text.startswith(('"', "'")):
-            raise MistakeError(problem) from error
-        return _Override(key, text, text, typed, problem)
+        raise MistakeError(evolve(wrong, where=Where(key, f"override {typed!r}"))) from error
     return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, typed)
 
 
@@ -133,8 +122,6 @@ def _set(document: Document, override: _Override) -> None:
     container[key[-1]] = value
     document.override(key, text)
     document.texts[key] = override.text
-    if override.problem:
-        document.unparsed[key] = override.problem
 
 
 def _part(container: Any, name: str | int, key: Key, text: str) -> str | int:

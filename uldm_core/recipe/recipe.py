@@ -125,7 +125,7 @@ class Recipe:
             of_variables = [problem for problem in of_variables if problem.code != "unknown-variable"]
         unfilled = {problem.where.key for problem in filled.problems}
         problems = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
-        problems = [*self.document.problems, *of_variables, *self._unparsed(problems, filled)]
+        problems = [*self.document.problems, *of_variables, *problems]
         return resolved, in_order(map(resolved.placed, problems))
 
     def _texts(self, filled: Filled) -> dict[Key, str]:
@@ -133,14 +133,6 @@ class Recipe:
         own = self.document.texts
         used = {key: own[origins[-1]] for key, origins in filled.origins.items() if origins[-1] in own}
         return {**own, **used}
-
-    def _unparsed(self, problems: Iterable[Problem], filled: Filled) -> list[Problem]:
-        """Replace what is wrong with the value of an override that is not TOML by why it is not."""
-        why = dict(self.document.unparsed)
-        why |= {key: why[o] for key, origins in filled.origins.items() for o in origins if o in why}
-        return [
-            next((why[key] for key in why if _is_within(problem, [key])), problem) for problem in problems
-        ]
 
 
 def _is_of_a_run(file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 from uldm_core import registry
@@ -62,9 +63,5 @@ def shipped() -> dict[str, Path]:
 def summary(path: Path) -> str:
     """Return the first sentence of the comment that a recipe opens with."""
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#:")]
-    comment = " ".join(line.lstrip("# ") for line in lines[: _end_of_comment(lines)])
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     return comment.partition(". ")[0].partition("; ")[0]
-
-
-def _end_of_comment(lines: list[str]) -> int:
-    return next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
