@@ -7,6 +7,7 @@ from annotated_types import Interval
 from attrs import frozen
 
 from uldm_core.protocols import Tracker
+from uldm_core.spec.component_spec import ComponentSpec
 
 MOST_THREADS = 1024
 
@@ -31,3 +32,8 @@ class RunOptions:
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
+
+    @property
+    def tracker_specs(self) -> list[ComponentSpec]:
+        """The specs of the listed trackers."""
+        return [spec for spec in self.trackers if isinstance(spec, ComponentSpec)]
