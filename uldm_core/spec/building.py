@@ -100,7 +100,7 @@ class _LocatedPartial(Partial[Any]):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with located_errors(self.key):
-            return self.place(super().__call__(*args, **options))
+            return self.place(self.target(*args, **{**self.options, **options}))
 
 
 @contextmanager
