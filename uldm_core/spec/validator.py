@@ -309,7 +309,7 @@ class Validator:
                 return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
             kind, parts = self.components.get(str(key[0])), list(mismatch.parts())
-            unread = not self.data and kind is not None and kind.name == "dataset"
+            unread = not self.data and kind is not None and kind.data
             if unread and all(part.code == "missing-file" for part in parts):
                 return [Path(path) for path in value] if isinstance(value, list) else Path(str(value))
             for part in parts:
