@@ -95,7 +95,7 @@ def test_listing_and_help_import_neither_torch_nor_components(arguments, forbidd
 
 
 def test_listing_takes_little_longer_than_importing_click():
-    """150 ms where importing click takes 45: the best of three rounds, of more where others slow them down."""
+    """150 ms where importing click takes 45: the best of three rounds, or of more on a busy computer."""
     best = {"import click": 60.0, "from uldm_core.cli.main import main; main(['ls'])": 60.0}
     for number in range(15):
         for code in best:
