@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
     from torch import Generator, Tensor
     from torch.nn import Module, Parameter
     from typing_extensions import TypeIs  # of the type checker alone
-
-    from uldm_core.engine.context import Context
 
 Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
@@ -460,6 +461,70 @@ class LRSchedule(Protocol):
     def __call__(self, step: int, /) -> float: ...
 
 
+class Context(Protocol):
+    """What the engine gives a stage for its work.
+
+    ``name`` is the stage's and ``seed`` the run's; tensors belong on ``device``; ``products`` are the
+    artifacts of earlier stages, by name. What a stage draws at random comes from ``generator`` and ``batch``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def products(self) -> Mapping[str, Path]: ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a network's forward pass: it multiplies in the run's precision."""
+        ...
+
+    def generator(self, *path: str | int) -> Generator:
+        """Return a CPU generator that is seeded by the run's seed, the stage's name and ``path``."""
+        ...
+
+    def batch(self, size: int, batch_size: int, step: int) -> Tensor:
+        """Return the indices of a step's batch, int64 [batch_size], each from 0 to ``size`` - 1."""
+        ...
+
+    def artifact(self, name: str) -> Path:
+        """Return where to write an artifact of this stage; its folder exists."""
+        ...
+
+    def publish(self, name: str) -> None:
+        """Copy an artifact to the top of the run's folder."""
+        ...
+
+    def show(self, name: str, images: Tensor, step: int = 0) -> None:
+        """Pass images to the trackers, uint8 [N, C, H, W]."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass measured values to the trackers."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Show a line to whoever started the run."""
+        ...
+
+    def begin(self, doing: str, total: int, done: int = 0) -> None:
+        """Report that ``done`` of ``total`` steps or images of some work are done."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """Report progress; raises ``Interrupted`` if the run is to stop."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raise ``Interrupted`` if the run is to stop."""
+        ...
+
+
 @runtime_checkable
 class Stage(Protocol):
     """A step of a recipe: a ``Trainer``, which has ``step``, or an ``OneShotStage``, which has ``run``.
@@ -517,11 +582,11 @@ class Trainer(Stage, Protocol):
 
     def prepare(self, context: Context, /) -> None: ...
 
-    def step(self, step: int, /) -> Mapping[str, Tensor]: ...
+    def step(self, step: int, context: Context, /) -> Mapping[str, Tensor]: ...
 
     def stateful(self) -> Mapping[str, Any]: ...
 
-    def finish(self) -> Mapping[str, float]: ...
+    def finish(self, context: Context, /) -> Mapping[str, float]: ...
 
 
 @runtime_checkable
@@ -538,14 +603,15 @@ def is_trainer(stage: object) -> TypeIs[Trainer]:
 class Previewing(_Optional, Protocol):
     """A trainer that shows what it has come to.
 
-    ``previews`` is how often over the whole training, ``preview(step)`` does so by ``context.show``. It
-    leaves everything as it was; its own random numbers are its affair.
+    ``previews`` is how often over the whole training, ``preview(step, context)`` does so by
+    ``context.show``. It leaves everything as it was; its own random numbers are its affair. Options whose
+    names begin with ``preview`` do not count in the stage's content key.
     """
 
     if TYPE_CHECKING:  # so that a class can be asked as well
         previews: int
 
-    def preview(self, step: int, /) -> None: ...
+    def preview(self, step: int, context: Context, /) -> None: ...
 
 
 @runtime_checkable

@@ -129,7 +129,7 @@ _EXAMPLES: dict[
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},
     "backbone/squeezenet": {"weights": "random"},
-    "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
+    "loss/lpips": {"backbone": {"use": "squeezenet", "weights": "random"}},
     "metric/frechet": {"backbone": "mnist_judge"},
     "metric/kid": {"backbone": "mnist_judge"},
     "metric/precision_recall": {"backbone": "mnist_judge"},

@@ -18,7 +18,7 @@ from uldm_core import Component, MistakeError, Partial, Registry, Weighted, regi
 from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
 from uldm_core.spec import building
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.docstrings import summary_of
 from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure
 
@@ -399,7 +399,7 @@ SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
 )
 def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, written, said):
     resolved = Recipe.from_dict({**SURROUNDED, **written}).resolve(registry)
-    builder = Builder(resolved.components)
+    builder = ComponentStore(resolved.components)
     if said is None:
         assert (
             builder.component("denoiser").channels == 4 and builder.component("autoencoder").in_channels == 1

@@ -43,7 +43,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     while step < trainer.steps:
         torch.manual_seed(derive(context.seed, context.name, step))
         try:
-            log.take(step + 1, trainer.step(step))
+            log.take(step + 1, trainer.step(step, context))
         except DataError as error:
             log.check()
             raise state.without_data(error, step) from error
@@ -58,7 +58,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
             state.save(step)
             saved_at = time.monotonic()
             context.stop.check()
-    return trainer.finish()
+    return trainer.finish(context)
 
 
 def _preview_steps(trainer: Trainer) -> set[int]:
@@ -71,7 +71,7 @@ def _preview(trainer: Any, context: Context, step: int) -> bool:
     """Have a trainer show itself; return whether it could. Training goes on with the same numbers."""
     try:
         with seeded(context.seed, context.name, "preview", step):
-            trainer.preview(step)
+            trainer.preview(step, context)
     except Exception as error:
         what = f"stages.{context.name} trains on without previews: {format_failure(error)}"
         context.reporter.message(f"warning: {what}")

@@ -54,8 +54,7 @@ def run_stage(
         )
     products = dict(_needed(stage.needs, out))
     machine = choose_device(options or RunOptions())
-    for component in vars(stage).values():
-        machine.place(component)
+    machine.place(stage)
     name = name or type(stage).__name__
     folder = RunFolder(out).stage(name)
     remove(folder.path)

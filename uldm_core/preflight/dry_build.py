@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from attrs import define, evolve, field, frozen
+from attrs import define, field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable, nearest
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable
+from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import needs, trained_by
+from uldm_core.run_folder.data import stand_in
 from uldm_core.shapes import shapes_only
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore, MissingComponentError
 from uldm_core.spec.component_spec import ComponentSpec
-from uldm_core.spec.options import options_of, say_value
-
-if TYPE_CHECKING:
-    from uldm_core.recipe.recipe import ResolvedRecipe
 
 META = torch.device("meta")
-COUNT = 100_000
-"""Images of a dataset that is not built: more than any batch."""
 MANY = 1_000_000
 """More numbers than these are not a few."""
 
@@ -49,24 +44,22 @@ class DryBuild:
     unmeasured: dict[Key, str] = field(factory=dict)
 
 
-def dry_build(
-    resolved: ResolvedRecipe, *, seconds: float = 1.0, doubts: Sequence[Problem] | None = None
-) -> DryBuild:
-    """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
+def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
+    """Build every component, stage and tracker of a recipe for its shapes alone.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
 
     Args:
         resolved: the recipe.
         seconds: what is not built by then is left.
-        doubts: what else is wrong with the recipe. Where it is given, a component is built even if a noun
-            that its options follow from cannot be, and objections that may follow from either are not told.
+        wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    rehearsal = _DryBuilder(resolved.components, clock=Clock(time.monotonic() + seconds), doubts=doubts)
+    clock = Clock(time.monotonic() + seconds)
+    store = _DryComponents(components=resolved.components, clock=clock, wrong=wrong)
     with silence():
         for spec in resolved.specs():
-            rehearsal.attempt(spec)
-    return rehearsal.found
+            store.attempt(spec)
+    return store.found
 
 
 def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
@@ -160,36 +153,23 @@ def silence() -> Iterator[None]:
             torch.set_grad_enabled(gradients)  # a deadline may pass just as they are to be enabled again
 
 
-class _MissingError(Exception):
-    """A part, or a noun, could not be built; why is said there."""
+class _NotBuiltError(Exception):
+    """A component that another one needs was not built; why is noted there."""
 
 
-@define
-class _DryBuilder(Builder):
-    """Builds each blueprint once at most, and goes on when one cannot be built."""
+@define(kw_only=True)
+class _DryComponents(ComponentStore):
+    """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
 
-    clock: Clock = field(kw_only=True)
-    doubts: Sequence[Problem] | None = field(default=None, kw_only=True)
+    clock: Clock
+    wrong: Collection[Key]
     found: DryBuild = field(factory=DryBuild)
     tried: set[Key] = field(factory=set)
 
-    def component(self, name: str) -> Any:
-        if name not in self.components:
-            raise _MissingError(name)
-        return self.build(self.components[name])
-
-    def around(self, name: str) -> Any:
-        try:
-            return self.component(name)
-        except _MissingError:
-            if self.doubts is None:
-                raise
-            return _Any()
-
-    def build(self, spec: ComponentSpec, *args: Any) -> Any:
+    def make(self, spec: ComponentSpec, *args: Any) -> Any:
         self.attempt(spec)
         if spec.key not in self.found.components:
-            raise _MissingError(dotted(spec.key))
+            raise _NotBuiltError(dotted(spec.key))
         return self.found.components[spec.key]
 
     def attempt(self, spec: ComponentSpec) -> None:
@@ -197,14 +177,17 @@ class _DryBuilder(Builder):
         if spec.key in self.tried:
             return
         self.tried.add(spec.key)
-        components = [self.components[noun] for noun in spec.asks() if noun in self.components]
+        components = [self.components[name] for name in spec.asks() if name in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
+        if any(key[: len(spec.key)] == spec.key for key in self.wrong):
+            self.found.unmeasured[spec.key] = "something is wrong with its options"
+            return
         try:
             self.found.components[spec.key] = self._made(spec)
         except MistakeError as error:
-            self._objected(spec, error)
-        except _MissingError as error:
+            self._note(spec, error)
+        except (_NotBuiltError, MissingComponentError) as error:
             self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
@@ -215,122 +198,24 @@ class _DryBuilder(Builder):
         if spec.kind.numbers:
             _refuse_many(spec)
             with Deadline(self.clock):
-                return super().build(spec)
+                return super().make(spec)
         with without_values(self.clock):
-            component = super().build(spec)
+            component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
 
-    def _objected(self, spec: ComponentSpec, error: MistakeError) -> None:
-        key = spec.key
+    def _note(self, spec: ComponentSpec, error: MistakeError) -> None:
         if is_unavailable(error):
-            self.found.unmeasured[key] = error.problems[0].what
+            self.found.unmeasured[spec.key] = error.problems[0].what
             return
         for problem in error.problems:
-            placed = problem if problem.where.key[: len(key)] == key else problem.within(key)
-            if self._may_follow(spec, placed):
-                self.found.unmeasured[key] = "something else is wrong with it"
-                continue
-            hint = problem.hint or self._options_named(spec, problem.what)
-            self.found.problems.append(evolve(placed, hint=hint))
-
-    def _may_follow(self, spec: ComponentSpec, objection: Problem) -> bool:
-        """Whether an objection may be due to what else is wrong: one cause is told once."""
-        if any(map(self._doubtful, spec.all_references())):
-            return True
-        key, options = spec.key, options_of(spec.component.load())
-        doubts = [doubt.where.key for doubt in self.doubts or ()]
-        inside = [doubt[len(key) :] for doubt in doubts if doubt[: len(key)] == key]
-        parts = {str(part) for within in inside for part in within}
-        suspects = parts.union(*(nearest(part, options) for part in parts))
-        for option in spec.surrounded:
-            suspects |= {option} if any(map(self._doubtful, spec.kind.inferred[option].components)) else set()
-        said = f"{dotted(objection.where.key[len(key) :])} {objection.what}"
-        return () in inside or any(_names(said, suspect) for suspect in suspects)
-
-    def _doubtful(self, name: str) -> bool:
-        """Whether anything is wrong with a noun, or with one that it needs."""
-        names = {name, *needs(self.components[name], self.components)} if name in self.components else {name}
-        keys = [self.components[other].key for other in names if other in self.components]
-        wrong = {doubt.where.key[:1] for doubt in self.doubts or ()}
-        return len(keys) < len(names) or any(
-            key not in self.found.components or key[:1] in wrong for key in keys
-        )
-
-    def _options_named(self, spec: ComponentSpec, what: str) -> str:
-        """Say each option that a message names: its value, and where that is from."""
-        derived = self._surroundings(spec, options_of(spec.component.load()), {})
-        written = spec.to_dict()
-        said = []
-        for name in (*spec.options, *(name for name in derived if name not in spec.options)):
-            value = written.get(name)
-            if name in spec.options:
-                number = name in spec.written and type(value) is int and value > 9
-                if _names(what, name) or (number and _names(what, str(value))):
-                    origin = "" if name in spec.written else " (default)"
-                    said.append(f"{name} = {say_value(value)}{origin}")
-            elif _names(what, name) and _names(what, str(derived[name])):
-                said.append(f"{name} is {spec.kind.inferred[name].description}")
-        return "; ".join(said)
-
-
-def _names(text: str, word: str) -> bool:
-    """Whether a text has a word in it."""
-    return bool(re.search(rf"\b{re.escape(word)}\b", text))
-
-
-@frozen
-class _Any:
-    """Stands for a dataset or an autoencoder of which nothing is known, so that others can be built."""
-
-    channels: int = 3
-    size: int = 32
-    latent_channels: int = 4
-    downscale: int = 4
-
-
-@frozen
-class StandIn:
-    """A dataset of which only the shapes are known; its images are black."""
-
-    channels: int
-    size: int
-    splits: tuple[str, ...]
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return COUNT
-
-    @property
-    def labels(self) -> Tensor:
-        """Zeros, int64."""
-        return torch.zeros(COUNT, dtype=torch.int64)
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Return zeros, uint8 [B, channels, size, size]."""
-        return torch.zeros(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
-
-    def split(self, name: str) -> StandIn:
-        """Return itself."""
-        return self
+            inside = problem.where.key[: len(spec.key)] == spec.key
+            self.found.problems.append(problem if inside else problem.within(spec.key))
 
 
 def _refuse_many(spec: ComponentSpec) -> None:
     for name, value in spec.options.items():
         if type(value) is int and value > MANY:
             raise NotImplementedError(f"{name} = {value} is more than can be tried out")
-
-
-def stand_in(spec: ComponentSpec) -> StandIn:
-    """Stand in for a dataset by what its class or its options say of its images."""
-    target: Any = spec.component.load()
-
-    def said(name: str) -> int:
-        for value in (getattr(target, name, None), spec.options.get(name)):
-            if type(value) is int:
-                return value
-        raise NotImplementedError(f"neither its class nor its options say its {name}")
-
-    return StandIn(said("channels"), said("size"), tuple(getattr(target, "splits", ("train", "test"))))
 
 
 def reason(error: BaseException) -> str:

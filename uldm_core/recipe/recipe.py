@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, shortened
+from uldm_core.errors import Key, MistakeError, Problem, shortened
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
@@ -96,9 +96,8 @@ class Recipe:
         from uldm_core.preflight.dry_build import dry_build, untrained
 
         resolved, problems = self._read(registry or default())
-        doubts = [problem for problem in problems if not problem.warning]
-        doubts += [Problem(Where(key), "not readable") for key in self._unread(resolved.filled)]
-        tried = dry_build(resolved, doubts=doubts)
+        errors = {problem.where.key for problem in problems if not problem.warning}
+        tried = dry_build(resolved, wrong=errors | self._unread(resolved.filled))
         found = [*problems, *map(resolved.placed, tried.problems)]
         if all(problem.warning for problem in found):
             found += map(resolved.placed, untrained(resolved, tried))

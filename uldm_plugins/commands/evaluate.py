@@ -136,17 +136,16 @@ def _of_run(
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
     from uldm_core import MistakeError, registry
-    from uldm_core.spec.building import Builder, validate
+    from uldm_core.spec.building import validate
     from uldm_plugins.stages.evaluate import Evaluate
 
     if not specs:
         own_stage: Evaluate = trained.stage("evaluate")[1]
         return own_stage
     autoencoder = trained.component("autoencoder")
-    builder = Builder(trained.resolved.components, built=trained.store.builder.built)
     own = registry.default()
     metrics = [
-        builder.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
+        trained.store.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
         for spec in specs
     ]
     try:
@@ -238,9 +237,7 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, device: Device) 
         check_once(metrics)
     except ValueError as error:
         raise MistakeError(str(error)) from error
-    for part in [part for metric in metrics for part in vars(metric).values()]:
-        device.place(part)
-    return metrics
+    return device.place(metrics)
 
 
 def _compared(

@@ -95,7 +95,7 @@ def sample(
     resolved = validate(
         registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
     )
-    stage.sampler = trained.store.builder.build(resolved)
+    stage.sampler = trained.store.build(resolved)
     with _drawing(trained, name, seed) as context:
         if out:
             write_images(stage.draw(context, count), out)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from uldm_core import MistakeError, use
-from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     Autoencoder,
+    Context,
     Dataset,
     HasBackbone,
     HasLogits,
@@ -90,7 +90,7 @@ class Evaluate:
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
-            context.reporter.message(f"[{context.name}] {line}")
+            context.message(f"[{context.name}] {line}")
         return report["results"]["samples"]
 
     def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Dataset, HasLogits, Quantized
+from uldm_core.protocols import Autoencoder, Context, Dataset, HasLogits, Quantized
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.shared.arrays import save_arrays

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Dataset, LatentScaling, Quantized
+from uldm_core.protocols import Autoencoder, Context, Dataset, LatentScaling, Quantized
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
 from uldm_plugins.stages.training import read_images
 

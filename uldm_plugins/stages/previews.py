@@ -10,9 +10,16 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from uldm_core import registry
-from uldm_core.engine.context import Context
 from uldm_core.kinds import latent_size
-from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler, Quantized
+from uldm_core.protocols import (
+    Autoencoder,
+    Context,
+    Dataset,
+    Denoiser,
+    LatentScaling,
+    NoiseScheduler,
+    Quantized,
+)
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.shared.ema import EMA
 from uldm_plugins.shared.images import in_batches, to_float, to_uint8

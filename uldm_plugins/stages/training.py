@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from uldm_core import Partial, Weighted
-from uldm_core.engine.context import Context
 from uldm_core.errors import DataError
 from uldm_core.protocols import (
+    Context,
     Dataset,
     Denoiser,
     Loss,

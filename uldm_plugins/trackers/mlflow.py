@@ -7,14 +7,16 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
 from uldm_core.paths import inside, listed, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe.compare import flattened
-from uldm_core.run_folder.files import write_text
+from uldm_core.run_folder.files import write_bytes, write_text
 from uldm_plugins.shared.images import grid_of_ten
 from uldm_plugins.trackers.shared import read_id, tagged
 
@@ -47,7 +49,10 @@ class MLflow:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs every new table
         folder.mkdir(exist_ok=True)
         given = self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        self.client = MlflowClient(given or f"sqlite:///{folder / 'mlflow.db'}")
+        database = folder / "mlflow.db"
+        if not given and not database.exists():
+            write_bytes(database, _empty_database())
+        self.client = MlflowClient(given or f"sqlite:///{database}")
         self.id = self._resumed(folder / "run_id")
         if not self.id:
             self.id = self._created(run, artifacts=None if given else (folder / "artifacts").as_uri())
@@ -120,6 +125,17 @@ class MLflow:
     def end(self, state: str) -> None:
         """Say how the run ended."""
         self.client.set_terminated(self.id, STATUS[state])
+
+
+@cache
+def _empty_database() -> bytes:
+    """Return a database without runs: MLflow takes a second to make one, which several runs may share."""
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+        return path.read_bytes()
 
 
 def _allowed(key: str, script: re.RegexFlag = re.UNICODE) -> str:
