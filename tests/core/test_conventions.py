@@ -74,7 +74,7 @@ PLUGINS_TOO = (
         (["--help"], BUILDING),
         *(
             ([name, "--help"], BUILDING)
-            for name in ("sample", "reconstruct", "evaluate", "codebook", "lpips")
+            for name in ("show", "doctor", "sample", "reconstruct", "evaluate", "codebook", "lpips")
         ),
         *(([name, "--help"], PLUGINS_TOO) for name in program.CORE),
     ],

@@ -34,10 +34,7 @@ CORE = {
     "run": "Run a recipe: every stage that is not done yet.",
     "validate": "Find everything that is wrong with a recipe.",
     "ls": "List the registered components, or the shipped recipes.",
-    "show": "Show what a component is, and its options.",
-    "cp": "Copy a shipped recipe, to change it.",
     "check": "Hold a component to the contract of its kind.",
-    "doctor": "Show versions, devices, plugins, weights, and what is missing.",
 }
 """The core's commands with their summaries, each in a file of its name; plugins bring others."""
 
