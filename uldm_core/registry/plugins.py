@@ -113,10 +113,10 @@ class Plugin:
             seconds=self.seconds,
         )
 
-    def with_fault(self, cause: str, fix: str, error: str = "") -> Plugin:
+    def with_fault(self, cause: str, fix: str) -> Plugin:
         """Return it as one that works but should be fixed, and warn."""
         warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
-        return evolve(self, error=error or cause, fix=fix)
+        return evolve(self, error=cause, fix=fix)
 
 
 def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
