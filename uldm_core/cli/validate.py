@@ -38,14 +38,15 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
 
 def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list[Problem], str, object]:
     """Return what is wrong, and where it was asked for the table of shapes, as text and as data."""
+    from uldm_core.preflight.check import check
     from uldm_core.recipe import Recipe
 
     try:
-        loaded = Recipe.load(recipe, overrides, forgiving=True)
+        loaded = Recipe.load(recipe, overrides)
     except MistakeError as error:
         show_tracebacks(error)
         return list(error.problems), "", None
-    problems = loaded.check()
+    problems = check(loaded)
     if any(not problem.warning for problem in problems) or not deep:
         return problems, "", None
 
@@ -57,5 +58,5 @@ def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list
 
 def _row(problem: Problem) -> dict[str, object]:
     where = problem.where
-    place = {"source": where.source, "line": where.line, "key": dotted(where.key)}
+    place = {"source": where.source, "line": where.line, "key": dotted(where.key), "code": problem.code}
     return {**place, "what": problem.what, "hint": problem.hint, "warning": problem.warning}

@@ -133,7 +133,7 @@ def _in_order(resolved: ResolvedRecipe) -> Iterator[ComponentSpec]:
     """Yield the components at the top, then those within the stages that are whole without their owner."""
     yield from resolved.components.values()
     for stage in resolved.stages.values():
-        yield from (part for part in stage.parts() if not part.factory)
+        yield from (part for part in stage.parts() if not part.partial)
 
 
 @define
@@ -207,7 +207,7 @@ class _Walk:
         layer = _layer_of(component, error) if isinstance(error, ShapeError) else ""
         given = f"{self.inputs.name} {list(self.inputs.shape)}" if self.inputs.name else "what it is given"
         what = f"does not take {given}: {first_line(error)}{layer}"
-        yield Problem(Where(spec.key), what, self._sizes())
+        yield Problem(Where(spec.key), what, self._sizes(), code="shape-mismatch")
 
     def _sizes(self) -> str:
         shapes = {"images": _shape_of(self.inputs.images), "latents": _shape_of(self.inputs.latents)}
@@ -252,7 +252,7 @@ def _weights_that_do_not_fit(
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
             hint = "leave out use and options to take the component as that run has it"
-            yield Problem(Where((name, "from")), what, hint)
+            yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
 
 
 def _format_output(output: Any) -> str:

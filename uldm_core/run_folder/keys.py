@@ -35,10 +35,12 @@ def stage_keys(
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
-    It covers the seed, the stage's own options but for its number of steps and those of its previews, those of the
-    nouns it uses, the source files of their classes, the content of the splits that it reads and of the files
-    that options name, weights that come from other runs, and the keys of the earlier stages that trained or
-    made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
+    It covers the seed, the stage's own options but for its number of steps and those of its previews, those
+    of the components it uses, the source files of their classes, the content of the splits that it reads and
+    of the files that options name, weights that come from other runs, and the keys of the earlier stages that
+    trained or made what it uses. Where a file is does not count, nor do options of a dataset that has
+    fingerprints.
+
     The files that these classes inherit from and import stand beside the hash, see ``code_of``.
 
     Args:
@@ -137,7 +139,8 @@ def _records(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[Component]:
     """Return the components that a stage is made of and uses, each once."""
     used = sorted(components_behind(stage, resolved.components))
     specs = [without_previews(stage), *(resolved.components[name] for name in used)]
-    return [*{component.path: component for spec in specs for component in spec.records()}.values()]
+    components = [part.component for spec in specs for part in spec.nested()]
+    return [*{component.path: component for component in components}.values()]
 
 
 def require_stages(resolved: ResolvedRecipe) -> None:

@@ -12,9 +12,9 @@ from uldm_core import registry
 from uldm_core.cli.common import component_named
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component
-from uldm_core.spec.annotations import describe_type
 from uldm_core.spec.docstrings import without_arguments
-from uldm_core.spec.options import Option, say_value
+from uldm_core.spec.format_types import describe_type, format_value
+from uldm_core.spec.options import Option
 
 _INTEGER = 4
 _INDENTED = TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -55,7 +55,7 @@ def _option(kind: Kind, option: Option) -> Page:
 
 def _in_a_recipe(component: Component, kind: Kind, name: str) -> str:
     """Return the component as a recipe writes it; inferred options are filled in there."""
-    table = say_value({"use": name, **component.example})
+    table = format_value({"use": name, **component.example})
     if kind.listed:
         return f"{kind.listed} = [{table}]"
     return f"stages.{name} = {table}" if kind.stage else f"{kind.name} = {table}"
@@ -104,4 +104,4 @@ def _lines(page: Page) -> Iterator[str]:
 def _default(row: Mapping[str, Any]) -> str:
     if row["filled_from"]:
         return f" (from {row['filled_from']})"
-    return " (required)" if row["required"] else f" = {say_value(row['default'])}"
+    return " (required)" if row["required"] else f" = {format_value(row['default'])}"

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
 from uldm_plugins.noise_schedulers.predictions import PREDICTION_TYPES, Levels, Prediction
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Discrete(Process):
         falls = alpha[:-1] * sigma[1:] > alpha[1:] * sigma[:-1]
         if not falls.all():
             step = int(falls.int().argmin())
-            raise ValueError(
+            raise OptionError(
                 f"timesteps {step} and {step + 1} have the same noise in float32: take {self.gentler}"
             )
 
