@@ -27,7 +27,7 @@ NETWORKS = ("autoencoder", "discriminator", "denoiser", "backbone")
 
 
 def drawn(recipe, own=None):
-    """Return a recipe's anatomies and its picture."""
+    """Return a recipe's network levels and its picture."""
     resolved = recipe.resolve(own)
     found = network_levels(resolved)
     return found, picture(resolved, found)
@@ -60,7 +60,7 @@ def words(figure):
 
 def sums(found):
     """Say of which networks the parts do not add up to the whole."""
-    traced = [known for known in found if known.parts and not known.row.why]
+    traced = [one for one in found if one.parts and not one.row.why]
     counted = {k.name: sum(part.parameters for part in k.parts) + k.elsewhere for k in traced}
     return {k.name for k in traced if counted[k.name] != (k.row.parameters or 0)}
 
@@ -74,7 +74,7 @@ def test_every_shipped_recipe_is_drawn_and_can_be_read(path):
     specs = [*resolved.components.values(), *resolved.stages.values()]
     named = {b.use for b in [*specs, *(part for b in specs for part in b.parts())]}
     assert {name for name in named if name not in words(figure)} == set()
-    assert not [known.name for known in found if known.network and known.why]
+    assert not [one.name for one in found if one.network and one.why]
 
 
 def components():
@@ -105,7 +105,7 @@ def test_every_network_of_ours_is_drawn_and_can_be_read(component):
 
 def test_the_levels_of_a_vqvae_are_those_of_its_options():
     found = network_levels(Recipe.load("mnist_ddpm").resolve())
-    coder, net, judge = (next(k for k in found if k.kind == kind) for kind in NETWORKS[:3:1])
+    coder, net, discriminator = (next(k for k in found if k.kind == kind) for kind in NETWORKS[:3:1])
     assert [(level.grid, level.width) for level in coder.part("encoder").levels] == [
         ((28, 28), 32), ((14, 14), 64), ((7, 7), 64),
     ]  # fmt: skip
@@ -115,7 +115,7 @@ def test_the_levels_of_a_vqvae_are_those_of_its_options():
         counted = sum(parameter.numel() for parameter in getattr(built, name).parameters())
         assert coder.part(name).parameters == counted
     assert (net.output, net.receptive_field) == ((1, 2, 2), 46)
-    assert [(level.grid, level.attention) for level in judge.part("network").levels] == [
+    assert [(level.grid, level.attention) for level in discriminator.part("network").levels] == [
         ((7, 7), True), ((4, 4), True), ((7, 7), True),
     ]  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_mistakes_are_said_and_nothing_is_written(arguments, said, tmp_path, mon
 
 def test_json_holds_what_the_picture_shows(capsys):
     assert program._run(["diagram", str(SMOKE), "--json"]) == 0
-    components = {known["name"]: known for known in json.loads(capsys.readouterr().out)["components"]}
+    components = {one["name"]: one for one in json.loads(capsys.readouterr().out)["components"]}
     coder = components["autoencoder"]
     assert coder["codebook"] == {"use": "vq_ema", "size": 512, "dim": 4, "count": 1}
     assert [part["part"] for part in coder["parts"]] == ["encoder", "quantizer", "decoder"]
@@ -244,7 +244,7 @@ def test_long_names_many_levels_and_the_untraceable_can_be_read():
     data["stages"]["a_sixth_stage_with_a_very_long_name"] = {"use": "evaluate"}
     found, figure = drawn(Recipe.from_dict(data, "a recipe of $x$ " + "and_a_name_without_end" * 6), own)
     assert legible(figure) == [] and sums(found) == set()
-    assert [len(known.part("encoder").levels) for known in found if known.latents] == [12]
+    assert [len(one.part("encoder").levels) for one in found if one.latents] == [12]
     assert "notmeasurable" in words(figure) and "15morelevels" in words(figure)
 
 

@@ -19,13 +19,13 @@ from sphinx.errors import ExtensionError
 
 from uldm_core import protocols, registry
 from uldm_core.cli.main import cli
-from uldm_core.cli.page import page_of
 from uldm_core.errors import UldmError
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component, how_to_install
 from uldm_core.spec.format_types import format_value
 from uldm_core.testing.checks import module
 from uldm_core.testing.contract import Check, contract_of
+from uldm_plugins.commands.page import page_of
 
 OURS = "uldm"
 CHECKOUT = Path(inspect.getfile(registry)).parents[1]

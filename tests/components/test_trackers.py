@@ -30,7 +30,7 @@ def start(folder):
     return RunStart(folder, folder.name, RECIPE, ["first", "second"], "uldm run it")
 
 
-def told(tracker, folder, first=0, last=6, state="done"):
+def notified(tracker, folder, first=0, last=6, state="done"):
     """Tell a tracker of a run, whole or a part of it."""
     tracker.begin(start(folder))
     tracker.stage("first", first, 6)
@@ -46,8 +46,8 @@ def told(tracker, folder, first=0, last=6, state="done"):
 
 def in_halves(name, folder, **options):
     """Have a run stop at step 5, and go on from its checkpoint at step 3."""
-    told(registry.build("tracker", name, **options), folder, last=5, state="stopped")
-    told(registry.build("tracker", name, **options), folder, first=3)
+    notified(registry.build("tracker", name, **options), folder, last=5, state="stopped")
+    notified(registry.build("tracker", name, **options), folder, first=3)
 
 
 WHOLE = {step: pytest.approx(1 / step) for step in range(1, 7)}
@@ -93,13 +93,13 @@ def test_mlflow_is_given_names_that_it_takes():
 
 
 @pytest.mark.slow
-def test_mlflow_goes_where_it_is_told(tmp_path, monkeypatch):
+def test_mlflow_logs_where_it_is_set_to(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/elsewhere.db"
     tracker = registry.build("tracker", "mlflow", uri=uri)
     assert MlflowClient(uri).create_experiment("uldm", artifact_location=(tmp_path / "art").as_uri())
-    told(tracker, tmp_path / "run", state="failed")
+    notified(tracker, tmp_path / "run", state="failed")
     (run,) = MlflowClient(uri).search_runs([MlflowClient(uri).get_experiment_by_name("uldm").experiment_id])
     assert run.info.status == "FAILED" and not (tmp_path / "run/mlflow/mlflow.db").exists()
 

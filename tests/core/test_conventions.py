@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ PLUGINS_TOO = (
         (["--help"], BUILDING),
         *(
             ([name, "--help"], BUILDING)
-            for name in ("sample", "reconstruct", "evaluate", "codebook", "lpips")
+            for name in ("show", "doctor", "sample", "reconstruct", "evaluate", "codebook", "lpips")
         ),
         *(([name, "--help"], PLUGINS_TOO) for name in program.CORE),
     ],
@@ -91,6 +92,20 @@ def test_listing_and_help_import_neither_torch_nor_components(arguments, forbidd
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0 [] []", done.stdout + done.stderr
+
+
+def test_listing_takes_little_longer_than_importing_click():
+    """150 ms where importing click takes 45: the best of three rounds, or of more on a busy computer."""
+    best = {"import click": 60.0, "from uldm_core.cli.main import main; main(['ls'])": 60.0}
+    for number in range(15):
+        for code in best:
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+            best[code] = min(best[code], time.perf_counter() - start)
+        click, listing = best.values()
+        if number >= 2 and listing <= 150 / 45 * click:
+            return
+    pytest.fail(f"uldm ls takes {1000 * listing:.0f} ms, importing click {1000 * click:.0f}")
 
 
 def test_ls_lists_one_kind_or_all():

@@ -17,7 +17,7 @@ def edges(resolved):
     return {(titles[edge.start], titles[edge.end], edge.label) for edge in graph.edges}
 
 
-def test_nouns_feed_stages_and_stages_feed_each_other(registry, write):
+def test_components_feed_stages_and_stages_feed_each_other(registry, write):
     assert edges(Recipe.load(write()).resolve(registry)) == {
         ("dataset", "first", ""),
         ("first", "autoencoder", "trains"),
@@ -43,7 +43,7 @@ def test_a_box_says_what_was_written_of_a_component_and_of_those_within_it(regis
     ]
 
 
-def test_a_noun_of_another_name_says_its_kind_and_a_stage_names_it(registry, write):
+def test_a_component_of_another_name_says_its_kind_and_a_stage_names_it(registry, write):
     text = '\n[small_autoencoder]\nuse = "coder"\n[stages.fourth]\nuse = "train"\n'
     text += 'autoencoder = { ref = "small_autoencoder" }\n'
     text += 'losses = [{ use = "distance", start = 3 }, "distance"]\n'
@@ -90,6 +90,6 @@ def test_the_edges_of_a_shipped_recipe():
 @pytest.mark.parametrize("form", ["mermaid", "dot"])
 def test_every_end_of_an_edge_is_a_node(form):
     output = CliRunner().invoke(cli, ["diagram", "mnist_latent", "--format", form]).output
-    declared = set(re.findall(r"^  ((?:noun|stage)_\d+)(?:\[| \[|\{)", output, re.MULTILINE))
+    declared = set(re.findall(r"^  ((?:component|stage)_\d+)(?:\[| \[|\{)", output, re.MULTILINE))
     ends = re.findall(r"^  (\w+) (?:-->|==>|->)(?:\|[^|]*\|)? (\w+)", output, re.MULTILINE)
     assert len(ends) > 10 and {end for pair in ends for end in pair} <= declared and len(declared) == 11

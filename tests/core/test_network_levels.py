@@ -1,16 +1,20 @@
 """What networks look like inside: levels, shapes and parameters, against what was counted by hand."""
 
+from typing import Protocol
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from uldm_core import Component, MistakeError
+from uldm_core.kinds import Kind
 from uldm_core.protocols import Quantizer
 from uldm_core.recipe import Recipe
 from uldm_plugins.diagram import network_levels as levels_module
 from uldm_plugins.diagram import trace
 from uldm_plugins.diagram.network_levels import network_levels
+from uldm_plugins.diagram.picture import picture
 
 
 class Residual(nn.Module):
@@ -35,7 +39,7 @@ class Hourglass(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(5))
-        self.told = nn.Linear(1, 8)
+        self.embed = nn.Linear(1, 8)
         self.downs = nn.ModuleList([Residual(channels, 8)])
         self.shrink = nn.Conv2d(8, 8, 2, stride=2)
         self.mids = nn.ModuleList([Residual(8, 8, attends=True), Residual(8, 8)])
@@ -43,9 +47,9 @@ class Hourglass(nn.Module):
         self.out = nn.Conv2d(8, channels, 1)
 
     def forward(self, latents, conditioning):
-        told = self.told(conditioning[:, None])[:, :, None, None]
+        conditioning = self.embed(conditioning[:, None])[:, :, None, None]
         skip = self.downs[0](latents)
-        x = self.shrink(skip) + told
+        x = self.shrink(skip) + conditioning
         for block in self.mids:
             x = block(x)
         x = F.interpolate(x, skip.shape[2:])
@@ -135,9 +139,34 @@ class Curious(nn.Module):
         return self.layer(latents) if latents.sum().item() else latents
 
 
+class Painter(Protocol):
+    """A kind that only a plugin has."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor: ...
+
+
+class Oils(nn.Module):
+    """Paints at half the size, and ends at the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList([nn.Conv2d(1, 8, 2, stride=2), Residual(8, 8)])
+        self.last = nn.ConvTranspose2d(8, 1, 2, stride=2)
+
+    def forward(self, images):
+        for step in self.steps:
+            images = step(images)
+        return self.last(images)
+
+
+def paint(inputs, painter, batch):
+    """The probe of the kind."""
+    return painter(inputs.images(batch))
+
+
 @pytest.fixture
 def opened(registry):
-    """Return the anatomy of a noun in a small recipe."""
+    """Return the levels of a component in a small recipe."""
     registry.register(Component("denoiser", "hourglass", Hourglass))
     registry.register(Component("denoiser", "deep", Deep))
     registry.register(Component("denoiser", "curious", Curious))
@@ -179,9 +208,26 @@ def test_parameters_are_those_counted_by_hand_and_add_up(opened):
     assert sum(part.parameters for part in net.parts) + net.elsewhere == net.row.parameters
 
 
-def test_what_works_on_the_time_alone_is_told_from_the_network(opened):
+def test_what_depends_on_the_time_only_is_apart_from_the_network(opened):
     net = opened("denoiser", denoiser="hourglass")
     assert rows(net.part("conditioning")) == [((8,), "", False, [(1, "Linear")])]
+
+
+def test_a_kind_of_a_plugin_is_traced_and_drawn_as_ours_are(registry):
+    registry.kinds["painter"] = Kind(
+        "painter", f"{__name__}:Painter", "images to images", probe=f"{__name__}:paint", network=True
+    )
+    registry.register(Component("painter", "oils", Oils))
+    resolved = Recipe.from_dict({"dataset": "points", "painter": "oils"}).resolve(registry)
+    found = network_levels(resolved)
+    part = found[1].part("network")
+    assert rows(part)[:2] == [
+        ((8, 2, 2), "down", False, [(1, "Conv2d"), (1, "Residual")]),
+        ((1, 4, 4), "up", False, [(1, "ConvTranspose2d")]),
+    ]
+    assert (found[1].input, found[1].output, found[1].elsewhere) == ((1, 4, 4), (1, 4, 4), 0)
+    texts = [text.get_text() for text in picture(resolved, found).axes[0].texts]
+    assert "painter: oils" in texts and {"input", "output"} <= {*texts}
 
 
 def test_sequences_fold_into_one_level_as_long_as_their_shape_is_one(opened):
@@ -193,7 +239,7 @@ def test_sequences_fold_into_one_level_as_long_as_their_shape_is_one(opened):
     assert not any(level.bottleneck for level in net.part("network").levels)
 
 
-def test_encoder_quantizer_and_decoder_are_told_apart(opened):
+def test_encoder_quantizer_and_decoder_are_parts(opened):
     coder = opened("autoencoder", autoencoder={"use": "squeezes", "quantizer": "rounds"})
     found = {part.name: (part.parameters, [level.output for level in part.levels]) for part in coder.parts}
     assert found == {
@@ -213,7 +259,7 @@ def test_what_ran_before_values_were_asked_for_is_shown_all_the_same(opened):
     assert [level.output for level in coder.part("decoder").levels] == [(1, 4, 4)]
 
 
-def test_a_network_that_cannot_be_traced_says_why(opened):
+def test_a_network_that_cannot_be_traced_has_a_reason(opened):
     net = opened("denoiser", denoiser="curious")
     assert "meta" in net.why and net.part("network").levels == [] and net.row.parameters == 20
 
@@ -299,14 +345,14 @@ def test_attention_beside_its_blocks_makes_no_level_of_its_own():
 
 def test_plain_values_say_the_same(opened):
     said = opened("denoiser", denoiser="hourglass").to_json()
-    (network, told) = said["parts"]
+    (network, conditioning) = said["parts"]
     assert (said["kind"], said["use"], said["parameters"]) == ("denoiser", "hourglass", 2945)
     assert [level["parameters"] for level in network["levels"]] == [296, 1432, 1196]
     assert network["levels"][1]["blocks"][1] == {
         "path": "mids.0", "type": "Residual", "input": (8, 2, 2), "output": (8, 2, 2), "parameters": 584,
         "attention": True, "composite": True, "conditioning": False, "layer": True,
     }  # fmt: skip
-    assert told["part"] == "conditioning"
+    assert conditioning["part"] == "conditioning"
 
 
 def traced(network, *shape):

@@ -21,6 +21,7 @@ from uldm_core.cli import main as program
 from uldm_core.cli.progress import Terminal
 from uldm_core.cli.run_options import run_options, run_overrides
 from uldm_core.engine.signals import Interrupted
+from uldm_core.errors import Problem, Where
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.run_options import MOST_THREADS
 from uldm_core.registry.plugins import GROUP, Command, Plugin, PluginWarning, load_file
@@ -140,6 +141,16 @@ def test_a_traceback_shows_what_an_error_was_raised_from(uldm):
     assert "FileNotFoundError" in err and "direct cause" in err and "uldm_core.errors.MistakeError" in err
     code, _, err = uldm("ls", "--jsn", "--traceback")
     assert code == 2 and "NoSuchOption" in err and "No such option" in err.splitlines()[-1]
+
+
+def test_an_error_that_is_a_cause_as_well_is_shown_once(capsys):
+    cause = ValueError("I object")
+    error = MistakeError(Problem(Where(), "I object", cause=cause))
+    error.__cause__ = cause
+    with click.Context(program.cli) as context:
+        context.meta[console.TRACEBACK] = True
+        console.show_tracebacks(error, cause, None)
+    assert capsys.readouterr().err.count("ValueError: I object") == 1
 
 
 @pytest.mark.parametrize("value", ["", "0"])

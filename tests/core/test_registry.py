@@ -103,7 +103,7 @@ def test_values_are_what_annotations_say(annotation, good, bad):
             structure(value, annotation)
 
 
-def test_the_place_inside_a_list_is_told():
+def test_the_place_inside_a_list_is_named():
     with pytest.raises(Mismatch) as caught:
         structure([1, [2, "3"]], tuple[int | list[int], ...])
     assert caught.value.key[0] == 1
@@ -141,7 +141,7 @@ def test_a_component_of_another_kind_is_refused(registry):
         )
 
 
-def test_a_components_own_objection_is_reported_at_its_place(registry):
+def test_a_components_own_error_is_reported_at_its_place(registry):
     with pytest.raises(MistakeError, match=r"autoencoder\.quantizer: thirteen codes bring bad luck"):
         building.build(
             registry, "autoencoder", "coder", in_channels=1, quantizer={"use": "codes", "codebook_size": 13}

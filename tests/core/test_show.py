@@ -43,7 +43,7 @@ def test_the_python_example_builds(component):
     assert isinstance(built, registry.default().kind(component.kind).load_protocol())
 
 
-def test_options_are_told_with_type_default_and_help():
+def test_options_are_shown_with_type_default_and_help():
     options = {row["name"]: row for row in shown("denoiser/unet_2d")["options"]}
     assert options["channels"]["filled_from"] == "autoencoder.latent_channels"
     assert options["layers_per_block"]["default"] == 1
@@ -51,14 +51,14 @@ def test_options_are_told_with_type_default_and_help():
     assert options["norm_num_groups"]["help"] == "groups of each group norm."
 
 
-def test_components_are_told_by_their_kind():
+def test_components_are_shown_by_their_kind():
     options = {row["name"]: row for row in shown("stage/train_autoencoder")["options"]}
     assert options["optimizer"]["type"] == "any optimizer"
     assert options["losses"]["type"] == "a list of (any loss with weight and start)"
     assert options["discriminator"]["type"] == "any discriminator or nothing"
 
 
-def test_the_page_tells_what_the_json_tells():
+def test_the_page_shows_what_the_json_has():
     page = shown("loss/lpips")
     text = CliRunner().invoke(cli, ["show", "loss/lpips"]).output
     assert text.startswith("loss/lpips (uldm ") and "arXiv 1801.03924" in text and "Args:" not in text

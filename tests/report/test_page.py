@@ -123,7 +123,7 @@ def test_a_run_of_an_older_version_is_done_if_its_stages_are(run):
     assert found(run) == ["worry: Stage scores was begun and is not done."]
 
 
-def test_a_page_of_a_run_that_goes_on_renews_itself(run):
+def test_a_page_of_a_running_run_renews_itself(run):
     run.everything()
     run.state("running")
     run.stage("second", 60.0, done=False)

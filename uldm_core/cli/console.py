@@ -67,10 +67,7 @@ def _wrapped(hint: str) -> str:
     """Indent a hint; wrap it where a terminal is narrower."""
     if not sys.stderr.isatty():
         return f"    {hint}"
-    from textwrap import TextWrapper
-
-    width = max(40, shutil.get_terminal_size().columns)
-    return TextWrapper(width, initial_indent="    ", subsequent_indent="      ").fill(hint)
+    return click.wrap_text(hint, max(40, shutil.get_terminal_size().columns), "    ", "      ")
 
 
 def show_tracebacks(*errors: BaseException | None) -> None:

@@ -14,17 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.console import (
-    TRACEBACK,
-    UNREAD,
-    leave_broken_pipes,
-    logs_shown,
-    prefix,
-    prepare_streams,
-    show_problems,
-    show_tracebacks,
-    show_warning,
-)
+from uldm_core.cli import console
 from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
@@ -34,10 +24,7 @@ CORE = {
     "run": "Run a recipe: every stage that is not done yet.",
     "validate": "Find everything that is wrong with a recipe.",
     "ls": "List the registered components, or the shipped recipes.",
-    "show": "Show what a component is, and its options.",
-    "cp": "Copy a shipped recipe, to change it.",
     "check": "Hold a component to the contract of its kind.",
-    "doctor": "Show versions, devices, plugins, weights, and what is missing.",
 }
 """The core's commands with their summaries, each in a file of its name; plugins bring others."""
 
@@ -61,7 +48,7 @@ class LazyGroup(click.Group):
         except BrokenPipeError as error:
             raise _NobodyReads from error
         except (UldmError, OSError, click.ClickException) as error:  # all that is shown in a line
-            show_tracebacks(error, *(problem.cause for problem in getattr(error, "problems", ())))
+            console.show_tracebacks(error, *(problem.cause for problem in getattr(error, "problems", ())))
             raise
 
     def brought(self) -> dict[str, Command]:
@@ -113,7 +100,7 @@ def _options_of_all_first(args: Sequence[str]) -> list[str]:
 
 
 def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    context.meta[TRACEBACK] = wanted
+    context.meta[console.TRACEBACK] = wanted
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -154,9 +141,9 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
-    prepare_streams()
-    warnings.showwarning = show_warning
-    with logs_shown():
+    console.prepare_streams()
+    warnings.showwarning = console.show_warning
+    with console.logs_shown():
         sys.exit(_run(arguments))
 
 
@@ -164,8 +151,8 @@ def _run(arguments: list[str] | None) -> int:
     try:
         return _exit_code(arguments)
     except (_NobodyReads, BrokenPipeError):
-        leave_broken_pipes()
-        return UNREAD
+        console.leave_broken_pipes()
+        return console.UNREAD
 
 
 def _exit_code(arguments: list[str] | None) -> int:
@@ -182,14 +169,14 @@ def _exit_code(arguments: list[str] | None) -> int:
             raise error.__cause__ from None
         return 130
     except UldmError as error:
-        click.echo(prefix(ERROR) if len(error.problems) == 1 else "", nl=False, err=True)
-        show_problems(error.problems)
+        click.echo(console.prefix(ERROR) if len(error.problems) == 1 else "", nl=False, err=True)
+        console.show_problems(error.problems)
         return 2 if isinstance(error, MistakeError) else 1
     except BrokenPipeError:
         raise
     except OSError as error:
         what = error if error.filename is None else f"{error.filename}: {error.strerror}"
-        click.echo(f"{prefix(ERROR)}{what}", err=True)
+        click.echo(f"{console.prefix(ERROR)}{what}", err=True)
         return 1
     except Exception as error:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine

@@ -117,8 +117,8 @@ class Terminal:
 
     def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show that the stage was done before."""
-        text = f"done before, in {say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
-        self.rows[stage] = Row(stage, "done", text=text)
+        self.finished(stage, seconds, summary)
+        self.rows[stage].text = f"done before, in {self.rows[stage].text}"
 
     def message(self, text: str) -> None:
         """Print above the list; what comes when all is done, below it."""

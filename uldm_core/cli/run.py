@@ -63,17 +63,18 @@ def run(
 
 @contextmanager
 def _report_named(folder: Path) -> Iterator[None]:
-    """Print in the end, however the run ended, where its report lies if a tracker has written one."""
+    """Print in the end where the run's report lies; of a run that fails, only if it has written one."""
 
-    def changed() -> int:
+    def written() -> int:
         return path.stat().st_mtime_ns if path.is_file() else 0
 
     path = folder / "report.html"
-    before = changed()
+    before = written()
     try:
         yield
+        before = 0
     finally:
-        if changed() != before:
+        if written() > before:
             click.echo(f"report: {path}", err=True)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
-from attrs import Attribute, fields_dict
 
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.spec.docstrings import argument_help
@@ -21,19 +20,18 @@ def run_options(*names: str) -> Callable[[Function], Function]:
 
     def decorate(command: Function) -> Function:
         for name in reversed(names):
-            command = _flag(fields_dict(RunOptions)[name])(command)
+            command = _flag(name, get_type_hints(RunOptions, include_extras=True)[name])(command)
         return command
 
     return decorate
 
 
-def _flag(option: Attribute[Any]) -> Callable[[Function], Function]:
-    name = option.name.replace("_", "-")
-    text = argument_help(RunOptions)[option.name].replace("``", "")
+def _flag(name: str, annotation: object) -> Callable[[Function], Function]:
+    flag, text = name.replace("_", "-"), argument_help(RunOptions)[name].replace("``", "")
     return click.option(
-        f"--{name}/--no-{name}" if option.type is bool else f"--{name}",
+        f"--{flag}/--no-{flag}" if annotation is bool else f"--{flag}",
         default=None,
-        type=_type(option.type),
+        type=_type(annotation),
         expose_value=False,
         callback=_collect,
         help=f"{text[0].upper()}{text[1:]}",

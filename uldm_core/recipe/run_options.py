@@ -1,13 +1,17 @@
 """The ``[run]`` table of a recipe; the command line derives its flags from the same signature."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval
 from attrs import frozen
 
 from uldm_core.protocols import Tracker
-from uldm_core.spec.component_spec import ComponentSpec
+
+if TYPE_CHECKING:
+    from uldm_core.spec.component_spec import ComponentSpec
 
 MOST_THREADS = 1024
 
@@ -36,4 +40,6 @@ class RunOptions:
     @property
     def tracker_specs(self) -> list[ComponentSpec]:
         """The specs of the listed trackers."""
+        from uldm_core.spec.component_spec import ComponentSpec
+
         return [spec for spec in self.trackers if isinstance(spec, ComponentSpec)]

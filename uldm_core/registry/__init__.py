@@ -19,16 +19,7 @@ if TYPE_CHECKING:
     from uldm_core.spec.building import Description
     from uldm_core.spec.options import Partial
 
-__all__ = [
-    "Component",
-    "Registry",
-    "build",
-    "default",
-    "describe",
-    "names",
-    "partial",
-    "register",
-]
+__all__ = ["Component", "Registry", "build", "default", "describe", "names", "partial", "register"]
 
 
 @cache

@@ -7,7 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -113,10 +113,10 @@ class Plugin:
             seconds=self.seconds,
         )
 
-    def with_fault(self, cause: str, fix: str, error: str = "") -> Plugin:
+    def with_fault(self, cause: str, fix: str) -> Plugin:
         """Return it as one that works but should be fixed, and warn."""
         warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
-        return evolve(self, error=error or cause, fix=fix)
+        return evolve(self, error=cause, fix=fix)
 
 
 def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
@@ -125,10 +125,11 @@ def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
     Args:
         block: names of entry points to leave out.
     """
-    block = set(block)
+    block, entries = set(block), entry_points(group=GROUP)
+    origins = {entry.dist: _origin(entry.dist) for entry in entries}  # each is a file to parse
     first: dict[str, str] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry))):
-        plugin = Plugin(entry.name, *_distribution(entry))
+    for entry in sorted(entries, key=lambda entry: (entry.name, origins[entry.dist])):
+        plugin = Plugin(entry.name, *origins[entry.dist])
         if entry.name in block:
             continue
         if entry.name in first:
@@ -199,8 +200,9 @@ def warn_of_unknown(block: Collection[str]) -> None:
         warnings.warn(message, PluginWarning, stacklevel=2)
 
 
-def _distribution(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    metadata = distribution.metadata if distribution else {"Name": "", "Version": ""}
+    return metadata["Name"], metadata["Version"]
 
 
 def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:

@@ -72,7 +72,7 @@ Line = tuple[str, Style]
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Draw by our own settings, whatever those of the machine are."""
+    """Draw by our own settings, whatever those of the computer are."""
     with matplotlib.rc_context(_SETTINGS), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name may be in any script
         yield

@@ -1,4 +1,4 @@
-"""How a recipe hangs together, as a graph: nouns feed stages, stages train nouns and feed each other."""
+"""A recipe as a graph: components feed stages, stages train components and feed each other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ USES, TRAINS, MAKES = "uses", "trains", "makes"
 
 @frozen
 class Node:
-    """A noun or a stage.
+    """A component or a stage.
 
     Args:
         id: unique, of letters, digits and underscores.
-        lines: what stands in its box.
+        lines: of text in its box.
         stage: whether it is a stage.
     """
 
@@ -51,18 +51,24 @@ class Graph:
 
 def graph_of(resolved: ResolvedRecipe) -> Graph:
     """Return the graph of a recipe."""
-    ids = {name: f"noun_{number}" for number, name in enumerate(resolved.components)}
+    ids = {name: f"component_{number}" for number, name in enumerate(resolved.components)}
     stages = {name: f"stage_{number}" for number, name in enumerate(resolved.stages)}
-    nodes = [Node(ids[name], tuple(_lines(name, noun))) for name, noun in resolved.components.items()]
+    nodes = [
+        Node(ids[name], tuple(_lines(name, component))) for name, component in resolved.components.items()
+    ]
     nodes += [Node(stages[name], tuple(_lines(name, stage)), True) for name, stage in resolved.stages.items()]
     edges: list[Edge] = []
-    for name, noun in resolved.components.items():
-        edges += [Edge(ids[other], ids[name], USES) for other in sorted(noun.all_references() & ids.keys())]
+    for name, component in resolved.components.items():
+        edges += [
+            Edge(ids[other], ids[name], USES) for other in sorted(component.all_references() & ids.keys())
+        ]
     for name, stage in resolved.stages.items():
         trained = trained_by(stage)
         used = stage.all_references() - trained
-        edges += [Edge(ids[noun], stages[name], USES) for noun in ids if noun in used]
-        edges += [Edge(stages[name], ids[noun], TRAINS, TRAINS) for noun in ids if noun in trained]
+        edges += [Edge(ids[component], stages[name], USES) for component in ids if component in used]
+        edges += [
+            Edge(stages[name], ids[component], TRAINS, TRAINS) for component in ids if component in trained
+        ]
         edges += _handed_on(name, resolved, stages)
     return Graph(nodes, edges)
 
@@ -71,13 +77,13 @@ def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iter
     """Yield the ways from earlier stages that make what a stage needs."""
     made: dict[str, str] = {}
     for other, stage in resolved.stages.items():
-        verb: Any = stage.component.load()
+        target: Any = stage.component.load()
         if other == name:
-            for product in verb.needs:
+            for product in target.needs:
                 if product in made:
                     yield Edge(ids[made[product]], ids[name], MAKES, product)
             return
-        made.update({product: other for product in verb.makes})
+        made.update({product: other for product in target.makes})
 
 
 def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:
@@ -86,31 +92,31 @@ def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:
     yield f"{name}: {kind}{spec.use}"
     for option, value in spec.options.items():
         if _is_component(value):
-            yield f"{option}: {_say(value)}"
+            yield f"{option}: {_format(value)}"
         elif option in spec.written and not isinstance(value, Reference):
-            yield f"{option} {_say(value)}"
+            yield f"{option} {_format(value)}"
 
 
 def _is_component(value: Any) -> bool:
-    """Whether an option's value is, or lists, components; a noun alone has a box of its own."""
+    """Whether an option's value is, or lists, components; a reference has a box of its own."""
     return isinstance(value, (ComponentSpec, Weighted)) or (
         isinstance(value, list)
         and any(isinstance(item, (ComponentSpec, Weighted, Reference)) for item in value)
     )
 
 
-def _say(value: Any) -> str:
-    """Say an option's value shortly; of a component, only what was written."""
+def _format(value: Any) -> str:
+    """Return an option's value in short; of a component, only what was written."""
     if isinstance(value, Weighted):
         weight = "" if value.weight == 1 else f"{value.weight:g} * "
-        return f"{weight}{_say(value.component)}" + (f" from step {value.start}" if value.start else "")
+        return f"{weight}{_format(value.component)}" + (f" from step {value.start}" if value.start else "")
     if isinstance(value, ComponentSpec):
-        options = ", ".join(f"{name} {_say(value.options[name])}" for name in _written(value))
+        options = ", ".join(f"{name} {_format(value.options[name])}" for name in _written(value))
         return f"{value.use} ({options})" if options else value.use
     if isinstance(value, Reference):
         return value.name
     if _is_component(value):
-        return ", ".join(map(_say, value))
+        return ", ".join(map(_format, value))
     return format_value(value)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe's networks look like inside: levels of blocks, told from their shapes alone."""
+"""What a recipe's networks look like inside: levels of blocks, found by their shapes only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, 
 from uldm_core.preflight.inputs import Inputs
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
-from uldm_core.protocols import Discriminator, HasQuantizer, Quantized
+from uldm_core.protocols import Autoencoder, Discriminator, HasQuantizer, Quantized
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_plugins.diagram.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
@@ -35,7 +35,7 @@ class Level:
     Args:
         blocks: in the order in which they run.
         resize: ``down`` or ``up`` where it begins by changing the height and width; else empty.
-        joins: whether a block takes the concatenation of the one before it and an earlier one of this size.
+        joins: whether a block's input concatenates the block before it and an earlier one of this size.
         bottleneck: whether it is where the way down ends.
         branch: where it does not go on from the level before it, but begins anew from the network's input at
             another size, the shape of that; else empty.
@@ -108,7 +108,7 @@ class Part:
 
 @frozen
 class Codebook:
-    """What is known of an autoencoder's quantizer.
+    """An autoencoder's quantizer; None for what it does not declare.
 
     Args:
         use: its name in the recipe.
@@ -128,10 +128,10 @@ class NetworkLevels:
     """A component, and what it looks like inside.
 
     Args:
-        name: the noun's.
+        name: in the recipe.
         kind: of component.
-        network: whether it is of a kind that is drawn level by level; of others it is said how many
-            parameters they have, if any.
+        network: whether it is of a kind that is drawn level by level; of others only the parameters are
+            counted.
         use: its name in the registry, as written.
         row: what the preflight measured.
         input: the shape it is given, without the batch.
@@ -188,8 +188,8 @@ class NetworkLevels:
 def network_levels(resolved: ResolvedRecipe) -> list[NetworkLevels]:
     """Return what a recipe's components look like inside, in the recipe's order.
 
-    Nothing is trained, read or stored. A component that cannot be run without values is described by what is
-    known of it, as in the preflight.
+    Nothing is trained, read or stored. A component that cannot be run without values has the
+    costs that preflight measured, and no levels.
 
     Raises:
         MistakeError: something in the recipe does not fit.
@@ -206,18 +206,18 @@ def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
         given = {
             option: value.use for option, value in spec.options.items() if isinstance(value, ComponentSpec)
         }
-        known = NetworkLevels(name, spec.kind.name, spec.kind.network, spec.use, row, made_of=given)
+        untraced = NetworkLevels(name, spec.kind.name, spec.kind.network, spec.use, row, made_of=given)
         component = found.tried.components.get(spec.key)
         if spec.kind.network and isinstance(component, nn.Module):
-            yield _Dissection(inputs, known, component).done(resolved, spec)
+            yield _Tracer(inputs, untraced, component).traced(resolved, spec)
         elif spec.kind.data and component is not None:
-            yield evolve(known, output=(component.channels, component.size, component.size))
+            yield evolve(untraced, output=(component.channels, component.size, component.size))
         else:
-            yield known
+            yield untraced
 
 
 class _FollowedInputs(Inputs):
-    """Inputs whose way through a network can be told."""
+    """Inputs that require a gradient, which shows what depends on them."""
 
     def _noted(self, name: str, tensor: Tensor) -> Tensor:
         return followed(super()._noted(name, tensor))
@@ -228,26 +228,25 @@ def _not_probed() -> object:
 
 
 @define
-class _Dissection:
+class _Tracer:
     """Runs a network and sorts what ran."""
 
     inputs: Inputs
-    known: NetworkLevels
+    untraced: NetworkLevels
     network: nn.Module
     counted: set[int] = field(factory=set)
 
-    def done(self, resolved: ResolvedRecipe, spec: ComponentSpec) -> NetworkLevels:
-        """Return its anatomy."""
+    def traced(self, resolved: ResolvedRecipe, spec: ComponentSpec) -> NetworkLevels:
+        """Return the component with its levels."""
         self.network.eval()
-        if self.known.kind == "autoencoder":
-            known = self._autoencoder(_quantizer_of(resolved, spec))
+        if self.untraced.kind == "autoencoder" or isinstance(self.network, Autoencoder):
+            found = self._autoencoder(self.network, _quantizer_of(resolved, spec))
         else:
-            known = self._one_way(spec.kind.load_probe())
+            found = self._one_way(spec.kind.load_probe())
         total = sum(parameter.numel() for parameter in parameters_of(self.network))
-        return evolve(known, elsewhere=total - sum(part.parameters for part in known.parts))
+        return evolve(found, elsewhere=total - sum(part.parameters for part in found.parts))
 
-    def _autoencoder(self, use: str) -> NetworkLevels:
-        network: Any = self.network
+    def _autoencoder(self, network: Any, use: str) -> NetworkLevels:
         inputs = self.inputs
         encode = network.encode_with_indices if isinstance(network, Quantized) else network.encode
         given, encoded, trace, why = self._run(lambda: encode(inputs.images(BATCH)))
@@ -263,7 +262,7 @@ class _Dissection:
         way_back = [block for block in blocks if network.get_submodule(block.path) not in own]
         parts.append(_part("decoder", way_back, why_not))
         return evolve(
-            self.known,
+            self.untraced,
             input=given,
             output=_shape(decoded),
             latents=latents,
@@ -272,23 +271,25 @@ class _Dissection:
         )
 
     def _one_way(self, probe: Callable[..., object] | None) -> NetworkLevels:
-        denoiser = self.known.kind == "denoiser"
-        process = self.inputs.component("noise_scheduler")
         forward = partial(probe, self.inputs, self.network, BATCH) if probe else _not_probed
         given, output, trace, why = self._run(forward)
-        blocks = self._blocks(trace, follow=denoiser)
-        told = [block for block in blocks if block.conditioning]
+        blocks = self._blocks(trace, follow=True)
+        conditioning = [block for block in blocks if block.conditioning]
         part = _part("network", [block for block in blocks if not block.conditioning], why)
-        parts = [_with_bottleneck(part) if denoiser else _with_branches(part, given)]
-        parts += [_part("conditioning", told, "")] if told else []
+        parts = [_with_branches(_with_bottleneck(part), given)]
+        parts += [_part("conditioning", conditioning, "")] if conditioning else []
         return evolve(
-            self.known,
+            self.untraced,
             input=given,
             output=_shape(output),
             parts=parts,
             receptive_field=self.network.receptive_field if isinstance(self.network, Discriminator) else None,
-            prediction=process.prediction if denoiser and process is not None else "",
+            prediction=self._prediction(),
         )
+
+    def _prediction(self) -> str:
+        process = self.inputs.component("noise_scheduler")
+        return process.prediction if self.untraced.kind == "denoiser" and process is not None else ""
 
     def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:
         """Return what it was given, what it gave, what ran, and why it did not run to its end."""
@@ -334,17 +335,17 @@ def _size(shape: Shape) -> Shape:
 
 
 def _stems(blocks: Sequence[Block]) -> list[str]:
-    """Return for each block the part of the network that it stands in; empty if that cannot be said.
+    """Return for each block the part of the network that it is in; empty if that is unclear.
 
-    Single layers, changes of size, and parts of attention alone, may stand anywhere.
+    Single layers, changes of size, and parts with attention only, may be anywhere.
     """
     placed = [block.composite and grid_of(block.input) == grid_of(block.output) for block in blocks]
     paths = [block.path.split(".") for block in blocks]
-    at_each_depth = zip(*(path for path, stands in zip(paths, placed) if stands))
+    at_each_depth = zip(*(path for path, is_placed in zip(paths, placed) if is_placed))
     common = len(list(takewhile(lambda names: len(set(names)) == 1, at_each_depth)))
     parts = [
-        next((name for name in path[common:] if not name.isdigit()), "") if stands else ""
-        for path, stands in zip(paths, placed)
+        next((name for name in path[common:] if not name.isdigit()), "") if is_placed else ""
+        for path, is_placed in zip(paths, placed)
     ]
     named = {part for part, block in zip(parts, blocks) if not block.attention}
     return [part if part in named else "" for part in parts]
@@ -387,7 +388,9 @@ def _with_bottleneck(part: Part) -> Part:
 
 
 def _with_branches(part: Part, given: Shape) -> Part:
-    """Mark the levels that take the network's input, at a size that the level before has left behind."""
+    """Mark the levels that begin anew from the network's input, larger than the level before; no U-Net's."""
+    if any(level.bottleneck for level in part.levels):
+        return part
     levels = part.levels[:1]
     for before, level in pairwise(part.levels):
         entered = level.blocks[0].input

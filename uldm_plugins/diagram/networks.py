@@ -33,10 +33,10 @@ from uldm_plugins.diagram.shapes import (
     Scale,
     bars,
     chip,
+    format_shape,
     hourglass,
     in_a_row,
     rows,
-    say,
 )
 
 MOST_LEVELS = 16
@@ -51,7 +51,7 @@ def panel(network: NetworkLevels, scale: Scale, width: float, samples: Sequence[
         network: what it looks like inside.
         scale: of the bars.
         width: of it all.
-        samples: what is said of how it is sampled with.
+        samples: lines on how it is sampled with.
     """
     foot = text_piece(_foot(network, samples), width)
     pieces = [text_piece(_title(network), width), *_drawing(network, scale, width), foot]
@@ -62,31 +62,32 @@ def _title(network: NetworkLevels) -> list[Line]:
     kind = "" if network.name == network.kind else f" ({network.kind})"
     row = network.row
     costs = [(row.parameters, "parameters"), (row.flops, "FLOPs a forward pass")]
-    said = ", ".join(f"{short(count)} {what}" for count, what in costs if count is not None)
-    return [(f"{network.name}{kind}: {network.use}", TITLE), (said or "no parameters", SMALL)]
+    cost = ", ".join(f"{short(count)} {what}" for count, what in costs if count is not None)
+    return [(f"{network.name}{kind}: {network.use}", TITLE), (cost or "no parameters", SMALL)]
 
 
 def _foot(network: NetworkLevels, samples: Sequence[str]) -> list[Line]:
-    told = network.part("conditioning")
-    said = []
-    if told.levels:
-        contents = ", ".join(name for level in told.levels for _, name in level.contents())
-        said.append(f"told the time by {contents}: {short(told.parameters)} parameters")
+    conditioning, lines = network.part("conditioning"), []
+    if conditioning.levels:
+        contents = ", ".join(name for level in conditioning.levels for _, name in level.contents())
+        lines.append(f"conditioned by {contents}: {short(conditioning.parameters)} parameters")
     shown = network.codebook.use if network.codebook else ""
-    said += [f"{option}: {use}" for option, use in network.made_of.items() if use != shown]
+    lines += [f"{option}: {use}" for option, use in network.made_of.items() if use != shown]
     if network.elsewhere and not network.why:
-        said.append(f"{short(network.elsewhere)} parameters outside of these blocks")
+        lines.append(f"{short(network.elsewhere)} parameters outside of these blocks")
     if network.receptive_field:
-        said.append(f"each logit sees {CROSS.join([str(network.receptive_field)] * 2)} pixels")
+        lines.append(
+            f"each logit has a receptive field of {CROSS.join([str(network.receptive_field)] * 2)} pixels"
+        )
     if network.why:
-        said.append(f"{NOT_MEASURABLE}: {network.why}")
-    return [(line, PLAIN) for line in (*said, *samples)]
+        lines.append(f"{NOT_MEASURABLE}: {network.why}")
+    return [(line, PLAIN) for line in (*lines, *samples)]
 
 
 def _drawing(network: NetworkLevels, scale: Scale, width: float) -> Iterator[Piece]:
     if not network.input:
         return
-    if network.kind == "autoencoder":
+    if network.part("encoder") in network.parts:
         yield _autoencoder(network, scale, width)
         return
     part, colour = network.part("network"), COLOURS.get(network.kind, GREY)
@@ -111,7 +112,9 @@ def _one_way(network: NetworkLevels, part: Part, scale: Scale, colour: str, widt
         shown = _fewer(bars(levels, scale, colour, own + PAD, narrow=True), own)
         shown = shown or [chip(colour, network.use, "?" if part.why else "no layers", width=own)]
         resized = levels and levels[0].branch
-        first = chip(GREY, "the same, resized", say(levels[0].branch), width=own) if resized else given
+        first = (
+            chip(GREY, "the same, resized", format_shape(levels[0].branch), width=own) if resized else given
+        )
         pieces.append(rows([first, *shown, *([made] if levels is branches[-1] else [])], width))
     return below(pieces, GAP)
 
@@ -139,25 +142,30 @@ def _bottleneck(part: Part) -> int | None:
 
 def _ends(network: NetworkLevels, width: float) -> tuple[Item, Item]:
     """Return what goes into a network, and what comes out of it."""
-    made = say(network.output) if network.output else ""
+    made = format_shape(network.output) if network.output else ""
     first, last, colours = {
         "denoiser": ("noisy latents", f"predicted {network.prediction or 'target'}", (GREEN, GREEN)),
         "discriminator": ("image or reconstruction", "logits", (GREY, SKY)),
-    }.get(network.kind, ("images", "feature maps, the first", (GREY, GREEN)))
-    return chip(colours[0], first, say(network.input), width=width), chip(colours[1], last, made, width=width)
+        "backbone": ("images", "feature maps, the first", (GREY, GREEN)),
+    }.get(network.kind, ("input", "output", (GREY, GREY)))
+    return chip(colours[0], first, format_shape(network.input), width=width), chip(
+        colours[1], last, made, width=width
+    )
 
 
 def _autoencoder(network: NetworkLevels, scale: Scale, width: float) -> Piece:
     encoder, decoder = network.part("encoder"), network.part("decoder")
     down = [
-        chip(GREY, "images", say(network.input), heading=_heading(encoder)),
+        chip(GREY, "images", format_shape(network.input), heading=_heading(encoder)),
         *bars(encoder.levels, scale, BLUE, TEXT),
     ]
     up = [
-        chip(GREY, "reconstructions", say(network.output or network.input), heading=_heading(decoder)),
+        chip(
+            GREY, "reconstructions", format_shape(network.output or network.input), heading=_heading(decoder)
+        ),
         *bars(decoder.levels[::-1], scale, ORANGE, TEXT),
     ]
-    latents = chip(GREEN, "latents", say(network.latents) if network.latents else "")
+    latents = chip(GREEN, "latents", format_shape(network.latents) if network.latents else "")
     book = network.codebook
     bottom = [chip(YELLOW, book.use, *_codes(book)), latents] if book else [latents]
     return hourglass(down, up, bottom, width)

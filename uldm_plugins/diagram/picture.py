@@ -23,7 +23,7 @@ from uldm_plugins.diagram.canvas import (
 )
 from uldm_plugins.diagram.network_levels import NetworkLevels
 from uldm_plugins.diagram.networks import panel
-from uldm_plugins.diagram.shapes import Scale, say
+from uldm_plugins.diagram.shapes import Scale, format_shape
 from uldm_plugins.diagram.stages import components, stages
 
 WIDTH, MARGIN, GUTTER = 675.0, 16.0, 12.0
@@ -37,9 +37,9 @@ def picture(resolved: ResolvedRecipe, network_levels: Sequence[NetworkLevels]) -
 
     Args:
         resolved: the recipe.
-        anatomies: of its components, from ``anatomy(plan)``.
+        network_levels: of its components, from ``network_levels(resolved)``.
     """
-    networks = [known for known in network_levels if known.network]
+    networks = [one for one in network_levels if one.network]
     scale = Scale.of(networks)
     with settings():
         pieces = [
@@ -56,9 +56,9 @@ def picture(resolved: ResolvedRecipe, network_levels: Sequence[NetworkLevels]) -
 
 
 def _summary(network_levels: Sequence[NetworkLevels]) -> str:
-    """Say in a line what the recipe is about, as far as it is known."""
-    total = sum(known.row.parameters or 0 for known in network_levels)
-    latents = next((say(known.latents) for known in network_levels if known.latents), "")
+    """Return in a line what the recipe is about."""
+    total = sum(one.row.parameters or 0 for one in network_levels)
+    latents = next((format_shape(one.latents) for one in network_levels if one.latents), "")
     facts = [
         f"images {_images(network_levels)}" if _images(network_levels) else "",
         f"latents {latents}" if latents else "",
@@ -68,9 +68,9 @@ def _summary(network_levels: Sequence[NetworkLevels]) -> str:
 
 
 def _images(network_levels: Sequence[NetworkLevels]) -> str:
-    """Say the shape of the dataset's images; nothing where it is not known."""
+    """Return the shape of the dataset's images; empty if unknown."""
     return next(
-        (say(known.output) for known in network_levels if known.kind == "dataset" and known.output), ""
+        (format_shape(one.output) for one in network_levels if one.kind == "dataset" and one.output), ""
     )
 
 
@@ -90,7 +90,7 @@ def _samples(resolved: ResolvedRecipe, denoiser: NetworkLevels) -> Iterator[str]
 
 def _legend() -> Piece:
     """Return how bars are to be read."""
-    said = [
+    texts = [
         "bar: longer is higher and wider, thicker has more channels",
         "attention",
         "skip connection",
@@ -99,7 +99,7 @@ def _legend() -> Piece:
 
     def draw(canvas: Canvas, x: float, y: float) -> None:
         middle = y + LEGEND.line / 2
-        for index, text in enumerate(said):
+        for index, text in enumerate(texts):
             if index in (0, 1):
                 canvas.bar(x, middle - 4, 20, 8, GREY, hatched=index == 1)
             elif index == 2:

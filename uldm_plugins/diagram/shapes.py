@@ -29,7 +29,7 @@ CHIP = Style(7.5, bold=True, colour=PAPER, align="center")
 LONGEST, SHORTEST, THICKEST, THINNEST = 100.0, 20.0, 20.0, 7.0
 """Of bars, in points."""
 CHIP_WIDTH, TEXT = 104.0, 178.0
-"""Of a column, and of what is said beside it."""
+"""Of a column, and of the text beside it."""
 GAP = 13.0
 """Between rows, where the arrows are."""
 MOST = 7
@@ -90,21 +90,21 @@ class Rect:
 
 @frozen
 class Item:
-    """A row of a column: a chip or a bar, and what is said beside it.
+    """A row of a column: a chip or a bar, and the text beside it.
 
     Args:
         width: of the chip or the bar.
         thickness: its height.
         colour: of it.
-        said: beside it, or within a chip.
-        level: what the bar stands for; nothing for a chip.
-        heading: said beside a chip.
+        text: beside it, or within a chip.
+        level: what the bar shows; None for a chip.
+        heading: beside a chip.
     """
 
     width: float
     thickness: float
     colour: str
-    said: list[Line]
+    text: list[Line]
     level: Level | None = None
     heading: list[Line] = field(factory=list)
 
@@ -115,25 +115,27 @@ class Item:
 
     @property
     def beside(self) -> list[Line]:
-        """What is said beside it."""
-        return self.said if self.level else self.heading
+        """The text beside it."""
+        return self.text if self.level else self.heading
 
     def draw(self, canvas: Canvas, centre: float, y: float, height: float, align: str) -> Rect:
-        """Draw it in a row of a height, and what is said of it: beside its column, or below the row."""
+        """Draw it in a row of a height, and its text: beside its column, or below the row."""
         top = y + (height - self.thickness) / 2
         place = Rect(centre, top, self.width, self.thickness)
         if self.level is None:
             canvas.box(place.left, top, self.width, self.thickness, fill=self.colour, edge=self.colour)
-            canvas.write(centre, top + PAD / 2 - 0.5, self.said)
+            canvas.write(centre, top + PAD / 2 - 0.5, self.text)
         else:
             self._bars(canvas, place)
         edge = {"left": CHIP_WIDTH / 2 + PAD, "right": -CHIP_WIDTH / 2 - PAD, "center": 0.0}[align]
-        text = y + height + 4 if align == "center" else y + (height - height_of(self.beside)) / 2
-        canvas.write(centre + edge, text, [(line, evolve(style, align=align)) for line, style in self.beside])
+        upper = y + height + 4 if align == "center" else y + (height - height_of(self.beside)) / 2
+        canvas.write(
+            centre + edge, upper, [(line, evolve(style, align=align)) for line, style in self.beside]
+        )
         return place
 
     def upright(self) -> Item:
-        """Return it standing: as high as it was long, or nearly."""
+        """Return it upright: as high as it was long, or nearly."""
         if self.level is None:
             return self
         return evolve(self, width=1.5 * self.thickness, thickness=0.6 * self.width)
@@ -151,7 +153,7 @@ class Item:
 
 
 def chip(colour: str, *texts: str, width: float = CHIP_WIDTH, heading: Sequence[Line] = ()) -> Item:
-    """Return what goes into a network, comes out of it, or lies between its parts."""
+    """Return what goes into a network, enters out of it, or lies between its parts."""
     lines = set_out([(text, CHIP) for text in texts if text], width - PAD)
     return Item(width, height_of(lines) + PAD, colour, lines, heading=set_out(heading, TEXT))
 
@@ -159,7 +161,7 @@ def chip(colour: str, *texts: str, width: float = CHIP_WIDTH, heading: Sequence[
 def bars(
     levels: Sequence[Level], scale: Scale, colour: str, width: float, *, narrow: bool = False
 ) -> list[Item]:
-    """Return levels as bars, with what is said of each in lines of a width."""
+    """Return levels as bars, with the text of each in lines of a width."""
     return [
         Item(*scale.bar(level), colour, set_out(_caption(level, narrow), width), level) for level in levels
     ]
@@ -169,15 +171,15 @@ def _caption(level: Level, narrow: bool) -> list[Line]:
     arrow = {DOWN: "\N{DOWNWARDS ARROW} ", UP: "\N{UPWARDS ARROW} "}.get(level.resize, "")
     channels = f"{level.width} channel{'s' * (level.width > 1)}" if level.grid else ""
     facts = [arrow + _size(level), channels, "bottleneck" if level.bottleneck else ""]
-    said = [fact for fact in facts if fact]
-    heads = said if narrow else [", ".join(said)]
+    facts = [fact for fact in facts if fact]
+    heads = facts if narrow else [", ".join(facts)]
     contents = ", ".join(f"{count} {CROSS} {name}" if count > 1 else name for count, name in level.contents())
     parameters = f"{short(level.parameters)} parameters" if level.parameters else ""
     return [*((head, HEAD) for head in heads), (contents, PLAIN), (parameters, SMALL)]
 
 
 def _size(level: Level) -> str:
-    """Say height and width, or of vectors and sequences the shape."""
+    """Return height and width, or of vectors and sequences the shape."""
     if level.grid:
         return _times(level.grid)
     return f" {CROSS} ".join(map(str, level.output)) + " wide" * (len(level.output) == 1)
@@ -187,7 +189,7 @@ def _times(sides: Shape) -> str:
     return CROSS.join(map(str, sides))
 
 
-def say(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """Write a shape [C, H, W] as people do: ``28x28x1``."""
     return _times((*shape[1:], *shape[:1]))
 
@@ -214,27 +216,27 @@ def column(
 
 
 def in_a_row(count: int) -> int:
-    """Return how many of so many items stand in a row, where rows are as few as can be, and as even."""
+    """Return how many of so many items are in a row, where rows are as few as can be, and as even."""
     return ceil(count / ceil(count / MOST))
 
 
 def rows(items: Sequence[Item], width: float) -> Piece:
-    """Return items from left to right, in as many rows as it takes; what is said of them is below."""
+    """Return items from left to right, in as many rows as it takes; their texts are below."""
     each = in_a_row(len(items))
     cut = [items[start : start + each] for start in range(0, len(items), each)]
     pieces = [
         _row(
             [item.upright() for item in row],
             width / each,
-            comes=row is not cut[0],
-            goes_on=row is not cut[-1],
+            enters=row is not cut[0],
+            leaves=row is not cut[-1],
         )
         for row in cut
     ]
     return below(pieces, GAP)
 
 
-def _row(items: Sequence[Item], pitch: float, *, comes: bool, goes_on: bool) -> Piece:
+def _row(items: Sequence[Item], pitch: float, *, enters: bool, leaves: bool) -> Piece:
     """Return a row; an arrow leads into it from the one before, another out to the next."""
     height = max(item.thickness for item in items)
 
@@ -242,8 +244,8 @@ def _row(items: Sequence[Item], pitch: float, *, comes: bool, goes_on: bool) -> 
         middles = [x + (index + 0.5) * pitch for index in range(len(items))]
         places = [item.draw(canvas, middle, y, height, "center") for item, middle in zip(items, middles)]
         ends = [(left.right + 5, right.left - 4) for left, right in pairwise(places)]
-        ends += [(x - PAD / 2, places[0].left - 4)] if comes else []
-        ends += [(places[-1].right + 5, x + pitch * len(items) + PAD / 2)] if goes_on else []
+        ends += [(x - PAD / 2, places[0].left - 4)] if enters else []
+        ends += [(places[-1].right + 5, x + pitch * len(items) + PAD / 2)] if leaves else []
         for start, end in ends:
             canvas.arrow([(start, y + height / 2), (end, y + height / 2)])
 
@@ -261,7 +263,7 @@ def hourglass(down: Sequence[Item], up: Sequence[Item], bottom: Sequence[Item], 
     """
     heights = [max(item.height for item in row if item) for row in zip_longest(down, up, fillvalue=None)]
     low = sum(heights) + GAP * len(heights) + GAP
-    under = max(item.thickness + (height_of(item.said) + 4 if item.level else 0) for item in bottom)
+    under = max(item.thickness + (height_of(item.text) + 4 if item.level else 0) for item in bottom)
     shift = TEXT + PAD + CHIP_WIDTH / 2
 
     def draw(canvas: Canvas, x: float, y: float) -> None:

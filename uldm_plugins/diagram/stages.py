@@ -1,4 +1,4 @@
-"""A recipe's stages from left to right: what each acts on, what it does, what it hands on."""
+"""A recipe's stages from left to right: what each needs, what it does, what it makes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from uldm_plugins.diagram.canvas import (
 from uldm_plugins.diagram.flowchart import MAKES, TRAINS, USES, Graph, Node, graph_of
 
 NAME, USE = Style(9, bold=True), Style(8, bold=True, colour=BLUE)
-OPTION, TAKEN, GIVEN = Style(7.5), Style(7.5, colour=PALE), Style(7.5, bold=True, colour=GREEN)
+OPTION, INPUT, OUTPUT = Style(7.5), Style(7.5, colour=PALE), Style(7.5, bold=True, colour=GREEN)
 MOST = 5
 """Boxes in a row."""
 LENGTHS = ("steps", "count")
-"""Options that say how much a stage does."""
+"""Options for how much a stage does."""
 
 
 def stages(resolved: ResolvedRecipe, images: str, width: float) -> Piece:
@@ -42,7 +42,7 @@ def stages(resolved: ResolvedRecipe, images: str, width: float) -> Piece:
     """
     graph = graph_of(resolved)
     names = dict(zip((node.id for node in graph.nodes), (*resolved.components, *resolved.stages)))
-    boxes = [_dataset(resolved.components["dataset"], images)] if "dataset" in resolved.components else []
+    boxes = [_data(spec, images) for spec in resolved.components.values() if spec.kind.data]
     boxes += [
         _stage(resolved.stages[names[node.id]], node, graph, names) for node in graph.nodes if node.stage
     ]
@@ -52,8 +52,9 @@ def stages(resolved: ResolvedRecipe, images: str, width: float) -> Piece:
 def components(resolved: ResolvedRecipe, drawn: Iterable[str], width: float) -> Piece:
     """Return the components that are not drawn elsewhere."""
     nodes = dict(zip(resolved.components, graph_of(resolved).nodes))
-    left = [node for name, node in nodes.items() if name not in {"dataset", *drawn}]
-    return _rows([_noun(node) for node in left], width, gap=12, most=3)
+    data = {name for name, spec in resolved.components.items() if spec.kind.data}
+    left = [node for name, node in nodes.items() if name not in {*data, *drawn}]
+    return _rows([_component(node) for node in left], width, gap=12, most=3)
 
 
 def _rows(texts: Sequence[list[Line]], width: float, *, gap: float, most: int, flows: bool = False) -> Piece:
@@ -76,31 +77,33 @@ def _rows(texts: Sequence[list[Line]], width: float, *, gap: float, most: int, f
     return Piece(below(rows, gap).height, draw if flows else below(rows, gap).draw)
 
 
-def _dataset(dataset: ComponentSpec, images: str) -> list[Line]:
-    made = [(f"gives images {images}", GIVEN)] if images else []
-    return [(str(dataset.key[0]), NAME), (dataset.use, USE), *made]
+def _data(spec: ComponentSpec, images: str) -> list[Line]:
+    made = [(f"gives images {images}", OUTPUT)] if images else []
+    return [(str(spec.key[0]), NAME), (spec.use, USE), *made]
 
 
 def _stage(stage: ComponentSpec, node: Node, graph: Graph, names: dict[str, str]) -> list[Line]:
-    """Return what it takes, what it does, and what it hands on."""
+    """Return what it needs, what it does, and what it makes."""
     inferred = [names[edge.start] for edge in graph.edges if edge.what == USES and edge.end == node.id]
     inferred += [edge.label for edge in graph.edges if edge.what == MAKES and edge.end == node.id]
     trains = [names[edge.end] for edge in graph.edges if edge.what == TRAINS and edge.start == node.id]
     makes = dict.fromkeys(edge.label for edge in graph.edges if edge.what == MAKES and edge.start == node.id)
     lines = [(names[node.id], NAME), (stage.use, USE)]
-    lines += [(f"takes {', '.join(inferred)}", TAKEN)] if inferred else []
+    lines += [(f"needs {', '.join(inferred)}", INPUT)] if inferred else []
     lines += [(line, OPTION) for line in _options(stage)]
-    lines += [(f"{verb} {', '.join(of)}", GIVEN) for verb, of in (("trains", trains), ("makes", makes)) if of]
+    lines += [
+        (f"{does} {', '.join(of)}", OUTPUT) for does, of in (("trains", trains), ("makes", makes)) if of
+    ]
     return lines
 
 
-def _noun(node: Node) -> list[Line]:
+def _component(node: Node) -> list[Line]:
     name, _, use = node.lines[0].partition(": ")
     return [(name, NAME), (use, USE), *((line, OPTION) for line in node.lines[1:])]
 
 
 def _options(stage: ComponentSpec) -> Iterator[str]:
-    """Yield how long a stage takes, and the names of the components that are its own."""
+    """Yield how long a stage is, and the names of the components that are its own."""
     for option in LENGTHS:
         if option in stage.options:
             yield f"{option} {stage.options[option]:,}"

@@ -1,4 +1,4 @@
-"""What runs within a network, in order: seen by hooks while it runs on tensors without values."""
+"""What runs within a network, in order: noted by hooks while it runs on tensors without values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Block:
         parameters: its numbers, those of an earlier block excepted.
         attention: whether it attends.
         composite: whether it is made of others.
-        conditioning: whether it works on the conditioning alone, and not on the latents.
+        conditioning: whether it depends on the conditioning only, and not on the network's input.
         layer: whether it is more than a norm, an activation or dropout.
     """
 
@@ -98,8 +98,8 @@ class Call:
 class Trace(TorchFunctionMode):
     """Notes every module of a network that runs in its context.
 
-    Whether what a module gives depends on what the network was given is told by its gradient: the input is
-    to require one, see ``followed``, and the parameters are kept from it.
+    Whether a module's output depends on the network's input shows in its gradient: the input requires one,
+    see ``followed``, and the parameters do not.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -147,7 +147,7 @@ class Trace(TorchFunctionMode):
 
 
 def followed(tensor: Tensor) -> Tensor:
-    """Return a tensor whose way through a network can be told."""
+    """Return a tensor that requires a gradient, so that what depends on it does as well."""
     return tensor.requires_grad_().clone()  # a leaf could not be changed in place
 
 
@@ -157,7 +157,7 @@ def blocks_of(calls: Sequence[Call], counted: set[int], *, follow: bool) -> list
     Args:
         calls: in order.
         counted: parameters that earlier blocks hold, by ``id``; those of these are added.
-        follow: whether to tell blocks apart that work on the conditioning alone.
+        follow: whether to mark blocks that depend on the conditioning only.
     """
     follow = follow and any(call.follows for call in calls)
     return [_block(call, counted, follow) for call in calls]

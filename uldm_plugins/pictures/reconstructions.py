@@ -24,13 +24,11 @@ def save_image(image: Tensor, path: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(file, "PNG")
 
 
-def triptych(
-    original: Tensor, reconstruction: Tensor, codes: Tensor | None, codebook_size: int
-) -> list[Tensor]:
-    """Return original, reconstruction and, with a quantizer, the map of each codebook's codes [Q, h, w]."""
-    pictures = [original, reconstruction]
+def triptych(image: Tensor, reconstruction: Tensor, codes: Tensor | None, codebook_size: int) -> list[Tensor]:
+    """Return image, reconstruction and, with a quantizer, the map of each codebook's codes [Q, h, w]."""
+    pictures = [image, reconstruction]
     if codes is not None:
-        size = max(original.shape[1:])
+        size = max(image.shape[1:])
         pictures += [code_map(one.unsqueeze(0), size, codebook_size)[0] for one in codes]
     return pictures
 

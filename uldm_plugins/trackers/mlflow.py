@@ -28,8 +28,8 @@ PARAMETERS_AT_ONCE = 100
 class MLflow:
     """Logs to an MLflow server, or to a database in ``mlflow/`` of the run's folder.
 
-    ``mlflow ui --backend-store-uri sqlite:///runs/NAME/mlflow/mlflow.db`` shows the latter. A run that goes
-    on is gone on with there too.
+    ``mlflow ui --backend-store-uri sqlite:///runs/NAME/mlflow/mlflow.db`` shows the latter. A resumed
+    run is resumed there too.
 
     Args:
         uri: of the server or database; empty for MLFLOW_TRACKING_URI if it is set, else the run's folder.
