@@ -28,7 +28,7 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import Annotation, without_none
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.format_types import describe_option, takes_component
+from uldm_core.spec.format_types import describe_option, describe_type, takes_component
 from uldm_core.spec.options import Option, Partial, Weighted, options_of
 from uldm_core.spec.structure import Mismatch, as_typed, check_constraints, relative_to, structure
 
@@ -38,7 +38,7 @@ _NOT_FROM = "only a component at the top comes from another run"
 
 
 class _LeftOut:
-    """Stands for an option that is not passed: inferred, or wrong and reported."""
+    """The value of an option that is not passed: it is inferred, or wrong and reported."""
 
 
 LEFT_OUT: Any = _LeftOut()
@@ -106,16 +106,27 @@ class Validator:
             return self._object(kind, value, key)
         if "ref" in value:
             return self._reference(kind, value, key)
-        use = value.get("use")
-        if not isinstance(use, str):
+        if not isinstance(value.get("use"), str):
             return self._nameless(kind, value, key, siblings)
-        if (component := self._record(kind, use, (*key, "use"))) is None:
-            return LEFT_OUT
-        table = {name: item for name, item in value.items() if name != "use"}
+        component = self._record(kind, value["use"], (*key, "use"))
+        return self._spec(kind, component, value, key, partial, beside) if component else LEFT_OUT
+
+    def _spec(
+        self,
+        kind: Kind,
+        component: Component,
+        table: Mapping[str, object],
+        key: Key,
+        partial: bool,
+        beside: Iterable[str],
+    ) -> ComponentSpec:
+        """Validate the options of a component; those that are wrong are left out."""
+        use, table = str(table["use"]), {name: item for name, item in table.items() if name != "use"}
         options = options_of(component.load())
-        inferred = {o for o in kind.inferred if o in options and self._has(kind.inferred[o].components)}
-        written = frozenset(table)
-        spec = ComponentSpec(kind, component, key, {}, partial, use, written, frozenset(inferred))
+        inferred = frozenset(
+            o for o in kind.inferred if o in options and self._has(kind.inferred[o].components)
+        )
+        spec = ComponentSpec(kind, component, key, {}, partial, use, frozenset(table), inferred)
         self._options(spec, options, table)
         self._refuse_unknown(spec, options, [name for name in table if name not in options], beside)
         self._refuse_both(spec, options)
@@ -140,7 +151,7 @@ class Validator:
             hint = f'write use = "..."; {registered}'
             return self._problem("names-code", (*key, name), f"{name!r}: {NO_CODE}", hint)
         if name := self._misspelt_use(kind, table, key):
-            near = did_you_mean(name, words(kind, key)) or " (did you mean 'use'?)"
+            near = did_you_mean(name, _keys(kind, key)) or " (did you mean 'use'?)"
             return self._problem("unknown-option", (*key, name), f"unknown option {name!r}{near}", registered)
         if "from" in table:
             return self._problem("unknown-option", (*key, "from"), _NOT_FROM, registered)
@@ -152,7 +163,7 @@ class Validator:
     def _misspelt_use(self, kind: Kind, table: Mapping[str, object], key: Key) -> str:
         """Return the key of a table that is spelt like ``use``, or whose value is a component's name."""
         texts = [str(name) for name, item in table.items() if isinstance(item, str)]
-        near = [name for name in texts if nearest(name, words(kind, key))]
+        near = [name for name in texts if nearest(name, _keys(kind, key))]
         named = [name for name in texts if table.get(name) in self.registry.names(kind.name)]
         return next(iter([*near, *named]), "")
 
@@ -171,8 +182,10 @@ class Validator:
         except MistakeError as error:
             hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.components else ""
             hint += _how_to_install(self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}"))
-            for problem in error.problems:
-                self._problem(code, key, problem.what, hint + problem.hint)
+            self.problems += [
+                Problem(Where(key), problem.what, hint + problem.hint, code=code, cause=error.__cause__)
+                for problem in error.problems
+            ]
             return None
         return component
 
@@ -192,7 +205,7 @@ class Validator:
     def _refuse_unknown(
         self, owner: ComponentSpec, options: Mapping[str, Option], unknown: list[str], beside: Iterable[str]
     ) -> None:
-        known = [*options, *beside, *words(owner.kind, owner.key)]
+        known = [*options, *beside, *_keys(owner.kind, owner.key)]
         texts = [describe_option(self.registry, option) for option in options.values()]
         accepted = f"{owner.component.path} takes: {'; '.join([*texts, *beside]) or 'no options'}"
         for name in unknown:
@@ -238,7 +251,7 @@ class Validator:
 
     def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
         """Report a missing option, unless what it is inferred from is reported as missing."""
-        what = f"missing option {option.name!r} ({describe_option(self.registry, option).partition(' (')[2]}"
+        what = f"missing option {option.name!r} ({describe_type(self.registry, option.annotation)})"
         hint = self._explain(owner.component.path, option)
         if inferred := owner.kind.inferred.get(option.name):
             if self.missing & {*inferred.components}:
@@ -406,8 +419,8 @@ def names_code(name: object) -> bool:
     return str(name).startswith("@") or dunder or name in _CODE
 
 
-def words(kind: Kind, key: Key) -> tuple[str, ...]:
-    """Return the keys that a table may have whatever component it names."""
+def _keys(kind: Kind, key: Key) -> tuple[str, ...]:
+    """Return the keys that the table of any component of a kind may have."""
     return ("use", "ref", "from") if len(key) == 1 and not kind.verb else ("use", "ref")
 
 
