@@ -115,7 +115,15 @@ class Recipe:
         """
         filled = substitute(self.document.data)
         texts, folder = self._texts(filled), self.document.folder
-        reader = Reader(registry or default(), filled.data, texts, folder=folder, needs_data=data)
+        versions = filled.data.get("versions")
+        reader = Reader(
+            registry or default(),
+            data=filled.data,
+            texts=texts,
+            folder=folder,
+            needs_data=data,
+            versions=versions if isinstance(versions, dict) else {},
+        )
         reader.read()
         resolved = ResolvedRecipe(
             self, filled, reader.seed, reader.run, reader.components, reader.stages, reader.trackers
