@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,15 +184,13 @@ class Reader(Validator):
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
-        use = table.get("use") if isinstance(table, dict) else None
-        stages = [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]
-        if use in stages:
-            what, hint = f"{use!r} is a stage", f"write [stages.{name}]"
-            self.problem("wrong-kind", (name,), what, hint)
-            return
         if isinstance(table, (dict, str)):
             self.unread.add(name)
-        self.problem("unknown-table", (name,), *self._meaning(name, table, kinds))
+        use = table.get("use") if isinstance(table, dict) else None
+        if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]:
+            self.problem("wrong-kind", (name,), f"{use!r} is a stage", f"write [stages.{name}]")
+        else:
+            self.problem("unknown-table", (name,), *self._meaning(name, table, kinds))
 
     def _meaning(self, name: str, table: object, kinds: Mapping[str, Kind]) -> tuple[str, str]:
         """Return what is wrong with a key at the top, and a hint at what may be meant."""
@@ -216,7 +214,8 @@ class Reader(Validator):
             table = {option: value for option, value in table.items() if option != "kind"}
             if "from" in table:
                 return self._component_of_run(kind, name, table)
-        return self._validated(kind, table, (name,), self.data)
+        others = [other for other in self.data if other not in (name, *RESERVED)]
+        return self.component(kind, table, (name,), siblings=others)
 
     def _component_of_run(self, kind: Kind, name: str, table: dict[str, object]) -> object:
         key = (name, "from")
@@ -235,12 +234,8 @@ class Reader(Validator):
     def _stage(self, name: str, tables: Mapping[str, object]) -> object:
         self._check_name(("stages", name))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        return self._validated(kind, tables[name], ("stages", name), tables)
-
-    def _validated(self, kind: Kind, table: object, key: Key, siblings: Collection[str]) -> object:
-        """Validate a component; the name of a table that names none may be another's, misspelt."""
-        others = [name for name in siblings if name != key[-1] and name not in RESERVED]
-        return self.component(kind, table, key, siblings=others)
+        others = [other for other in tables if other != name]
+        return self.component(kind, tables[name], ("stages", name), siblings=others)
 
     def _check_name(self, key: Key) -> None:
         """Refuse a name that cannot be a file's and a folder's as well."""
