@@ -63,7 +63,8 @@ class Reader(Validator):
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
-        self.kinds, self.all_known = self._kinds(), not self.unread
+        self.kinds, self.versions = self._kinds(), self._table("versions")
+        self.all_known = not self.unread
         seed = self.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
         self.seed = 0 if seed is LEFT_OUT else seed
         self.run = self._run_options()
@@ -252,7 +253,7 @@ class Reader(Validator):
         """Warn of components of another version than the recipe was resolved with."""
         specs = (*self.components.values(), *self.stages.values(), *self.run.tracker_specs)
         here = {part.component.path: part.component.origin for spec in specs for part in spec.nested()}
-        for path, then in self._table("versions").items():
+        for path, then in self.versions.items():
             if path in here and then != here[path]:
                 what = f"{path} was of {then} when this was written, and is of {here[path] or 'none'} now"
                 self.problem("other-version", ("versions", path), what, "results may differ", warning=True)

@@ -114,15 +114,12 @@ class Recipe:
             data: as of ``resolve``.
         """
         filled = substitute(self.document.data)
-        texts, folder = self._texts(filled), self.document.folder
-        versions = filled.data.get("versions")
         reader = Reader(
             registry or default(),
             data=filled.data,
-            texts=texts,
-            folder=folder,
+            texts=self._texts(filled),
+            folder=self.document.folder,
             needs_data=data,
-            versions=versions if isinstance(versions, dict) else {},
         )
         reader.read()
         resolved = ResolvedRecipe(
