@@ -197,9 +197,7 @@ def misspell(data, key):
 def put_nonsense(data, key):
     """Replace a value by one that no option takes."""
     table = parent_of(data, key)
-    table[key[-1]] = (
-        3.5 if isinstance(table[key[-1]], (dict, list)) else f"nonsense {'.'.join(map(str, key))}"
-    )
+    table[key[-1]] = 3.5 if isinstance(table[key[-1]], (dict, list)) else "nonsense"
 
 
 @settings(max_examples=25)
@@ -219,9 +217,9 @@ def test_a_slip_is_one_problem_without_what_follows_from_it(text, slip, data):
 @given(st.sampled_from(GOOD), st.data())
 def test_independent_problems_are_reported_at_once(text, data):
     recipe = parse_toml(text)
-    keys = [key for key in places(recipe) if key[-1] not in ("use", "weights") and len(key) > 1]
-    values = [key for key in keys if not isinstance(parent_of(recipe, key)[key[-1]], (dict, list))]
-    slips = data.draw(st.lists(st.sampled_from(values), min_size=2, max_size=5, unique=True))
+    keys = [key for key in places(recipe) if key != ("uldm",)]
+    numbers = [key for key in keys if isinstance(parent_of(recipe, key)[key[-1]], (int, float))]
+    slips = data.draw(st.lists(st.sampled_from(numbers), min_size=2, max_size=5, unique=True))
     for key in slips:
         put_nonsense(recipe, key)
     assert {problem.where.key for problem in problems_in(recipe)} == {*slips}
