@@ -1,4 +1,4 @@
-"""Timing several ways to do one thing in turns, so that the machine's moods fall on all alike."""
+"""Timing several ways to do one thing in turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How long the program takes to say something: every command's help, and `ls`, beside Python and click alone.
+"""How long the program takes to print something: every command's help, `ls`, beside Python and click alone.
 
     python benchmarks/start_up.py [ROUNDS]
 
-Each round runs everything once, so that a busy machine is busy for all; medians are printed, in milliseconds.
+Each round runs everything once, so that other load affects all; medians are printed, in milliseconds.
 """
 
 import statistics

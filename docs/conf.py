@@ -13,7 +13,7 @@ exclude_patterns = ["reference/included"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-smartquotes = False  # quotes in recipes and shells are what they are
+smartquotes = False  # quotes in recipes and shells must stay as typed
 
 html_theme = "furo"
 html_title = "uldm"

@@ -36,6 +36,42 @@ stages.first.batch_size = 16
 stages.second.steps = 2
 stages.samples.count = 20
 """
+WRONG = """\
+uldm = 1
+sead = 1
+
+[vars]
+width = 64.5
+
+[dataset]
+use = "mnist"
+
+[autoencoder]
+use = "vqvae_fast"
+quantizer = { use = "vq_ema", codebok_size = 256 }
+
+[latent_scaling]
+use = "unit_variance"
+[denoiser]
+use = "unet"
+time_emb_dim = "${vars.width}"
+
+[noise_scheduler]
+use = "diffusers.DDPMScheduler"
+
+[stages.samples]
+use = "sample"
+count = 100
+
+
+[stages.first]
+steps = "800"
+use = "train_autoencoder"
+losses = ["l1"]
+
+[stages.second]
+use = "train_diffusion"
+"""
 
 
 def blocks(language: str, texts: dict[str, str] = PAGES) -> list:
@@ -77,6 +113,18 @@ def test_recipes_are_right(code, elsewhere):
     if "uldm" in content:  # the format's number, without which it is no recipe
         Path("mine.toml").write_text(code, "utf-8")
         assert check(Recipe.load("mine.toml")) == []
+
+
+def test_the_mistakes_that_recipes_shows_are_printed_so(elsewhere):
+    shown = next(
+        code for code in re.findall(r"```text\n(.*?)```", PAGES["recipes.md"], re.DOTALL) if "sead" in code
+    )
+    Path("mine.toml").write_text(WRONG, "utf-8")
+    result = CliRunner().invoke(cli, ["validate", "mine.toml"])
+    printed = result.stderr.replace(f"{elsewhere}/", "").splitlines()
+    assert printed.pop() == "mine.toml: 6 problems"
+    for line, actual in zip(shown.splitlines(), printed, strict=True):
+        assert line == actual or (line.endswith("...") and actual.startswith(line[: -len("...")]))
 
 
 @pytest.mark.parametrize("shell", blocks("bash", TEXTS))

@@ -6,10 +6,10 @@ import nbformat
 import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "docs/notebooks/first_steps.ipynb"
-JUDGE = """
+CLASSIFY = """
 import json
-judge = registry.build("backbone", "mnist_judge")
-sure = judge.logits(to_float(samples)).softmax(1).max(1).values
+classifier = registry.build("backbone", "mnist_judge")
+sure = classifier.logits(to_float(samples)).softmax(1).max(1).values
 print(json.dumps({"samples": list(samples.shape), "sure": sure.mean().item()}))
 """
 
@@ -45,9 +45,9 @@ def test_the_notebook_makes_digits(tmp_path):
         cell.pop("outputs", None)
         if cell.cell_type == "code":
             cell["outputs"] = []
-    notebook.cells.append(nbformat.v4.new_code_cell(JUDGE))
+    notebook.cells.append(nbformat.v4.new_code_cell(CLASSIFY))
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     assert len(pictures(notebook)) == shown
-    told = json.loads(notebook.cells[-1].outputs[-1].text)
-    assert told["samples"] == [20, 1, 28, 28] and told["sure"] > 0.7
+    measured = json.loads(notebook.cells[-1].outputs[-1].text)
+    assert measured["samples"] == [20, 1, 28, 28] and measured["sure"] > 0.7

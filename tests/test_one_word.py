@@ -11,7 +11,7 @@ from uldm_core import registry
 from uldm_core.engine.run import run
 from uldm_core.errors import is_unavailable
 from uldm_core.recipe import Recipe
-from uldm_plugins.noise_schedulers.process import Prediction
+from uldm_plugins.noise_schedulers.predictions import Prediction
 from uldm_plugins.stages.sample import load_images
 
 RECIPE = {

@@ -77,7 +77,7 @@ def test_previews_are_spread_over_the_training(shown):
 )
 def test_steps_of_previews(steps, previews, wanted):
     class Shows:
-        def preview(self, step):
+        def preview(self, step, context):
             pass
 
     trainer = Shows()

@@ -51,5 +51,5 @@ def test_the_mistakes_it_shows_are_printed_so(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, command.split()[2:])
     printed = result.stderr.replace(f"{tmp_path}/", "").splitlines()
     assert result.exit_code == 2 and len(printed) == len(shown)
-    for said, line in zip(printed, shown):
-        assert said == line or (line.endswith(" ...") and said.startswith(line[: -len("...")]))
+    for actual, line in zip(printed, shown):
+        assert actual == line or (line.endswith(" ...") and actual.startswith(line[: -len("...")]))

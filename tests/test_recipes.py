@@ -195,16 +195,17 @@ def test_the_discriminator_is_left_without_gradients_by_the_generator(monkeypatc
     from uldm_plugins.stages.train_autoencoder import TrainAutoencoder
 
     resolved = Recipe.load(SMOKE, [*TINY, "stages.first.adversarial.start=0"]).resolve()
-    from uldm_core.engine.components import ComponentStore
+    from uldm_core.engine.components import RunComponents
     from uldm_core.engine.context import Context
     from uldm_core.engine.device import choose_device
     from uldm_core.run_folder.folder import StageFolder
 
     machine = choose_device(resolved.run)
-    trainer = ComponentStore(resolved, machine).build_stage("first")
-    trainer.prepare(Context("first", 0, machine, StageFolder(Path("unused"))))
+    trainer = RunComponents.of(resolved, machine).build(resolved.stages["first"])
+    context = Context("first", 0, machine, StageFolder(Path("unused")))
+    trainer.prepare(context)
     monkeypatch.setattr(TrainAutoencoder, "_teach", lambda self, *_: torch.zeros(()))
-    trainer.step(0)
+    trainer.step(0, context)
     assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
     assert any(p.grad.abs().sum() > 0 for p in trainer.autoencoder.parameters())
 

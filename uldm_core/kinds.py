@@ -1,57 +1,96 @@
-"""The kinds of component, and which of their options follow from other nouns of a recipe."""
+"""The kinds of component: what each promises, how it is checked and probed, and which options it infers.
+
+Importing this module imports no torch, no protocol, no check and no probe.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from attrs import field, frozen
 
 from uldm_core.errors import must_match
 
+_ADDRESS = r"[\w.]+:\w+"
+
 
 @frozen
 class InferredOption:
-    """An option whose value follows from other nouns: ``derive(*nouns)`` gives it."""
+    """An option whose value follows from other components of a recipe.
+
+    Args:
+        components: their names.
+        derive: called with the components, gives the value.
+        description: where the value is from, ``dataset.channels`` say.
+    """
 
     components: tuple[str, ...]
-    derive: Callable[..., Any]
-    says: str
+    derive: Callable[..., object]
+    description: str
 
 
 @frozen(eq=False)
 class Kind:
-    """A kind of component: its name, the protocol it keeps, what it takes from its surroundings.
+    """A kind of component, in one place: whatever treats kinds differently asks here.
 
     Args:
         name: as written in recipes and on the command line.
         protocol: ``"module:Class"``; an option annotated with this class takes a component of this kind.
         summary: one line for listings.
-        takes: options that are filled in from the recipe's nouns.
-        verb: a stage; its component options are the recipe's nouns of the same name.
-        listed: where recipes list its components, ``"run.trackers"`` say, if they are no nouns.
+        inferred: options that are filled in from the recipe's components.
+        stage: its components are a recipe's stages, whose component options are the recipe's components of
+            the same name.
+        listed: where recipes list its components, ``"run.trackers"`` say, if not in tables at the top.
         checks: ``"module:attribute"`` of the ``Contract`` its components are held to.
+        probe: ``"module:function"`` that preflight runs on shapes alone: ``probe(inputs, component, batch)``
+            calls the component on ``Inputs`` for so many samples and returns its output. It raises
+            ``MistakeError`` where that does not fit; a ``ValueError`` of the component is taken for its
+            refusal of these inputs.
+        data: its components are data: opened when they are read, known by their fingerprint, and stood in
+            for by their shapes before a run.
+        numbers: its components are a few numbers, which others ask for: before a run too they are built with
+            their values.
+        network: diagrams show its modules level by level.
+        learned: a component with trainable weights is of no use before it is trained or loaded.
     """
 
     name: str = field(validator=must_match(r"[a-z][a-z0-9_]*", "noise_scheduler"))
-    protocol: str = field(validator=must_match(r"[\w.]+:\w+", "module:Class"))
+    protocol: str = field(validator=must_match(_ADDRESS, "module:Class"))
     summary: str
     inferred: Mapping[str, InferredOption] = field(factory=dict)
-    verb: bool = False
+    stage: bool = False
     listed: str = ""
     checks: str = ""
+    probe: str = field(default="", validator=must_match(f"({_ADDRESS})?", "module:function"))
+    data: bool = False
+    numbers: bool = False
+    network: bool = False
+    learned: bool = False
 
     @property
     def top_level(self) -> bool:
         """Whether a table at a recipe's top may be of this kind."""
-        return not self.verb and not self.listed
+        return not self.stage and not self.listed
 
     def load_protocol(self) -> type:
         """Import and return the protocol class."""
-        module, _, attribute = self.protocol.partition(":")
-        protocol: type = getattr(import_module(module), attribute)
-        return protocol
+        return cast(type, _load(self.protocol))
+
+    def load_probe(self) -> Callable[..., object] | None:
+        """Import and return the probe; None without one."""
+        return cast("Callable[..., object]", _load(self.probe)) if self.probe else None
+
+
+def _load(address: str) -> object:
+    module, _, attribute = address.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def latent_size(size: int, downscale: int) -> int:
+    """Return the side of the latents of images of a side: the quotient, rounded up."""
+    return -(-size // downscale)
 
 
 _IN_CHANNELS = InferredOption(("dataset",), lambda dataset: dataset.channels, "dataset.channels")
@@ -67,52 +106,62 @@ _LATENT_SIZE = InferredOption(
 )
 
 
-def latent_size(size: int, downscale: int) -> int:
-    """Return the side of the latents of images of a side: the quotient, rounded up."""
-    return -(-size // downscale)
-
-
-def _kind(name: str, protocol: str, summary: str, **more: Any) -> Kind:
+def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: Any) -> Kind:
+    probe = f"uldm_core.preflight.probes:{probe}" if probe else ""
     checks = f"uldm_core.testing.checks.{name}:contract"
-    return Kind(name, f"uldm_core.protocols:{protocol}", summary, checks=checks, **more)
+    return Kind(name, f"uldm_core.protocols:{protocol}", summary, checks=checks, probe=probe, **more)
 
 
 BUILTIN_KINDS = (
-    _kind("dataset", "Dataset", "images by index"),
-    _kind("backbone", "Backbone", "a frozen feature network"),
+    _kind("dataset", "Dataset", "images by index", probe="show", data=True),
+    _kind("backbone", "Backbone", "a frozen feature network", probe="extract", network=True),
     _kind(
         "autoencoder",
         "Autoencoder",
         "images to latents and back",
         inferred={"in_channels": _IN_CHANNELS, "size": _IMAGE_SIZE},
+        probe="autoencode",
+        network=True,
+        learned=True,
     ),
-    _kind("quantizer", "Quantizer", "latents to codes of a codebook"),
+    _kind("quantizer", "Quantizer", "latents to codes of a codebook", probe="quantize"),
     _kind(
         "discriminator",
         "Discriminator",
         "real or fake, a logit a patch",
         inferred={"in_channels": _IN_CHANNELS},
+        probe="discriminate",
+        network=True,
     ),
-    _kind("loss", "Loss", "prediction and target to a scalar"),
+    _kind("loss", "Loss", "prediction and target to a scalar", probe="compare"),
     _kind("adversarial_loss", "AdversarialLoss", "the two sides of a GAN loss"),
-    _kind("noise_scheduler", "NoiseScheduler", "the forward process and what is predicted"),
+    _kind("noise_scheduler", "NoiseScheduler", "the forward process and what is predicted", numbers=True),
     _kind(
         "latent_scaling",
         "LatentScaling",
         "latents to unit variance and back",
         inferred={"channels": _LATENT_CHANNELS},
+        probe="normalize",
     ),
-    _kind("timestep_weighting", "TimestepWeighting", "which times are trained, and how much each counts"),
+    _kind(
+        "timestep_weighting",
+        "TimestepWeighting",
+        "which times are trained, and how much each counts",
+        numbers=True,
+    ),
     _kind(
         "denoiser",
         "Denoiser",
         "noisy latents and time to a prediction",
         inferred={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
+        probe="denoise",
+        network=True,
+        learned=True,
     ),
-    _kind("sampler", "Sampler", "noise to latents"),
-    _kind("metric", "Metric", "images to numbers", inferred={"autoencoder": _AUTOENCODER}),
+    _kind("sampler", "Sampler", "noise to latents", probe="sample"),
+    _kind("metric", "Metric", "images to numbers", inferred={"autoencoder": _AUTOENCODER}, probe="measure"),
     _kind("optimizer", "Optimizer", "updates parameters"),
     _kind("lr_schedule", "LRSchedule", "the learning rate's factor at each step"),
-    _kind("stage", "Stage", "a verb of a recipe", verb=True),
-    _kind("tracker", "Tracker", "is told of a run while it goes on", listed="run.trackers"),
+    _kind("stage", "Stage", "a step of a recipe", stage=True),
+    _kind("tracker", "Tracker", "is notified of a run while it goes on", listed="run.trackers"),
 )

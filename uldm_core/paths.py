@@ -88,10 +88,11 @@ def _obstacle(path: Path, is_folder: bool) -> tuple[str, str] | None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written that takes the place of ``path`` when the context ends without an error.
+    """Open a file to be written that replaces ``path`` when the context ends without an error.
 
     A crash leaves the old file or the new one, never half of it. Where a person names a link, what it points
-    to is replaced, and what is no file, a pipe say, is written to; ``inside`` refuses both in a run's folder.
+    to is replaced, and what is no file, such as a pipe, is written to; ``inside`` refuses both
+    in a run's folder.
 
     Raises:
         MistakeError: a folder is there.
@@ -120,7 +121,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def beside(path: Path) -> Path:
-    """Return a path beside another that nobody can know beforehand, for what is to take its place."""
+    """Return a path beside another that nobody can know beforehand, for what is to replace it."""
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 

@@ -1,4 +1,6 @@
-"""What each kind of component promises: one Protocol a kind.
+"""What each kind of component promises: one protocol a kind, and small ones for what is optional.
+
+Optional members are asked for by ``isinstance``.
 
 Images are float tensors [B, C, H, W] in [-1, 1] unless said. Time ``t`` is a float tensor [B] in
 [0, 1], where 0 is data and 1 is noise. ``losses`` are dicts of name to scalar tensor, already weighted.
@@ -7,19 +9,78 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from contextlib import AbstractContextManager
 
-    from uldm_core.engine.context import Context
+    import torch
+    from torch import Generator, Tensor
+    from torch.nn import Module, Parameter
+    from typing_extensions import TypeIs  # of the type checker alone
 
 Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
+
+
+if TYPE_CHECKING:
+    from abc import ABCMeta as _ProtocolMeta
+else:
+    _ProtocolMeta = type(Protocol)
+
+
+class _ByName(_ProtocolMeta):
+    """Has ``isinstance`` look members up as code does that uses them.
+
+    From Python 3.12 on it else overlooks a module's submodules and parameters, and whatever else
+    ``__getattr__`` gives.
+    """
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        names = {name for base in cls.__mro__ for name in (*vars(base), *get_annotations(base))}
+        return all(hasattr(instance, name) for name in names if not name.startswith("_"))
+
+
+class _Optional(Protocol, metaclass=_ByName):
+    """What a component may have beside the members of its kind."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Has a state that is saved and loaded: tensors, numbers, texts, and dicts and lists of these."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Network(Stateful, Protocol):
+    """What stages call on a network that they train or use; every ``torch.nn.Module`` has it."""
+
+    training: bool
+
+    def parameters(self) -> Iterator[Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def modules(self) -> Iterator[Module]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+@runtime_checkable
+class HasSmallestSize(_Optional, Protocol):
+    """Declares the least height and width of images that it takes; smaller ones raise ``ValueError``."""
+
+    smallest_size: int
 
 
 @runtime_checkable
@@ -29,10 +90,8 @@ class Dataset(Protocol):
     An index is one image, whatever is asked with it, in every instance and process: files are sorted. Images
     belong to who asked for them. ``size`` is the images' side.
 
-    Optional: ``labels`` (int64 [N], each >= 0); ``fingerprint``, a string that changes with the content, and
-    with nothing else, neither the process nor where files lie or when they were written (a dataset without
-    one is known by its class, options and length); ``left_out``, a dict of the files that are not used:
-    their names, relative to the dataset's folder, and why.
+    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``. A dataset without a fingerprint is known by
+    its class, options and length.
     """
 
     channels: int
@@ -51,13 +110,38 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Backbone(Protocol):
+class HasLabels(_Optional, Protocol):
+    """A dataset with a class for each image: int64 [N], each >= 0."""
+
+    labels: Tensor
+
+
+@runtime_checkable
+class Fingerprinted(_Optional, Protocol):
+    """A dataset with a string that changes with its content, and with nothing else.
+
+    Neither the process counts, nor where files lie or when they were written.
+    """
+
+    fingerprint: str
+
+
+@runtime_checkable
+class HasLeftOut(_Optional, Protocol):
+    """A dataset that does not use some files: their names, relative to its folder, and why."""
+
+    left_out: Mapping[str, str]
+
+
+@runtime_checkable
+class Backbone(Network, Protocol):
     """A frozen feature network: images -> feature maps, finest first.
 
     It scales its own input, [-1, 1], and takes grey images, and those that are odd or not square. No
     parameter requires grad; train mode changes nothing. It is used with gradients and without, by turns.
-    ``smallest_size``, the least height and width it takes, is optional: smaller images are refused with a
-    ``ValueError``, as is any size that it cannot take.
+    Images of a size that it cannot take raise ``ValueError``.
+
+    Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``, ``HasPublishedHeads``.
     """
 
     channels: Sequence[int]
@@ -66,14 +150,36 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
-class Autoencoder(Protocol):
+class HasLogits(_Optional, Protocol):
+    """A backbone that classifies: images -> logits [B, classes]."""
+
+    def logits(self, images: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Thawable(_Optional, Protocol):
+    """A backbone that can be trained: ``thaw`` makes it an ordinary network, ``freeze`` ends that."""
+
+    def thaw(self) -> Any: ...
+
+    def freeze(self) -> Any: ...
+
+
+@runtime_checkable
+class HasPublishedHeads(_Optional, Protocol):
+    """A backbone for which LPIPS weights are published: the name that they are filed under."""
+
+    lpips_heads: str
+
+
+@runtime_checkable
+class Autoencoder(Network, Protocol):
     """Images to latents and back. ``latents`` are [B, latent_channels, h, w], h = H / downscale rounded up.
 
     A size that it cannot bring back is refused with a ``ValueError``. ``decode`` needs nothing but latents,
     which may be a sampler's. ``losses`` are means over the batch; those of eval mode exist in training too.
-    A vector-quantized one also has ``encode_with_indices(x) -> (latents, losses, indices)``. ``last_layer``,
-    the weight of the decoder's last layer, after which no other weight comes, is optional: adaptive
-    adversarial weights are measured there.
+
+    Optional: ``Quantized``, ``HasLastLayer``.
     """
 
     latent_channels: int
@@ -87,7 +193,7 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class Quantizer(Protocol):
+class Quantizer(Network, Protocol):
     """Latents [B, D, H, W] -> (quantized, losses, indices); indices [B, H, W] or [B, Q, H, W].
 
     Indices are integers in [0, codebook_size), each of another code; ``lookup`` gives the quantized latents
@@ -104,7 +210,34 @@ class Quantizer(Protocol):
 
 
 @runtime_checkable
-class Discriminator(Protocol):
+class HasQuantizer(_Optional, Protocol):
+    """An autoencoder that names its quantizer."""
+
+    quantizer: Quantizer
+
+
+@runtime_checkable
+class Quantized(Autoencoder, HasQuantizer, Protocol):
+    """An autoencoder whose latents are codes of its quantizer."""
+
+    def encode_with_indices(self, x: Tensor, /) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return what ``encode`` does, and the indices of the codes, [B, h, w] or [B, Q, h, w]."""
+        ...
+
+
+@runtime_checkable
+class HasLastLayer(_Optional, Protocol):
+    """An autoencoder that names the weight of its decoder's last layer: no other comes after it.
+
+    Adaptive adversarial weights are measured there.
+    """
+
+    @property
+    def last_layer(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Discriminator(Network, Protocol):
     """Images -> logits [B, 1, h, w], above 0 for real ones; one a patch of ``receptive_field`` pixels.
 
     ``receptive_field`` counts from the first pixel that a logit sees to the last; images of any shape from
@@ -121,8 +254,9 @@ class Loss(Protocol):
     """``(prediction, target) -> scalar``; a distance (zero at equality) unless ``distance`` is False.
 
     It has the images' dtype, is averaged over the batch and over places, and all of an image counts. Images
-    are grey or RGB, of any size; those that it cannot take are refused with a ``ValueError``. The least
-    height and width it takes may be declared as ``smallest_size``.
+    are grey or RGB, of any size; those that it cannot take are refused with a ``ValueError``.
+
+    Optional: ``HasSmallestSize``.
     """
 
     def __call__(self, prediction: Tensor, target: Tensor, /) -> Tensor: ...
@@ -147,10 +281,11 @@ class NoiseScheduler(Protocol):
     ``prediction`` is one of ``epsilon``, ``sample``, ``v``, ``flow``, ``edm``. ``timesteps`` is the number
     of discrete steps, or None for continuous time; step k of T is t = k / (T - 1), however that is rounded.
     A prediction that says nothing of data or noise at t = 0 or 1 is refused when it is built.
-    ``scale_input(x_t, t)``, what the denoiser is given of x_t, is optional.
 
     All follows from each sample's own time, float32 [B], float32 data and noise give float32, and nothing
     that is given is written into.
+
+    Optional: ``ScalesInput``.
     """
 
     prediction: str
@@ -182,7 +317,14 @@ class NoiseScheduler(Protocol):
 
 
 @runtime_checkable
-class LatentScaling(Protocol):
+class ScalesInput(_Optional, Protocol):
+    """A noise scheduler that gives the denoiser x_t in another scale."""
+
+    def scale_input(self, x_t: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class LatentScaling(Stateful, Protocol):
     """The affine map between an autoencoder's latents and what the denoiser sees (unit variance).
 
     ``fit`` reads the batches once, of any sizes, and forgets what it was fitted to before. A constant channel
@@ -229,7 +371,7 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
-class Denoiser(Protocol):
+class Denoiser(Network, Protocol):
     """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape.
 
     Every value of the prediction follows from the latents, and every latent has a say in it. The noise
@@ -254,10 +396,9 @@ class Metric(Protocol):
     ones, is refused with a ``ValueError``, in ``update`` or in ``compute``; its numbers are finite. An
     autoencoder that it is given is used in eval mode, and left in the mode that it was in.
 
-    Optional: ``paired`` (fake image i belongs to real image i), ``reference`` (the split that real images
-    are taken from, ``test`` unless said), ``higher_is_better`` (of all its numbers, or a dict that says so of
-    each that has a direction), ``smallest_size`` (the least height and width of images), ``smallest_count``
-    (the least number of images of each side).
+    Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasSmallestSize``; ``higher_is_better`` (of all
+    its numbers, or a dict that says so of each that has a direction); ``smallest_count`` (the least number of
+    images of each side).
     """
 
     compares: bool
@@ -273,7 +414,28 @@ class Metric(Protocol):
 
 
 @runtime_checkable
-class Optimizer(Protocol):
+class Paired(_Optional, Protocol):
+    """A metric of pairs, if ``paired`` is true: fake image i belongs to real image i."""
+
+    paired: bool
+
+
+@runtime_checkable
+class HasReference(_Optional, Protocol):
+    """A metric that names the split its real images are taken from, where that is not ``test``."""
+
+    reference: str
+
+
+@runtime_checkable
+class HasBackbone(_Optional, Protocol):
+    """A metric that measures in a backbone's features."""
+
+    backbone: Backbone
+
+
+@runtime_checkable
+class Optimizer(Stateful, Protocol):
     """A torch optimizer: built by its owner from parameters of any shape, scalars too; see ``Partial``.
 
     Each of ``param_groups`` obeys its own ``lr``, which changes between steps. A parameter whose ``grad``
@@ -287,10 +449,6 @@ class Optimizer(Protocol):
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
-
 
 @runtime_checkable
 class LRSchedule(Protocol):
@@ -303,19 +461,80 @@ class LRSchedule(Protocol):
     def __call__(self, step: int, /) -> float: ...
 
 
+class Context(Protocol):
+    """What the engine gives a stage for its work.
+
+    ``name`` is the stage's and ``seed`` the run's; tensors belong on ``device``; ``products`` are the
+    artifacts of earlier stages, by name. What a stage draws at random comes from ``generator`` and ``batch``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def products(self) -> Mapping[str, Path]: ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a network's forward pass: it multiplies in the run's precision."""
+        ...
+
+    def generator(self, *path: str | int) -> Generator:
+        """Return a CPU generator that is seeded by the run's seed, the stage's name and ``path``."""
+        ...
+
+    def batch(self, size: int, batch_size: int, step: int) -> Tensor:
+        """Return the indices of a step's batch, int64 [batch_size], each from 0 to ``size`` - 1."""
+        ...
+
+    def artifact(self, name: str) -> Path:
+        """Return where to write an artifact of this stage; its folder exists."""
+        ...
+
+    def publish(self, name: str) -> None:
+        """Copy an artifact to the top of the run's folder."""
+        ...
+
+    def show(self, name: str, images: Tensor, step: int = 0) -> None:
+        """Pass images to the trackers, uint8 [N, C, H, W]."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass measured values to the trackers."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Show a line to whoever started the run."""
+        ...
+
+    def begin(self, doing: str, total: int, done: int = 0) -> None:
+        """Report that ``done`` of ``total`` steps or images of some work are done."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """Report progress; raises ``Interrupted`` if the run is to stop."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raise ``Interrupted`` if the run is to stop."""
+        ...
+
+
 @runtime_checkable
 class Stage(Protocol):
-    """A verb of a recipe. ``run`` does it; a stage with ``step`` is a ``Trainer`` and has no ``run``.
+    """A step of a recipe: a ``Trainer``, which has ``step``, or an ``OneShotStage``, which has ``run``.
 
     ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
     pass from an earlier stage to a later one. What it trains is in training mode meanwhile, all else in eval
     mode and unchanged; components come in either mode. It writes into the run's folder only. A summary is
     a dict of Python numbers.
 
-    Optional: ``reads``, the splits of its dataset that its result depends on, such as ``("train", "test")``:
-    it is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
-    the dataset as it is given. A stage that says nothing depends on all splits. What a preview shows does not
-    count.
+    Optional: ``ReadsSplits``. A stage without it depends on all splits.
     """
 
     trains: Sequence[str]
@@ -324,8 +543,19 @@ class Stage(Protocol):
 
 
 @runtime_checkable
-class Verb(Stage, Protocol):
-    """A stage that is done in one go."""
+class ReadsSplits(_Optional, Protocol):
+    """A stage that names the splits of its dataset that its result depends on, ``("train", "test")`` say.
+
+    It is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
+    the dataset as it is given. What a preview shows does not count.
+    """
+
+    reads: Sequence[str]
+
+
+@runtime_checkable
+class OneShotStage(Stage, Protocol):
+    """A stage that runs in one go."""
 
     def run(self, context: Context, /) -> Mapping[str, float]: ...
 
@@ -341,13 +571,7 @@ class Trainer(Stage, Protocol):
     what later stages shall get (with an option ``ema_decay`` the average of the weights), under the names
     that a component built anew has.
 
-    Optional, together: ``previews``, how often over the whole training to show what it has come to, and
-    ``preview(step)``, which does so by ``context.show``. It leaves everything as it was; its own random
-    numbers are its affair.
-
-    Optional: ``adjustable``, the options whose numbers may change in mid-training (``optimizer``, say). A
-    training that is not done goes on from its checkpoint with their new values, so what ``stateful`` loads
-    must not bring back the old ones.
+    Optional: ``Previewing``, ``Adjustable``.
 
     ``step`` begins with its images; ``DataError`` says that the dataset could not give them and that nothing
     of the step is done.
@@ -358,11 +582,47 @@ class Trainer(Stage, Protocol):
 
     def prepare(self, context: Context, /) -> None: ...
 
-    def step(self, step: int, /) -> Mapping[str, Tensor]: ...
+    def step(self, step: int, context: Context, /) -> Mapping[str, Tensor]: ...
 
     def stateful(self) -> Mapping[str, Any]: ...
 
-    def finish(self) -> Mapping[str, float]: ...
+    def finish(self, context: Context, /) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class _HasStep(Protocol):
+    def step(self, *args: Any) -> Any: ...
+
+
+def is_trainer(stage: object) -> TypeIs[Trainer]:
+    """Whether a stage, or a stage's class, is a trainer rather than one that runs in one go."""
+    return issubclass(stage if isinstance(stage, type) else type(stage), _HasStep)
+
+
+@runtime_checkable
+class Previewing(_Optional, Protocol):
+    """A trainer that shows what it has come to.
+
+    ``previews`` is how often over the whole training, ``preview(step, context)`` does so by
+    ``context.show``. It leaves everything as it was; its own random numbers are its affair. Options whose
+    names begin with ``preview`` do not count in the stage's content key.
+    """
+
+    if TYPE_CHECKING:  # so that a class can be asked as well
+        previews: int
+
+    def preview(self, step: int, context: Context, /) -> None: ...
+
+
+@runtime_checkable
+class Adjustable(_Optional, Protocol):
+    """A trainer with options whose numbers may change in mid-training (``optimizer``, say).
+
+    A training that is not done resumes from its checkpoint with their new values, so what ``stateful`` loads
+    must not bring back the old ones.
+    """
+
+    adjustable: Sequence[str]
 
 
 @frozen

@@ -122,12 +122,14 @@ _COMPONENTS = (
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
-_EXAMPLES = {  # where the defaults need a download, or would be checked without the half of it
+_EXAMPLES: dict[
+    str, dict[str, object]
+] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},
     "backbone/squeezenet": {"weights": "random"},
-    "loss/lpips": {"backbone": {"use": "vgg16", "weights": "random"}},
+    "loss/lpips": {"backbone": {"use": "squeezenet", "weights": "random"}},
     "metric/frechet": {"backbone": "mnist_judge"},
     "metric/kid": {"backbone": "mnist_judge"},
     "metric/precision_recall": {"backbone": "mnist_judge"},

@@ -1,4 +1,4 @@
-"""Wherever a page names a component, as in ``quantizer/vq_ema``, the name leads to what it is."""
+"""Links from every name of a component, as in ``quantizer/vq_ema``, to its section."""
 
 from docutils import nodes
 from generated_pages import label, our_components, our_kinds
@@ -10,12 +10,12 @@ from uldm_core import registry
 
 
 class ComponentLinks(SphinxPostTransform):
-    """Makes a link of each literal that is a component's kind and name."""
+    """Turns each literal that is a component's kind and name into a link."""
 
     default_priority = 500
 
     def run(self, **kwargs: object) -> None:
-        """Put the links in."""
+        """Insert the links."""
         places = component_places()
         for literal in list(self.document.findall(nodes.literal)):
             if literal.astext() in places and not isinstance(literal.parent, nodes.reference):

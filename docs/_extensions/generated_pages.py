@@ -1,8 +1,8 @@
-"""Pages that are written from what is registered, so that they cannot fall behind it.
+"""Pages generated from the registry, so that they are never out of date.
 
-``reference/components/KIND.md`` tells what ``uldm show`` tells. What lies in ``reference/included`` is a part
-of other pages: ``components.md`` tells what ``uldm ls`` tells, ``commands.md`` what ``--help`` tells, and
-``contracts.md`` what ``uldm check`` holds a component to.
+``reference/components/KIND.md`` has the output of ``uldm show``. The files in ``reference/included`` are
+parts of other pages: ``components.md`` lists what ``uldm ls`` lists, ``commands.md`` has each ``--help``, and
+``contracts.md`` the checks of ``uldm check``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from uldm_core import registry
+from uldm_core import protocols, registry
 from uldm_core.cli.main import cli
 from uldm_core.cli.page import page_of
 from uldm_core.errors import UldmError
@@ -32,13 +32,13 @@ CHECKOUT = Path(inspect.getfile(registry)).parents[1]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Write the pages before Sphinx looks for documents."""
+    """Write the pages before Sphinx searches for documents."""
     app.connect("builder-inited", write_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write every page that is new or another than last time."""
+    """Write every page that is new or has changed."""
     try:
         pages = dict(generated_pages())
     except UldmError as error:
@@ -64,7 +64,7 @@ def generated_pages() -> Iterator[tuple[str, str]]:
 
 
 def our_kinds() -> list[Kind]:
-    """Return the kinds that have components of ours; other plugins in the environment do not count."""
+    """Return the kinds with components of ours, leaving out those of other plugins in the environment."""
     kinds = registry.default().kinds.values()
     return [kind for kind in kinds if our_components(kind)]
 
@@ -91,11 +91,11 @@ def kind_page(kind: Kind) -> Iterator[str]:
     named = [(registry.default().name_of(component), component) for component in our_components(kind)]
     yield f"# {kind.name}\n"
     yield to_markdown(introduction(kind))
-    yield f"[What each is held to](../../contracts.md#{kind.name}).\n"
+    yield f"[The contract of this kind](../../contracts.md#{kind.name}).\n"
     rows = (
         [f"[`{name}`](#{label(kind, name)})", to_markdown(component.summary)] for name, component in named
     )
-    yield from table(["component", "what it is"], rows)
+    yield from table(["component", "description"], rows)
     for name, component in named:
         yield f"({label(kind, name)})=\n"
         yield f"## {name}\n"
@@ -103,7 +103,7 @@ def kind_page(kind: Kind) -> Iterator[str]:
 
 
 def component_section(component: Component) -> Iterator[str]:
-    """Yield the lines that ``uldm show`` has of a component, as Markdown."""
+    """Yield the output of ``uldm show`` for a component, as Markdown."""
     page = page_of(f"{component.kind}/{component.plugin}/{component.name}")
     yield f"{to_markdown(page['text'])}\n"
     if page["options"]:
@@ -117,10 +117,10 @@ def component_section(component: Component) -> Iterator[str]:
 
 
 def absent_section(component: Component) -> Iterator[str]:
-    """Yield the lines on a component whose library was not there to ask for its options."""
-    mend = how_to_install(str(component.requires), component.distribution)
+    """Yield the lines on a component whose library is not installed, so that its options are unknown."""
+    fix = how_to_install(str(component.requires), component.distribution)
     yield to_markdown(sentence(component.summary))
-    yield f"It needs a library of its own: `{mend}`. With it, `uldm show` tells its options.\n"
+    yield f"It needs a library of its own: `{fix}`. With it, `uldm show` lists its options.\n"
 
 
 def option_cells(row: Mapping[str, Any]) -> list[str]:
@@ -133,7 +133,7 @@ def option_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def commands_page() -> Iterator[str]:
-    """Yield the lines that ``--help`` has of every command, as Markdown."""
+    """Yield the ``--help`` of every command, as Markdown."""
     context = click.Context(cli, info_name="uldm")
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
@@ -142,15 +142,15 @@ def commands_page() -> Iterator[str]:
 
 
 def command_section(command: click.Command, context: click.Context, level: str) -> Iterator[str]:
-    """Yield the lines of a command, and of those below it."""
+    """Yield the lines of a command, and of its subcommands."""
     yield f"{level} {context.command_path}\n"
     yield from fenced("text", " ".join([context.command_path, *command.collect_usage_pieces(context)]))
     yield f"{to_markdown(inspect.cleandoc(command.help or ''))}\n"
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     rows = [
-        [f"`{name}`", to_markdown(what)]
-        for name, what in filter(None, records)
-        if what and "--help" not in name
+        [f"`{name}`", to_markdown(description)]
+        for name, description in filter(None, records)
+        if description and "--help" not in name
     ]
     if rows:
         yield from table(["option", "what it does"], rows)
@@ -160,27 +160,38 @@ def command_section(command: click.Command, context: click.Context, level: str) 
 
 
 def contracts_page() -> Iterator[str]:
-    """Yield the lines of every kind's protocol and checks, then those of every module."""
+    """Yield every kind's protocol and checks, then the checks of every module and the other protocols."""
     for kind in our_kinds():
         contract = contract_of(kind)
         yield f"## {kind.name}\n"
-        protocol = inspect.getsource(kind.load_protocol())
-        yield from fenced("python", protocol.removeprefix("@runtime_checkable\n"))
+        yield from protocol_source(kind.load_protocol())
         if contract.inputs:
-            yield "An `nn.Module` is held to what holds of [every module](#every-module) as well.\n"
+            yield "An `nn.Module` must also pass the checks of [every module](#every-module).\n"
         yield from checks_table(contract.checks)
     yield "## Every module\n"
     yield from checks_table(module.contract.checks)
+    yield "## Other protocols\n"
+    yield "What kinds have in common, what is optional, and what the engine passes to stages and trackers.\n"
+    of_kinds = {kind.load_protocol() for kind in our_kinds()}
+    for name, declared in vars(protocols).items():
+        ours = inspect.isclass(declared) and declared.__module__ == protocols.__name__
+        if ours and declared not in of_kinds and not name.startswith("_"):
+            yield from protocol_source(declared)
+
+
+def protocol_source(protocol: type) -> Iterator[str]:
+    """Yield a protocol as it is declared."""
+    yield from fenced("python", inspect.getsource(protocol).removeprefix("@runtime_checkable\n"))
 
 
 def checks_table(checks: Iterable[Check]) -> Iterator[str]:
     """Yield the lines of a table of checks."""
     rows = ([f"`{check.name}`", to_markdown(inspect.getdoc(check.function) or "")] for check in checks)
-    yield from table(["check", "what it holds"], rows)
+    yield from table(["check", "what it checks"], rows)
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    """Yield the lines of a table; what stands in its cells is Markdown."""
+    """Yield the lines of a table; its cells are Markdown."""
     yield from (line(cells) for cells in (head, ["---"] * len(head), *rows))
     yield ""
 
@@ -191,19 +202,19 @@ def line(cells: list[str]) -> str:
 
 
 def fenced(language: str, code: str) -> Iterator[str]:
-    """Yield the lines of a block of code; paths are those of a checkout, wherever it lies here."""
+    """Yield the lines of a block of code; paths are made relative to the checkout."""
     yield f"```{language}\n{code.rstrip().replace(f'{CHECKOUT}/', '')}\n```\n"
 
 
 def introduction(kind: Kind) -> str:
-    """Return what a kind is: its line in listings as a sentence, and its protocol's first paragraph."""
-    listed = sentence(kind.summary)
-    promise = (inspect.getdoc(kind.load_protocol()) or "").partition("\n\n")[0]
-    return promise if promise.startswith(listed) else f"{listed} {promise}"
+    """Return a kind's summary as a sentence, and its protocol's first paragraph."""
+    summary = sentence(kind.summary)
+    protocol = (inspect.getdoc(kind.load_protocol()) or "").partition("\n\n")[0]
+    return protocol if protocol.startswith(summary) else f"{summary} {protocol}"
 
 
 def sentence(text: str) -> str:
-    """Return a line of a listing as a sentence."""
+    """Return a summary as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -213,7 +224,7 @@ def label(kind: Kind, name: str) -> str:
 
 
 def to_markdown(text: str) -> str:
-    """Return a docstring as Markdown: code stays code, everything else is what it looks like."""
+    """Return a docstring as Markdown: code stays code, in everything else special characters are escaped."""
     parts = re.split(r"(``.+?``|`.+?`)", text, flags=re.DOTALL)
     text = "".join(part if part[:1] == "`" else re.sub(r"([*_\[\]<>$|\\#])", r"\\\1", part) for part in parts)
     text = re.sub(r"arXiv\s+(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)

@@ -1,4 +1,4 @@
-"""Formulas as MathML, made when the site is built: no script, no network, and a faulty formula is told."""
+"""Formulas as MathML, made when the site is built: no script, no network; a faulty formula is a warning."""
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -11,13 +11,13 @@ _log = logging.getLogger(__name__)
 
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
-    """Write a formula within a line."""
+    """Write an inline formula."""
     translator.body.append(_mathml(node))
     raise nodes.SkipNode
 
 
 def displayed(translator: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula of its own."""
+    """Write a displayed formula."""
     translator.body.append(f'<div class="math">{_mathml(node, as_block=True)}</div>\n')
     raise nodes.SkipNode
 

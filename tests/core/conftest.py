@@ -144,11 +144,10 @@ class Train:
         self.make, self.schedule = optimizer, lr_schedule(steps)
 
     def prepare(self, context):
-        self.context = context
         self.optimizer = self.make(self.autoencoder.parameters())
 
-    def step(self, step):
-        target = torch.randn(3) + self.context.batch(len(self.dataset), 2, step).sum()
+    def step(self, step, context):
+        target = torch.randn(3) + context.batch(len(self.dataset), 2, step).sum()
         loss = sum(term.weight * term.component(self.autoencoder.weight, target) for term in self.losses)
         self.optimizer.zero_grad()
         loss.backward()
@@ -158,7 +157,7 @@ class Train:
     def stateful(self):
         return {"autoencoder": self.autoencoder, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         return {"weight": self.autoencoder.weight[0].item()}
 
 

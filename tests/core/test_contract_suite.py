@@ -36,7 +36,7 @@ from uldm_core.testing import (
 )
 from uldm_core.testing.containment import TookTooLong, contained
 from uldm_core.testing.contract import contract_of
-from uldm_core.testing.runner import Report, Result, run_check
+from uldm_core.testing.runner import Report, Result, check_subject, run_check
 from uldm_core.testing.subject import subject_of
 
 
@@ -208,6 +208,45 @@ def test_strategies_give_what_they_say():
         assert strategies.fill((2, 1, 5, 6), pattern, 0).shape == (2, 1, 5, 6)
     assert strategies.fill((1, 1, 4, 4), "spike", 0).count_nonzero() == 1
     assert strategies.fill((1, 1, 4, 4), "checkerboard", 0).sum() == 0
+
+
+# components that are copied
+
+
+class Counted(nn.Module):
+    """A backbone that counts how often it is built."""
+
+    built = 0
+    channels = (4,)
+
+    def __init__(self):
+        super().__init__()
+        type(self).built += 1
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+
+    def forward(self, images):
+        return (self.convolution(images.expand(-1, 3, -1, -1)),)
+
+
+class Knotted(Counted):
+    """Its convolution is called by a function that a deep copy does not copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = lambda images: (self.convolution(images.expand(-1, 3, -1, -1)),)
+
+    def forward(self, images):
+        return self.called(images)
+
+
+@pytest.mark.parametrize(("backbone", "few"), [(Counted, True), (Knotted, False)])
+def test_a_module_is_built_once_for_many_checks_unless_its_copies_hang_on_it(backbone, few, monkeypatch):
+    monkeypatch.setattr(backbone, "built", 0)
+    subject = subject_of("backbone", backbone)
+    report = check_subject(subject, {}, profile=Profile(examples=1))
+    assert (backbone.built < len(report.results)) == few
+    assert report.failed == (() if few else ("bfloat16", "deepcopy_independent", "moves_whole"))
+    assert not subject.originals
 
 
 # what a component does to the process it is checked in

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uldm_core.engine import loop
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Lines, Silent
@@ -111,7 +111,7 @@ def test_results_are_set_aside_by_key_and_taken_back(tmp_path):
 
 def keys(registry, write, *overrides):
     resolved = Recipe.load(write(), overrides).resolve(registry)
-    return stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions())).builder)
+    return stage_keys(resolved, RunComponents.of(resolved, choose_device(RunOptions())))
 
 
 def changed(registry, write, override):

@@ -16,7 +16,7 @@ from torch import nn
 
 from uldm_core import Component, MistakeError, RunError, Weighted
 from uldm_core.engine import loop
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
@@ -235,15 +235,14 @@ class Walk:
         self.steps, self.batch_size, self.bad, self.done = steps, batch_size, bad, []
 
     def prepare(self, context):
-        self.context = context
         torch.manual_seed(0)
         self.layer = nn.BatchNorm1d(3)
         self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=0.1)
 
-    def step(self, step):
+    def step(self, step, context):
         self.done.append(step)
-        noise = torch.randn(4, 3) + torch.randn(4, 3, generator=self.context.generator(step))
-        loss = self.layer(noise).square().mean() + self.context.batch(5, 2, step).sum()
+        noise = torch.randn(4, 3) + torch.randn(4, 3, generator=context.generator(step))
+        loss = self.layer(noise).square().mean() + context.batch(5, 2, step).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -252,7 +251,7 @@ class Walk:
     def stateful(self):
         return {"layer": self.layer, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         return {"weight": self.layer.weight[0].item()}
 
 
@@ -309,11 +308,11 @@ def test_a_crash_between_checkpoints_repeats_steps_but_not_lines(tmp_path, monke
     whole = trained(tmp_path / "whole", 6)
 
     class Crashing(Walk):
-        def step(self, step):
+        def step(self, step, context):
             if step == 4:
                 raise MemoryError
             monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", -1.0 if step < 2 else 1e9)
-            return super().step(step)
+            return super().step(step, context)
 
     with pytest.raises(MemoryError):
         loop.train(Crashing(6), context_in(tmp_path / "cut"))
@@ -391,7 +390,7 @@ def planned(registry, write, *overrides, changes=()):
 
 
 def keys_of(resolved):
-    return stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder)
+    return stage_keys(resolved, RunComponents.of(resolved, choose_device(RunOptions(device="cpu"))))
 
 
 def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, write):
@@ -453,10 +452,10 @@ def test_a_noun_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
     weights = []
     for changes in ([], [("[denoiser]", small)]):
         resolved = planned(registry, write, changes=changes)
-        store = ComponentStore(resolved, CPU)
+        store = RunComponents.of(resolved, CPU)
         for name in reversed(list(resolved.components)) if changes else resolved.components:
-            store.builder.component(name)
-        weights.append(store.builder.component("denoiser").weight)
+            store.component(name)
+        weights.append(store.component("denoiser").weight)
     assert torch.equal(*weights)
 
 
@@ -535,7 +534,7 @@ TUNED = {
 def test_each_stage_goes_on_from_the_weights_of_the_one_before(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
     resolved = Recipe.from_dict(TUNED).resolve(registry)
-    start = ComponentStore(resolved, CPU).builder.component("denoiser").weight.detach()
+    start = RunComponents.of(resolved, CPU).component("denoiser").weight.detach()
     out = run(resolved, out=tmp_path / "run")
     after = [read_tensors(out / f"stages/{name}/weights/denoiser.safetensors")["weight"] for name in "ab"]
     assert torch.equal(after[0], start + 1) and torch.equal(after[1], start + 1 + 10)
@@ -586,7 +585,7 @@ def test_a_stages_own_networks_are_drawn_from_the_seed(registry):
     weights = []
     for seed in (1, 1, 2):
         resolved = Recipe.from_dict({"seed": seed, "stages": {"s": stage}}).resolve(registry)
-        weights.append(ComponentStore(resolved, CPU).build_stage("s").denoisers[0].weight)
+        weights.append(RunComponents.of(resolved, CPU).build(resolved.stages["s"]).denoisers[0].weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

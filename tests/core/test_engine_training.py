@@ -79,7 +79,7 @@ class Fragile:
         self.net, self.best = Slope(), Best()
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9)
 
-    def step(self, step):
+    def step(self, step, context):
         self.spoilt = {}
         self.happens.get(step, lambda trainer: None)(self)
         self.optimizer.zero_grad()
@@ -92,7 +92,7 @@ class Fragile:
     def stateful(self):
         return {"net": self.net, "optimizer": self.optimizer, "best": self.best}
 
-    def finish(self):
+    def finish(self, context):
         return {}
 
 
@@ -242,11 +242,12 @@ class Walk:
         self.net, self.make, self.steps = autoencoder, optimizer, steps
 
     def prepare(self, context):
-        self.context, self.done = context, []
+        self.done = []
         self.optimizer = self.make(self.net.parameters())
         self.lr = self.optimizer.param_groups[0]["lr"]
 
-    def step(self, step):
+    def step(self, step, context):
+        self.context = context
         self.happens.get(step, lambda trainer: None)(self)
         self.optimizer.param_groups[0]["lr"] = self.lr
         loss = (self.net.weight - torch.randn(3)).square().sum()
@@ -259,7 +260,7 @@ class Walk:
     def stateful(self):
         return {"net": self.net, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         return {"first": float(self.done[0]) if self.done else -1.0}
 
 
@@ -372,7 +373,7 @@ def test_a_training_is_not_adjusted_where_the_wanted_one_is_there_or_takes_fewer
 
 def test_a_training_without_a_step_left_is_not_adjusted(go, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "finish", lambda trainer: 1 / 0)
+        patch.setattr(Walk, "finish", lambda trainer, context: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             go()
     assert "begins at step 0: optimizer.lr 0.1 -> 0.01" in go("stages.first.optimizer.lr=0.01")[0][0]
@@ -422,7 +423,7 @@ def test_what_an_adjusted_training_did_from_its_start_is_no_adjustment(go, tmp_p
 
 
 def test_weights_that_are_not_finite_in_the_end_are_not_those_of_a_done_stage(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(Walk, "finish", lambda trainer: [{}, trainer.net.weight.data.fill_(NAN)][0])
+    monkeypatch.setattr(Walk, "finish", lambda trainer, context: [{}, trainer.net.weight.data.fill_(NAN)][0])
     error = go()[2]
     assert str(error) == "stages.first: autoencoder.weight is not finite when it is done; it is not saved"
     assert not record(tmp_path).done and not (tmp_path / "out/stages/first/weights").exists()

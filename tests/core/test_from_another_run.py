@@ -17,7 +17,7 @@ from uldm_core.run_folder.files import digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
 from uldm_core.run_folder.pretrained import origins, weights_from
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 
 TAKEN = (
     '[autoencoder]\nuse = "coder"\nquantizer = { use = "codes", codebook_size = 16 }',
@@ -93,7 +93,7 @@ def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, othe
         plan = Recipe.load(write(*replacements)).resolve(registry)
         return {
             name: key.content
-            for name, key in stage_keys(plan, Builder(plan.components), brought=origins(plan)).items()
+            for name, key in stage_keys(plan, ComponentStore(plan.components), brought=origins(plan)).items()
         }
 
     shutil.copytree("other", "moved")

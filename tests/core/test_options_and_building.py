@@ -19,9 +19,10 @@ from uldm_core import Component, MistakeError, OptionError, Partial, Registry, W
 from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
 from uldm_core.spec import building
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
+from uldm_core.spec.docstrings import summary_of
 from uldm_core.spec.format_types import format_type
-from uldm_core.spec.options import MISSING, options_of, summary_of
+from uldm_core.spec.options import MISSING, options_of
 from uldm_core.spec.structure import Mismatch, structure
 
 
@@ -466,7 +467,7 @@ INFERRED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
 )
 def test_what_follows_from_other_components_is_filled_in_or_must_agree(registry, written, said):
     resolved = Recipe.from_dict({**INFERRED, **written}).resolve(registry)
-    builder = Builder(resolved.components)
+    builder = ComponentStore(resolved.components)
     if said is None:
         assert (
             builder.component("denoiser").channels == 4 and builder.component("autoencoder").in_channels == 1

@@ -8,7 +8,7 @@ import pytest
 
 from uldm_core import Component, MistakeError, Registry, hookimpl
 from uldm_core import registry as module
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.registry.plugins import Command, Plugin, PluginWarning, collect, discover, load_file
@@ -199,7 +199,7 @@ def test_who_edits_a_component_in_a_file_gets_a_new_run_of_it(registry, write, t
     for code in (IDEA, IDEA, IDEA.replace("return prediction", "return target")):
         with_file(registry, tmp_path / "idea.py", code)
         resolved = Recipe.load(write(), [f"stages.first.losses=['{name}']"]).resolve(registry)
-        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        builder = RunComponents.of(resolved, choose_device(RunOptions(device="cpu")))
         keys.append(stage_keys(resolved, builder)["first"].content)
     assert keys[0] == keys[1] != keys[2]
 
@@ -210,7 +210,7 @@ def test_a_class_typed_into_a_session_has_a_key_all_the_same(registry, write):
     main = sys.modules["__main__"]
     file = main.__dict__.pop("__file__", None)
     try:
-        assert stage_keys(resolved, ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder)
+        assert stage_keys(resolved, RunComponents.of(resolved, choose_device(RunOptions(device="cpu"))))
     finally:
         main.__dict__.update({"__file__": file} if file else {})
 

@@ -1,13 +1,20 @@
 """Shapes carried through a recipe: what does not fit, what cannot be measured, and what things cost."""
 
+from typing import Protocol
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from uldm_core import Component, MistakeError, Partial, registry
-from uldm_core.preflight import measure, preflight
+from uldm_core import Component, MistakeError, Partial, hookimpl, registry
+from uldm_core.errors import UnavailableError
+from uldm_core.kinds import Kind
+from uldm_core.preflight import measure, preflight, probes
 from uldm_core.protocols import Optimizer
 from uldm_core.recipe import Recipe, ResolvedRecipe
+from uldm_core.registry.plugins import collect
+from uldm_plugins.diagram.network_levels import network_levels
 
 NOUNS = {"dataset": "points", "autoencoder": "halving"}
 
@@ -37,11 +44,9 @@ class Halving(nn.Module):
 class Wide(nn.Module):
     """A denoiser for latents of some channels, which it may get wrong."""
 
-    def __init__(self, width: int = 4, out: int = 4, told: bool = False) -> None:
+    def __init__(self, width: int = 4, out: int = 4) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(width, out, 1)
-        if told:
-            self.channels = width
 
     def forward(self, latents, conditioning):
         return self.convolution(latents)
@@ -97,8 +102,8 @@ class Steps:
         self.values = torch.linspace(0, 1, 3).tolist()
 
 
-def failing(error):
-    """A loss that raises an error where it is called."""
+def failing(fail):
+    """A loss that fails where it is called."""
 
     class Fails(nn.Module):
         def __init__(self) -> None:
@@ -106,9 +111,16 @@ def failing(error):
             self.layer = nn.Linear(2, 2)
 
         def forward(self, prediction, target):
-            raise error
+            fail(prediction)
 
     return Fails
+
+
+def raising(error):
+    def fail(images):
+        raise error
+
+    return failing(fail)
 
 
 class Endless:
@@ -141,14 +153,21 @@ def broken(parameters, /) -> None:
     raise RuntimeError("it cannot")
 
 
-ERRORS = {
-    "autocast": RuntimeError("unsupported scalarType"),
-    "valueless": ValueError("the values of a meta tensor"),
-    "missing": NotImplementedError("no kernel"),
-    "odd": KeyError("x"),
-    "exits": SystemExit(3),
-    "shaped": RuntimeError("The size of tensor a must match that of tensor b\nand more"),
-    "objects": ValueError("too small\nby far"),
+REFUSING = {
+    "added": failing(lambda images: images + torch.zeros(3)),
+    "single": failing(lambda images: images.item()),
+    "objects": raising(ValueError("too small\nby far")),
+}
+LACKING_VALUES = {
+    "item": failing(lambda images: images.sum().item()),
+    "branches": failing(lambda images: images.sum() > 0 or None),
+    "nonzero": failing(lambda images: images[images > 0].numpy()),
+    "elsewhere": failing(lambda images: images + torch.from_numpy(np.ones((2, 1, 4, 4)))),
+    "own": raising(RuntimeError("a shape of its own, and torch has not refused any")),
+    "missing": raising(NotImplementedError("no kernel")),
+    "unavailable": raising(UnavailableError("no weights")),
+    "odd": raising(KeyError("x")),
+    "exits": raising(SystemExit(3)),
 }
 
 
@@ -166,7 +185,7 @@ def flown(registry):
         ("stage", "learns", Learns),
         ("optimizer", "refusing", refusing),
         ("optimizer", "broken", broken),
-        *(("loss", name, failing(error)) for name, error in ERRORS.items()),
+        *(("loss", name, target) for name, target in {**REFUSING, **LACKING_VALUES}.items()),
     ]
     for kind, name, target in more:
         registry.register(Component(kind, name, target))
@@ -234,9 +253,11 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
             "predictions are [2, 3, 2, 2], not [2, 4, 2, 2]",
         ),
         (
-            {"denoiser": {"use": "wide", "width": 8, "told": True}},
+            {"denoiser": {"use": "wide", "width": 8}},
             "denoiser",
-            "denoiser expects 8 channels, latents have 4",
+            "does not take latents [2, 4, 2, 2]: Given groups=1, weight of size [4, 8, 1, 1], expected "
+            "input[2, 4, 2, 2] to have 8 channels, but got 4 channels instead "
+            "(in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))",
         ),
         (
             {"discriminator": {"use": "patches", "logits": 2}},
@@ -246,7 +267,7 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
         (
             {"backbone": {"use": "maps", "channels": [3, 4]}},
             "backbone",
-            "its maps have [3] channels, and it says [3, 4]",
+            "its maps have [3] channels, and it declares [3, 4]",
         ),
         (
             {"noise_scheduler": "steps", "sampler": {"use": "draws", "steps": 4}},
@@ -259,9 +280,15 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
             "samples are [2, 4, 2, 1], not [2, 4, 2, 2]",
         ),
         (
-            {"loss": "shaped"},
+            {"loss": "added"},
             "loss",
-            "does not take images [2, 1, 4, 4]: The size of tensor a must match that of tensor b",
+            "does not take images [2, 1, 4, 4]: The size of tensor a (4) must match the size of tensor b (3) "
+            "at non-singleton dimension 3",
+        ),
+        (
+            {"loss": "single"},
+            "loss",
+            "does not take images [2, 1, 4, 4]: a Tensor with 32 elements cannot be converted to Scalar",
         ),
         ({"loss": "objects"}, "loss", "does not take images [2, 1, 4, 4]: too small"),
     ],
@@ -273,23 +300,88 @@ def test_what_does_not_fit_is_told_at_the_component(flown, tables, where, what):
     assert "does not fit" in [row.output for row in found.rows]
 
 
-def test_torchs_own_words_are_followed_by_the_layer_they_are_of(flown):
-    (said,) = objections(flown(denoiser={"use": "wide", "width": 8}))
-    assert said.startswith("denoiser: does not take latents [2, 4, 2, 2]: ")
-    assert said.splitlines()[0].endswith(" (in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))")
-
-
 def test_the_shapes_around_are_the_hint(flown):
     (problem,) = flown(loss="objects").problems
     assert problem.hint == "images are [B, 1, 4, 4]; latents are [B, 4, 2, 2]"
 
 
-@pytest.mark.parametrize("name", ["autocast", "valueless", "missing", "odd", "exits"])
+@pytest.mark.parametrize("name", LACKING_VALUES)
 def test_what_only_lacks_values_is_not_measurable_and_stops_nothing(flown, name):
     found = flown(loss=name)
     assert not objections(found)
     failed = row(found, f"loss: {name}")
     assert failed.output == "not measurable" and failed.why and failed.parameters == 6
+
+
+class Painter(Protocol):
+    """A kind of a plugin's own: images to images."""
+
+    def paint(self, images): ...
+
+
+class Oils(nn.Module):
+    """A painter in one convolution."""
+
+    def __init__(self, colours: int = 1, least: int = 0) -> None:
+        super().__init__()
+        self.brush, self.least = nn.Conv2d(colours, 2, 1), least
+
+    def paint(self, images):
+        if images.shape[-1] < self.least:
+            raise ValueError(f"needs {self.least} pixels")
+        return self.brush(images)
+
+
+def paint(inputs, painter, batch):
+    images = inputs.images(batch)
+    return probes.expect_shape("pictures", painter.paint(images), (batch, 2, *images.shape[2:]))
+
+
+class Atelier:
+    @hookimpl
+    def uldm_kinds(self):
+        return [
+            Kind(
+                "painter", f"{__name__}:Painter", "images to images", probe=f"{__name__}:paint", network=True
+            )
+        ]
+
+    @hookimpl
+    def uldm_components(self):
+        return [Component("painter", "oils", Oils)]
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "told"),
+    [
+        ({}, "[B, 2, 4, 4]", []),
+        (
+            {"least": 8},
+            "does not fit",
+            ["painter: does not take images [2, 1, 4, 4]: needs 8 pixels"],
+        ),
+        ({"colours": 3}, "does not fit", ["painter: does not take images [2, 1, 4, 4]: Given groups=1"]),
+    ],
+)
+def test_a_plugins_own_kind_is_probed_and_drawn_as_ours_are(registry, options, output, told):
+    registry.add_plugin(collect(Atelier(), "atelier"))
+    recipe = Recipe.from_dict({**NOUNS, "autoencoder": "coder", "painter": {"use": "oils", **options}})
+    found = preflight.preflight(recipe.resolve(registry))
+    painter = row(found, "painter: oils")
+    assert painter.output == output
+    assert [objection[: len(start)] for objection, start in zip(objections(found), told, strict=True)] == told
+    if not told:
+        assert (painter.parameters, painter.flops) == (4, 2 * 2 * 16)
+        levels = next(known for known in network_levels(recipe.resolve(registry)) if known.name == "painter")
+        assert (levels.input, levels.output, levels.network) == ((1, 4, 4), (2, 4, 4), True)
+        assert [block.path for level in levels.parts[0].levels for block in level.blocks] == ["brush"]
+
+
+def test_a_probe_that_cannot_be_imported_leaves_its_component_unmeasured(registry):
+    registry.kinds["painter"] = Kind("painter", f"{__name__}:Painter", "", probe="no_such_module:paint")
+    registry.register(Component("painter", "oils", Oils))
+    found = preflight.preflight(Recipe.from_dict({"painter": "oils"}).resolve(registry))
+    assert "no_such_module" in row(found, "painter: oils").why
 
 
 def test_time_is_up_for_a_pass_that_never_ends(flown, monkeypatch):

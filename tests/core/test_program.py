@@ -11,17 +11,20 @@ from pathlib import Path
 
 import click
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
 from rich.console import Console
 
 from uldm_core import MistakeError, RunError, registry
 from uldm_core.cli import console
 from uldm_core.cli import main as program
-from uldm_core.cli.common import run_overrides
 from uldm_core.cli.progress import Terminal
+from uldm_core.cli.run_options import run_options, run_overrides
 from uldm_core.engine.signals import Interrupted
-from uldm_core.recipe import Recipe
+from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.recipe.run_options import MOST_THREADS
 from uldm_core.registry.plugins import GROUP, Command, Plugin, PluginWarning, load_file
+from uldm_core.spec.docstrings import argument_help
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -78,7 +81,8 @@ def uldm(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             program.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
+        wanted = "--traceback" in arguments or "ULDM_TRACEBACK" in os.environ
+        assert wanted or "Traceback" not in captured.err
         return caught.value.code, captured.out, captured.err
 
     yield uldm
@@ -107,13 +111,41 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
         ("stages.only.what=fail", 1, "error: it does not work\n    try again"),
         ("stages.only.what=full", 1, "error: [Errno 28] No space left"),
         ("stages.only.what=object", 2, "error: r.toml:1: stages.only: I object"),
-        ("stages.only.what=SIGINT", 130, "stopped by SIGINT: the state is saved; the same command goes on"),
+        ("stages.only.what=SIGINT", 130, "stopped by SIGINT: the state is saved; the same command resumes"),
         ("stages.only.what=SIGTERM", 143, "stopped by SIGTERM: the state is saved"),
     ],
 )
 def test_what_happens_in_a_run_decides_its_exit_code(uldm, override, code, said):
     found, out, err = run_it(uldm, override)
     assert (found, out) == (code, "") and said in err
+
+
+RAISED = 'raise ValueError("I object")'
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("flags", [("--traceback",), ()])
+def test_a_traceback_leads_to_the_line_of_a_component_that_raised(uldm, monkeypatch, command, flags):
+    """By the option, or by the environment; the line in words stays, and what is raised is shown once."""
+    if not flags:
+        monkeypatch.setenv("ULDM_TRACEBACK", "1")
+    code, out, err = uldm(command, "r.toml", "--plugin", "wait.py", "stages.only.what=object", *flags)
+    assert (code, out) == (2, "") and "r.toml:1: stages.only: I object\n" in err
+    assert err.count(RAISED) == 1 and "wait.py" in err and "in __init__" in err
+
+
+def test_a_traceback_shows_what_an_error_was_raised_from(uldm):
+    code, _, err = uldm("run", "--traceback", "nowhere.toml")
+    assert code == 2 and err.splitlines()[-1] == "error: nowhere.toml: No such file or directory"
+    assert "FileNotFoundError" in err and "direct cause" in err and "uldm_core.errors.MistakeError" in err
+    code, _, err = uldm("ls", "--jsn", "--traceback")
+    assert code == 2 and "NoSuchOption" in err and "No such option" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_without_being_asked_no_traceback_is_shown(uldm, monkeypatch, value):
+    monkeypatch.setenv("ULDM_TRACEBACK", value)
+    assert "Traceback" not in uldm("validate", "r.toml", "--plugin", "wait.py", "stages.only.what=object")[2]
 
 
 def test_a_second_ctrl_c_exits_at_once_with_130(uldm):
@@ -144,7 +176,7 @@ def test_a_single_mistake_begins_with_error(uldm):
     [
         (["run", "r.toml", "--plugin", "none.py"], "--plugin none.py: no such Python file"),
         (["run", "r.toml", "--until"], "Option '--until' requires an argument"),
-        (["run", "r.toml", "--threads", "0"], "Invalid value for '--threads'"),
+        (["run", "r.toml", "--threads", "-1"], "Invalid value for '--threads'"),
         (["run", "r.toml", "--precision", "half"], "Invalid value for '--precision'"),
         (["run", "r.toml", "--plugin", "wait.py", "nonsense"], "override 'nonsense': expected KEY=VALUE"),
         (
@@ -251,8 +283,8 @@ def test_several_problems_and_hints_are_said_line_by_line(capsys, monkeypatch):
 
 
 def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys):
-    program._show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
-    program._show_warning("odd", UserWarning, "f.py", 3)
+    console.show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
+    console.show_warning("odd", UserWarning, "f.py", 3)
     assert capsys.readouterr().err == "warning: plugin 'x' was skipped\nwarning: f.py:3: odd\n"
 
 
@@ -363,8 +395,34 @@ def test_no_plugin_takes_the_name_of_a_command_of_the_core():
 
 
 def test_flags_become_overrides_of_the_run_table():
-    overrides = run_overrides(device="cpu", precision=None, threads=2, compile=False)
-    assert overrides == ("run.device='cpu'", "run.threads=2", "run.compile=false")
+    assert run_overrides({"device": "cpu", "threads": 2, "compile": False}) == (
+        "run.device='cpu'",
+        "run.threads=2",
+        "run.compile=false",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], {}),
+        (["--device", "cuda:1", "--no-compile"], {"device": "cuda:1", "compile": False}),
+        (["--precision", "bfloat16", "--threads", "0"], {"precision": "bfloat16", "threads": 0}),
+    ],
+)
+def test_flags_of_the_run_table_are_those_of_its_signature(arguments, given):
+    @click.command()
+    @run_options("device", "precision", "threads", "compile")
+    def command(run_options):
+        return run_options
+
+    assert command.main(arguments, standalone_mode=False) == given
+    assert RunOptions(**given) == evolve(RunOptions(), **given)
+    flags = {option.name: option for option in command.params}
+    assert flags["precision"].type.choices == ("auto", "float32", "bfloat16")
+    assert (flags["threads"].type.min, flags["threads"].type.max) == (0, MOST_THREADS)
+    for name, text in argument_help(RunOptions).items():
+        assert name not in flags or flags[name].help.lower() == text.replace("``", "").lower()
 
 
 def outside(code, **environment):

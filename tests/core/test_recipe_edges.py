@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import nn
 
 from uldm_core import Component, check, use
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.run import folder_of, run
 from uldm_core.errors import MistakeError, dotted
@@ -18,7 +18,7 @@ from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.document import parse_toml
 from uldm_core.recipe.variables import substitute
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import Reference
 from uldm_core.spec.options import Exists
 
@@ -410,11 +410,11 @@ def test_a_stage_may_act_on_another_noun_of_the_kind(registry, write):
     small = '[small_denoiser]\nuse = "net"\nwidth = 1\n[stages.first]'
     path = write(("[stages.first]", small), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
     made = resolved(registry, path)
-    store = ComponentStore(made, choose_device(RunOptions(device="cpu")))
-    store.build_stage("second")
-    built = store.builder.built.keys()
+    store = RunComponents.of(made, choose_device(RunOptions(device="cpu")))
+    store.build(made.stages["second"])
+    built = store.built.keys()
     assert "small_denoiser" in built and "denoiser" not in built
-    assert store.builder.component("small_denoiser").channels == 4  # from the autoencoder, as any denoiser's
+    assert store.component("small_denoiser").channels == 4  # from the autoencoder, as any denoiser's
 
 
 class Wrapped(nn.Module):
@@ -518,7 +518,7 @@ def test_a_component_is_one_instance_wherever_it_is_referred_to(registry):
         "autoencoder": {"use": "pair", "quantizer": reference, "more": [reference, reference]},
     }
     made = Recipe.from_dict(data).resolve(registry)
-    builder = Builder(made.components)
+    builder = ComponentStore(made.components)
     pair = builder.component("autoencoder")
     assert isinstance(pair, Autoencoder)
     assert pair.quantizer is builder.component("quantizer") and all(

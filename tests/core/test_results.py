@@ -11,7 +11,7 @@ from attrs import evolve
 from torch import nn
 
 from uldm_core import Component, Exists, MistakeError
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
@@ -68,9 +68,9 @@ class Fit:
         )
 
     def prepare(self, context):
-        self.context = context
+        pass
 
-    def step(self, step):
+    def step(self, step, context):
         with torch.no_grad():
             self.denoiser.weight += self.autoencoder.weight[0] + step
         return {"loss": self.denoiser.weight.sum()}
@@ -78,7 +78,7 @@ class Fit:
     def stateful(self):
         return {"denoiser": self.denoiser}
 
-    def finish(self):
+    def finish(self, context):
         return {}
 
 
@@ -207,7 +207,7 @@ class Place:
 
     def keys(self, *overrides, name="r.toml"):
         resolved = self.resolve(*overrides, name=name)
-        builder = ComponentStore(resolved, choose_device(RunOptions(device="cpu"))).builder
+        builder = RunComponents.of(resolved, choose_device(RunOptions(device="cpu")))
         return {stage: key.content for stage, key in stage_keys(resolved, builder).items()}
 
     def changed(self, before, *overrides, name="r.toml"):
@@ -387,8 +387,11 @@ def test_changed_code_is_no_refusal_but_a_warning(place):
     place.run()
     folder = RunFolder(place.out).stage("first")
     record = folder.record()
-    sources = {**record.key.made_of["sources"], "autoencoder/coder": "older"}
-    made_of = {**record.key.made_of, "sources": sources}
+    made_of = {
+        **record.key.made_of,
+        "sources": {**record.key.made_of["sources"], "autoencoder/coder": "older"},
+    }
+    del made_of["code"]  # as in records of earlier versions
     folder.write_record(evolve(record, key=evolve(record.key, made_of=made_of)))
     with pytest.warns(RunWarning, match="x: the code of autoencoder/coder has changed since it was trained"):
         place.open().require_trained("denoiser")
@@ -518,7 +521,7 @@ def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(plac
     for part in ("weights", "checkpoints"):
         shutil.rmtree(second / part)
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+        patch.setattr(Fit, "finish", lambda self, context: self.denoiser.weight.data.add_(1) is None or {})
         assert place.run(until="second").done == ["second"]
     assert place.top() is None and place.top("judged.txt") is None
     with pytest.raises(MistakeError, match=r"has no picture\.txt yet"):
@@ -531,7 +534,7 @@ def test_what_was_made_of_another_outcome_of_the_same_options_is_done_again(plac
 def test_an_outcome_that_was_put_in_from_elsewhere_is_noticed(place, monkeypatch, version):
     place.run()
     before = place.top()
-    monkeypatch.setattr(Fit, "finish", lambda self: self.denoiser.weight.data.add_(1) is None or {})
+    monkeypatch.setattr(Fit, "finish", lambda self, context: self.denoiser.weight.data.add_(1) is None or {})
     other = place.path / "other"
     place.run(out=other)
     shutil.rmtree(place.out / "stages/second")
@@ -762,3 +765,17 @@ def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
     assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
     again = place.run("stages.second.steps=5", until="second")
     assert "stages.second: steps was 2 up to step 2, then 5" in again.lines
+
+
+def test_a_second_run_with_nothing_to_do_leaves_what_is_said_of_it(place, monkeypatch):
+    place.run()
+    (place.out / "report.html").write_text("a page")
+    kept = {name: (place.out / name).read_bytes() for name in ("run.json", "recipe.toml", "report.html")}
+    monkeypatch.setattr("uldm_core.engine.trackers._now", lambda: "later")
+    assert place.run().done == [] and place.run(until="first").done == []
+    assert {name: (place.out / name).read_bytes() for name in kept} == kept
+    (place.out / "run.json").write_text("{")
+    place.run()
+    assert '"later"' in (place.out / "run.json").read_text(), "what cannot be read is written anew"
+    place.run("run.threads=1")
+    assert "threads = 1" in (place.out / "recipe.toml").read_text()

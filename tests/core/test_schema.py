@@ -132,7 +132,7 @@ def test_every_components_example_passes_and_an_unknown_option_does_not(componen
     def recipe(table):
         if kind.listed:
             return {"run": {f"{kind.name}s": [table]}}
-        return {"stages": {"a": table}} if kind.verb else {f"some_{component.kind}": table}
+        return {"stages": {"a": table}} if kind.stage else {f"some_{component.kind}": table}
 
     assert validator.is_valid(recipe(table)) or _lacks_a_required_option(component)
     assert not validator.is_valid(recipe({**table, "no_such_option": 1}))

@@ -7,7 +7,7 @@ import torch
 
 from uldm_core import Component, MistakeError, RunError, check
 from uldm_core.engine import loop, trackers
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.progress import Silent
@@ -162,7 +162,7 @@ def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
     again = Recipe.from_dict(resolved.to_dict()).resolve(registry)
     assert again.to_dict() == resolved.to_dict()
     machine = choose_device(RunOptions(device="cpu"))
-    keys = [stage_keys(p, ComponentStore(p, machine).builder) for p in (resolved, other)]
+    keys = [stage_keys(p, RunComponents.of(p, machine)) for p in (resolved, other)]
     assert keys[0] == keys[1]
 
 

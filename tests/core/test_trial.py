@@ -15,9 +15,10 @@ from torch import nn
 
 from uldm_core import Component, MistakeError, check, use
 from uldm_core.errors import Problem, UnavailableError, Where
-from uldm_core.preflight.dry_build import Clock, Deadline, StandIn, dry_build
+from uldm_core.preflight.dry_build import Clock, Deadline, dry_build
 from uldm_core.protocols import Denoiser
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.data import StandIn
 from uldm_core.shapes import is_shapes_only
 
 NOUNS = {

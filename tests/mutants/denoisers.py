@@ -428,6 +428,19 @@ class RandomFeaturesNotSaved(Plain):
 
 
 @mutant("denoiser", killed_by="deepcopy_independent")
+class CallsByAFunction(Plain):
+    """A function that a deep copy does not copy calls the original's layers."""
+
+    def __init__(self, channels: int = 4):
+        super().__init__(channels)
+        self.first = lambda latents: self.inward(latents)
+
+    def forward(self, latents, conditioning):
+        embedding = self.time(self.waves(conditioning).to(self.time.weight.dtype))
+        return self.outward(F.silu(self.first(latents) + embedding[..., None, None]))
+
+
+@mutant("denoiser", killed_by="deepcopy_independent")
 class CopiesShareWeights(Plain):
     """``__deepcopy__`` copies the shell and shares the weights."""
 

@@ -29,20 +29,19 @@ class Reconstruct:
         self.steps, self.batch_size = steps, batch_size
 
     def prepare(self, context):
-        self.context = context
         self.optimizer = torch.optim.AdamW(self.autoencoder.parameters(), 1e-2)
         self.autoencoder.train()
 
-    def batch(self, step):
-        indices = self.context.batch(len(self.dataset), self.batch_size, step)
-        return self.dataset.images(indices).to(self.context.device).float() / 127.5 - 1
+    def batch(self, step, context):
+        indices = context.batch(len(self.dataset), self.batch_size, step)
+        return self.dataset.images(indices).to(context.device).float() / 127.5 - 1
 
-    def loss(self, step):
-        images = self.batch(step)
+    def loss(self, step, context):
+        images = self.batch(step, context)
         return F.mse_loss(self.autoencoder(images)[0], images)
 
-    def step(self, step):
-        loss = self.loss(step)
+    def step(self, step, context):
+        loss = self.loss(step, context)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -51,7 +50,7 @@ class Reconstruct:
     def stateful(self):
         return {"autoencoder": self.autoencoder, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         self.autoencoder.eval()
         return {}
 
@@ -67,14 +66,13 @@ class Denoise(Reconstruct):
         self.denoiser, self.noise_scheduler = denoiser, noise_scheduler
 
     def prepare(self, context):
-        self.context = context
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), 1e-2)
         self.autoencoder.eval()
         self.denoiser.train()
 
-    def loss(self, step):
+    def loss(self, step, context):
         with torch.no_grad():
-            latents, _ = self.autoencoder.encode(self.batch(step))
+            latents, _ = self.autoencoder.encode(self.batch(step, context))
         noise, t = torch.randn_like(latents), torch.rand(len(latents))
         noised = self.noise_scheduler.add_noise(latents, noise, t)
         prediction = self.denoiser(noised, self.noise_scheduler.conditioning(t))
@@ -83,7 +81,7 @@ class Denoise(Reconstruct):
     def stateful(self):
         return {"denoiser": self.denoiser, "optimizer": self.optimizer}
 
-    def finish(self):
+    def finish(self, context):
         self.denoiser.eval()
         return {"steps": float(self.steps)}
 
@@ -105,9 +103,9 @@ class Adjusts(Reconstruct):
         self.optimizer = self.make(self.autoencoder.parameters())
         self.lr = self.optimizer.param_groups[0]["lr"]
 
-    def step(self, step):
+    def step(self, step, context):
         self.optimizer.param_groups[0]["lr"] = self.lr
-        return super().step(step)
+        return super().step(step, context)
 
 
 @sound("stage")
@@ -193,8 +191,8 @@ class ClimbsTheLoss(Reconstruct):
 class ForgetsTheStep(Reconstruct):
     """Gradients are computed, and no step is taken."""
 
-    def step(self, step):
-        loss = self.loss(step)
+    def step(self, step, context):
+        loss = self.loss(step, context)
         loss.backward()
         return {"loss": loss.detach()}
 
@@ -203,8 +201,8 @@ class ForgetsTheStep(Reconstruct):
 class LogsNan(Reconstruct):
     """A metric divides by zero."""
 
-    def step(self, step):
-        return {**super().step(step), "share": torch.zeros(()) / 0}
+    def step(self, step, context):
+        return {**super().step(step, context), "share": torch.zeros(()) / 0}
 
 
 @mutant("stage", killed_by="trains_what_it_says")
@@ -216,8 +214,8 @@ class TrainsTheWrongOne(Denoise):
         both = [*self.denoiser.parameters(), *self.autoencoder.parameters()]
         self.optimizer = torch.optim.Adam(both, 1e-2)
 
-    def loss(self, step):
-        latents, _ = self.autoencoder.encode(self.batch(step))
+    def loss(self, step, context):
+        latents, _ = self.autoencoder.encode(self.batch(step, context))
         noise, t = torch.randn_like(latents), torch.rand(len(latents))
         noised = self.noise_scheduler.add_noise(latents, noise, t)
         return F.mse_loss(self.denoiser(noised, t), self.noise_scheduler.target(latents, noise, t))
@@ -231,9 +229,9 @@ class FinishesWithTheStart(Reconstruct):
         super().prepare(context)
         self.first = {name: value.clone() for name, value in self.autoencoder.state_dict().items()}
 
-    def finish(self):
+    def finish(self, context):
         self.autoencoder.load_state_dict(self.first)
-        return super().finish()
+        return super().finish(context)
 
 
 @mutant("stage", killed_by="resumes_exactly")
@@ -252,9 +250,9 @@ class OwnGenerator(Denoise):
         super().prepare(context)
         self.generator = torch.Generator().manual_seed(context.seed)
 
-    def loss(self, step):
+    def loss(self, step, context):
         torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-        return super().loss(step)
+        return super().loss(step, context)
 
 
 @mutant("stage", killed_by="resumes_exactly")
@@ -263,25 +261,25 @@ class CountsItsOwnSteps(Reconstruct):
 
     taken = 0
 
-    def step(self, step):
+    def step(self, step, context):
         self.taken += 1
         self.optimizer.param_groups[0]["lr"] = 1e-2 / self.taken
-        return super().step(step)
+        return super().step(step, context)
 
 
 @mutant("stage", killed_by="adjusted_optimizer_holds")
 class LoadsTheOldRate(Adjusts):
     """A checkpoint brings its own learning rate back."""
 
-    def step(self, step):
-        return Reconstruct.step(self, step)
+    def step(self, step, context):
+        return Reconstruct.step(self, step, context)
 
 
 @mutant("stage", killed_by="finishes_in_eval")
 class StaysInTraining(Reconstruct):
     """The trained autoencoder is left in training mode."""
 
-    def finish(self):
+    def finish(self, context):
         return {}
 
 
@@ -289,8 +287,8 @@ class StaysInTraining(Reconstruct):
 class SummaryOfText(Reconstruct):
     """The summary holds words."""
 
-    def finish(self):
-        super().finish()
+    def finish(self, context):
+        super().finish(context)
         return {"outcome": "good"}
 
 
@@ -342,10 +340,10 @@ class Shows(Reconstruct):
 
     previews = 3
 
-    def preview(self, step):
+    def preview(self, step, context):
         self.autoencoder.eval()
         with torch.no_grad():
-            self.context.show("reconstructions", self.autoencoder(self.batch(step))[0].byte(), step)
+            context.show("reconstructions", self.autoencoder(self.batch(step, context))[0].byte(), step)
         self.autoencoder.train()
 
 
@@ -355,7 +353,7 @@ class ShowsAndStaysAtRest(Reconstruct):
 
     previews = 3
 
-    def preview(self, step):
+    def preview(self, step, context):
         self.autoencoder.eval()
 
 
@@ -365,7 +363,7 @@ class ShowsTheAverageAndKeepsIt(Reconstruct):
 
     previews = 3
 
-    def preview(self, step):
+    def preview(self, step, context):
         with torch.no_grad():
             for parameter in self.autoencoder.parameters():
                 parameter.mul_(0.99)
@@ -375,8 +373,8 @@ class ShowsTheAverageAndKeepsIt(Reconstruct):
 class WithReplacement(Reconstruct):
     """Draws each batch at random, images that were in the last one too."""
 
-    def batch(self, step):
-        indices = torch.randint(len(self.dataset), (self.batch_size,), generator=self.context.generator(step))
+    def batch(self, step, context):
+        indices = torch.randint(len(self.dataset), (self.batch_size,), generator=context.generator(step))
         return self.dataset.images(indices).float() / 127.5 - 1
 
 
@@ -384,15 +382,15 @@ class WithReplacement(Reconstruct):
 class FirstBatchOnly(Reconstruct):
     """The step is not passed on: every batch is the first."""
 
-    def batch(self, step):
-        return super().batch(0)
+    def batch(self, step, context):
+        return super().batch(0, context)
 
 
 @mutant("stage", killed_by="uses_every_image")
 class NoLastBatch(Reconstruct):
     """Images are taken in their order, and those that fill no batch never."""
 
-    def batch(self, step):
+    def batch(self, step, context):
         start = self.batch_size * (step % (len(self.dataset) // self.batch_size))
         return self.dataset.images(torch.arange(start, start + self.batch_size)).float() / 127.5 - 1
 
@@ -401,16 +399,16 @@ class NoLastBatch(Reconstruct):
 class LogsFloats(Reconstruct):
     """Metrics are fetched from the device in each step, and are no tensors any more."""
 
-    def step(self, step):
-        return {"loss": super().step(step)["loss"].item()}
+    def step(self, step, context):
+        return {"loss": super().step(step, context)["loss"].item()}
 
 
-@mutant("stage", killed_by="logs_scalar_tensors")
+@sound("stage")
 class LogsTheGraph(Reconstruct):
-    """What is logged is the loss itself, with all that it was computed from."""
+    """What is logged is the loss itself, with its graph: the training loop detaches it."""
 
-    def step(self, step):
-        loss = self.loss(step)
+    def step(self, step, context):
+        loss = self.loss(step, context)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -440,9 +438,9 @@ class StatisticsMove(Denoise):
 class OneNoise(Denoise):
     """The noise has a generator of its own, which is seeded anew in each step."""
 
-    def loss(self, step):
-        torch.manual_seed(self.context.seed)
-        return super().loss(step)
+    def loss(self, step, context):
+        torch.manual_seed(context.seed)
+        return super().loss(step, context)
 
 
 @sound("stage")
@@ -467,8 +465,8 @@ class Adversarial(Reconstruct):
         loss.backward()
         self.opposite.step()
 
-    def step(self, step):
-        images = self.batch(step)
+    def step(self, step, context):
+        images = self.batch(step, context)
         made = self.autoencoder(images)[0]
         self.teach(images, made.detach())
         distance = F.mse_loss(made, images)
@@ -484,8 +482,8 @@ class Adversarial(Reconstruct):
 class GeneratorTeaches(Adversarial):
     """The generator comes first, and the discriminator steps with the gradient too that it left there."""
 
-    def step(self, step):
-        images = self.batch(step)
+    def step(self, step, context):
+        images = self.batch(step, context)
         made = self.autoencoder(images)[0]
         distance = F.mse_loss(made, images)
         self.optimizer.zero_grad()
@@ -502,23 +500,23 @@ class GeneratorTeaches(Adversarial):
 class UpdatesBetweenReads(Reconstruct):
     """A step is two updates, and the images of the second are read after the first."""
 
-    def batch(self, step):
+    def batch(self, step, context):
         try:
-            return super().batch(step)
+            return super().batch(step, context)
         except OSError as error:
             raise DataError(str(error)) from error
 
-    def step(self, step):
-        super().step(2 * step)
-        return super().step(2 * step + 1)
+    def step(self, step, context):
+        super().step(2 * step, context)
+        return super().step(2 * step + 1, context)
 
 
 @sound("stage")
 class ReadsThenUpdates(UpdatesBetweenReads):
     """A step is two updates, and the images of both are read before."""
 
-    def step(self, step):
-        batches = [self.batch(2 * step), self.batch(2 * step + 1)]
+    def step(self, step, context):
+        batches = [self.batch(2 * step, context), self.batch(2 * step + 1, context)]
         for images in batches:
             loss = F.mse_loss(self.autoencoder(images)[0], images)
             self.optimizer.zero_grad()
@@ -545,8 +543,8 @@ class StateThatNoFileHolds(Reconstruct):
         super().prepare(context)
         self.flips = self.Flips()
 
-    def batch(self, step):
-        images = super().batch(step)
+    def batch(self, step, context):
+        images = super().batch(step, context)
         return images.flip(3) if self.flips.random.random() < 0.5 else images
 
     def stateful(self):
@@ -557,8 +555,8 @@ class StateThatNoFileHolds(Reconstruct):
 class SummaryOfTensors(Reconstruct):
     """The summary holds tensors, which are in no file."""
 
-    def finish(self):
-        super().finish()
+    def finish(self, context):
+        super().finish(context)
         return {"loss": torch.ones(())}
 
 
@@ -566,9 +564,9 @@ class SummaryOfTensors(Reconstruct):
 class NoTrainingOfOneStep(Reconstruct):
     """The rate falls to nothing over the steps but one, of which a short training has none."""
 
-    def step(self, step):
+    def step(self, step, context):
         self.optimizer.param_groups[0]["lr"] = 1e-2 * max(0.1, 1 - step / (self.steps - 1))
-        return super().step(step)
+        return super().step(step, context)
 
 
 @sound("stage")
@@ -583,8 +581,8 @@ class Averages(Reconstruct):
         super().prepare(context)
         self.average = deepcopy(self.autoencoder).requires_grad_(False)
 
-    def step(self, step):
-        logged = super().step(step)
+    def step(self, step, context):
+        logged = super().step(step, context)
         for mean, value in zip(self.average.parameters(), self.autoencoder.parameters()):
             mean.lerp_(value.detach(), 1 - self.ema_decay)
         return logged
@@ -592,19 +590,19 @@ class Averages(Reconstruct):
     def stateful(self):
         return {**super().stateful(), "average": self.average}
 
-    def finish(self):
+    def finish(self, context):
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.autoencoder.parameters()):
                 value.copy_(mean)
-        return super().finish()
+        return super().finish(context)
 
 
 @sound("stage")
 class AveragesLate(Averages):
     """The average begins after a hundred steps; until then it is the weights themselves."""
 
-    def step(self, step):
-        logged = super().step(step)
+    def step(self, step, context):
+        logged = super().step(step, context)
         if step < 100:
             self.average.load_state_dict(self.autoencoder.state_dict())
         return logged
@@ -620,8 +618,8 @@ class DecoderOnly(Reconstruct):
         self.autoencoder.decoder.train()
         self.optimizer = torch.optim.Adam(self.autoencoder.decoder.parameters(), 1e-2)
 
-    def loss(self, step):
-        images = self.batch(step)
+    def loss(self, step, context):
+        images = self.batch(step, context)
         with torch.no_grad():
             latents = self.autoencoder.encode(images)[0]
         return F.mse_loss(self.autoencoder.decode(latents), images)
@@ -631,8 +629,8 @@ class DecoderOnly(Reconstruct):
 class Quiet(Reconstruct):
     """Logs nothing."""
 
-    def step(self, step):
-        super().step(step)
+    def step(self, step, context):
+        super().step(step, context)
         return {}
 
 
@@ -640,43 +638,43 @@ class Quiet(Reconstruct):
 class LeavesTheLast(Averages):
     """The average is kept and never put into the autoencoder."""
 
-    def finish(self):
-        return Reconstruct.finish(self)
+    def finish(self, context):
+        return Reconstruct.finish(self, context)
 
 
 @mutant("stage", killed_by="weights_load_elsewhere")
 class AverageWithin(Averages):
     """The average is a part of the autoencoder, whose weights no other autoencoder takes any more."""
 
-    def finish(self):
+    def finish(self, context):
         self.autoencoder.average = self.average
-        return super().finish()
+        return super().finish(context)
 
 
 @mutant("stage", killed_by="weights_load_elsewhere")
 class LeavesHalf(Reconstruct):
     """The weights are left in half precision, to save room."""
 
-    def finish(self):
+    def finish(self, context):
         self.autoencoder.bfloat16()
-        return super().finish()
+        return super().finish(context)
 
 
 @mutant("stage", killed_by="takes_colour")
 class GreyOnly(Reconstruct):
     """Images are taken for grey, whatever the dataset says."""
 
-    def batch(self, step):
-        return super().batch(step).view(self.batch_size, 1, self.dataset.size, -1)
+    def batch(self, step, context):
+        return super().batch(step, context).view(self.batch_size, 1, self.dataset.size, -1)
 
 
 @mutant("stage", killed_by="writes_within_its_folder")
 class WritesWhereItStands(Reconstruct):
     """What is left is written into the working folder."""
 
-    def finish(self):
+    def finish(self, context):
         Path("done.txt").write_text(str(self.steps))
-        return super().finish()
+        return super().finish(context)
 
 
 @sound("stage")
@@ -774,17 +772,17 @@ class AdjustsWhatItHasNot(Reconstruct):
 class StatisticsOfTheStart(Averages):
     """Of the average all is taken over, also the batch norm's statistics, which nobody averaged."""
 
-    def finish(self):
+    def finish(self, context):
         self.autoencoder.load_state_dict(self.average.state_dict())
-        return Reconstruct.finish(self)
+        return Reconstruct.finish(self, context)
 
 
 @mutant("stage", killed_by="images_in_range")
 class ZeroToOne(Reconstruct):
     """Images are given in [0, 1]."""
 
-    def batch(self, step):
-        return (super().batch(step) + 1) / 2
+    def batch(self, step, context):
+        return (super().batch(step, context) + 1) / 2
 
 
 @mutant("stage", killed_by="images_in_range")
@@ -795,8 +793,8 @@ class Bytes(Reconstruct):
         super().prepare(context)
         self.optimizer = torch.optim.AdamW(self.autoencoder.parameters(), 1e-3)
 
-    def batch(self, step):
-        return (super().batch(step) + 1) * 127.5
+    def batch(self, step, context):
+        return (super().batch(step, context) + 1) * 127.5
 
 
 @mutant("stage", killed_by="tells_conditioning")
@@ -824,12 +822,12 @@ class DenoiseScaled(Denoise):
         with torch.no_grad():
             self.latent_scaling.fit([self.autoencoder.encode(images)[0]])
 
-    def latents(self, step):
+    def latents(self, step, context):
         with torch.no_grad():
-            return self.latent_scaling.normalize(self.autoencoder.encode(self.batch(step))[0])
+            return self.latent_scaling.normalize(self.autoencoder.encode(self.batch(step, context))[0])
 
-    def loss(self, step):
-        latents = self.latents(step)
+    def loss(self, step, context):
+        latents = self.latents(step, context)
         noise, t = torch.randn_like(latents), torch.rand(len(latents))
         noised = self.noise_scheduler.add_noise(latents, noise, t)
         prediction = self.denoiser(noised, self.noise_scheduler.conditioning(t))
@@ -838,15 +836,15 @@ class DenoiseScaled(Denoise):
     def stateful(self):
         return {**super().stateful(), "latent_scaling": self.latent_scaling}
 
-    def finish(self):
+    def finish(self, context):
         self.latent_scaling.eval()
-        return super().finish()
+        return super().finish(context)
 
 
 @mutant("stage", killed_by="latents_scaled")
 class FitsForNothing(DenoiseScaled):
     """The latents are measured, and then taken as they are."""
 
-    def latents(self, step):
+    def latents(self, step, context):
         with torch.no_grad():
-            return self.autoencoder.encode(self.batch(step))[0]
+            return self.autoencoder.encode(self.batch(step, context))[0]

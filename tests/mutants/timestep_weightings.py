@@ -101,6 +101,25 @@ class TruncatedRatio(Uniform):
         return noise_scheduler.snr(t).clamp(max=1.0)
 
 
+@sound("timestep_weighting")
+class Debiased(Uniform):
+    """1 / sqrt(SNR) (Yu et al. 2023): infinite at pure noise alone, which uniform times never are."""
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t).rsqrt()
+
+
+@sound("timestep_weighting")
+class NeverClean(Uniform):
+    """Times above 0, the last included, and so the root of the ratio may be the weight."""
+
+    def sample(self, n, generator):
+        return 1 - torch.rand(n, generator=generator)
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t).sqrt()
+
+
 @mutant("timestep_weighting", killed_by="times_in_range")
 class StandardisedTimes(Uniform):
     """Times are standardised by the batch's deviation, which one time has not."""
@@ -127,11 +146,19 @@ class StratifiedInOrder(Uniform):
 
 
 @mutant("timestep_weighting", killed_by="weights_legal")
-class OverTheRatio(Uniform):
-    """The weight divides by the ratio, which is zero at pure noise."""
+class OverTheRatio(StepsOfATable):
+    """The weight divides by the ratio, which is zero at pure noise, the table's last step."""
 
     def weight(self, t, noise_scheduler):
         return 1 / noise_scheduler.snr(t).clamp(max=5)
+
+
+@mutant("timestep_weighting", killed_by="weights_legal")
+class RatioItself(Uniform):
+    """The weight is the ratio, infinite where the data are clean: a time of 0 is drawn, if rarely."""
+
+    def weight(self, t, noise_scheduler):
+        return noise_scheduler.snr(t)
 
 
 @mutant("timestep_weighting", killed_by="weights_per_time")

@@ -197,12 +197,22 @@ class BeginsAnew(Lines):
         self.path.write_text("")
 
 
-@mutant("tracker", killed_by="drops_what_is_void")
+@sound("tracker")
 class AddsAlways(Lines):
-    """Steps that come again after a checkpoint are added to those that are void."""
+    """Steps that come again after a checkpoint are added to those that are void: readers take the later."""
 
     def stage(self, name, step, total):
         pass
+
+
+@mutant("tracker", killed_by="newer_values_kept")
+class FirstCounts(AddsAlways):
+    """A step that is in the file already is taken for a duplicate, and left out."""
+
+    def scalars(self, stage, step, values):
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        if not any((one["stage"], one["step"]) == (stage, step) for one in map(json.loads, lines)):
+            super().scalars(stage, step, values)
 
 
 @mutant("tracker", killed_by="keeps_the_last")

@@ -16,7 +16,7 @@ from uldm_core.cli import main as program
 from uldm_core.protocols import RunStart
 from uldm_plugins.report import tracker
 from uldm_plugins.report.curves import Curve, chart_of, kept_points, read_log, smoothed
-from uldm_plugins.report.diagnostics import findings
+from uldm_plugins.report.diagnostics import diagnose
 from uldm_plugins.report.page import duration, report_of, write_report
 from uldm_plugins.report.pictures import how_many
 from uldm_plugins.report.run_reader import read_run
@@ -44,7 +44,7 @@ def data(page):
 
 
 def found(run):
-    return [f"{finding.level}: {finding.what}" for finding in findings(read_run(run.path), NOW)]
+    return [f"{diagnostic.level}: {diagnostic.what}" for diagnostic in diagnose(read_run(run.path), NOW)]
 
 
 def test_everything_there_is_is_shown(run):
@@ -139,7 +139,7 @@ def test_a_page_of_a_run_that_goes_on_renews_itself(run):
 def test_a_run_that_has_been_silent_for_long_was_killed(run):
     run.recipe()
     run.state("running")
-    late = findings(read_run(run.path), NOW + timedelta(hours=1))
+    late = diagnose(read_run(run.path), NOW + timedelta(hours=1))
     assert "most likely killed" in late[0].what
 
 
@@ -196,7 +196,7 @@ def lines(name, values):
     ("name", "values", "said"),
     [
         ("discriminator", np.linspace(1, 0.02, 40) ** 2, "discriminator of stage first wins"),
-        ("discriminator", [1.0] * 40, "cannot tell reconstructions from images"),
+        ("discriminator", [1.0] * 40, "cannot distinguish reconstructions from images"),
         ("discriminator", np.linspace(1, 0.6, 40), None),
         ("discriminator", [1.0, 0.0], None),
         ("loss", [1.0] * 40, "loss of stage first has not fallen"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uldm_core.cli.common import complete_component, component_named, plugin_option
-from uldm_core.cli.console import UNREAD, leave_broken_pipes
+from uldm_core.cli.common import completing, component_named, components, plugin_option
+from uldm_core.cli.console import UNREAD, leave_broken_pipes, show_tracebacks
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 State = Literal["ok", "unchecked", "failed"]
 
 
-@click.command(short_help="Hold a component to the contract of its kind.")
-@click.argument("component", required=False, metavar="[KIND/NAME]", shell_complete=complete_component)
+@click.command()
+@click.argument("component", required=False, metavar="[KIND/NAME]", shell_complete=completing(components))
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--all", "everything", is_flag=True, help="Check every registered component.")
-@click.option("--deep", is_flag=True, help="Look at many random examples, as long as it takes.")
+@click.option("--deep", is_flag=True, help="Try many random examples, as long as it takes.")
 @plugin_option
 def check(component: str | None, options: tuple[str, ...], everything: bool, deep: bool) -> None:
     """Run every check of a component's kind against it, built from its registry entry.
@@ -41,7 +41,8 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     try:
         states = [_check(one, options, deep) for one in chosen]
         if len(states) > 1:
-            click.echo(_sum_up(states))
+            unchecked = f", {states.count('unchecked')} unchecked" if "unchecked" in states else ""
+            click.echo(f"{states.count('ok')} of {len(states)} components keep their contract{unchecked}")
         code = 1 if not states or "failed" in states or (deep and "unchecked" in states) else 0
     except BrokenPipeError:
         leave_broken_pipes()
@@ -50,11 +51,6 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _sum_up(states: list[State]) -> str:
-    unchecked = f", {states.count('unchecked')} unchecked" if "unchecked" in states else ""
-    return f"{states.count('ok')} of {len(states)} components keep their contract{unchecked}"
 
 
 def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
@@ -66,14 +62,14 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered
 
-    name = f"{component.plugin}/{component.name}" if component.plugin else component.name
+    name = f"{component.plugin}/{component.name}".lstrip("/")
     called = f"{component.kind}/{registry.default().name_of(component)}"
-    click.echo(f"{called} ({component.distribution} {component.version})".replace(" ( )", ""))
+    click.echo(f"{called} ({component.origin})" if component.origin else called)
     profile = DEEP if deep else EVERYDAY
     try:
         with contained(profile.limit):
-            known = registry.describe(component.kind, name).options
-            subject = registered(component.kind, name, parse_options(options, known), called=called)
+            declared = registry.describe(component.kind, name).options
+            subject = registered(component.kind, name, parse_options(options, declared), called=called)
         report = check_subject(
             subject,
             component.xfail,
@@ -83,6 +79,7 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     except (UldmError, Broken, TookTooLong) as error:
         if options and isinstance(error, UldmError):
             raise
+        show_tracebacks(error)
         absent = is_unavailable(error)
         click.echo(f"  {'skipped' if absent else 'failed':<17}it cannot be built: {error}")
         return "ok" if absent else "failed"

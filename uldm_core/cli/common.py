@@ -1,22 +1,70 @@
-"""What several commands share: arguments, options, completion, and how problems are shown."""
+"""Arguments and options that several commands share, and their completion."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from uldm_core.errors import MistakeError, Problem
+from uldm_core.errors import MistakeError
 
 if TYPE_CHECKING:
     from uldm_core.registry.component import Component
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Function = TypeVar("Function", bound=Callable[..., object])
+Decorator = Callable[[Function], Function]
+Completion = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+class FilePath(click.Path):
+    """A path; ``~`` and ``~user`` are home folders.
+
+    An empty one is a slip, as of a variable that is not set, and never the current folder.
+    """
+
+    def __init__(self, **options: bool) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty", parameter, context)
+        return super().convert(os.path.expanduser(value), parameter, context)
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Completion:
+    """Return a completion with the names that begin with what is typed; they are asked for when needed."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        return sorted({name for name in names() if name.startswith(incomplete)})
+
+    return complete
+
+
+def components() -> list[str]:
+    """Return ``KIND/NAME`` of every component."""
+    from uldm_core import registry
+
+    own = registry.default()
+    return [f"{component.kind}/{own.name_of(component)}" for component in own.components()]
+
+
+def recipes() -> list[str]:
+    """Return the names of shipped recipes, and the recipes and runs that lie here."""
+    from uldm_core.recipe.shipped import names
+
+    files = [str(path) for folder in (Path(), Path("recipes")) for path in folder.glob("*.toml")]
+    return [*names(), *files, *runs()]
+
+
+def runs() -> list[str]:
+    """Return the runs below ``runs/``."""
+    return [str(path.parent) for path in Path("runs").glob("*/recipe.toml")]
 
 
 def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
@@ -28,101 +76,20 @@ def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tup
             registry.default().add_plugin(load_file(path))
 
 
-class FilePath(click.Path):
-    """A path; ``~`` and ``~user`` are home folders.
-
-    An empty one is a slip, as of a variable that is not set, and never the current folder.
-    """
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """Return the path."""
-        if value == "":
-            self.fail("it is empty", parameter, context)
-        return super().convert(os.path.expanduser(value), parameter, context)
-
-
-def not_empty(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Return what was given; an empty text is a slip, as of a variable that is not set."""
-    if value == "":
-        raise click.BadParameter("it is empty", context, parameter)
-    return value
-
-
-COUNT = click.IntRange(1, 10_000_000)
-SEED = click.IntRange(0, 2**63 - 1)
-SIDE = click.IntRange(1, 4096)
-"""How many images, which, and how many pixels high and wide: more is a slip, and would fill the memory."""
-
-
-def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
-    return sorted({name for name in names if name.startswith(incomplete)})
-
-
-def complete_kind(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the kinds that begin so."""
-    from uldm_core import registry
-
-    return _beginning([*registry.default().kinds, "recipes"], incomplete)
-
-
-def complete_component(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the ``KIND/NAME`` that begin so."""
-    from uldm_core import registry
-
-    own = registry.default()
-    return _beginning((f"{c.kind}/{own.name_of(c)}" for c in own.components()), incomplete)
-
-
-def complete_sampler(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the samplers that begin so."""
-    from uldm_core import registry
-
-    own = registry.default()
-    return _beginning(map(own.name_of, own.components("sampler")), incomplete)
-
-
-def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the shipped recipes and the files that begin so."""
-    from uldm_core.recipe.shipped import names
-
-    files = [str(path) for folder in (Path(), Path("recipes")) for path in folder.glob("*.toml")]
-    return _beginning([*names(), *files, *_runs()], incomplete)
-
-
-def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the runs below ``runs/`` that begin so."""
-    return _beginning(_runs(), incomplete)
-
-
-def _runs() -> list[str]:
-    return [str(path.parent) for path in Path("runs").glob("*/recipe.toml")]
-
-
-recipe_argument: Decorator = click.argument("recipe", shell_complete=complete_recipe)
-run_argument: Decorator = click.argument("run", type=FilePath(path_type=Path), shell_complete=complete_run)
-component_argument: Decorator = click.argument(
-    "component", metavar="KIND/NAME", shell_complete=complete_component
-)
-overrides_argument: Decorator = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
+recipe_argument = click.argument("recipe", shell_complete=completing(recipes))
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 plugin_option = click.option(
     "--plugin",
     "plugins",
     multiple=True,
     metavar="FILE.py",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     callback=_load_plugins,
     expose_value=False,
     is_eager=True,
     help="Take components from a Python file, without packaging. Repeatable.",
 )
-device_option = click.option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")
-precision_option = click.option(
-    "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="What networks multiply in."
-)
-threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.")
 
 
 def component_named(path: str) -> Component:
@@ -133,40 +100,3 @@ def component_named(path: str) -> Component:
     if not slash:
         raise MistakeError(f"{path!r} is no KIND/NAME", hint="such as quantizer/vq_ema; uldm ls lists them")
     return registry.default().get(kind, name)
-
-
-def run_overrides(**flags: str | int | bool | None) -> tuple[str, ...]:
-    """Return flags as overrides of the recipe's ``[run]`` table; those not given are left out."""
-    return tuple(
-        f"run.{name}={value!r}" if isinstance(value, str) else f"run.{name}={str(value).lower()}"
-        for name, value in flags.items()
-        if value is not None
-    )
-
-
-def colours(stream: Any) -> bool:
-    """Whether a stream is a terminal that may be coloured; ``NO_COLOR`` says that none may."""
-    return not os.environ.get("NO_COLOR") and stream.isatty()
-
-
-def show_problems(problems: Iterable[Problem]) -> None:
-    """Print problems to standard error, each at its place with its mend."""
-    for problem in problems:
-        place = f"{problem.where}: " if str(problem.where) else ""
-        word = "warning: " if problem.warning else ""
-        if colours(sys.stderr):
-            word = click.style(word, fg="yellow")
-            place = click.style(place, bold=True)
-        click.echo(f"{place}{word}{problem.what}", err=True)
-        if problem.hint:
-            click.echo(_wrapped(problem.hint), err=True)
-
-
-def _wrapped(hint: str) -> str:
-    """Indent a hint; wrap it where a terminal is narrower."""
-    if not sys.stderr.isatty():
-        return f"    {hint}"
-    from textwrap import TextWrapper
-
-    width = max(40, shutil.get_terminal_size().columns)
-    return TextWrapper(width, initial_indent="    ", subsequent_indent="      ").fill(hint)

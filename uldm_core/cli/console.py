@@ -1,22 +1,25 @@
-"""What the program says, on streams that may be closed or of any encoding, and what is logged among it."""
+"""What the program writes to standard error: problems, tracebacks, warnings and what is logged."""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
-from uldm_core.cli.common import colours
+from uldm_core.errors import Problem, RunWarning
 
 UNREAD = 128 + 13
 """The exit code of programs that SIGPIPE ends: nobody reads their output."""
+TRACEBACK = "uldm.traceback"
+"""The key of a context's ``meta`` under which stands whether ``--traceback`` was given."""
 LOGGERS = ("uldm_core", "uldm_plugins")
-WORDS = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "red")}
 
 
 def prepare_streams() -> None:
@@ -38,31 +41,87 @@ def leave_broken_pipes() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def word(level: int) -> str:
+def style(text: str, colour: str | None = None, *, bold: bool = False) -> str:
+    """Return text for standard error, in colour on a terminal that may be coloured (``NO_COLOR``)."""
+    plain = os.environ.get("NO_COLOR") or not sys.stderr.isatty()
+    return text if plain or not text else click.style(text, fg=colour, bold=bold or None)
+
+
+def prefix(level: int) -> str:
     """Return how a message of a level of ``logging`` begins."""
-    text, colour = next((WORDS[known] for known in sorted(WORDS, reverse=True) if level >= known), ("", ""))
-    return click.style(text, fg=colour) if text and colours(sys.stderr) else text
+    if level >= logging.ERROR:
+        return style("error: ", "red")
+    return style("warning: ", "yellow") if level >= logging.WARNING else ""
+
+
+def show_problems(problems: Iterable[Problem]) -> None:
+    """Print problems, each at its place with its fix."""
+    for problem in problems:
+        place = style(f"{problem.where}: ", bold=True) if str(problem.where) else ""
+        click.echo(f"{place}{prefix(logging.WARNING) if problem.warning else ''}{problem.what}", err=True)
+        if problem.hint:
+            click.echo(_wrapped(problem.hint), err=True)
+
+
+def _wrapped(hint: str) -> str:
+    """Indent a hint; wrap it where a terminal is narrower."""
+    if not sys.stderr.isatty():
+        return f"    {hint}"
+    from textwrap import TextWrapper
+
+    width = max(40, shutil.get_terminal_size().columns)
+    return TextWrapper(width, initial_indent="    ", subsequent_indent="      ").fill(hint)
+
+
+def show_tracebacks(*errors: BaseException | None) -> None:
+    """Print the tracebacks of errors, causes included, if ``--traceback`` was given."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.meta.get(TRACEBACK):
+        return
+    from traceback import format_exception
+
+    shown: set[BaseException] = set()
+    for error in errors:
+        if error is not None and error not in shown:
+            click.echo("".join(format_exception(error)), err=True)
+        while error is not None:
+            shown.add(error)
+            error = error.__cause__ or error.__context__
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show our own warnings as one line; leave the place on everybody else's."""
+    from uldm_core.registry.plugins import PluginWarning
+
+    place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
+    click.echo(f"{prefix(logging.WARNING)}{place}{message}", err=True)
 
 
 class _Handler(logging.Handler):
-    """Shows records on standard error, among the other messages; a running list of stages stays whole."""
+    """Shows records among the other messages; a running list of stages stays whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{word(record.levelno)}{record.getMessage()}", err=True)
+        click.echo(f"{prefix(record.levelno)}{record.getMessage()}", err=True)
 
 
 @contextmanager
 def logs_shown() -> Iterator[None]:
     """Show what uldm and its components log, from INFO on, until the context ends."""
     handler = _Handler()
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, LOGGERS)}
+    for logger in levels:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before):
+        for logger, level in levels.items():
             logger.removeHandler(handler)
             logger.setLevel(level)

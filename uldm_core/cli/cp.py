@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from uldm_core.cli.common import FilePath, complete_recipe, plugin_option
+from uldm_core.cli.common import FilePath, completing, plugin_option, recipes
 from uldm_core.errors import MistakeError
 from uldm_core.paths import copy
 
 
-@click.command(short_help="Copy a shipped recipe, to change it.")
-@click.argument("name", shell_complete=complete_recipe)
-@click.argument("to", required=False, type=FilePath(path_type=Path))
+@click.command()
+@click.argument("name", shell_complete=completing(recipes))
+@click.argument("to", required=False, type=FilePath())
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @plugin_option
 def cp(name: str, to: Path | None, force: bool) -> None:

@@ -9,14 +9,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from logging import ERROR, WARNING
-from typing import TYPE_CHECKING, Any, TextIO
+from logging import ERROR
+from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import show_problems
-from uldm_core.cli.console import UNREAD, leave_broken_pipes, logs_shown, prepare_streams, word
-from uldm_core.errors import MistakeError, RunWarning, UldmError
+from uldm_core.cli.console import (
+    TRACEBACK,
+    UNREAD,
+    leave_broken_pipes,
+    logs_shown,
+    prefix,
+    prepare_streams,
+    show_problems,
+    show_tracebacks,
+    show_warning,
+)
+from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
     from uldm_core.registry.plugins import Command
@@ -25,7 +34,7 @@ CORE = {
     "run": "Run a recipe: every stage that is not done yet.",
     "validate": "Find everything that is wrong with a recipe.",
     "ls": "List the registered components, or the shipped recipes.",
-    "show": "Show what a component is and takes.",
+    "show": "Show what a component is, and its options.",
     "cp": "Copy a shipped recipe, to change it.",
     "check": "Hold a component to the contract of its kind.",
     "doctor": "Show versions, devices, plugins, weights, and what is missing.",
@@ -41,16 +50,19 @@ class LazyGroup(click.Group):
     """Imports a command only when it is called, and lists them without importing any."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the options that decide which plugins there are first, wherever they stand."""
+        """Read the options that every command takes first, wherever they are."""
         ctx.obj = shlex.join(["uldm", *args])  # what was typed, for the commands that note it
-        return super().parse_args(ctx, _plugin_options_first(args))
+        return super().parse_args(ctx, _options_of_all_first(args))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Do the command; click itself would say of a broken pipe that the command failed."""
+    def invoke(self, ctx: click.Context) -> object:
+        """Do the command; click itself would exit with 1 for a broken pipe."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _NobodyReads from error
+        except (UldmError, OSError, click.ClickException) as error:  # all that is shown in a line
+            show_tracebacks(error, *(problem.cause for problem in getattr(error, "problems", ())))
+            raise
 
     def brought(self) -> dict[str, Command]:
         """Return the commands of plugins; the core's names cannot be taken."""
@@ -62,15 +74,12 @@ class LazyGroup(click.Group):
         """Return the names of all commands, the core's first."""
         return [*CORE, *self.brought()]
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context | None, name: str) -> click.Command | None:
         """Import a command; of the core's, without asking the plugins."""
         if name in CORE:
-            return _imported(f"uldm_core.cli.{name}", name)
+            return _imported(f"uldm_core.cli.{name}:{name}", CORE[name])
         record = self.brought().get(name)
-        if record is None:
-            return None
-        module, _, attribute = record.target.partition(":")
-        return _imported(module, attribute)
+        return _imported(record.target, record.summary) if record else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their summaries."""
@@ -79,13 +88,15 @@ class LazyGroup(click.Group):
             formatter.write_dl(list({**CORE, **brought}.items()))
 
 
-def _imported(module: str, attribute: str) -> click.Command:
+def _imported(target: str, summary: str) -> click.Command:
+    module, _, attribute = target.partition(":")
     command: click.Command = getattr(import_module(module), attribute)
+    command.short_help = summary  # which completion shows
     return command
 
 
-def _plugin_options_first(args: Sequence[str]) -> list[str]:
-    """Move ``--strict`` and ``--block NAME`` to the front: plugins are loaded to find the command."""
+def _options_of_all_first(args: Sequence[str]) -> list[str]:
+    """Move the options that every command takes to the front: some decide which plugins are loaded."""
     first, rest, waiting = [], [], list(args)
     while waiting:
         arg = waiting.pop(0)
@@ -96,13 +107,26 @@ def _plugin_options_first(args: Sequence[str]) -> list[str]:
             first += [arg, *waiting[:1]]
             del waiting[:1]
         else:
-            (first if arg == "--strict" or arg.startswith("--block=") else rest).append(arg)
+            own = arg in ("--strict", "--traceback") or arg.startswith("--block=")
+            (first if own else rest).append(arg)
     return first + rest
+
+
+def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    context.meta[TRACEBACK] = wanted
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--strict", is_flag=True, help="Fail where a plugin is faulty (ULDM_STRICT=1).")
 @click.option("--block", multiple=True, metavar="NAME", help="Leave a plugin out (ULDM_BLOCK). Repeatable.")
+@click.option(
+    "--traceback",
+    is_flag=True,
+    envvar="ULDM_TRACEBACK",
+    expose_value=False,
+    callback=_keep_traceback,
+    help="Show where an error was raised, and its causes (ULDM_TRACEBACK=1).",
+)
 @click.version_option(package_name="uldm", prog_name="uldm")
 @click.pass_context
 def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
@@ -113,7 +137,7 @@ def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
 
 @contextmanager
 def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
-    """Say by the environment which plugins there are, so that processes started from here agree."""
+    """Set in the environment which plugins there are, so that processes started from here agree."""
     from uldm_core import registry
 
     before = dict(os.environ)
@@ -131,7 +155,7 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
     prepare_streams()
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     with logs_shown():
         sys.exit(_run(arguments))
 
@@ -145,55 +169,34 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _exit_code(arguments: list[str] | None) -> int:
-    """Do a command, say what kept it from being done, and return the exit code."""
+    """Do a command, show what kept it from being done, and return the exit code."""
     try:
         cli.main(arguments, standalone_mode=False)
         sys.stdout.flush()
+        return 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click takes it for Ctrl-D
+        if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click treats it as Ctrl-D
             raise error.__cause__ from None
         return 130
     except UldmError as error:
-        _show_error(error)
+        click.echo(prefix(ERROR) if len(error.problems) == 1 else "", nl=False, err=True)
+        show_problems(error.problems)
         return 2 if isinstance(error, MistakeError) else 1
     except BrokenPipeError:
         raise
     except OSError as error:
-        said = error if error.filename is None else f"{error.filename}: {error.strerror}"
-        click.echo(f"{word(ERROR)}{said}", err=True)
+        what = error if error.filename is None else f"{error.filename}: {error.strerror}"
+        click.echo(f"{prefix(ERROR)}{what}", err=True)
         return 1
     except Exception as error:
         signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
         if signum is None:
             raise
-        click.echo(f"{error}: the state is saved; the same command goes on from here", err=True)
+        click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)
         return 128 + int(signum)
-    return 0
-
-
-def _show_error(error: UldmError) -> None:
-    """Show problems, each at its place; one alone is said to be an error."""
-    if len(error.problems) == 1:
-        click.echo(word(ERROR), nl=False, err=True)
-    show_problems(error.problems)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Show our own warnings as one line; leave the place on everybody else's."""
-    from uldm_core.registry.plugins import PluginWarning
-
-    place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
-    click.echo(f"{word(WARNING)}{place}{message}", err=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ MARKS = {"waiting": "·", "running": "▸", "stopped": "■", "done": "✓"}
 ASCII_MARKS = {"waiting": ".", "running": ">", "stopped": "!", "done": "+"}
 STYLES = {"waiting": "dim", "running": "bold", "stopped": "yellow", "done": "green"}
 WIDEST_BAR = 40
-ROOM_FOR_A_KEY = 3
+MARGIN = 3
 """Columns left free at the right: a terminal echoes ``^C`` there, and must not begin a line for it."""
 
 
@@ -50,15 +50,15 @@ class Row:
     rate: float = 0.0
     left: float = 0.0
     metrics: Mapping[str, float] = field(factory=dict)
-    said: str = ""
+    text: str = ""
 
     def rendered(self) -> RenderableType:
-        """Return what there is to say beside its name."""
+        """Return what is shown beside its name."""
         if self.state == "running":
             return Group(*self._bar(), Text(", ".join(self._details()), style="dim"))
         if self.state == "stopped":
             return Text(f"stopped at {self.done} of {self.total}" if self.total else "stopped")
-        return Text(self.said or self.state, style="dim" if self.state == "waiting" else "")
+        return Text(self.text or self.state, style="dim" if self.state == "waiting" else "")
 
     def _bar(self) -> Iterator[RenderableType]:
         if self.total:
@@ -76,7 +76,7 @@ class Row:
 
 
 class Terminal:
-    """The stages of a run below each other, each with what has become of it; messages stand above them."""
+    """The stages of a run below each other, each with its state; messages are above them."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -112,16 +112,16 @@ class Terminal:
 
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show how long the stage took, and its summary."""
-        said = f"{say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
-        self.rows[stage] = Row(stage, "done", said=said)
+        text = f"{say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
+        self.rows[stage] = Row(stage, "done", text=text)
 
     def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show that the stage was done before."""
-        said = f"done before, in {say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
-        self.rows[stage] = Row(stage, "done", said=said)
+        text = f"done before, in {say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
+        self.rows[stage] = Row(stage, "done", text=text)
 
     def message(self, text: str) -> None:
-        """Print above the list; what is said when all is done, below it."""
+        """Print above the list; what comes when all is done, below it."""
         if self.rows and all(row.state == "done" for row in self.rows.values()):
             self.closing.append(text)
         else:
@@ -138,7 +138,7 @@ class Terminal:
     def rendered(self) -> RenderableType:
         """Return the list."""
         table = Table.grid(padding=(0, 1))
-        table.width = self.console.width - ROOM_FOR_A_KEY
+        table.width = self.console.width - MARGIN
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, max_width=max(8, self.console.width // 4), overflow="ellipsis")
         table.add_column(ratio=1)

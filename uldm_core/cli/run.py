@@ -9,36 +9,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import (
-    FilePath,
-    device_option,
-    overrides_argument,
-    plugin_option,
-    precision_option,
-    recipe_argument,
-    run_overrides,
-    show_problems,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, overrides_argument, plugin_option, recipe_argument
+from uldm_core.cli.console import show_problems
+from uldm_core.cli.run_options import Given, run_options, run_overrides
 
 if TYPE_CHECKING:
     from uldm_core.recipe import ResolvedRecipe
 
 
-@click.command(short_help="Run a recipe.")
+@click.command()
 @recipe_argument
 @overrides_argument
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
-@device_option
-@precision_option
-@threads_option
-@click.option("--compile/--no-compile", default=None, help="Compile networks with torch.compile.")
+@run_options("device", "precision", "threads", "compile")
 @plugin_option
 @click.pass_obj
 def run(
@@ -48,10 +37,7 @@ def run(
     until: str | None,
     out: Path | None,
     dry_run: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
-    compile: bool | None,
+    run_options: Given,
 ) -> None:
     """Run RECIPE: every stage that is not done yet, in order.
 
@@ -60,48 +46,47 @@ def run(
     """
     from uldm_core.recipe import Recipe
 
-    flags = run_overrides(device=device, precision=precision, threads=threads, compile=compile)
-    resolved = Recipe.load(recipe, (*overrides, *flags)).resolve()
+    resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
     show_problems(resolved.warnings)
     if dry_run:
-        _rehearse(resolved, out)
+        _dry_run(resolved, out)
         return
 
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.run import folder_of
-    from uldm_core.engine.run import run as run_plan
+    from uldm_core.engine.run import run as run_recipe
     from uldm_core.engine.signals import Stop
 
-    with _pointing_at_the_report(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
-        run_plan(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
+    with _report_named(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
+        run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
 
 
 @contextmanager
-def _pointing_at_the_report(folder: Path) -> Iterator[None]:
-    """Say in the end, however the run ended, where its report lies if a tracker has written one."""
+def _report_named(folder: Path) -> Iterator[None]:
+    """Print in the end, however the run ended, where its report lies if a tracker has written one."""
+
+    def changed() -> int:
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
     path = folder / "report.html"
-    before = _age(path)
+    before = changed()
     try:
         yield
     finally:
-        if _age(path) != before:
+        if changed() != before:
             click.echo(f"report: {path}", err=True)
 
 
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.is_file() else 0
-
-
-def _rehearse(resolved: ResolvedRecipe, out: Path | None) -> None:
+def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
     from uldm_core.engine.run import folder_of
     from uldm_core.preflight.forecast import forecast
     from uldm_core.preflight.preflight import checked
     from uldm_core.run_folder.folder import RunFolder
 
-    found = checked(resolved, folder=RunFolder(folder_of(resolved, out)))
+    folder = folder_of(resolved, out)
+    found = checked(resolved, folder=RunFolder(folder))
     show_problems(found.problems)
-    click.echo(found.table())
-    click.echo()
-    for line in forecast(resolved, folder_of(resolved, out)):
+    click.echo(f"{found.table()}\n")
+    for line in forecast(resolved, folder):
         click.echo(str(line))

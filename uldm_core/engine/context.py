@@ -93,6 +93,14 @@ class Context:
         self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
         self.beat()
 
+    def message(self, text: str) -> None:
+        """Show a line to whoever started the run."""
+        self.reporter.message(text)
+
+    def check_stop(self) -> None:
+        """Raise ``Interrupted`` if the run is to stop."""
+        self.stop.check()
+
     def goes_on(self, step: int, total: int) -> None:
         """Tell whoever tracks the run that the stage is at ``step`` of ``total``, and goes on from there."""
         self.resumed_at = step

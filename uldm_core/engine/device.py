@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 import torch
-from attrs import frozen
+from attrs import fields, frozen, has
+from torch import Tensor, nn
 
 from uldm_core.errors import MistakeError
-from uldm_core.recipe import RunOptions
+from uldm_core.recipe.run_options import RunOptions
+
+T = TypeVar("T")
 
 
 @frozen
@@ -20,24 +26,56 @@ class Device:
     precision: torch.dtype
     compile: bool = False
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         """Return the context for a network's forward pass; does nothing in float32."""
         if self.precision is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.precision)
 
-    def place(self, component: Any) -> Any:
-        """Move a module to the device, and compile it if the run asks for that."""
-        if isinstance(component, torch.nn.Module):
-            component = component.to(self.device)
-            if self.compile:
-                component.compile()
+    def place(self, component: T) -> T:
+        """Move every module that a component is or holds to the device; compile the outermost, if asked to.
+
+        A component holds what is in its attributes, and in lists and tables there, at any depth.
+        """
+        for module in outermost_modules(component):
+            module.to(self.device)
+            if self.compile and module._compiled_call_impl is None:
+                module.compile()
         return component
 
     def __str__(self) -> str:
         return (
             f"{self.device}, {str(self.precision).removeprefix('torch.')}, {torch.get_num_threads()} threads"
         )
+
+
+def outermost_modules(component: object) -> list[nn.Module]:
+    """Return the modules that an object is or holds, but for those that are part of another one of them."""
+    found: list[nn.Module] = []
+    seen: dict[int, object] = {}  # keeps what it has seen, so that no other object gets its number
+    waiting = [component]
+    while waiting:
+        value = waiting.pop()
+        if id(value) not in seen and not isinstance(value, _HOLD_NOTHING):
+            seen[id(value)] = value
+            found += [value] if isinstance(value, nn.Module) else []
+            waiting += _held(value)
+    inner = {id(part) for module in found for part in module.modules() if part is not module}
+    return [module for module in found if id(module) not in inner]
+
+
+_HOLD_NOTHING = (str, bytes, int, float, complex, Path, Tensor, type, ModuleType, type(None))
+
+
+def _held(value: object) -> Iterable[object]:
+    """Return what an object holds."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    kind = type(value)
+    slots = (field.name for field in fields(kind)) if has(kind) else ()
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, slot, None) for slot in slots)]
 
 
 def choose_device(options: RunOptions) -> Device:

@@ -15,8 +15,8 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
-from uldm_core.protocols import Trainer
-from uldm_core.registry.component import say_failure
+from uldm_core.protocols import Adjustable, Previewing, Trainer
+from uldm_core.registry.component import format_failure
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_SECONDS = 120.0
@@ -43,7 +43,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     while step < trainer.steps:
         torch.manual_seed(derive(context.seed, context.name, step))
         try:
-            log.take(step + 1, trainer.step(step))
+            log.take(step + 1, trainer.step(step, context))
         except DataError as error:
             log.check()
             raise state.without_data(error, step) from error
@@ -58,12 +58,12 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
             state.save(step)
             saved_at = time.monotonic()
             context.stop.check()
-    return trainer.finish()
+    return trainer.finish(context)
 
 
-def _preview_steps(trainer: Any) -> set[int]:
+def _preview_steps(trainer: Trainer) -> set[int]:
     """Return after which steps a trainer shows itself: evenly over the training, the last one among them."""
-    count = trainer.previews if hasattr(trainer, "preview") else 0
+    count = trainer.previews if isinstance(trainer, Previewing) else 0
     return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
 
 
@@ -71,9 +71,9 @@ def _preview(trainer: Any, context: Context, step: int) -> bool:
     """Have a trainer show itself; return whether it could. Training goes on with the same numbers."""
     try:
         with seeded(context.seed, context.name, "preview", step):
-            trainer.preview(step)
+            trainer.preview(step, context)
     except Exception as error:
-        what = f"stages.{context.name} trains on without previews: {say_failure(error)}"
+        what = f"stages.{context.name} trains on without previews: {format_failure(error)}"
         context.reporter.message(f"warning: {what}")
         return False
     return True
@@ -126,7 +126,7 @@ class _State:
         means = "a lower learning rate" if exact else "a lower learning rate, or precision float32,"
         if not self.saved:
             then = "there is no checkpoint yet, so `uldm run` begins at step 0"
-        elif hasattr(self.trainer, "adjustable"):
+        elif isinstance(self.trainer, Adjustable):
             then = f"`uldm run` goes on with it from the checkpoint of step {self.saved}"
         else:
             other = "" if exact else f", with another precision from the checkpoint of step {self.saved}"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError, RunWarning, listing
+from uldm_core.protocols import Dataset
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.registry.lookup import Registry
 from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
+from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, results_of
@@ -32,18 +35,20 @@ class TrainedRun:
     Args:
         resolved: the recipe.
         folder: the run's.
-        machine: where its components are.
-        workshop: builds them. Datasets are opened when their images are asked for.
+        device: where its components are.
+        store: builds them. Datasets are opened when their images are asked for.
         artifacts: what its stages made, by name.
         refused: why a component or an artifact cannot be used, by name.
+        trained: the components that have the weights of a stage.
     """
 
     resolved: ResolvedRecipe
     folder: RunFolder
-    machine: Device
-    store: ComponentStore
+    device: Device
+    store: RunComponents
     artifacts: dict[str, Path] = field(factory=dict)
     refused: dict[str, str] = field(factory=dict)
+    trained: set[str] = field(factory=set)
 
     @classmethod
     def open(
@@ -57,8 +62,8 @@ class TrainedRun:
             MistakeError: it is no run, or its recipe is wrong.
         """
         resolved = Recipe.load(RunFolder(path).recipe, overrides).resolve(registry, data=False)
-        machine = choose_device(resolved.run)
-        run = cls(resolved, RunFolder(path), machine, ComponentStore(resolved, machine, {}))
+        device = choose_device(resolved.run)
+        run = cls(resolved, RunFolder(path), device, RunComponents.of(resolved, device))
         run._leave_data_unopened()
         run._take_origins()
         run._take_results()
@@ -79,7 +84,7 @@ class TrainedRun:
                 f"{self.folder.path} has no {name}; it has: {listing(list(self.resolved.components))}"
             )
         self._refuse([name])
-        return self.store.builder.component(name)
+        return self.store.component(name)
 
     def stage(self, verb: str) -> tuple[str, Any]:
         """Return the last stage that uses the component ``verb``, with its name.
@@ -91,7 +96,10 @@ class TrainedRun:
         if not names:
             raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {verb!r}")
         self._refuse(sorted(components_behind(self.resolved.stages[names[-1]], self.resolved.components)))
-        return names[-1], self.store.build_stage(names[-1])
+        try:
+            return names[-1], self.store.build(self.resolved.stages[names[-1]])
+        except MistakeError as error:
+            raise self.resolved.located(error) from error
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact of the run lies.
@@ -108,7 +116,7 @@ class TrainedRun:
         """Raise ``MistakeError`` unless each noun that some stage trains has its weights."""
         self._refuse(components)
         for name, stage in self.resolved.stages.items():
-            for noun in set(products(stage)) & set(components) - set(self.store.weights):
+            for noun in set(products(stage)) & set(components) - self.trained:
                 raise MistakeError(
                     f"{self.folder.path}: {noun} is not trained yet (stage {name})", hint=self._how_to_go_on()
                 )
@@ -118,7 +126,7 @@ class TrainedRun:
     ) -> Context:
         """Return the surroundings for doing a stage's work outside a run."""
         folder = self.folder.stage(name)
-        return Context(name, seed, self.machine, folder, {}, reporter or Silent(), stop or Stop())
+        return Context(name, seed, self.device, folder, {}, reporter or Silent(), stop or Stop())
 
     def _refuse(self, names: Iterable[str]) -> None:
         for name in names:
@@ -130,21 +138,31 @@ class TrainedRun:
 
     def _leave_data_unopened(self) -> None:
         for name, noun in self.resolved.components.items():
-            if noun.kind.name == "dataset" and (shape := shape_of(name, self.resolved, self.folder)):
-                self.store.leave_unopened(name, *shape)
+            if noun.kind.data and (shape := shape_of(name, self.resolved, self.folder)):
+                self.store.built[name] = Unopened(*shape, partial(self._open, name))
+
+    def _open(self, dataset: str) -> Dataset:
+        unopened = self.store.built.pop(dataset)
+        try:
+            opened: Dataset = self.store.component(dataset)
+            return opened
+        except MistakeError as error:
+            raise self.resolved.located(error) from error
+        finally:
+            self.store.built.setdefault(dataset, unopened)
 
     def _take_origins(self) -> None:
         """Take the weights that components start from: those that the run has kept."""
         for name in [name for name, noun in self.resolved.components.items() if noun.source]:
             path, why = origin_of(name, self.resolved, self.folder)
             if path:
-                self.store.origins[name] = path
+                self.store.weights[name] = path
             else:
                 self.refused[name] = why
 
     def _take_results(self) -> None:
         """Take the weights and artifacts of each stage that is done; what is stale or damaged is refused."""
-        stale = stale_stages(self.resolved, self.folder, self.store.origins)
+        stale = stale_stages(self.resolved, self.folder, dict(self.store.weights))
         for name, stage in self.resolved.stages.items():
             folder, (trained, made) = self.folder.stage(name), results_of(stage)
             record = folder.record()
@@ -157,6 +175,7 @@ class TrainedRun:
                     continue
                 self.refused.pop(product, None)
                 if product in trained:
-                    self.store.take(product, path)
+                    self.store.use_weights(product, path)
+                    self.trained.add(product)
                 else:
                     self.artifacts[product] = path

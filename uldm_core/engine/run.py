@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from attrs import define, evolve, field
 from filelock import FileLock, Timeout
 
-from uldm_core.engine.components import ComponentStore
+from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
@@ -25,11 +25,11 @@ from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, 
 from uldm_core.paths import inside, refused, remove
 from uldm_core.preflight.forecast import describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import checked
-from uldm_core.protocols import RunStart
+from uldm_core.protocols import RunStart, is_trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest, require, write_json, write_text
+from uldm_core.run_folder.files import digest, holds, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_origins
@@ -137,13 +137,14 @@ class _Runner:
     command: str
     status: RunStatus = field(init=False)
     trackers: Trackers = field(init=False)
-    store: ComponentStore = field(init=False)
+    store: RunComponents = field(init=False)
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
+    watched: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.store = ComponentStore(self.resolved, self.machine, {})
+        self.store = RunComponents.of(self.resolved, self.machine)
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
@@ -151,29 +152,46 @@ class _Runner:
         wanted = _up_to(list(self.resolved.stages), until)
         keys = self._keys()
         self._announce({name: keys[name] for name in wanted})
+        changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
         write_json(self.folder.file("environment.json"), _environment(self.resolved, self.machine))
-        started = time.monotonic()
-        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
-            self._tell_of_the_start()
-            self.reporter.stages(wanted)
-            worked = [self._stage(name, self.records[name]) for name in wanted]
+        started, worked = time.monotonic(), []
+        self.reporter.stages(wanted)
+        with ExitStack() as watch:
+            for name in wanted:
+                if not self.watched and (changed or not all(self.records[name].done for name in wanted)):
+                    watch.enter_context(self._watching())
+                worked.append(self._stage(name, self.records[name]))
         seconds = say_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
 
-    def _tell_of_the_start(self) -> None:
+    def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
+        """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
+        recipe = self.folder.file("recipe.toml")
+        if not (self.status.is_done() and recipe.is_file() and holds(recipe, self.resolved.to_toml())):
+            return False
+        records = {name: self.folder.stage(name).record() for name in keys}
+        return all(record is None or record.key.same(keys[name]) for name, record in records.items())
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Write ``run.json`` and notify trackers of the run's beginning and end."""
         path, stages = self.folder.path, list(self.resolved.stages)
         start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
-        self.trackers.notify(lambda tracker: tracker.begin(start))
+        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
+            self.trackers.notify(lambda tracker: tracker.begin(start))
+            self.watched = True
+            yield
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
-        builder, data = self.store.builder, Data(self.store.builder)
-        self.store.origins = keep_origins(self.resolved, self.folder, self.reporter.message)
+        data = Data(self.store)
+        brought = keep_origins(self.resolved, self.folder, self.reporter.message)
+        self.store.weights.update(brought)
         try:
-            keys = stage_keys(self.resolved, builder, brought=self.store.origins, data=data)
+            keys = stage_keys(self.resolved, self.store, brought=brought, data=data)
         except MistakeError as error:
             raise self.resolved.located(error) from error
         self._note_left_out(data.left_out())
@@ -208,7 +226,7 @@ class _Runner:
         """Claim a stage's folder; a result of which a file is missing or cut short is not done."""
         record, folder = self.folder.claim(name, key), self.folder.stage(name)
         known = folder.record()
-        if known is None or known.key != key:
+        if known is None or not known.key.same(key):
             return record
         files = result_files(self.resolved.stages[name], folder, record) if record.done else []
         damage = folder.damage(record, files)
@@ -281,8 +299,8 @@ class _Runner:
             return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
 
         try:
-            stage = self.store.build_stage(name)
-            trained = self.store.trained(self.resolved.stages[name])
+            stage = self.store.build(self.resolved.stages[name])
+            trained = {name: self.store.component(name) for name in results_of(self.resolved.stages[name])[0]}
             meant = _not_finite(trained)
             summary = _do(stage, context)
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
@@ -294,8 +312,8 @@ class _Runner:
             if isinstance(error, DataError):
                 raise RunError(f"stages.{name}: {error}") from error
             raise
-        for noun in trained:
-            self.store.save(noun, folder.weights(noun))
+        for component, module in trained.items():
+            write_tensors(folder.weights(component), module.state_dict())
         result = folder.result()
         files = {file: path.stat().st_size for file, path in result.items()}
         digests = {file: digest(path) for file, path in result.items()}
@@ -330,7 +348,7 @@ class _Runner:
         for path in map(folder.artifact, made):
             require(path)
         for noun in trained:
-            self.store.take(noun, folder.weights(noun))
+            self.store.use_weights(noun, folder.weights(noun))
         record = folder.record()
         self.digests |= {
             what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
@@ -338,7 +356,7 @@ class _Runner:
 
 
 def _do(stage: Any, context: Context) -> Mapping[str, float]:
-    if hasattr(stage, "step"):
+    if is_trainer(stage):
         return train(stage, context)
     context.goes_on(0, 0)
     summary: Mapping[str, float] = stage.run(context)

@@ -12,14 +12,14 @@ from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
 from uldm_core.paths import inside, listed, remove
-from uldm_core.protocols import Trainer, Verb
+from uldm_core.protocols import OneShotStage, Trainer, is_trainer
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.spec.structure import path_of
 
 
 def run_stage(
-    stage: Trainer | Verb,
+    stage: Trainer | OneShotStage,
     out: str | Path,
     *,
     name: str = "",
@@ -54,14 +54,13 @@ def run_stage(
         )
     products = dict(_needed(stage.needs, out))
     machine = choose_device(options or RunOptions())
-    for component in vars(stage).values():
-        machine.place(component)
+    machine.place(stage)
     name = name or type(stage).__name__
     folder = RunFolder(out).stage(name)
     remove(folder.path)
     folder.path.mkdir(parents=True)
     context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())
-    return stage.run(context) if isinstance(stage, Verb) else train(stage, context)
+    return train(stage, context) if is_trainer(stage) else stage.run(context)
 
 
 def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:

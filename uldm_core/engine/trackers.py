@@ -14,9 +14,9 @@ from uldm_core.engine.signals import Interrupted
 from uldm_core.errors import MistakeError, UldmError
 from uldm_core.protocols import Tracker
 from uldm_core.recipe import ResolvedRecipe
-from uldm_core.registry.component import say_failure
-from uldm_core.run_folder.files import write_json
-from uldm_core.spec.building import Builder
+from uldm_core.registry.component import format_failure
+from uldm_core.run_folder.files import read_json, write_json
+from uldm_core.spec.building import ComponentStore
 
 BEAT_EVERY_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ class Trackers:
         for spec in resolved.trackers:
             path = spec.component.path
             try:
-                trackers.told[path] = Builder().build(spec)
+                trackers.told[path] = ComponentStore().build(spec)
             except Exception as error:
                 if isinstance(error, MistakeError) and spec in resolved.specs():
                     raise resolved.located(error) from error
@@ -57,7 +57,7 @@ class Trackers:
     def leave_out(self, path: str, error: Exception) -> None:
         """Tell a tracker nothing more, and say why."""
         self.told.pop(path, None)
-        reason = str(error) if isinstance(error, UldmError) else say_failure(error)
+        reason = str(error) if isinstance(error, UldmError) else format_failure(error)
         self.warn(f"warning: {path} failed, the run goes on without it: {reason}")
 
 
@@ -79,6 +79,13 @@ class RunStatus:
         self.written = time.monotonic()
         times = {"started": self.started, "updated": _now()}
         write_json(self.path, {"state": state, **times, "command": self.command, "error": error})
+
+    def is_done(self) -> bool:
+        """Whether the run was done when it was last written."""
+        try:
+            return bool(read_json(self.path, lambda found: found["state"] == "done"))
+        except MistakeError:
+            return False
 
     def beat(self) -> None:
         """Note that the run is alive, now and then."""

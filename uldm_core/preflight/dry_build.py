@@ -9,27 +9,22 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.recipe.graph import needs, trained_by
+from uldm_core.recipe.recipe import ResolvedRecipe
+from uldm_core.run_folder.data import stand_in
 from uldm_core.shapes import shapes_only
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore, MissingComponentError
 from uldm_core.spec.component_spec import ComponentSpec
 
-if TYPE_CHECKING:
-    from uldm_core.recipe.recipe import ResolvedRecipe
-
 META = torch.device("meta")
-COUNT = 100_000
-"""Images of a dataset that is not built: more than any batch."""
-NUMBERS = ("noise_scheduler", "timestep_weighting")
-"""Kinds whose components are a few numbers: they are built with their values, which others ask for."""
 MANY = 1_000_000
 """More numbers than these are not a few."""
 
@@ -50,7 +45,7 @@ class DryBuild:
 
 
 def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
-    """Build every noun, stage and tracker for its shapes alone, whatever becomes of the others.
+    """Build every component, stage and tracker of a recipe for its shapes alone.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
 
@@ -59,11 +54,12 @@ def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collecti
         seconds: what is not built by then is left.
         wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    rehearsal = _DryBuilder(resolved.components, clock=Clock(time.monotonic() + seconds), wrong=wrong)
+    clock = Clock(time.monotonic() + seconds)
+    store = _DryComponents(components=resolved.components, clock=clock, wrong=wrong)
     with silence():
         for spec in resolved.specs():
-            rehearsal.attempt(spec)
-    return rehearsal.found
+            store.attempt(spec)
+    return store.found
 
 
 def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
@@ -73,7 +69,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     for name in sorted((used & resolved.components.keys()) - trained):
         noun, component = resolved.components[name], tried.components.get((name,))
         loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        network = noun.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
@@ -157,28 +153,23 @@ def silence() -> Iterator[None]:
             torch.set_grad_enabled(gradients)  # a deadline may pass just as they are to be enabled again
 
 
-class _MissingError(Exception):
-    """A part, or a noun, could not be built; why is said there."""
+class _NotBuiltError(Exception):
+    """A component that another one needs was not built; why is noted there."""
 
 
-@define
-class _DryBuilder(Builder):
-    """Builds each blueprint once at most, and goes on when one cannot be built."""
+@define(kw_only=True)
+class _DryComponents(ComponentStore):
+    """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
 
-    clock: Clock = field(kw_only=True)
-    wrong: Collection[Key] = field(default=(), kw_only=True)
+    clock: Clock
+    wrong: Collection[Key]
     found: DryBuild = field(factory=DryBuild)
     tried: set[Key] = field(factory=set)
 
-    def component(self, name: str) -> Any:
-        if name not in self.components:
-            raise _MissingError(name)
-        return self.build(self.components[name])
-
-    def build(self, spec: ComponentSpec, *args: Any) -> Any:
+    def make(self, spec: ComponentSpec, *args: Any) -> Any:
         self.attempt(spec)
         if spec.key not in self.found.components:
-            raise _MissingError(dotted(spec.key))
+            raise _NotBuiltError(dotted(spec.key))
         return self.found.components[spec.key]
 
     def attempt(self, spec: ComponentSpec) -> None:
@@ -186,7 +177,7 @@ class _DryBuilder(Builder):
         if spec.key in self.tried:
             return
         self.tried.add(spec.key)
-        components = [self.components[noun] for noun in spec.dependencies() if noun in self.components]
+        components = [self.components[name] for name in spec.dependencies() if name in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
         if any(key[: len(spec.key)] == spec.key for key in self.wrong):
@@ -195,76 +186,36 @@ class _DryBuilder(Builder):
         try:
             self.found.components[spec.key] = self._made(spec)
         except MistakeError as error:
-            self._objected(spec, error)
-        except _MissingError as error:
+            self._note(spec, error)
+        except (_NotBuiltError, MissingComponentError) as error:
             self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
 
     def _made(self, spec: ComponentSpec) -> Any:
-        if spec.kind.name == "dataset":
+        if spec.kind.data:
             return stand_in(spec)
-        if spec.kind.name in NUMBERS:
+        if spec.kind.numbers:
             _refuse_many(spec)
             with Deadline(self.clock):
-                return super().build(spec)
+                return super().make(spec)
         with without_values(self.clock):
-            component = super().build(spec)
+            component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
 
-    def _objected(self, spec: ComponentSpec, error: MistakeError) -> None:
-        key = spec.key
+    def _note(self, spec: ComponentSpec, error: MistakeError) -> None:
         if is_unavailable(error):
-            self.found.unmeasured[key] = error.problems[0].what
+            self.found.unmeasured[spec.key] = error.problems[0].what
             return
         for problem in error.problems:
-            within = problem.where.key[: len(key)] == key
-            self.found.problems.append(problem if within else problem.within(key))
-
-
-@frozen
-class StandIn:
-    """A dataset of which only the shapes are known; its images are black."""
-
-    channels: int
-    size: int
-    splits: tuple[str, ...]
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return COUNT
-
-    @property
-    def labels(self) -> Tensor:
-        """Zeros, int64."""
-        return torch.zeros(COUNT, dtype=torch.int64)
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Return zeros, uint8 [B, channels, size, size]."""
-        return torch.zeros(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
-
-    def split(self, name: str) -> StandIn:
-        """Return itself."""
-        return self
+            inside = problem.where.key[: len(spec.key)] == spec.key
+            self.found.problems.append(problem if inside else problem.within(spec.key))
 
 
 def _refuse_many(spec: ComponentSpec) -> None:
     for name, value in spec.options.items():
         if type(value) is int and value > MANY:
             raise NotImplementedError(f"{name} = {value} is more than can be tried out")
-
-
-def stand_in(spec: ComponentSpec) -> StandIn:
-    """Stand in for a dataset by what its class or its options say of its images."""
-    target: Any = spec.component.load()
-
-    def said(name: str) -> int:
-        for value in (getattr(target, name, None), spec.options.get(name)):
-            if type(value) is int:
-                return value
-        raise NotImplementedError(f"neither its class nor its options say its {name}")
-
-    return StandIn(said("channels"), said("size"), tuple(getattr(target, "splits", ("train", "test"))))
 
 
 def reason(error: BaseException) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 from attrs import frozen
 
-from uldm_core.errors import dotted
+from uldm_core.errors import dotted, listing
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
-from uldm_core.run_folder.keys import require_stages, result_files, stage_keys
+from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import origins
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.format_types import format_value
 
@@ -44,13 +44,29 @@ def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
     """
     require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(resolved, Builder(resolved.components), brought=origins(resolved, folder))
+    keys = stage_keys(resolved, ComponentStore(resolved.components), brought=origins(resolved, folder))
     return forecast_of(folder, resolved, keys)
 
 
 def forecast_of(folder: RunFolder, resolved: ResolvedRecipe, keys: Mapping[str, StageKey]) -> list[Forecast]:
     """Return what becomes of the stages that have these keys."""
-    return [_of_stage(folder, name, key, resolved.stages[name]) for name, key in keys.items()]
+    found, anew = [], set[str]()
+    for name, key in keys.items():
+        of_stage = _of_stage(folder, name, key, resolved.stages[name])
+        used = sorted(anew & key.made_of.get("from", {}).keys())
+        if used and of_stage.does == "reuse":
+            why = f"{listing(used)} is made anew"
+            of_stage = Forecast(name, "redo", why, f"stages.{name} is done again if {listing(used)} changes")
+        if of_stage.does == "redo":
+            anew.update(products(resolved.stages[name]) if _code_changed(folder, name, key) or used else ())
+        found.append(of_stage)
+    return found
+
+
+def _code_changed(folder: RunFolder, name: str, key: StageKey) -> bool:
+    """Whether a stage is done again for its code alone: later ones do not tell by their keys."""
+    record = folder.stage(name).record()
+    return record is not None and record.key.content == key.content and not record.key.same_work(key)
 
 
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
@@ -64,8 +80,8 @@ def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
 
 def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec) -> Forecast:
     record = folder.stage(name).record()
-    if folder.set_aside(name, key) and (record is None or record.key != key):
-        what = f"stages.{name} is taken back from set_aside/{name}-{key}"
+    if folder.set_aside(name, key) and (record is None or not record.key.same(key)):
+        what = f"stages.{name} is taken back from set_aside/{folder.aside(name, key).name}"
         return Forecast(name, "reuse", "what was set aside earlier is of these options", what)
     if record is None:
         return Forecast(name, "do", "nothing of it is there yet")
@@ -73,7 +89,7 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
         changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
         why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
         return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
-    if record.key.content != key.content:
+    if not record.key.same_work(key):
         return _redo(
             folder,
             name,
@@ -97,7 +113,7 @@ def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Foreca
         if record.done
         else ("begins at step 0", f"its checkpoint of step {step}")
     )
-    where = f"{kept} is kept in set_aside/{name}-{record.key}"
+    where = f"{kept} is kept in set_aside/{folder.aside(name, record.key).name}"
     return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
 
 
@@ -121,7 +137,8 @@ def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
     if earlier:  # which held paths among the options, and no names of datasets and files
         yield "its record is of an earlier version"
     for key, (was, now) in new.changes(old).items():
-        told = key[0] == "sources" and None in (was, now)  # another `use` tells of itself
+        told = key[0] in ("sources", "code") and None in (was, now)  # another `use` tells of itself
+        told = told or (key[0] == "sources" and bool(old.code))  # its file does
         if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
             yield _say_change(key, was, now)
 
@@ -132,6 +149,8 @@ def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
         return f"{group} {format_value(old)} -> {format_value(new)}"
     if group == "sources":
         return f"the code of {rest[0]} has changed"
+    if group == "code" and rest[0] != "uldm_core":
+        return f"the code of {str(rest[0]).partition('/')[2] or rest[0]} has changed"
     if group == "data":
         split = f"{rest[-1]} split of the " if rest[1:2] == ("splits",) and rest[-1] != "given" else ""
         return f"the {split}dataset has changed"

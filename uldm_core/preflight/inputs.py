@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import torch
-from attrs import define
+from attrs import define, field
 from torch import Tensor
 
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import DryBuild
+from uldm_core.preflight.dry_build import Clock, DryBuild, TooLongError
 
 
 @define
@@ -18,12 +20,18 @@ class Inputs:
 
     Args:
         tried: the recipe's components, built for their shapes.
+        clock: until when there is time.
+        name: of what was asked for last, ``images`` say; empty if nothing was.
+        shape: of what was asked for last.
     """
 
     tried: DryBuild
+    clock: Clock = field(factory=lambda: Clock(math.inf))
+    name: str = ""
+    shape: tuple[int, ...] = ()
 
     def component(self, name: str) -> Any:
-        """Return a noun as it was built for its shapes, or None."""
+        """Return a component of the recipe as it was built for its shapes, or None."""
         return self.tried.components.get((name,))
 
     def images(self, batch: int) -> Tensor:
@@ -35,14 +43,14 @@ class Inputs:
         dataset = self.component("dataset")
         if dataset is None:
             raise NotImplementedError("the dataset's shapes are not known")
-        return torch.zeros(batch, dataset.channels, dataset.size, dataset.size)
+        return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
 
     def latents(self, batch: int, autoencoder: Any = None) -> Tensor:
-        """Return latents of the shape that an autoencoder says it gives, float [batch, C, h, w].
+        """Return latents of the shape that an autoencoder declares, float [batch, C, h, w].
 
         Args:
             batch: how many.
-            autoencoder: the noun of this name unless another is given.
+            autoencoder: the component of this name unless another is given.
 
         Raises:
             NotImplementedError: the shape is not known.
@@ -51,4 +59,13 @@ class Inputs:
         if dataset is None or autoencoder is None:
             raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)
-        return torch.zeros(batch, autoencoder.latent_channels, side, side)
+        return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
+
+    def check_time(self) -> None:
+        """Raise ``TooLongError`` if time is up; for what runs without torch functions being watched."""
+        if time.monotonic() > self.clock.until:
+            raise TooLongError
+
+    def _noted(self, name: str, tensor: Tensor) -> Tensor:
+        self.name, self.shape = name, tuple(tensor.shape)
+        return tensor

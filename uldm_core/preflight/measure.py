@@ -13,25 +13,30 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
+from uldm_core.protocols import Thawable
 
-def parameters_of(component: Any) -> list[nn.Parameter]:
+
+def parameters_of(component: object) -> list[nn.Parameter]:
     """Return a module's parameters, those without a shape yet excepted; of anything else, none."""
     own = component.parameters() if isinstance(component, nn.Module) else ()
     return [parameter for parameter in own if not is_lazy(parameter)]
 
 
-def trainable(component: Any) -> list[nn.Parameter]:
+def trainable(component: object) -> list[nn.Parameter]:
     """Return the parameters that a stage would train."""
     return [parameter for parameter in parameters_of(component) if parameter.requires_grad]
 
 
-def thaw(component: Any) -> None:
+def thaw(component: object) -> None:
     """Make a network that is frozen one to be trained, as the stage does that trains it all the same."""
     if isinstance(component, nn.Module) and not trainable(component):
-        getattr(component, "thaw", component.requires_grad_)()
+        if isinstance(component, Thawable):
+            component.thaw()
+        else:
+            component.requires_grad_()
 
 
-def flops(component: Any, forward: Callable[[], Any]) -> tuple[Any, int]:
+def flops(component: object, forward: Callable[[], object]) -> tuple[object, int]:
     """Return what a forward pass in eval mode gives, and its floating-point operations.
 
     A multiplication and its addition are two.
@@ -63,7 +68,7 @@ class Saved:
         return sum(tensor.untyped_storage().nbytes() for tensor in self.kept.values())
 
 
-def activations(component: nn.Module, forward: Callable[[], Any]) -> int:
+def activations(component: nn.Module, forward: Callable[[], object]) -> int:
     """Return the bytes that a forward pass in train mode keeps for the backward pass, beside parameters."""
     own = [*component.parameters(), *component.buffers()]
     saved = Saved({tensor.untyped_storage()._cdata for tensor in own})
@@ -102,7 +107,7 @@ def _enlarged(state: Tensor, shape: tuple[int, ...]) -> int:
     return state.element_size() * prod(sides[side] for side in state.shape)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     """Yield the tensors inside nested tables and lists."""
     if isinstance(value, Tensor):
         yield value

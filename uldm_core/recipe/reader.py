@@ -188,7 +188,7 @@ class Reader(Validator):
         if isinstance(table, (dict, str)):
             self.unread.add(name)
         use = table.get("use") if isinstance(table, dict) else None
-        if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]:
+        if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].stage]:
             self.problem("wrong-kind", (name,), f"{use!r} is a stage", f"write [stages.{name}]")
         else:
             self.problem("unknown-table", (name,), *self._meaning(name, table, kinds))
@@ -234,7 +234,7 @@ class Reader(Validator):
 
     def _stage(self, name: str, tables: Mapping[str, object]) -> object:
         self._check_name(("stages", name))
-        kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
+        kind = next(kind for kind in self.registry.kinds.values() if kind.stage)
         others = [other for other in tables if other != name]
         return self.component(kind, tables[name], ("stages", name), siblings=others)
 

@@ -8,7 +8,7 @@ These functions act on a default ``Registry``, loaded from the installed plugins
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ __all__ = [
     "build",
     "default",
     "describe",
-    "load_plugins",
     "names",
     "partial",
     "register",
@@ -42,11 +41,6 @@ def default() -> Registry:
     block = [name.strip() for name in os.environ.get("ULDM_BLOCK", "").split(",") if name.strip()]
     registry.load_plugins(block, strict=os.environ.get("ULDM_STRICT", "") not in ("", "0"))
     return registry
-
-
-def load_plugins(block: Iterable[str] = (), *, strict: bool = False) -> None:
-    """Load the installed plugins into the default registry anew."""
-    default().load_plugins(block, strict=strict)
 
 
 def register(component: Component) -> None:

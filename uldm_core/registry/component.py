@@ -36,7 +36,7 @@ class Component:
 
     kind: str = field(validator=_WORD)
     name: str = field(validator=_WORD)
-    target: str | Callable[..., Any] = field()
+    target: str | Callable[..., object] = field()
     summary: str = field(default="", kw_only=True)
     requires: str | None = field(default=None, kw_only=True)
     example: Mapping[str, Any] = field(factory=dict, kw_only=True)
@@ -87,22 +87,29 @@ class Component:
         try:
             target: Callable[..., Any] = getattr(import_module(module), attribute)
         except (Exception, SystemExit) as error:
-            raise MistakeError(
-                f"{self.path} cannot be imported: {say_failure(error)}", hint=self._mend(error)
-            ) from error
+            hint = missing_library(error, module) or (f"it comes with {self.origin}" if self.origin else "")
+            what = f"{self.path} cannot be imported: {format_failure(error)}"
+            raise MistakeError(what, hint=hint) from error
         return target
 
-    def _mend(self, error: BaseException) -> str:
-        """Say whose fault it is, and what to install if that is all."""
-        origin = f"it comes with {self.distribution} {self.version}".rstrip() if self.distribution else ""
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        return f"pip install {missing}" if missing and f"{missing}." not in f"{self.target}." else origin
+
+def missing_library(error: BaseException, module: str) -> str:
+    """Return how to install the library that an import of ``module`` lacks; empty where it is no other's."""
+    missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    own = missing.partition(".")[0] == module.partition(".")[0]
+    return f"pip install {missing}" if missing and not own else ""
 
 
 def how_to_install(module: str, distribution: str = "") -> str:
-    """Return the command that installs a library: by an extra of the distribution, if one brings it."""
+    """Return the command that installs a library: by the distribution's smallest extra that brings it."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        lines = (requires(distribution) if distribution else None) or []
+    except PackageNotFoundError:
+        lines = []
     extras: dict[str, set[str]] = {}
-    for line in _requirements(distribution):
+    for line in lines:
         name, extra = re.match(r"[\w.\-]+", line), re.search(r"extra == ['\"]([\w\-]+)['\"]", line)
         if name and extra:
             extras.setdefault(extra[1], set()).add(_normalized(name[0]))
@@ -112,22 +119,18 @@ def how_to_install(module: str, distribution: str = "") -> str:
     return f"pip install '{distribution}[{min(bringing, key=lambda extra: (len(extras[extra]), extra))}]'"
 
 
-def _requirements(distribution: str) -> list[str]:
-    from importlib.metadata import PackageNotFoundError, requires
-
-    try:
-        return (requires(distribution) if distribution else None) or []
-    except PackageNotFoundError:
-        return []
-
-
 def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def say_failure(error: BaseException) -> str:
-    """Say what went wrong in a component and, if it came so far, on which line of its own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+def format_failure(error: BaseException) -> str:
+    """Return an error's type and message and, if it was raised in a component, the line of its code."""
+    own = own_frames(error, __file__)
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
+    """Return the frames of a traceback that are neither of the import system nor of ``file``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename != file and "importlib" not in frame.filename]

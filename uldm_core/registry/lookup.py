@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from uldm_core.errors import MistakeError, did_you_mean, listing, with_article
@@ -14,7 +14,6 @@ from uldm_core.registry.plugins import (
     Command,
     Plugin,
     PluginWarning,
-    check_kinds,
     discover,
     warn_of_unknown,
 )
@@ -45,20 +44,16 @@ class Registry:
             except PluginWarning as warning:
                 if not strict:
                     raise
-                raise MistakeError(
-                    str(warning), hint="uldm doctor shows more; without --strict it goes on"
-                ) from None
+                hint = "uldm doctor shows more; without --strict it is only skipped"
+                raise MistakeError(str(warning), hint=hint) from None
 
     def _load_plugins(self, block: Iterable[str]) -> None:
-        own = [kind.name for kind in BUILTIN_KINDS]
-        plugins = list(discover(block))
-        known = {*self.kinds, *(kind.name for plugin in plugins for kind in plugin.kinds)}
-        plugins = [check_kinds(plugin, known, own) for plugin in plugins]
+        found = list(discover(block))
+        known = {*self.kinds, *(kind.name for plugin in found for kind in plugin.kinds)}
+        plugins = [_checked(plugin, known) for plugin in found]
         for plugin in plugins:  # all kinds first: a component may be of a kind that a later plugin brings
             self._add_kinds(plugin)
-        for plugin in sorted(
-            plugins, key=lambda plugin: plugin.name != OWN_PLUGIN
-        ):  # to see who takes its names
+        for plugin in sorted(plugins, key=lambda plugin: plugin.name != OWN_PLUGIN):  # ours keep their names
             self.add_plugin(plugin)
 
     def add_plugin(self, plugin: Plugin) -> None:
@@ -66,7 +61,7 @@ class Registry:
         for component in plugin.components:
             if component.kind not in (kind.name for kind in plugin.kinds):
                 self.kind(component.kind)
-        plugin = self._told_of_taken_names(plugin)
+        plugin = self._warned_of_taken_names(plugin)
         self.plugins[plugin.name if plugin.name not in self.plugins else str(plugin)] = plugin
         self._add_kinds(plugin)
         for component in plugin.components:
@@ -74,12 +69,17 @@ class Registry:
         for command in plugin.commands:
             self.commands.setdefault(command.name, command)
 
-    def _told_of_taken_names(self, plugin: Plugin) -> Plugin:
-        """Warn of a stranger that brings names of our own, which keep them."""
-        records = (record for found in self._components.values() for record in found)
-        ours = {record.path for record in records if record.plugin == OWN_PLUGIN}
-        taken = [c for c in plugin.components if c.path in ours and plugin.name != OWN_PLUGIN]
-        if not taken or self._is_of_our_own_house(plugin):
+    def _add_kinds(self, plugin: Plugin) -> None:
+        self.kinds.update({kind.name: kind for kind in plugin.kinds})
+
+    def _warned_of_taken_names(self, plugin: Plugin) -> Plugin:
+        """Warn of another distribution's plugin that brings names of our own, which keep them."""
+        own = self.plugins.get(OWN_PLUGIN)
+        ours = {component.path for component in own.components} if own else set()
+        taken = [component for component in plugin.components if component.path in ours]
+        if own is None or plugin.name == OWN_PLUGIN or not taken:
+            return plugin
+        if own.distribution and plugin.distribution == own.distribution:  # it means the names
             return plugin
         choices = listing([f"{plugin.name}/{component.name}" for component in taken])
         return plugin.with_fault(
@@ -87,16 +87,8 @@ class Registry:
             f"write {choices} in recipes, or ask its authors for another name",
         )
 
-    def _is_of_our_own_house(self, plugin: Plugin) -> bool:
-        """Whether the distribution of our own plugin brings it, which means its names."""
-        own = self.plugins.get(OWN_PLUGIN)
-        return own is not None and bool(own.distribution) and plugin.distribution == own.distribution
-
-    def _add_kinds(self, plugin: Plugin) -> None:
-        self.kinds.update({kind.name: kind for kind in plugin.kinds})
-
     def register(self, component: Component) -> None:
-        """Add one component; a later one of the same name, kind and plugin takes the earlier one's place."""
+        """Add one component; a later one of the same name, kind and plugin replaces the earlier one."""
         self.kind(component.kind)
         found = self._components.setdefault((component.kind, component.name), [])
         found[:] = [other for other in found if other.plugin != component.plugin] + [component]
@@ -133,32 +125,34 @@ class Registry:
             MistakeError: there is none, or several plugins bring one of that bare name.
         """
         plugin, _, bare = name.rpartition("/")
-        found = self._components.get((self.kind(kind).name, bare), [])
-        if plugin:
-            found = [component for component in found if component.plugin == plugin]
+        named = self._components.get((self.kind(kind).name, bare), [])
+        found = [component for component in named if plugin in ("", component.plugin)]
+        own = [component for component in found if component.plugin == OWN_PLUGIN]
         if not found:
             what = f"unknown {kind} {name!r}{did_you_mean(bare, self.names(kind))}"
             raise MistakeError(what, hint=self._elsewhere(kind, plugin, bare))
-        return found[0] if len(found) == 1 else _settle_tie(kind, bare, found)
+        if len(found) > 1 and not own:
+            choices = listing([f"{component.plugin}/{name}" for component in found])
+            what = f"{kind} {name!r} is brought by several plugins"
+            raise MistakeError(what, hint=f"write one of: {choices}")
+        return (own or found)[0]
 
     def _elsewhere(self, kind: str, plugin: str, name: str) -> str:
-        """Say what is registered of a kind, what else bears a name, and which plugins could not be loaded."""
+        """Return what is registered of a kind, what else has a name, and which plugins were skipped."""
         hints = [f"registered: {listing(self.names(kind))}"]
-        others = sorted(
-            {component.kind for component in self.components() if component.name == name} - {kind}
-        )
+        others = {component.kind for component in self.components() if component.name == name} - {kind}
         if others:
-            hints.insert(0, f"{name} is {' and '.join(map(with_article, others))}")
-        for skipped in [other for other in self.plugins.values() if other.skipped]:
-            if plugin in ("", skipped.name):
-                hints.append(f"{skipped} was skipped, see uldm doctor; {skipped.mend}")
+            hints.insert(0, f"{name} is {' and '.join(map(with_article, sorted(others)))}")
+        for other in self.plugins.values():
+            if other.skipped and plugin in ("", other.name):
+                hints.append(f"{other} was skipped, see uldm doctor; {other.fix}")
         return "; ".join(hints)
 
     def name_of(self, component: Component) -> str:
-        """Return how recipes write it: its bare name, or ``plugin/name`` where that is not it alone."""
+        """Return how recipes write it: its bare name, or ``plugin/name`` where another has that name too."""
         found = self._components[component.kind, component.name]
-        alone = found == [component] or component.plugin == OWN_PLUGIN
-        return component.name if alone or not component.plugin else f"{component.plugin}/{component.name}"
+        unique = found == [component] or component.plugin == OWN_PLUGIN
+        return component.name if unique or not component.plugin else f"{component.plugin}/{component.name}"
 
 
 @cache
@@ -166,10 +160,18 @@ def _kinds_by_protocol(kinds: tuple[Kind, ...]) -> dict[object, Kind]:
     return {kind.load_protocol(): kind for kind in kinds}
 
 
-def _settle_tie(kind: str, name: str, found: list[Component]) -> Component:
-    """Our own component wins over a stranger's of the same name; between strangers nobody wins."""
-    for component in found:
-        if component.plugin == OWN_PLUGIN:
-            return component
-    choices = listing([f"{component.plugin}/{name}" for component in found])
-    raise MistakeError(f"{kind} {name!r} is brought by several plugins", hint=f"write one of: {choices}")
+def _checked(plugin: Plugin, known: Collection[str]) -> Plugin:
+    """Return a plugin; skipped, with a warning, if it has unknown kinds or would replace our own.
+
+    Args:
+        plugin: as it was found.
+        known: the names of all kinds, those that plugins bring included.
+    """
+    for component in plugin.components:
+        if component.kind not in known:
+            unknown = f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
+            return plugin.without(unknown)
+    for kind in plugin.kinds:
+        if kind.name in (own.name for own in BUILTIN_KINDS):
+            return plugin.without(f"it brings a kind {kind.name!r}, which uldm has")
+    return plugin

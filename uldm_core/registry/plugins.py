@@ -7,8 +7,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,7 +18,7 @@ from attrs import evolve, field, frozen
 
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
 from uldm_core.kinds import Kind
-from uldm_core.registry.component import Component
+from uldm_core.registry.component import Component, missing_library, own_frames
 
 GROUP = "uldm.plugins"
 OWN_PLUGIN = "uldm"
@@ -80,7 +78,7 @@ class Plugin:
         commands: that it adds.
         recipes: folders of recipes that it brings.
         error: what is wrong with it, with the traceback if there is one; empty if nothing is.
-        mend: what to do about that.
+        fix: what to do about that.
         skipped: whether nothing of it was registered.
         seconds: that its import took.
     """
@@ -93,7 +91,7 @@ class Plugin:
     commands: tuple[Command, ...] = ()
     recipes: tuple[Path, ...] = ()
     error: str = field(default="", repr=False)
-    mend: str = field(default="", repr=False)
+    fix: str = field(default="", repr=False)
     skipped: bool = False
     seconds: float = 0.0
 
@@ -101,8 +99,8 @@ class Plugin:
         origin = f" of {self.distribution} {self.version}".rstrip() if self.distribution else ""
         return f"plugin {self.name!r}{origin}"
 
-    def without(self, cause: str, mend: str = "", error: str = "") -> Plugin:
-        """Return it with nothing to register, and warn; ``cause`` says why in a line."""
+    def without(self, cause: str, fix: str = "", error: str = "") -> Plugin:
+        """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
         warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
         return Plugin(
@@ -110,15 +108,15 @@ class Plugin:
             self.distribution,
             self.version,
             error=error or cause,
-            mend=mend or leave_out,
+            fix=fix or leave_out,
             skipped=True,
             seconds=self.seconds,
         )
 
-    def with_fault(self, cause: str, mend: str, error: str = "") -> Plugin:
-        """Return it as one that works but should be mended, and warn."""
+    def with_fault(self, cause: str, fix: str, error: str = "") -> Plugin:
+        """Return it as one that works but should be fixed, and warn."""
         warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
-        return evolve(self, error=error or cause, mend=mend)
+        return evolve(self, error=error or cause, fix=fix)
 
 
 def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
@@ -127,17 +125,17 @@ def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
     Args:
         block: names of entry points to leave out.
     """
-    entries = [(entry, *_distribution(entry)) for entry in entry_points(group=GROUP)]
+    block = set(block)
     first: dict[str, str] = {}
-    for entry, distribution, version in sorted(entries, key=lambda found: (found[0].name, found[1])):
-        if entry.name in set(block):
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry))):
+        plugin = Plugin(entry.name, *_distribution(entry))
+        if entry.name in block:
             continue
         if entry.name in first:
-            taken = f"{first[entry.name]} has an entry point of that name"
-            yield Plugin(entry.name, distribution, version).without(taken)
-            continue
-        first[entry.name] = distribution
-        yield _load_entry(entry, distribution, version)
+            yield plugin.without(f"{first[entry.name]} has an entry point of that name")
+        else:
+            first[entry.name] = plugin.distribution
+            yield _loaded(plugin, entry)
 
 
 def load_file(path: Path) -> Plugin:
@@ -154,7 +152,8 @@ def load_file(path: Path) -> Plugin:
         spec.loader.exec_module(module)
         plugin = collect(module, path.stem, distribution=str(path))
     except (Exception, SystemExit) as error:
-        raise MistakeError(f"--plugin {path}: {_say(error)}", hint=_own_traceback(error).strip()) from error
+        what = f"--plugin {path}: {_format_error(error)}"
+        raise MistakeError(what, hint=_own_traceback(error).strip()) from error
     if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise MistakeError(
             f"--plugin {path}: it announces nothing",
@@ -165,21 +164,26 @@ def load_file(path: Path) -> Plugin:
 
 def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
     """Call the plugin's hooks and return its records; raises if any of them is malformed."""
-    _check_hooks(module)
+    known = [hook for hook in vars(HookSpecs) if hook.startswith("uldm_")]
+    for hook in dir(module):
+        if getattr(getattr(module, hook, None), "uldm_impl", None) and hook not in known:
+            raise ValueError(f"there is no hook {hook!r}{did_you_mean(hook, known)}")
     manager = pluggy.PluginManager("uldm")
     manager.add_hookspecs(HookSpecs)
     manager.register(module, name)
-    components = [
-        evolve(component, plugin=name, distribution=distribution, version=version)
-        for component in _records(manager, "uldm_components", Component)
-    ]
-    _refuse_duplicates(components)
+    components: dict[str, Component] = {}
+    for component in _records(manager, "uldm_components", Component):
+        if component.path in components:
+            raise ValueError(f"it brings {component.path} twice")
+        components[component.path] = evolve(
+            component, plugin=name, distribution=distribution, version=version
+        )
     return Plugin(
         name,
         distribution,
         version,
         tuple(_records(manager, "uldm_kinds", Kind)),
-        tuple(components),
+        tuple(components.values()),
         tuple(_records(manager, "uldm_commands", Command)),
         tuple(_records(manager, "uldm_recipes", Path)),
     )
@@ -199,90 +203,38 @@ def _distribution(entry: EntryPoint) -> tuple[str, str]:
     return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
 
 
-def _load_entry(entry: EntryPoint, distribution: str, version: str) -> Plugin:
-    plugin = Plugin(entry.name, distribution, version)
-    started = time.monotonic()
+def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
+    """Import a plugin; of one that fails, what is wrong with it."""
+    started, had_torch = time.monotonic(), "torch" in sys.modules
     try:
-        with _watch("torch") as seen:
-            plugin = collect(entry.load(), entry.name, distribution=distribution, version=version)
+        module = entry.load()
+        found = collect(module, plugin.name, distribution=plugin.distribution, version=plugin.version)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
-        plugin = evolve(plugin, seconds=time.monotonic() - started)
-        return plugin.without(_say(error), _mend(error, entry), _own_traceback(error))
-    plugin = evolve(plugin, seconds=time.monotonic() - started)
-    if not seen or plugin.name == OWN_PLUGIN:
-        return plugin
-    return plugin.with_fault(
-        "imports torch to say what it brings, which slows every command",
+        failed = evolve(plugin, seconds=time.monotonic() - started)
+        return failed.without(
+            _format_error(error), missing_library(error, entry.module), _own_traceback(error)
+        )
+    found = evolve(found, seconds=time.monotonic() - started)
+    if plugin.name == OWN_PLUGIN or had_torch or "torch" not in sys.modules:
+        return found
+    return found.with_fault(
+        "imports torch to announce what it brings, which slows every command",
         'its authors should name targets as "module:attribute", in a module that imports no torch',
-        f"torch is imported here:\n{seen[0]}",
     )
 
 
-def _say(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _mend(error: BaseException, entry: EntryPoint) -> str:
-    """Say what to do about an error; an empty string where only its authors can."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    own = entry.module.partition(".")[0]
-    return f"pip install {missing}" if missing and missing.partition(".")[0] != own else ""
-
-
 def _own_traceback(error: BaseException) -> str:
     """Return the traceback, without the frames of the import system and of this file if others are left."""
-    frames = list(traceback.extract_tb(error.__traceback__))
-    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
-    lines = [*traceback.format_list(own or frames), *traceback.format_exception_only(error)]
+    frames = own_frames(error, __file__) or traceback.extract_tb(error.__traceback__)
+    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
     return "".join(["Traceback (most recent call last):\n", *lines])
-
-
-class _Watcher(MetaPathFinder):
-    """Finds nothing; notes from where a module is first asked for."""
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-        self.seen: list[str] = []
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        """Note the line that imports the module."""
-        if fullname == self.module and not self.seen:
-            frames = traceback.extract_stack()
-            outside = [frame for frame in frames[:-1] if "importlib" not in frame.filename]
-            self.seen.append("".join(traceback.format_list(outside[-1:])))
-
-
-@contextmanager
-def _watch(module: str) -> Iterator[list[str]]:
-    """Yield a list of the places that import a module which nothing has imported yet: one at most."""
-    watcher = _Watcher(module)
-    sys.meta_path.insert(0, watcher)
-    try:
-        yield watcher.seen
-    finally:
-        sys.meta_path.remove(watcher)
-
-
-def check_kinds(plugin: Plugin, known: Collection[str], own: Collection[str]) -> Plugin:
-    """Return the plugin, or, skipped with a warning, one of unknown kinds or that would replace our own.
-
-    Args:
-        plugin: as it was found.
-        known: the names of all kinds, those that plugins bring included.
-        own: the names of the built-in kinds.
-    """
-    for component in plugin.components:
-        if component.kind not in known:
-            return plugin.without(
-                f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
-            )
-    for kind in plugin.kinds:
-        if kind.name in own:
-            return plugin.without(f"it brings a kind {kind.name!r}, which uldm has")
-    return plugin
 
 
 def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
@@ -295,19 +247,3 @@ def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Itera
             if not isinstance(item, record):
                 raise TypeError(f"{hook}() must return {record.__name__} records, got {item!r}")
             yield item
-
-
-def _check_hooks(module: object) -> None:
-    """Raise ``ValueError`` for a hook implementation that no hook has the name of."""
-    known = [name for name in vars(HookSpecs) if name.startswith("uldm_")]
-    for name in dir(module):
-        if getattr(getattr(module, name, None), "uldm_impl", None) and name not in known:
-            raise ValueError(f"there is no hook {name!r}{did_you_mean(name, known)}")
-
-
-def _refuse_duplicates(components: Iterable[Component]) -> None:
-    seen = set()
-    for component in components:
-        if component.path in seen:
-            raise ValueError(f"it brings {component.path} twice")
-        seen.add(component.path)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from uldm_core.errors import Key, MistakeError
-from uldm_core.preflight.dry_build import stand_in
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.compare import Difference, differences, flattened
+from uldm_core.run_folder.data import stand_in
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import RunFolder, StageKey
-from uldm_core.run_folder.keys import options_behind, paths_in, products, results_of, sources_of, steps_of
+from uldm_core.run_folder.keys import (
+    code_behind,
+    options_behind,
+    paths_in,
+    products,
+    results_of,
+    sources_of,
+    steps_of,
+)
 from uldm_core.spec.component_spec import components_behind
 
 Makers = Mapping[str, tuple[str, str]]
@@ -73,8 +82,8 @@ def _difference(
         return f"with other options ({changes[0]}{more})"
     if key.steps != (steps := steps_of(stage)):
         return f"for {key.steps} steps, the recipe says {steps}"
-    verb = stage.component.load()
-    used = [*components_behind(stage, resolved.components), *getattr(verb, "needs", ())]
+    verb: Any = stage.component.load()
+    used = [*components_behind(stage, resolved.components), *verb.needs]
     recorded = key.made_of.get("from", {what: makers[what][1] for what in used if what in makers})
     for what in sorted({*recorded, *(what for what in used if what in makers)}):
         maker, now = makers.get(what, ("", ""))
@@ -112,12 +121,17 @@ def _place(key: Key, stage: str) -> Key:
 
 
 def changed_code(resolved: ResolvedRecipe, folder: RunFolder) -> list[str]:
-    """Return the components whose source has changed since something was trained with them."""
+    """Return the files whose code has changed since something was trained with it.
+
+    Records of earlier versions know components, by their paths, and not files.
+    """
     changed: set[str] = set()
     for name, stage in resolved.stages.items():
         record = folder.stage(name).record()
         if record and record.done and results_of(stage)[0]:
-            then, now = record.key.made_of.get("sources", {}), sources_of(stage, resolved)
+            known = record.key.code
+            then = known or record.key.made_of.get("sources", {})
+            now = code_behind(stage, resolved) if known else sources_of(stage, resolved)
             changed |= {path for path in then if path in now and then[path] != now[path]}
     return sorted(changed)
 

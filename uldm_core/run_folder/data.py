@@ -1,13 +1,20 @@
-"""A recipe's datasets: what they hold, split by split, and one that is opened only when it is read."""
+"""A recipe's datasets: what they hold, split by split; ones that are opened late, and stand-ins for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import define, field
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
 
-from uldm_core.spec.building import Builder
+from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut
+from uldm_core.spec.building import ComponentStore
+from uldm_core.spec.component_spec import ComponentSpec
+
+COUNT = 100_000
+"""Images of a stand-in: more than any batch."""
 
 
 @define
@@ -15,12 +22,12 @@ class Data:
     """The datasets of a recipe; each split is opened once.
 
     Args:
-        builder: builds them.
+        store: builds them.
         splits: those that were opened, by the dataset's name and theirs.
     """
 
-    builder: Builder
-    splits: dict[tuple[str, str], Any] = field(factory=dict)
+    store: ComponentStore
+    splits: dict[tuple[str, str], Dataset | None] = field(factory=dict)
 
     def content(self, name: str, reads: Sequence[str] | None) -> dict[str, Any]:
         """Return what identifies the images that a stage reads: their shape, and each split's fingerprint.
@@ -32,7 +39,7 @@ class Data:
             name: the dataset's.
             reads: the splits that are read; None for all that there are.
         """
-        dataset = self.builder.component(name)
+        dataset = self.store.component(name)
         shape = {"channels": dataset.channels, "size": dataset.size}
         if reads is not None and not reads:
             return {**shape, "splits": {}}
@@ -43,28 +50,32 @@ class Data:
         return {**shape, "splits": {"given": given, **others}}
 
     def has_fingerprint(self, name: str) -> bool:
-        """Whether a dataset says what its images are: then its options need not count."""
-        return bool(getattr(self.builder.component(name), "fingerprint", ""))
+        """Whether a dataset identifies its images: then its options need not count."""
+        return bool(_fingerprint(self.store.component(name)))
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""
-        built = [dataset for dataset in self.builder.built.values() if hasattr(dataset, "left_out")]
-        opened = [*built, *(split for split in self.splits.values() if hasattr(split, "left_out"))]
-        return {name: why for dataset in opened for name, why in dataset.left_out.items()}
+        opened = [*self.store.built.values(), *self.splits.values()]
+        datasets = [dataset for dataset in opened if isinstance(dataset, HasLeftOut)]
+        return {name: why for dataset in datasets for name, why in dataset.left_out.items()}
 
-    def _split(self, name: str, split: str) -> Any:
+    def _split(self, name: str, split: str) -> Dataset | None:
         if (name, split) not in self.splits:
             try:
-                self.splits[name, split] = self.builder.component(name).split(split)
+                self.splits[name, split] = self.store.component(name).split(split)
             except ValueError:  # there are no images for it; the stage that needs them will say so
                 self.splits[name, split] = None
         return self.splits[name, split]
 
 
-def _identity(split: Any) -> str:
+def _identity(split: Dataset | None) -> str:
     if split is None:
         return ""
-    return str(getattr(split, "fingerprint", "")) or f"{len(split)} images"
+    return _fingerprint(split) or f"{len(split)} images"
+
+
+def _fingerprint(dataset: object) -> str:
+    return str(dataset.fingerprint) if isinstance(dataset, Fingerprinted) else ""
 
 
 class Unopened:
@@ -76,13 +87,13 @@ class Unopened:
         open_it: opens the dataset.
     """
 
-    def __init__(self, channels: int, size: int, open_it: Callable[[], Any]) -> None:
+    def __init__(self, channels: int, size: int, open_it: Callable[[], Dataset]) -> None:
         self.channels = channels
         self.size = size
         self._open_it = open_it
-        self._opened: Any = None
+        self._opened: Dataset | None = None
 
-    def _dataset(self) -> Any:
+    def _dataset(self) -> Dataset:
         if self._opened is None:
             self._opened = self._open_it()
         return self._opened
@@ -95,3 +106,48 @@ class Unopened:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._dataset(), name)
+
+
+@frozen
+class StandIn:
+    """A dataset of which only the shapes are known; its images are black."""
+
+    channels: int
+    size: int
+    splits: tuple[str, ...]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    @property
+    def labels(self) -> Tensor:
+        """Zeros, int64."""
+        return torch.zeros(COUNT, dtype=torch.int64)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return zeros, uint8 [B, channels, size, size]."""
+        return torch.zeros(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
+
+    def split(self, name: str) -> StandIn:
+        """Return itself."""
+        return self
+
+
+def stand_in(spec: ComponentSpec) -> StandIn:
+    """Return a stand-in for a dataset, of the shapes that its class or its options declare.
+
+    Raises:
+        NotImplementedError: they declare none.
+    """
+    target: Any = spec.component.load()
+
+    def declared(name: str) -> int:
+        for value in (getattr(target, name, None), spec.options.get(name)):
+            if type(value) is int:
+                return value
+        raise NotImplementedError(f"neither its class nor its options say its {name}")
+
+    return StandIn(
+        declared("channels"), declared("size"), tuple(getattr(target, "splits", ("train", "test")))
+    )

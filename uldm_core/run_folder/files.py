@@ -61,6 +61,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def holds(path: Path, text: str) -> bool:
+    """Whether a file holds what ``write_text`` would write."""
+    return read_bytes(path) == text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -48,7 +50,7 @@ def _is_pair(instance: object, attribute: Any, value: Any) -> None:
 
 def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
     tables = value if isinstance(value, Mapping) else {"it": value}
-    for name in {"it", "stage", "nouns", "from", "weights", "sources"} & tables.keys():
+    for name in {"it", "stage", "nouns", "from", "weights", "sources", "code"} & tables.keys():
         table, any_value = tables[name], name in ("stage", "nouns")
         sound = isinstance(table, Mapping) and all(
             any_value or isinstance(item, str) for item in table.values()
@@ -75,9 +77,25 @@ class StageKey:
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
 
+    @property
+    def code(self) -> Mapping[str, str]:
+        """Digests of the source files that the stage depends on; none in keys of earlier versions."""
+        found: Mapping[str, str] = self.made_of.get("code", {})
+        return found
+
+    def same_work(self, other: StageKey) -> bool:
+        """Whether results are the same but for the number of steps; code counts where both know theirs."""
+        return self.content == other.content and (self.code == other.code or not (self.code and other.code))
+
+    def same(self, other: StageKey) -> bool:
+        """Whether the results are the same."""
+        return self.steps == other.steps and self.same_work(other)
+
     def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
         old, new = flattened(earlier.made_of), flattened(self.made_of)
+        if not earlier.code:
+            new = {key: value for key, value in new.items() if key[0] != "code"}
         keys = [*old, *(key for key in new if key not in old)]
         pairs = {key: (old.get(key), new.get(key)) for key in keys}
         return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
@@ -348,12 +366,12 @@ class RunFolder:
         if record and not adjusted and not self._serves(name, record.key, key):
             self.archive(name, record.key)
             record = None
-        if record is None and self._aside(name, key).is_dir():
+        if record is None and self.aside(name, key).is_dir():
             remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
-            self._aside(name, key).rename(folder.path)
+            self.aside(name, key).rename(folder.path)
             record = folder.record()
-        if record is None or record.key == key:
+        if record is None or record.key.same(key):
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
         step = folder.checkpoint() or 0
@@ -364,7 +382,7 @@ class RunFolder:
 
     def archive(self, name: str, key: StageKey) -> Path:
         """Set aside what is in a stage's folder, under its key, in the place of what was there."""
-        aside = self._aside(name, key)
+        aside = self.aside(name, key)
         aside.parent.mkdir(parents=True, exist_ok=True)
         remove(aside)
         return self.stage(name).path.rename(aside)
@@ -379,15 +397,29 @@ class RunFolder:
 
     def set_aside(self, name: str, key: StageKey) -> bool:
         """Whether a result of ``key`` was set aside for another one's sake."""
-        return self._aside(name, key).is_dir()
+        return self.aside(name, key).is_dir()
 
-    def _aside(self, name: str, key: StageKey) -> Path:
-        return inside(self.path, "set_aside", f"{name}-{key}")
+    def aside(self, name: str, key: StageKey) -> Path:
+        """Return where a stage's result of ``key`` lies or goes when it is set aside.
+
+        A result of the same options and other code, which lies there already, keeps its place.
+        """
+        place = inside(self.path, "set_aside", f"{name}-{key}")
+        there = StageFolder(place, self.path).record() if place.is_dir() else None
+        return (
+            place
+            if there is None or there.key.same(key)
+            else place.with_name(f"{place.name}-{_short(key.code)}")
+        )
 
     def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
         """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
-        fewer = have.content == wanted.content and have.steps < wanted.steps
-        return have == wanted or (fewer and not self._aside(name, wanted).is_dir())
+        fewer = have.same_work(wanted) and have.steps < wanted.steps
+        return have.same(wanted) or (fewer and not self.aside(name, wanted).is_dir())
+
+
+def _short(code: Mapping[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(code, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def _is_copy(path: Path, artifact: Path) -> bool:

@@ -14,41 +14,47 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
+from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import Component
+from uldm_core.run_folder.code import code_of
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest
 from uldm_core.run_folder.folder import StageFolder, StageKey, StageRecord
-from uldm_core.spec.building import Builder
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 from uldm_core.spec.options import Weighted
 
 
 def stage_keys(
     resolved: ResolvedRecipe,
-    builder: Builder,
+    store: ComponentStore,
     *,
     brought: Mapping[str, Path] = MappingProxyType({}),
     data: Data | None = None,
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
-    It covers the seed, the stage's own options but for its numbers of steps and of previews, those of the
-    nouns it uses, the source of all their modules, the content of the splits that it reads and of the files
-    that options name, weights that come from other runs, and the keys of the earlier stages that trained or
-    made what it uses. Where a file lies does not count, nor do options of a dataset that has fingerprints.
+    It covers the seed, the stage's own options but for its number of steps and those of its previews, those
+    of the components it uses, the source files of their classes, the content of the splits that it reads and
+    of the files that options name, weights that come from other runs, and the keys of the earlier stages that
+    trained or made what it uses. Where a file is does not count, nor do options of a dataset that has
+    fingerprints.
+
+    The files that these classes inherit from and import stand beside the hash, see ``code_of``.
 
     Args:
         resolved: the recipe.
-        builder: builds its datasets.
+        store: builds its datasets.
         brought: the weights that come from other runs, see ``origins``.
         data: the datasets, if some are open already.
     """
     keys: dict[str, StageKey] = {}
-    data = data or Data(builder)
+    data = data or Data(store)
     weights = {noun: digest(path) for noun, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in resolved.stages.items():
+        stage = without_previews(stage)
         verb: Any = stage.component.load()
         used = [*sorted(components_behind(stage, resolved.components)), *verb.needs]
         content = {
@@ -59,7 +65,9 @@ def stage_keys(
         known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
         components = {noun: options for noun, options in content["nouns"].items() if noun not in known}
         counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
-        keys[name] = StageKey(counts, steps_of(stage), content, getattr(verb, "adjustable", ()))
+        made_of = {**content, "code": code_behind(stage, resolved)}
+        adjustable = tuple(verb.adjustable) if isinstance(verb, Adjustable) else ()
+        keys[name] = StageKey(counts, steps_of(stage), made_of, adjustable)
         makers.update({product: name for product in products(stage)})
     return keys
 
@@ -69,8 +77,9 @@ def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict
     components = {
         noun: resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))
     }
-    reads = getattr(stage.component.load(), "reads", None)
-    datasets = [name for name, noun in components.items() if noun.kind.name == "dataset"]
+    target: object = stage.component.load()
+    reads = target.reads if isinstance(target, ReadsSplits) else None
+    datasets = [name for name, noun in components.items() if noun.kind.data]
     others = {
         name: noun
         for name, noun in components.items()
@@ -93,16 +102,22 @@ def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord)
 
 def steps_of(stage: ComponentSpec) -> int:
     """Return a trainer's number of steps; 0 for any other stage."""
-    return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
+    return stage.options.get("steps", 0) if is_trainer(stage.component.load()) else 0
+
+
+def without_previews(stage: ComponentSpec) -> ComponentSpec:
+    """Return a stage without the options of its previews, which show its result and do not change it."""
+    if not isinstance(stage.component.load(), Previewing):
+        return stage
+    counted = {name: value for name, value in stage.options.items() if not name.startswith("preview")}
+    return evolve(stage, options=counted)
 
 
 def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
     """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
-    verb: Any = stage.component.load()
-    options = without_paths(stage).to_dict()
-    for name, member in (("steps", "step"), ("previews", "preview")):
-        if hasattr(verb, member):  # previews show what is trained and change nothing of it
-            options.pop(name, None)
+    options = without_paths(without_previews(stage)).to_dict()
+    if is_trainer(stage.component.load()):
+        options.pop("steps", None)
     components = sorted(components_behind(stage, resolved.components))
     return {
         "stage": options,
@@ -112,12 +127,20 @@ def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, 
 
 def sources_of(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
     """Return a digest of the source file of each component that a stage uses, by the component's path."""
-    used = [
-        stage,
-        *(resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))),
-    ]
-    components = {part.component.path: part.component for spec in used for part in spec.nested()}
-    return {path: _source_digest(component) for path, component in components.items()}
+    return {component.path: _source_digest(component) for component in _records(stage, resolved)}
+
+
+def code_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
+    """Return a digest of each source file that a stage depends on."""
+    return code_of(component.load() for component in _records(stage, resolved))
+
+
+def _records(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[Component]:
+    """Return the components that a stage is made of and uses, each once."""
+    used = sorted(components_behind(stage, resolved.components))
+    specs = [without_previews(stage), *(resolved.components[name] for name in used)]
+    components = [part.component for spec in specs for part in spec.nested()]
+    return [*{component.path: component for component in components}.values()]
 
 
 def require_stages(resolved: ResolvedRecipe) -> None:

@@ -1,7 +1,7 @@
 """From a checked ``ComponentSpec`` to the component itself, nested ones first.
 
 Recipes and ``registry.build`` share this: a ``Validator`` turns a table into a ``ComponentSpec``, which a
-``Builder`` builds.
+``ComponentStore`` builds.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import Factory, define, evolve, frozen
 
-from uldm_core.errors import Key, MistakeError, OptionError, Problem, Where
+from uldm_core.errors import Key, MistakeError, OptionError, Problem, Where, dotted
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.options import Option, Partial, Weighted, options_of, summary_of
+from uldm_core.spec.docstrings import summary_of
+from uldm_core.spec.options import Option, Partial, Weighted, options_of
 from uldm_core.spec.validator import Validator
+
+T = TypeVar("T")
 
 
 @frozen
@@ -71,25 +75,32 @@ def validate(
 
 def build(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, *args: Any, **options: Any) -> Any:
     """Build a component of a registry; see ``uldm_core.registry.build``."""
-    return Builder().build(validate(registry, kind, spec, options), *args)
+    return ComponentStore().build(validate(registry, kind, spec, options), *args)
 
 
 def partial(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Partial[Any]:
     """Return a component of a registry that its owner finishes; see ``uldm_core.registry.partial``."""
-    built: Partial[Any] = Builder().build(validate(registry, kind, spec, options, partial=True))
+    built: Partial[Any] = ComponentStore().build(validate(registry, kind, spec, options, partial=True))
     return built
 
 
 class _LocatedPartial(Partial[Any]):
     """A ``Partial`` whose component's own error, when it is finished, gets its place in the recipe."""
 
-    def __init__(self, target: Callable[..., Any], key: Key, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        key: Key,
+        options: Mapping[str, Any],
+        place: Callable[[Any], Any],
+    ) -> None:
         super().__init__(target, **options)
         self.key = key
+        self.place = place
 
     def __call__(self, *args: Any) -> Any:
         with located_errors(self.key):
-            return self.target(*args, **self.options)
+            return self.place(super().__call__(*args))
 
 
 @contextmanager
@@ -108,9 +119,7 @@ def located_errors(key: Key) -> Iterator[None]:
 
 def _where_raised(error: ValueError) -> str:
     """Return the file and line of an error that the constructor did not raise itself; empty if it did."""
-    frames = list(traceback.walk_tb(error.__traceback__))[
-        2:
-    ]  # behind that of the context manager and its user
+    frames = list(traceback.walk_tb(error.__traceback__))[2:]  # behind the context manager and its user
     if isinstance(error, OptionError) or not frames:
         return ""
     raised, line = frames[-1]
@@ -126,32 +135,65 @@ def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
     return constructs and frame.f_locals.get("self") is constructor.f_locals.get("self")
 
 
+class MissingComponentError(LookupError):
+    """A recipe has no component of a name that one of its components refers to."""
+
+
 @define
-class Builder:
-    """Builds specs: nested components before their owners, each of the recipe's components once.
+class ComponentStore:
+    """Builds components from their specs, nested ones before their owners; each of a recipe's once.
+
+    What it builds stays as its constructor made it. A subclass says how weights are drawn and loaded, where
+    components are placed, or how each is made.
 
     Args:
         components: the recipe's, by name.
-        place: called with the name and the object of each of them; returns it ready for use (on its device).
-        seeded: gives the context in which the weights of the one of that name are drawn.
-        built: those that are built, by name.
+        weights: the files of the weights that the recipe's components have, by name.
+        built: the recipe's components that are built, by name.
     """
 
     components: Mapping[str, ComponentSpec] = Factory(dict)
-    place: Callable[[str, Any], Any] = lambda name, component: component
-    seeded: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
+    weights: dict[str, Path] = Factory(dict)
     built: dict[str, Any] = Factory(dict)
 
     def component(self, name: str) -> Any:
-        """Return the recipe's component of that name, building it the first time."""
+        """Return the recipe's component of that name, with its weights; it is built the first time."""
         if name not in self.built:
+            if name not in self.components:
+                raise MissingComponentError(name)
             with self.seeded(name):
-                component = self.build(self.components[name])
-            self.built[name] = self.place(name, component)
+                component = self.make(self.components[name])
+            if name in self.weights:
+                self.load(component, self.weights[name])
+            self.built[name] = self.place(component)
         return self.built[name]
 
     def build(self, spec: ComponentSpec, *args: Any) -> Any:
-        """Build a component and everything nested in it; ``args`` are what its owner passes.
+        """Build a component and everything nested in it; ``args`` are what its owner passes."""
+        with self.seeded(dotted(spec.key)):
+            component = self.make(spec, *args)
+        return self.place(component)
+
+    def use_weights(self, name: str, path: Path) -> None:
+        """Give one of the recipe's components the weights of a file, now or when it is built."""
+        self.weights[name] = path
+        if name in self.built:
+            self.load(self.built[name], path)
+
+    def seeded(self, place: str) -> AbstractContextManager[None]:
+        """Return the context in which what has this name or key is built: its weights are drawn there."""
+        return nullcontext()
+
+    def place(self, component: T) -> T:
+        """Return an outermost component, and with it all that is nested in it, ready for use."""
+        return component
+
+    def load(self, component: Any, path: Path) -> None:
+        """Give a component the weights of a file."""
+        raise NotImplementedError
+
+    def make(self, spec: ComponentSpec, *args: Any) -> Any:
+        """Make one component, nested or not, from its spec.
 
         Raises:
             MistakeError: a constructor raises ``ValueError``; an inferred option contradicts a written one.
@@ -160,13 +202,13 @@ class Builder:
         target = spec.component.load()
         options |= self._inferred(spec, options)
         if spec.partial:
-            return _LocatedPartial(target, spec.key, options)
+            return _LocatedPartial(target, spec.key, options, self.place)
         with located_errors(spec.key):
             return target(*args, **options)
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
-            return self.build(value)
+            return self.make(value)
         if isinstance(value, Reference):
             return self.component(value.name)
         if isinstance(value, Weighted):
@@ -181,7 +223,7 @@ class Builder:
                 continue
             derived[name] = option.derive(*map(self.component, option.components))
             if name in written and written[name] != derived[name]:
-                what = f"is {written[name]!r}, but {option.says} is {derived[name]!r}"
+                what = f"is {written[name]!r}, but {option.description} is {derived[name]!r}"
                 hint = "leave it out: it is filled in"
                 raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))
         return derived

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import annotated_types
 from attrs import NOTHING, fields, frozen
 
 from uldm_core.spec.annotations import Annotation, metadata
+from uldm_core.spec.docstrings import argument_help
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def options_of(target: Callable[..., Any]) -> dict[str, Option]:
     if inspect.isclass(target):
         parameters = parameters[1:]
     hints = typing.get_type_hints(function, include_extras=True)
-    helps = _argument_help(target)
+    helps = argument_help(target)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
         parameter.name: Option(
@@ -152,24 +152,3 @@ def _default_of(target: Callable[..., Any], parameter: inspect.Parameter) -> Any
         attrs_class: Any = target
         return next(field.default.factory() for field in fields(attrs_class) if field.alias == parameter.name)
     return MISSING if parameter.default is parameter.empty else parameter.default
-
-
-def summary_of(target: object) -> str:
-    """Return the docstring, cleaned, or an empty string."""
-    return inspect.getdoc(target) or ""
-
-
-def _argument_help(target: Callable[..., Any]) -> dict[str, str]:
-    """Read the ``Args:`` block of a Google-style docstring, the class's or its ``__init__``'s."""
-    documents: list[Any] = [target]
-    if inspect.isclass(target):
-        owner = next((base for base in inspect.getmro(target) if "__init__" in vars(base)), target)
-        documents = [owner, vars(owner).get("__init__"), target]
-    found: dict[str, str] = {}
-    for document in documents:
-        block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", summary_of(document) + "\n", re.MULTILINE)
-        for entry in re.finditer(
-            r"^ {4}(\w+)(?: \([^)]*\))?:((?:.*\n?)(?: {5,}.*\n?)*)", block[1] if block else "", re.M
-        ):
-            found[entry[1]] = " ".join(entry[2].split())
-    return found

@@ -241,7 +241,7 @@ class Validator:
     def _unwritten(self, owner: ComponentSpec, option: Option, complete: bool) -> object:
         """Find an option in the recipe's components, else take its default."""
         key = (*owner.key, option.name)
-        if owner.kind.verb and (kind := self.registry.kind_of(without_none(option.annotation))):
+        if owner.kind.stage and (kind := self.registry.kind_of(without_none(option.annotation))):
             return self._component_for(kind, owner, option)
         if option.name in owner.inferred:
             return LEFT_OUT
@@ -257,7 +257,7 @@ class Validator:
             if self.missing & {*inferred.components}:
                 return LEFT_OUT
             names = " and ".join(f"[{name}]" for name in inferred.components)
-            hint += f"; it follows from {inferred.says} where the recipe has {names}"
+            hint += f"; it follows from {inferred.description} where the recipe has {names}"
         return self.problem("missing-option", owner.key, what, hint)
 
     def _component_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
@@ -422,7 +422,7 @@ def names_code(name: object) -> bool:
 
 def _keys(kind: Kind, key: Key) -> tuple[str, ...]:
     """Return the keys that the table of any component of a kind may have."""
-    return ("use", "ref", "from") if len(key) == 1 and not kind.verb else ("use", "ref")
+    return ("use", "ref", "from") if len(key) == 1 and not kind.stage else ("use", "ref")
 
 
 def _how_to_install(origin: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.testing import strategies
-from uldm_core.testing.contract import Contract, Skip
+from uldm_core.testing.contract import NOT_A_MODULE, Contract, NotApplicable, Skip
 from uldm_core.testing.strategies import Pattern, Shape
 from uldm_core.testing.subject import Subject
 
@@ -54,6 +55,23 @@ class Case:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.subject.factory(*args, **{**self.given(), **options})
+
+    def copy(self, **options: Any) -> Any:
+        """Return the component as ``build`` makes it: a copy of one built before, where that is as good."""
+        return self._copied(lambda component: component, options)
+
+    def module(self, **options: Any) -> nn.Module:
+        """Return such a copy of a module, its weights moved off their start, or raise ``NotApplicable``."""
+        return self._copied(_perturbed, options)
+
+    def _copied(self, prepare: Callable[[Any], T], options: Mapping[str, Any]) -> T:
+        if not self.subject.copies:
+            return prepare(self.build(**options))
+        key = prepare.__name__, *sorted({**self.given(), **options}.items())
+        if key not in self.subject.originals:
+            self.subject.originals[key] = prepare(self.build(**options))
+        original: T = self.subject.originals[key]
+        return deepcopy(original)
 
     def given(self) -> dict[str, Any]:
         """Return what a recipe would fill in from its other nouns, as drawn for this example."""
@@ -133,6 +151,13 @@ def sum_of(value: Any) -> Tensor:
 
 
 @torch.no_grad()
+def set_to_zero(component: nn.Module) -> None:
+    """Set every parameter and buffer to 0, in place."""
+    for tensor in (*component.parameters(), *component.buffers()):
+        tensor.zero_()
+
+
+@torch.no_grad()
 def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
     """Move every trained parameter a little, so that branches that start as nothing show what they do."""
     generator = torch.Generator().manual_seed(7)
@@ -140,6 +165,30 @@ def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
         if parameter.requires_grad:
             parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter))
     return component
+
+
+def _perturbed(component: Any) -> nn.Module:
+    if not isinstance(component, nn.Module):
+        raise NotApplicable(NOT_A_MODULE)
+    return perturb(component)
+
+
+def copies_well(case: Case, component: Any) -> bool:
+    """Whether deep copies of a module answer as it does, and still do after it has changed."""
+    if not isinstance(component, nn.Module):
+        return False
+    try:
+        copy = deepcopy(component.eval())
+        wanted, *answers = (case.call(each, *case.inputs(each)) for each in (component, copy))
+        set_to_zero(component)
+        answers.append(case.call(copy, *case.inputs(copy)))
+    except Exception:  # a fault, which is for the checks to find
+        return False
+    return all(
+        torch.equal(one, other)
+        for answer in answers
+        for one, other in zip(tensors_in(answer), tensors_in(wanted), strict=True)
+    )
 
 
 def is_module(component: object) -> bool:

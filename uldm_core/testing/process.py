@@ -73,7 +73,8 @@ def restored() -> Iterator[None]:
                 torch.set_default_device(device)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(flags[0])
+            if torch.are_deterministic_algorithms_enabled() != flags[0]:  # or torch's compiler is imported
+                torch.use_deterministic_algorithms(flags[0])
             torch.autograd.set_detect_anomaly(flags[1])
             torch.set_autocast_enabled("cpu", False)
             _restore_signals(handlers)

@@ -18,7 +18,7 @@ from hypothesis.reporting import with_reporter
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
-from uldm_core.testing.case import Case
+from uldm_core.testing.case import Case, copies_well
 from uldm_core.testing.containment import TookTooLong, contained
 from uldm_core.testing.contract import Broken, Check, Contract, NotApplicable, Skip, contract_of
 from uldm_core.testing.process import restored
@@ -164,9 +164,23 @@ def check_subject(
     profile: Profile = EVERYDAY,
     notify: Callable[[Result], None] = lambda result: None,
 ) -> Report:
-    """Hold a subject to its contract; ``tell`` is called with each result as it comes."""
+    """Hold a subject to its contract; ``notify`` is called with each result as it comes."""
     checks = checks_for(subject)
     _refuse_unknown({*only, *xfail}, checks)
+    try:
+        return _check_all(subject, checks, xfail, only, profile, notify)
+    finally:
+        subject.originals.clear()
+
+
+def _check_all(
+    subject: Subject,
+    checks: Mapping[str, tuple[Check, Contract]],
+    xfail: Mapping[str, str],
+    only: Collection[str],
+    profile: Profile,
+    notify: Callable[[Result], None],
+) -> Report:
     built = run_check(*checks[BUILDS], subject, profile)
     if built.outcome != "passed":
         notify(built)
@@ -189,11 +203,12 @@ def check_subject(
 def builds(case: Case) -> None:
     """It can be built from its options: where it cannot, nothing else can be said of it."""
     try:
-        case.contract.build(case)
+        built = case.contract.build(case)
     except Exception as error:
         if is_unavailable(error):
             raise Skip(str(error)) from error
         raise
+    case.subject.copies = case.contract.inputs is not None and copies_well(case, built)
 
 
 BUILDS = builds.__name__

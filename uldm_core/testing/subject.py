@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -28,6 +28,8 @@ class Subject:
         optional: options that the factory takes and may be left out.
         required: options that it takes and needs.
         may_be_module: whether it can turn out to be an ``nn.Module``.
+        copies: whether deep copies of it are as good as new builds; nobody knows until it was tried.
+        originals: what was built once, to be copied, by its options.
     """
 
     kind: str
@@ -36,6 +38,8 @@ class Subject:
     optional: frozenset[str]
     required: frozenset[str]
     may_be_module: bool = True
+    copies: bool = field(default=False, init=False)
+    originals: dict[Hashable, Any] = field(factory=dict, init=False)
     _found: dict[str, Any] = field(factory=dict, init=False)
 
     def inferred(self, option: str) -> bool:

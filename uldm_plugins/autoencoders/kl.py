@@ -68,7 +68,7 @@ class AutoencoderKL(nn.Module):
             load_named(self, Path(weights))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer, where adaptive weights are measured."""
         return self.decoder.conv_out.weight
 
@@ -78,7 +78,7 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: images of this size would not come back as they were.
         """
-        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
+        check_sides(x, self.downscale, "block_out_channels")
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, 1)
         return mean, log_variance.clamp(*_LOG_VARIANCE)
 

@@ -31,9 +31,9 @@ class QuantizedAutoencoder(nn.Module):
         """The weight of the decoder's last layer, where adaptive weights are measured."""
         return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, images: Tensor) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
-        check_sides(height, width, self.downscale, "down_sample")
+        check_sides(images, self.downscale, "down_sample")
 
     def encode_with_indices(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the codes [B, dim, h, w], the quantizer's losses, and the indices of the codes.
@@ -41,7 +41,7 @@ class QuantizedAutoencoder(nn.Module):
         Raises:
             ValueError: images of this size would not come back as they were.
         """
-        self.check_size(*x.shape[-2:])
+        self.check_size(x)
         return self.quantizer(self.encoder(x))
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

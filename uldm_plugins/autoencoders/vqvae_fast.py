@@ -59,8 +59,9 @@ class FastVQVAE(QuantizedAutoencoder):
         super().__init__(encoder, quantizer, decoder, 2**levels)
         self.size = size
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, images: Tensor) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
+        height, width = images.shape[-2:]
         if self.size is None:
             if height % self.downscale or width % self.downscale:
                 sides = f"sides must be multiples of {self.downscale}, unless the option size is given"
@@ -105,9 +106,9 @@ class Double(nn.ConvTranspose2d):
         means = taps.mean((2, 4), keepdim=True)
         taps -= means - means.mean((3, 5), keepdim=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, 2 H, 2 W], or ``size`` at most."""
-        return super().forward(x)[..., : self.size, : self.size]
+        return super().forward(input, output_size)[..., : self.size, : self.size]
 
 
 class Residual(nn.Module):

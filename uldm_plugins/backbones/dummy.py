@@ -20,6 +20,7 @@ class Dummy(Frozen):
     """
 
     channels = (6,) * _SCALES
+    edges: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class Trunk(Frozen):
     channels: tuple[int, ...]
     smallest_size: int
     lpips_heads: str
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -86,7 +88,8 @@ class Trunk(Frozen):
         for layer in features.to_empty(device=device).modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         return features
 
 

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    FilePath,
-    device_option,
-    json_option,
-    plugin_option,
-    precision_option,
-    run_argument,
-    run_overrides,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, json_option, plugin_option
+from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,34 +19,30 @@ if TYPE_CHECKING:
     from uldm_core.engine.opened_run import TrainedRun
 
 
-@click.command(short_help="Show how a run uses its codebook, and what its codes mean.")
+@click.command()
 @run_argument
 @click.option(
     "--split", default="test", show_default=True, help="Which split of the run's dataset is encoded."
 )
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="A folder for usage.png, map.png, codes.png and codebook.json; or a .png with all pictures in one.",
 )
 @json_option
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def codebook(
     run: Path,
     split: str,
     out: Path | None,
     as_json: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Encode a whole split of the dataset by RUN, and print how many codes are used, and how evenly.
 
     Pictures, into --out: how often each code is used; where the codes lie, in the two directions in which
-    they differ most; and what each decodes to when it stands at every place.
+    they differ most; and what each decodes to when every place holds it.
     """
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun
@@ -62,7 +51,7 @@ def codebook(
     from uldm_plugins.stages.latents import image_batches
 
     _check_out(out)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     _require_codebook(trained)
@@ -95,9 +84,10 @@ def _check_out(out: Path | None) -> None:
 def _require_codebook(trained: TrainedRun) -> None:
     """Raise ``MistakeError`` if the run's autoencoder has no codebook."""
     from uldm_core import MistakeError
+    from uldm_core.protocols import Quantized
 
     autoencoder = trained.component("autoencoder")
-    if not hasattr(autoencoder, "encode_with_indices"):
+    if not isinstance(autoencoder, Quantized):
         raise MistakeError(
             f"{trained.folder.path}: its autoencoder ({type(autoencoder).__name__}) has no codebook",
             hint="one with a quantizer has, such as vqvae; uldm reconstruct shows any",
@@ -105,12 +95,17 @@ def _require_codebook(trained: TrainedRun) -> None:
 
 
 def _numbers(counts: Tensor) -> list[dict[str, Any]]:
-    """Return what is known of each codebook."""
+    """Return the numbers of each codebook."""
     from uldm_plugins.nn.codebooks import perplexity
 
     return [
-        {"size": len(uses), "counts": uses.tolist(), "used": int((uses > 0).sum()), "perplexity": float(said)}
-        for uses, said in zip(counts, perplexity(counts))
+        {
+            "size": len(uses),
+            "counts": uses.tolist(),
+            "used": int((uses > 0).sum()),
+            "perplexity": float(evenness),
+        }
+        for uses, evenness in zip(counts, perplexity(counts))
     ]
 
 
@@ -127,7 +122,7 @@ def _table(numbers: dict[str, Any]) -> str:
 
 
 def _save(trained: TrainedRun, counts: Tensor, numbers: dict[str, Any], context: Context, out: Path) -> None:
-    """Write pictures and numbers into a folder, or the pictures alone into one PNG."""
+    """Write pictures and numbers into a folder, or the pictures only, into one PNG."""
     from tempfile import TemporaryDirectory
 
     from uldm_core.run_folder.files import write_json
@@ -173,7 +168,7 @@ def _draw_codes(trained: TrainedRun, counts: Tensor, number: int, context: Conte
     images = list(decoded(autoencoder, codes, number, counts, side, context))
     book = f"codebook {number + 1}, " if len(counts) > 1 else ""
     which = f"the {len(codes)} most used of {len(uses)} codes" if len(codes) < len(uses) else "all codes"
-    title = f"What a code decodes to when it stands at every place: {book}{which}; below, its share of places"
+    title = f"What a code decodes to when every place holds it: {book}{which}; below, its share of places"
     if len(counts) > 1:
         title += "\nThe other codebooks hold their most used code"
     path = folder / (f"codes_{number + 1}.png" if len(counts) > 1 else "codes.png")

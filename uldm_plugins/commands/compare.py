@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from attrs import evolve
 
-from uldm_core.cli.common import (
-    SEED,
-    FilePath,
-    complete_run,
-    device_option,
-    plugin_option,
-    precision_option,
-    run_overrides,
-    show_problems,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, completing, plugin_option, runs
+from uldm_core.cli.console import show_problems
+from uldm_core.cli.run_options import Given, device_options, run_overrides
 from uldm_core.errors import MistakeError
+from uldm_plugins.commands.parameters import SEED
 
 if TYPE_CHECKING:
     from uldm_plugins.report.comparison import Drawn
@@ -28,13 +21,11 @@ NOISE = "compare"
 """All runs draw as if their stage had this name: the stage is a part of what a seed means."""
 
 
-@click.command(short_help="Lay runs side by side on one page.")
-@click.argument(
-    "runs", nargs=-1, metavar="RUN RUN...", type=FilePath(path_type=Path), shell_complete=complete_run
-)
+@click.command()
+@click.argument("runs", nargs=-1, metavar="RUN RUN...", type=FilePath(), shell_complete=completing(runs))
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     default="compare.html",
     show_default=True,
     help="The page to write.",
@@ -47,18 +38,14 @@ NOISE = "compare"
     help="How many samples to draw from each; 0 for none.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Which samples.")
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def compare(
     runs: tuple[Path, ...],
     out: Path,
     count: int,
     seed: int,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Write a page that lays two or more RUNs side by side: options, metrics, curves, and samples.
 
@@ -68,7 +55,7 @@ def compare(
     from uldm_core.run_folder.files import write_text
     from uldm_plugins.report.comparison import Drawn, comparison_of
 
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
     page = comparison_of(runs, drawn, lambda problem: show_problems([evolve(problem, warning=True)]))
     write_text(out, page)
@@ -90,7 +77,7 @@ def _check(runs: tuple[Path, ...], out: Path) -> None:
 
 
 def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
-    """Draw samples from a run, or say why there are none."""
+    """Draw samples from a run, or return why there are none."""
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.engine.signals import Stop

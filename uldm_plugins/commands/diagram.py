@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from uldm_core.recipe import ResolvedRecipe
 
 
-@click.command(short_help="Draw a recipe: its stages, and its networks level by level.")
+@click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--out", type=FilePath(path_type=Path), help="A picture: .svg, .png or .pdf.")
+@click.option("--out", type=FilePath(), help="A picture: .svg, .png or .pdf.")
 @click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), help="Of the text; default mermaid.")
 @json_option
 @plugin_option
@@ -28,8 +28,7 @@ def diagram(
     """Draw RECIPE: how its components feed its stages, and with --out what its networks look like inside.
 
     Without --out, the graph is printed as Mermaid text, which GitHub, GitLab and many editors draw, or as dot
-    for Graphviz. --json prints the levels and blocks of the networks. Nothing is trained or loaded: shapes
-    tell it all.
+    for Graphviz. --json prints the levels and blocks of the networks. Nothing is trained or loaded.
     """
     from uldm_core.recipe import Recipe
 
@@ -46,20 +45,20 @@ def diagram(
 
 def _draw(resolved: ResolvedRecipe, out: Path) -> None:
     from uldm_plugins.diagram.canvas import check_picture, save
-    from uldm_plugins.diagram.network_levels import NETWORKS, network_levels
+    from uldm_plugins.diagram.network_levels import network_levels
     from uldm_plugins.diagram.picture import picture
 
     check_picture(out)
     found = network_levels(resolved)
     save(picture(resolved, found), out)
-    drawn = [known.name for known in found if known.kind in NETWORKS]
+    drawn = [one.name for one in found if one.network]
     click.echo(f"{out}: {', '.join(drawn) or 'no networks'}", err=True)
 
 
 def _print_json(resolved: ResolvedRecipe) -> None:
     from uldm_plugins.diagram.network_levels import network_levels
 
-    click.echo(json.dumps({"components": [known.to_json() for known in network_levels(resolved)]}, indent=2))
+    click.echo(json.dumps({"components": [one.to_json() for one in network_levels(resolved)]}, indent=2))
 
 
 def _print_graph(resolved: ResolvedRecipe, form: str) -> None:

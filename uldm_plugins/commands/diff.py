@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from uldm_core.cli.common import complete_recipe, json_option, plugin_option
+from uldm_core.cli.common import completing, json_option, plugin_option, recipes
 from uldm_core.errors import dotted
 
 
-@click.command(short_help="Show what differs between two runs or recipes.")
-@click.argument("left", metavar="RUN_OR_RECIPE", shell_complete=complete_recipe)
-@click.argument("right", metavar="RUN_OR_RECIPE", shell_complete=complete_recipe)
+@click.command()
+@click.argument("left", metavar="RUN_OR_RECIPE", shell_complete=completing(recipes))
+@click.argument("right", metavar="RUN_OR_RECIPE", shell_complete=completing(recipes))
 @json_option
 @plugin_option
 def diff(left: str, right: str, as_json: bool) -> None:

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    SIDE,
-    FilePath,
-    device_option,
-    json_option,
-    not_empty,
-    plugin_option,
-    precision_option,
-    run_argument,
-    run_overrides,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, json_option, plugin_option
+from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import SIDE, as_run_options, not_empty, run_argument
 
 if TYPE_CHECKING:
     from uldm_core.engine.device import Device
@@ -29,6 +20,7 @@ if TYPE_CHECKING:
     from uldm_plugins.commands.image_sets import ImageSet
     from uldm_plugins.stages.evaluate import Evaluate
 
+_OF_DIGITS = ({"use": "frechet_mnist"}, {"use": "class_balance"})
 SETS = ("samples", "reconstructions", "floor", "originals")
 
 
@@ -40,9 +32,9 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
     return found
 
 
-@click.command(short_help="Measure a run's images, or any others, against real ones.")
+@click.command()
 @run_argument
-@click.option("--samples", type=FilePath(path_type=Path), help="An .npz or folder instead of the run's.")
+@click.option("--samples", type=FilePath(), help="An .npz or folder instead of the run's.")
 @click.option(
     "--against",
     callback=not_empty,
@@ -61,9 +53,7 @@ def _split_names(context: click.Context, parameter: click.Parameter, given: tupl
 @click.option("--backbone", metavar="NAME", help="The feature network of the named metrics that take one.")
 @click.option("--size", type=SIDE, help="Resize the middle squares of a folder's images to this side.")
 @json_option
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def evaluate(
     run: Path,
@@ -73,9 +63,7 @@ def evaluate(
     backbone: str | None,
     size: int | None,
     as_json: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Measure images against real ones, and print a table.
 
@@ -90,28 +78,28 @@ def evaluate(
     if backbone and not metrics:
         raise click.UsageError("--backbone is for metrics that are named: --metrics NAME")
     specs = _specs(metrics, backbone)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     if (run / "recipe.toml").is_file():
         report = _of_run(run, flags, samples, against, specs, size)
     elif samples:
         raise click.UsageError("--samples is for a run; name the images in its place")
     else:
-        report = _of_images(run, against, specs, size, device or "auto", threads or 0)
+        report = _of_images(run, against, specs, size, run_options)
     click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
     if (run / "recipe.toml").is_file():
         _keep(run, report, against)
 
 
 def _specs(names: Sequence[str], backbone: str | None) -> list[dict[str, Any]]:
-    """Return the named metrics as a recipe has them, those that take a backbone with this one."""
+    """Return the named metrics as a recipe has them, those that have an option ``backbone`` with this one."""
     from uldm_core import MistakeError, registry
 
     specs: list[dict[str, Any]] = []
     for name in names:
-        known = [option.name for option in registry.describe("metric", name).options]
-        specs.append({"use": name, **({"backbone": backbone} if backbone and "backbone" in known else {})})
+        declared = [option.name for option in registry.describe("metric", name).options]
+        specs.append({"use": name, **({"backbone": backbone} if backbone and "backbone" in declared else {})})
     if backbone and not any("backbone" in spec for spec in specs):
-        raise MistakeError(f"--backbone: {', '.join(names)} takes none")
+        raise MistakeError(f"--backbone: {', '.join(names)} has no such option")
     return specs
 
 
@@ -148,22 +136,21 @@ def _of_run(
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
     from uldm_core import MistakeError, registry
-    from uldm_core.spec.building import Builder, validate
+    from uldm_core.spec.building import validate
     from uldm_plugins.stages.evaluate import Evaluate
 
     if not specs:
-        _, stage = trained.stage("evaluate")
-        return stage
+        own_stage: Evaluate = trained.stage("evaluate")[1]
+        return own_stage
     autoencoder = trained.component("autoencoder")
-    builder = Builder(trained.resolved.components, built=trained.store.builder.built)
     own = registry.default()
     metrics = [
-        builder.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
+        trained.store.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
         for spec in specs
     ]
     try:
         return Evaluate(trained.component("dataset"), autoencoder, metrics)
-    except ValueError as error:  # its objection to one that is named twice
+    except ValueError as error:  # one is named twice
         raise MistakeError(str(error)) from error
 
 
@@ -195,10 +182,10 @@ def _of_shape(images: ImageSet, test: Dataset) -> ImageSet:
         images = images.with_channels(test.channels)
     wanted = (test.channels, test.size, test.size)
     if images.shape != wanted:
-        said = [
+        own, theirs = [
             f"{height}x{width} with {channels} channels" for channels, height, width in (images.shape, wanted)
         ]
-        raise MistakeError(f"{images.name}: images are {said[0]}; those of the run's dataset are {said[1]}")
+        raise MistakeError(f"{images.name}: images are {own}; those of the run's dataset are {theirs}")
     return images
 
 
@@ -207,13 +194,11 @@ def _of_images(
     against: str | None,
     specs: Sequence[dict[str, Any]],
     size: int | None,
-    device: str,
-    threads: int,
+    run_options: Given,
 ) -> dict[str, Any]:
     """Measure a folder of images, or an ``.npz``."""
     from uldm_core import MistakeError
     from uldm_core.engine.device import choose_device
-    from uldm_core.recipe import RunOptions
     from uldm_plugins.commands.image_sets import alike, found
 
     if not path.exists():
@@ -224,15 +209,15 @@ def _of_images(
     images = found(str(path), size)
     if not against:
         raise MistakeError(
-            f"{path} is not a run: say what real images to compare it with",
+            f"{path} is not a run: real images to compare it with are missing",
             hint="--against FOLDER, FILE.npz, or a dataset such as mnist",
         )
     images, reference = alike(images, found(against, size))
-    machine = choose_device(RunOptions(device=device, threads=threads))
-    return _compared("images", images, reference, _metrics(specs, images, machine), ("images",))
+    device = choose_device(as_run_options(run_options))
+    return _compared("images", images, reference, _metrics(specs, images, device), ("images",))
 
 
-def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device) -> list[Metric]:
+def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, device: Device) -> list[Metric]:
     """Return the named metrics, or those of digits where images look like digits.
 
     Raises:
@@ -243,24 +228,22 @@ def _metrics(specs: Sequence[dict[str, Any]], images: ImageSet, machine: Device)
 
     if not specs and images.shape != (1, 28, 28):
         raise MistakeError(
-            "say which metrics: --metrics NAME,NAME",
+            "name the metrics: --metrics NAME,NAME",
             hint=f"there are: {', '.join(registry.names('metric'))}; those on vgg16 or inception fetch its "
             "weights once, --backbone dummy needs none",
         )
-    metrics = [registry.build("metric", spec) for spec in specs or ["frechet_mnist", "class_balance"]]
+    metrics = [registry.build("metric", spec) for spec in specs or _OF_DIGITS]
     try:
         check_once(metrics)
     except ValueError as error:
         raise MistakeError(str(error)) from error
-    for part in [part for metric in metrics for part in vars(metric).values()]:
-        machine.place(part)
-    return metrics
+    return device.place(metrics)
 
 
 def _compared(
     name: str, images: ImageSet, reference: ImageSet, metrics: Sequence[Metric], pairs: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the metrics say of images against any others."""
+    """Return the metrics of images against any others."""
     from uldm_plugins.commands.image_sets import alike, check_pairs
     from uldm_plugins.stages.evaluate import compare
 
@@ -283,17 +266,16 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
 
     from uldm_core.paths import inside
     from uldm_core.run_folder.files import write_json
-    from uldm_plugins.commands.output import command_line
     from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
     path = inside(run, "evaluations", f"{now:%Y-%m-%dT%H-%M-%S.%f}Z.json")
-    said = {
-        "command": command_line(),
+    record = {
+        "command": click.get_current_context().find_root().obj,
         "when": now.isoformat(timespec="seconds"),
         "against": against or "test",
     }
-    write_json(path, said | {key: report[key] for key in ("results", "counts", "metrics")})
+    write_json(path, record | {key: report[key] for key in ("results", "counts", "metrics")})
     click.echo(f"{path}: kept, and shown in {write_report(run)}", err=True)
 
 

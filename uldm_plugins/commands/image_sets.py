@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uldm_core import MistakeError, registry
 from uldm_core.errors import listing
-from uldm_core.protocols import Dataset
+from uldm_core.protocols import Dataset, Paired
 from uldm_core.spec.structure import path_of
 from uldm_plugins.commands.real_images import image_paths
 from uldm_plugins.shared.arrays import array_names, read_arrays
@@ -116,7 +116,7 @@ def of_folder(folder: Path, size: int | None) -> ImageSet:
         more = f" and {len(sizes) - _LISTED} more" if len(sizes) > _LISTED else ""
         raise MistakeError(
             f"{folder} has images of several sizes: {', '.join(sizes[:_LISTED])}{more}",
-            hint="--size N takes the middle square of each, resized",
+            hint="--size N resizes the middle square of each",
         )
 
     def read(channels: int) -> Iterator[Tensor]:
@@ -140,7 +140,8 @@ def of_array(path: Path, images: Tensor) -> ImageSet:
     def read(channels: int) -> Iterator[Tensor]:
         return (batch.expand(-1, channels, -1, -1) for batch in in_batches(images))
 
-    return ImageSet(str(path), len(images), tuple(images.shape[1:]), read)
+    count, channels, height, width = images.shape
+    return ImageSet(str(path), count, (channels, height, width), read)
 
 
 def load_array(path: Path) -> Tensor:
@@ -149,7 +150,7 @@ def load_array(path: Path) -> Tensor:
     Raises:
         MistakeError: it is no ``.npz``, or holds no images uint8 [N, H, W, 1 or 3] or [N, H, W].
     """
-    wanted = "uint8 [N, H, W, 1 or 3], named images or alone in the file"
+    wanted = "uint8 [N, H, W, 1 or 3], named images or the only array in the file"
     try:
         names = array_names(path)
         name = "images" if "images" in names or len(names) != 1 else names[0]
@@ -171,8 +172,8 @@ def alike(images: ImageSet, reference: ImageSet) -> tuple[ImageSet, ImageSet]:
         MistakeError: their sizes differ.
     """
     if images.shape[1:] != reference.shape[1:]:
-        said = [f"{one.name} has images of {one.shape[2]}x{one.shape[1]}" for one in (images, reference)]
-        raise MistakeError(", ".join(said), hint="--size N resizes those of folders")
+        sizes = [f"{one.name} has images of {one.shape[2]}x{one.shape[1]}" for one in (images, reference)]
+        raise MistakeError(", ".join(sizes), hint="--size N resizes those of folders")
     fixed = {one.shape[0] for one in (images, reference) if not one.adapts}
     channels = max(fixed or {images.shape[0], reference.shape[0]})
     return images.with_channels(channels), reference.with_channels(channels)
@@ -180,7 +181,7 @@ def alike(images: ImageSet, reference: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 def check_pairs(metrics: Sequence[Any], images: ImageSet, reference: ImageSet) -> None:
     """Raise ``MistakeError`` if a metric of pairs is wanted of folders whose files do not belong together."""
-    paired = [type(metric).__name__ for metric in metrics if getattr(metric, "paired", False)]
+    paired = [type(metric).__name__ for metric in metrics if isinstance(metric, Paired) and metric.paired]
     if not (paired and images.files and reference.files):
         return
     lone = sorted(set(images.files) ^ set(reference.files))

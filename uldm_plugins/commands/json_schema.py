@@ -41,7 +41,7 @@ def schema_of(registry: Registry) -> Schema:
     """Return the schema of the recipes that can be written with what is registered.
 
     It holds their structure: names, options, types, ranges, what is required and what excludes each other.
-    How nouns and stages hang together is not a schema's to say.
+    How components and stages depend on each other is beyond a schema.
     """
     return _Writer(registry).document()
 
@@ -67,22 +67,22 @@ class _Writer:
         }
 
     def _tables(self, group: str) -> Schema:
-        """Return what may stand at the top; ``group`` says whether tables may say a part only."""
+        """Return what may be at the top; ``group`` decides whether tables may be partial."""
         components = {
             kind.name: _ref(group, kind.name) for kind in self.registry.kinds.values() if kind.top_level
         }
-        verb = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        stages = {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref(group, verb.name)}
-        otherwise = [{"properties": {"kind": {"const": name}}, **noun} for name, noun in components.items()]
+        stage = next(kind for kind in self.registry.kinds.values() if kind.stage)
+        stages = {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref(group, stage.name)}
+        otherwise = [{"properties": {"kind": {"const": name}}, **table} for name, table in components.items()]
         return {
             "propertyNames": _NAMES,
             "properties": {**self._beside(), "stages": stages, **components},
-            "patternProperties": {_ending(name, components): noun for name, noun in components.items()},
+            "patternProperties": {_ending(name, components): table for name, table in components.items()},
             "additionalProperties": {"type": "object", "required": ["kind"], "anyOf": otherwise},
         }
 
     def _beside(self) -> Schema:
-        """Return what stands beside nouns and stages."""
+        """Return the keys beside components and stages."""
         hints = get_type_hints(RunOptions, include_extras=True)
         run = {
             option.name: {**self._value(hints[option.name]), "default": _plain(option.default)}
@@ -98,7 +98,7 @@ class _Writer:
         }
 
     def _define_kind(self, kind: Kind) -> None:
-        """Define what may stand for a component of a kind: within another, at the top, in a sum."""
+        """Define how a component of a kind may be written: within another, at the top, in a weighted list."""
         components = self.registry.components(kind.name)
         tables = [self._define(component) for component in components]
         bare = {"enum": sorted({name for component in components for name in self._names(component)})}
@@ -110,9 +110,9 @@ class _Writer:
         terms = [{"properties": fields, **table} for table in within]
         self._put("term", kind.name, [bare, VARIABLE, referred, *terms], kind.summary)
         beside = {"kind": {"const": kind.name}, "from": _TEXT}
-        taken = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
-        components = [taken, *({"properties": beside, **table} for table in within)]
-        whole = [reference, *within] if kind.verb else components
+        of_a_run = {"type": "object", "properties": beside, "required": ["from"], **_WITHOUT_USE}
+        at_the_top = [of_a_run, *({"properties": beside, **table} for table in within)]
+        whole = [reference, *within] if kind.stage else at_the_top
         self._put("whole", kind.name, [bare, *whole], kind.summary)
         part = {"type": "object", **_WITHOUT_USE}
         self._put("part", kind.name, [part, _ref("whole", kind.name)], kind.summary)
@@ -121,11 +121,11 @@ class _Writer:
         self.definitions.setdefault(group, {})[name] = {"description": description, "anyOf": choices}
 
     def _names(self, component: Component) -> list[str]:
-        """Return what may stand behind ``use``: its name, alone or with its plugin's."""
+        """Return the values of ``use``: its name, with or without its plugin's."""
         return sorted({component.name, self.registry.name_of(component), _full_name(component)})
 
     def _define(self, component: Component) -> Schema:
-        """Define a component's table, open to what may stand beside its options; return a reference to it."""
+        """Define a component's table, open to further keys beside its options; return a reference to it."""
         kinds = self.definitions.setdefault("component", {})
         kinds.setdefault(component.kind, {})[_full_name(component)] = self._table(component)
         return _ref("component", component.kind, _full_name(component))
@@ -147,16 +147,16 @@ class _Writer:
         return {**table, "allOf": both} if both else table
 
     def _is_filled_in(self, kind: Kind, option: Option) -> bool:
-        """Whether an option follows from the recipe's nouns."""
+        """Whether an option is inferred from the recipe's components."""
         members = get_args(option.annotation) if is_union(option.annotation) else (option.annotation,)
-        return option.name in kind.inferred or (kind.verb and any(map(self.registry.kind_of, members)))
+        return option.name in kind.inferred or (kind.stage and any(map(self.registry.kind_of, members)))
 
     def _option(self, option: Option) -> Schema:
-        said = describe_type(self.registry, option.annotation)
+        type_text = describe_type(self.registry, option.annotation)
         schema = self._value(option.annotation)
         if isinstance(option.default, Mapping) and "use" in option.default:
             schema = {"anyOf": [schema, self._changes(option)]}
-        described = {**schema, "description": f"{said}: {option.help}" if option.help else said}
+        described = {**schema, "description": f"{type_text}: {option.help}" if option.help else type_text}
         default = _plain(option.default)
         return described if option.required or default is None else {**described, "default": default}
 
@@ -235,16 +235,16 @@ def _ending(kind: str, kinds: Iterable[str]) -> str:
 
 def _constrained(schema: Schema, metadata: Iterable[Any]) -> Schema:
     """Add constraints to the first of a value's alternatives, which is not the variable."""
-    words: Schema = {}
+    keywords: Schema = {}
     for group in metadata:
         for part in group if isinstance(group, annotated_types.GroupedMetadata) else [group]:
             if type(part) in _WORDS:
                 attribute, word = _WORDS[type(part)]
-                words[word] = getattr(part, attribute)
-    if not words or "anyOf" not in schema:
+                keywords[word] = getattr(part, attribute)
+    if not keywords or "anyOf" not in schema:
         return schema
     first, *others = schema["anyOf"]
-    return {"anyOf": [{**first, **words}, *others]}
+    return {"anyOf": [{**first, **keywords}, *others]}
 
 
 def _ref(*path: str) -> Schema:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import SEED, SIDE, FilePath, device_option, json_option, plugin_option
+from uldm_core.cli.common import FilePath, json_option, plugin_option
+from uldm_core.cli.run_options import Given, run_options
+from uldm_plugins.commands.parameters import SEED, SIDE, as_run_options, completing_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,18 +20,11 @@ if TYPE_CHECKING:
     from uldm_plugins.nn.perceptual import PerceptualDistance
 
 
-def complete_backbone(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the backbones that begin so."""
-    from uldm_core import registry
-
-    return [name for name in registry.names("backbone") if name.startswith(incomplete)]
-
-
-@click.command(short_help="Measure and show how two images differ to a feature network.")
-@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[A B]")
+@click.command()
+@click.argument("images", nargs=-1, type=FilePath(), metavar="[A B]")
 @click.option(
     "--out",
-    type=FilePath(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     default="lpips_heatmap.png",
     show_default=True,
     help="The picture.",
@@ -39,7 +34,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
     default="vgg16",
     show_default=True,
     metavar="NAME",
-    shell_complete=complete_backbone,
+    shell_complete=completing_names("backbone"),
     help="vgg16, alexnet, squeezenet, mnist_classifier, dummy or any other that is registered.",
 )
 @click.option("--size", type=SIDE, help="Stretch both to squares of this side; default 256.")
@@ -59,7 +54,7 @@ def complete_backbone(context: click.Context, parameter: click.Parameter, incomp
 @click.option("--overlay", is_flag=True, help="Also lay the distances over the first image.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random images.")
 @json_option
-@device_option
+@run_options("device")
 @plugin_option
 def lpips(
     images: tuple[Path, ...],
@@ -74,7 +69,7 @@ def lpips(
     overlay: bool,
     seed: int,
     as_json: bool,
-    device: str | None,
+    run_options: Given,
 ) -> None:
     """Print the perceptual distance (LPIPS) of two images A and B, and draw where they differ.
 
@@ -92,7 +87,7 @@ def lpips(
     given = {name: value for name, value in options.items() if value is not None}
     pair = _pair(images, None if no_resize else size or 256, seed)
     network = _network(backbone, given, more)
-    layers = _layers(network, pair, device)
+    layers = _layers(network, pair, run_options)
     parts = [layer.mean().item() for layer in layers]
     report = {
         "distance": sum(parts),
@@ -105,7 +100,7 @@ def lpips(
         "picture": str(out),
     }
     _draw(report, pair, layers, out, overlay)
-    click.echo(json.dumps(report, indent=2) if as_json else _said(report))
+    click.echo(json.dumps(report, indent=2) if as_json else _summary(report))
 
 
 def _check_out(out: Path) -> None:
@@ -122,18 +117,20 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
     """Return the distance on a backbone of these options.
 
     Raises:
-        MistakeError: there is no such backbone, it takes no such option, or its weights are not to be had.
+        MistakeError: there is no such backbone, it has no such option, or its weights are unavailable.
     """
     from uldm_core import MistakeError, Problem, registry
     from uldm_core.errors import is_unavailable, listing
     from uldm_core.recipe.overrides import parse_options
 
     own = registry.describe("backbone", name).options
-    known = [option.name for option in own]
+    declared = [option.name for option in own]
     for option in options:
-        if option not in known:
+        if option not in declared:
             flag = option.replace("_", "-")
-            raise MistakeError(f"--{flag}: backbone {name} takes none", hint=f"its options: {listing(known)}")
+            raise MistakeError(
+                f"--{flag}: backbone {name} has no such option", hint=f"its options: {listing(declared)}"
+            )
     try:
         backbone = registry.build("backbone", name, **options, **parse_options(more, own))
     except MistakeError as error:
@@ -141,14 +138,15 @@ def _network(name: str, options: dict[str, Any], more: Sequence[str]) -> Percept
             raise
         hint = "without a network: --weights FILE; --backbone mnist_classifier and dummy need none"
         raise MistakeError(*(Problem(one.where, one.what, hint) for one in error.problems)) from error
-    return registry.build("loss", "lpips", backbone=backbone)
+    network: PerceptualDistance = registry.build("loss", "lpips", backbone=backbone)
+    return network
 
 
 def _pair(paths: Sequence[Path], size: int | None, seed: int) -> list[Tensor]:
     """Return two images of one shape, uint8 [C, H, W].
 
     Raises:
-        MistakeError: a file cannot be read, or their sizes differ and ``size`` does not say which to take.
+        MistakeError: a file cannot be read, or their sizes differ and ``size`` is not given.
     """
     from uldm_core import MistakeError
     from uldm_plugins.commands.real_images import image_paths
@@ -187,7 +185,7 @@ def _random_pair(size: int, seed: int) -> list[Tensor]:
     return [first, second]
 
 
-def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | None) -> list[Tensor]:
+def _layers(network: PerceptualDistance, pair: Sequence[Tensor], options: Given) -> list[Tensor]:
     """Return each layer's distances, [1, 1, h, w], on the CPU.
 
     Raises:
@@ -197,10 +195,9 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
 
     from uldm_core import MistakeError
     from uldm_core.engine.device import choose_device
-    from uldm_core.recipe import RunOptions
     from uldm_plugins.shared.images import to_float
 
-    place = choose_device(RunOptions(device=device or "auto")).device
+    place = choose_device(as_run_options(options)).device
     first, second = (to_float(image.unsqueeze(0).to(place)) for image in pair)
     try:
         with torch.inference_mode():
@@ -210,8 +207,10 @@ def _layers(network: PerceptualDistance, pair: Sequence[Tensor], device: str | N
 
 
 def _heads(network: PerceptualDistance) -> str:
-    """Say how the channels of a layer are weighed."""
-    return "published" if hasattr(network.backbone, "lpips_heads") else "even"
+    """Return how the channels of a layer are weighted: ``published`` or ``even``."""
+    from uldm_core.protocols import HasPublishedHeads
+
+    return "published" if isinstance(network.backbone, HasPublishedHeads) else "even"
 
 
 def _draw(
@@ -227,10 +226,10 @@ def _draw(
         f"layer {number} ({grid}): {part:.4f}"
         for number, (grid, part) in enumerate(zip(grids, report["layers"]), 1)
     ]
-    save_heat_maps(pair, names, maps, parts, out, title=_said(report), overlay=overlay)
+    save_heat_maps(pair, names, maps, parts, out, title=_summary(report), overlay=overlay)
 
 
-def _said(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     height, width = report["size"]
     weights = "random weights, " if report["weights"] == "random" else ""
     how = f"{report['backbone']}, {weights}{report['heads']} heads, {width}x{height}"

@@ -34,15 +34,15 @@ DEFAULTS = {
 """What the recipe of a new plugin uses for everything but the plugin's own component."""
 
 
-@click.group(short_help="Write a starting point: a recipe, or a package of your own.")
+@click.group()
 def new() -> None:
     """Write a starting point: a recipe, or a package of your own."""
 
 
 @new.command()
-@click.argument("path", type=FilePath(path_type=Path), default="mine.toml")
+@click.argument("path", type=FilePath(), default="mine.toml")
 def recipe(path: Path) -> None:
-    """Write a small recipe to PATH, mine.toml unless said, to start from."""
+    """Write a small recipe to PATH, by default mine.toml, to start from."""
     if path.exists():
         raise MistakeError(f"{path} exists already", hint="choose another PATH")
     if not path.parent.is_dir():
@@ -58,7 +58,7 @@ def recipe(path: Path) -> None:
 @new.command()
 @click.argument("name")
 @click.option("--kind", required=True, help="The kind of component, such as quantizer or loss.")
-@click.option("--out", type=FilePath(path_type=Path), help="Where to write it; default ./NAME.")
+@click.option("--out", type=FilePath(), help="Where to write it; default ./NAME.")
 def plugin(name: str, kind: str, out: Path | None) -> None:
     """Write an installable package NAME with a working component, its contract test and a recipe."""
     folder = out or Path(name)
@@ -87,7 +87,7 @@ def package(name: str, kind: str) -> dict[str, str]:
             hint=f"there is one for: {listing(kinds)}",
         )
     class_name = name if kind == "optimizer" else "".join(part.capitalize() for part in name.split("_"))
-    words = {
+    values = {
         "name": name,
         "kind": kind,
         "cls": class_name,
@@ -105,7 +105,7 @@ def package(name: str, kind: str) -> dict[str, str]:
     }
     files = {path: Template((SCAFFOLD / f"{file}.tmpl").read_text("utf-8")) for path, file in layout.items()}
     title = f'"""A {kind} for uldm."""\n'
-    return {f"{name}/__init__.py": title, **{path: text.substitute(words) for path, text in files.items()}}
+    return {f"{name}/__init__.py": title, **{path: text.substitute(values) for path, text in files.items()}}
 
 
 def _components(name: str, kind: str) -> dict[str, str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from torch import Tensor
 
 from uldm_core import MistakeError
@@ -30,32 +28,14 @@ def check_output(path: Path, endings: Sequence[str] = (".npz", ".png"), option: 
 
 
 def counted(number: int, what: str) -> str:
-    """Say how many of something there are."""
+    """Return a number with what it counts: ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def write_images(images: Tensor, path: Path) -> None:
-    """Write uint8 images [N, C, H, W] as ``.npz`` or as one picture, and say so."""
+    """Write uint8 images [N, C, H, W] as ``.npz`` or as one picture, and print where."""
     if path.suffix == ".npz":
         save_images(path, images)
     else:
         save_grid(images, path)
     click.echo(f"{path}: {counted(len(images), 'image')}", err=True)
-
-
-def command_line() -> str:
-    """Return the command that runs, as a person would type it; flags that were not given are left out."""
-    context = click.get_current_context()
-    words = context.command_path.split()
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if context.get_parameter_source(parameter.name or "") != ParameterSource.COMMANDLINE or value is None:
-            continue
-        values = [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]
-        if isinstance(parameter, click.Argument):
-            words += values
-        elif isinstance(value, bool):
-            words += [parameter.opts[0]] if value else parameter.secondary_opts[:1]
-        else:
-            words += [word for one in values for word in (parameter.opts[0], one)]
-    return shlex.join(words)

@@ -20,7 +20,7 @@ from uldm_plugins.shared.images import images_at_a_time
 
 
 @frozen
-class Originals:
+class RealImages:
     """Images by name, read a batch at a time.
 
     Args:
@@ -52,7 +52,7 @@ class Originals:
                 raise MistakeError(str(error)) from error
 
 
-def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> Originals:
+def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> RealImages:
     """Return images from files, and from every image file below folders.
 
     Args:
@@ -77,10 +77,10 @@ def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> Or
         with ThreadPoolExecutor() as pool:
             return torch.stack(list(pool.map(read, [found[place] for place in places])))
 
-    return Originals(distinct_names(found), read_some, [str(path) for path in found], size)
+    return RealImages(distinct_names(found), read_some, [str(path) for path in found], size)
 
 
-def of_split(dataset: Dataset, split: str, most: int | None) -> Originals:
+def of_split(dataset: Dataset, split: str, most: int | None) -> RealImages:
     """Return the first ``most`` images of a dataset's split.
 
     Raises:
@@ -89,7 +89,7 @@ def of_split(dataset: Dataset, split: str, most: int | None) -> Originals:
     images = split_of(dataset, split)
     total = min(most or len(images), len(images))
     names = [f"{split}_{number:0{len(str(total - 1))}d}" for number in range(total)]
-    return Originals(names, lambda places: images.images(torch.tensor(places)), names, dataset.size)
+    return RealImages(names, lambda places: images.images(torch.tensor(places)), names, dataset.size)
 
 
 def split_of(dataset: Dataset, split: str) -> Dataset:
@@ -131,9 +131,9 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         name = shown(
             path.stem if own else "_".join(filter(None, (path.parent.name, path.stem, path.suffix[1:])))
         )
-        taken = {other.casefold() for other in names}
+        used = {other.casefold() for other in names}
         numbered = (f"{name}_{number}" for number in count(2))
-        names.append(next(one for one in chain([name], numbered) if one.casefold() not in taken))
+        names.append(next(one for one in chain([name], numbered) if one.casefold() not in used))
     return names
 
 
@@ -151,5 +151,5 @@ def _check_sizes(paths: Sequence[Path], size: int) -> None:
         more = f", and {len(others) - 1} more have another size" if len(others) > 1 else ""
         raise MistakeError(
             f"{shown(path)} is {width}x{height}, the run's images are {size}x{size}{more}",
-            hint="--resize crop takes the middle square, --resize stretch the whole",
+            hint="--resize crop resizes the middle square, --resize stretch the whole",
         )

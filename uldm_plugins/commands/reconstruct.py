@@ -8,32 +8,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uldm_core.cli.common import (
-    COUNT,
-    FilePath,
-    device_option,
-    not_empty,
-    plugin_option,
-    precision_option,
-    run_argument,
-    run_overrides,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, plugin_option
+from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import COUNT, not_empty, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uldm_core.engine.context import Context
     from uldm_core.engine.opened_run import TrainedRun
-    from uldm_plugins.commands.real_images import Originals
+    from uldm_plugins.commands.real_images import RealImages
     from uldm_plugins.stages.examine import Examined
 
 FEW = 20
 
 
-@click.command(short_help="Pass images through a run's autoencoder.")
+@click.command()
 @run_argument
-@click.argument("images", nargs=-1, type=FilePath(path_type=Path), metavar="[IMAGE_OR_FOLDER]...")
+@click.argument("images", nargs=-1, type=FilePath(), metavar="[IMAGE_OR_FOLDER]...")
 @click.option(
     "--split",
     callback=not_empty,
@@ -46,9 +38,9 @@ FEW = 20
 )
 @click.option(
     "--out",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     required=True,
-    help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions alone.",
+    help="A folder for pictures of each image; or an .npz, or a grid as .png, of reconstructions only.",
 )
 @click.option(
     "--resize",
@@ -57,9 +49,7 @@ FEW = 20
     show_default=True,
     help="Images of another size than the run's: resize the middle square, or the whole; or refuse them.",
 )
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def reconstruct(
     run: Path,
@@ -68,9 +58,7 @@ def reconstruct(
     count: int | None,
     out: Path,
     resize: str,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Pass images through the autoencoder of RUN, a folder that `uldm run` made.
 
@@ -84,17 +72,17 @@ def reconstruct(
 
     pictures = out.suffix not in (".npz", ".png")
     _check(images, split, count, out, pictures)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder")
     count = count or (FEW if pictures else None)
-    originals = _originals(trained, images, split or "test", count, resize)
+    real = _real_images(trained, images, split or "test", count, resize)
     with reporter() as notify:
         context = trained.context("reconstruct", trained.resolved.seed, notify)
         if pictures:
-            _draw(trained, originals, context, out)
+            _draw(trained, real, context, out)
         else:
-            _write(trained, originals, context, out)
+            _write(trained, real, context, out)
 
 
 def _check(images: Sequence[Path], split: str | None, count: int | None, out: Path, pictures: bool) -> None:
@@ -103,7 +91,7 @@ def _check(images: Sequence[Path], split: str | None, count: int | None, out: Pa
     from uldm_plugins.commands.output import check_output
 
     if images and (split or count):
-        raise click.UsageError("name images, or say --split and --count; not both")
+        raise click.UsageError("name images, or give --split and --count; not both")
     if not pictures or out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".npy"):
         check_output(out)
     elif out.exists() and not out.is_dir():
@@ -112,45 +100,45 @@ def _check(images: Sequence[Path], split: str | None, count: int | None, out: Pa
         raise MistakeError(f"--out {out}: lies in the folder of the images", hint="choose another folder")
 
 
-def _originals(
+def _real_images(
     trained: TrainedRun, images: Sequence[Path], split: str, count: int | None, resize: str
-) -> Originals:
+) -> RealImages:
     from uldm_plugins.commands.real_images import of_files, of_split, other_sizes
 
     dataset = trained.component("dataset")
     if not images:
         return of_split(dataset, split, count)
-    originals = of_files(images, dataset.size, dataset.channels, resize)
-    resized = other_sizes([Path(source) for source in originals.sources], dataset.size)
+    real = of_files(images, dataset.size, dataset.channels, resize)
+    resized = other_sizes([Path(source) for source in real.sources], dataset.size)
     if resized:
         part = "the middle square" if resize == "crop" else "the whole"
-        what = f"{len(resized)} of {len(originals)} images are of another size"
+        what = f"{len(resized)} of {len(real)} images are of another size"
         click.echo(f"{what}: {part} is resized to {dataset.size}x{dataset.size}", err=True)
-    return originals
+    return real
 
 
-def _examined(trained: TrainedRun, originals: Originals, context: Context) -> Iterable[Examined]:
-    """Yield what becomes of each image, and tell of the progress."""
+def _examined(trained: TrainedRun, real: RealImages, context: Context) -> Iterable[Examined]:
+    """Yield what becomes of each image, and report progress."""
     from uldm_plugins.stages.examine import examine
 
-    context.begin("reconstructing images", len(originals))
-    for done, one in enumerate(examine(originals.batches(), trained.component("autoencoder"), context), 1):
+    context.begin("reconstructing images", len(real))
+    for done, one in enumerate(examine(real.batches(), trained.component("autoencoder"), context), 1):
         yield one
         context.advance(done)
 
 
-def _write(trained: TrainedRun, originals: Originals, context: Context, out: Path) -> None:
-    """Write the reconstructions alone."""
+def _write(trained: TrainedRun, real: RealImages, context: Context, out: Path) -> None:
+    """Write the reconstructions only."""
     import torch
 
     from uldm_plugins.commands.output import write_images
     from uldm_plugins.stages.latents import passed
 
-    batches = passed(originals.batches(), trained.component("autoencoder"), context)
+    batches = passed(real.batches(), trained.component("autoencoder"), context)
     write_images(torch.cat([batch.cpu() for batch in batches]), out)
 
 
-def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path) -> None:
+def _draw(trained: TrainedRun, real: RealImages, context: Context, out: Path) -> None:
     """Write the pictures and losses of each image, and of all together."""
     from uldm_core.run_folder.files import write_json
     from uldm_plugins.pictures.reconstructions import MOST, save_summary
@@ -161,15 +149,15 @@ def _draw(trained: TrainedRun, originals: Originals, context: Context, out: Path
     out.mkdir(parents=True, exist_ok=True)
     rows: list[list[Tensor]] = []
     losses: list[dict[str, float]] = []
-    for name, one in zip(originals.names, _examined(trained, originals, context)):
+    for name, one in zip(real.names, _examined(trained, real, context)):
         drawn = _draw_one(one, name, size, out)
         rows += [drawn] if len(rows) < MOST else []
         losses.append(one.losses)
     mean = {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
-    parts = zip(originals.names, originals.sources, losses)
+    parts = zip(real.names, real.sources, losses)
     each = [{"name": name, "image": source, "losses": loss} for name, source, loss in parts]
     write_json(out / "summary.json", {"run": str(trained.folder.path), "mean": mean, "images": each})
-    labels = [f"{name}  l1 {loss['l1']:.3f}" for name, loss in zip(originals.names, losses)]
+    labels = [f"{name}  l1 {loss['l1']:.3f}" for name, loss in zip(real.names, losses)]
     save_summary(rows, labels, out / "summary.png", _headline(trained, len(rows), len(losses), mean, size))
     click.echo(f"{out}: {len(losses)} images; {_said(mean)}")
 
@@ -194,8 +182,9 @@ def _draw_one(one: Examined, name: str, codebook_size: int, out: Path) -> list[T
 
 def _codebook_size(autoencoder: object) -> int:
     """Return how many codes there are; 0 without a quantizer."""
-    quantized = hasattr(autoencoder, "encode_with_indices")
-    return autoencoder.quantizer.codebook_size if quantized else 0  # type: ignore[attr-defined]
+    from uldm_core.protocols import Quantized
+
+    return autoencoder.quantizer.codebook_size if isinstance(autoencoder, Quantized) else 0
 
 
 def _headline(trained: TrainedRun, shown: int, count: int, mean: Mapping[str, float], size: int) -> str:

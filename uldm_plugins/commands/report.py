@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 from attrs import evolve
 
-from uldm_core.cli.common import run_argument, show_problems
+from uldm_core.cli.console import show_problems
+from uldm_plugins.commands.parameters import run_argument
 
 
-@click.command(short_help="Write a run's report.html anew.")
+@click.command()
 @run_argument
 def report(run: Path) -> None:
     """Write RUN/report.html anew, from what the run's folder holds, and print where it lies.

@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uldm_core.cli.common import (
-    COUNT,
-    SEED,
-    FilePath,
-    complete_sampler,
-    device_option,
-    plugin_option,
-    precision_option,
-    run_argument,
-    run_overrides,
-    threads_option,
-)
+from uldm_core.cli.common import FilePath, plugin_option
+from uldm_core.cli.run_options import Given, device_options, run_overrides
+from uldm_plugins.commands.parameters import COUNT, SEED, completing_names, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,18 +33,18 @@ HEIGHT, GIF_HEIGHT, MOST_HEIGHT = 64, 112, 160
 ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--interpolate": (".png", ".gif")}
 
 
-@click.command(short_help="Draw images from a trained run.")
+@click.command()
 @run_argument
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=FilePath(path_type=Path), help="Images: an .npz, or a grid as .png.")
+@click.option("--out", type=FilePath(), help="Images: an .npz, or a grid as .png.")
 @click.option(
     "--trajectory",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="How images come about of noise: a .png, a row for each, or an animated .gif.",
 )
 @click.option(
     "--interpolate",
-    type=FilePath(path_type=Path),
+    type=FilePath(),
     help="What lies between two noises: a .png, a row for each pair, or an animated .gif.",
 )
 @click.option(
@@ -62,12 +53,12 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
     help=f"How many images, or pairs of them; default {IMAGES} for --out, else {ROWS}.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Which images.")
-@click.option("--sampler", metavar="NAME", shell_complete=complete_sampler, help="Instead of the run's.")
+@click.option(
+    "--sampler", metavar="NAME", shell_complete=completing_names("sampler"), help="Instead of the run's."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
-@device_option
-@precision_option
-@threads_option
+@device_options
 @plugin_option
 def sample(
     run: Path,
@@ -80,14 +71,12 @@ def sample(
     sampler: str | None,
     steps: int | None,
     force: bool,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    run_options: Given,
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
-    KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` says which it
-    has. Give one of --out, --trajectory and --interpolate.
+    KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` lists them.
+    Give one of --out, --trajectory and --interpolate.
     """
     from uldm_core import registry
     from uldm_core.engine.opened_run import TrainedRun
@@ -96,24 +85,24 @@ def sample(
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
-    flags = run_overrides(device=device, precision=precision, threads=threads)
+    flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
     table = _sampler(trained, name, sampler)
-    known = registry.describe("sampler", table["use"]).options
-    written = parse_options(options, known) | ({"steps": steps} if steps else {})
+    declared = registry.describe("sampler", table["use"]).options
+    written = parse_options(options, declared) | ({"steps": steps} if steps else {})
     resolved = validate(
         registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
     )
-    stage.sampler = trained.store.builder.build(resolved)
+    stage.sampler = trained.store.build(resolved)
     with _drawing(trained, name, seed) as context:
         if out:
             write_images(stage.draw(context, count), out)
         elif trajectory:
-            _save_trajectory(stage, context, count, trajectory, _said(resolved, seed))
+            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, seed))
         elif interpolate:
-            _save_arcs(stage, context, count, interpolate, _said(resolved, seed))
+            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, seed))
 
 
 def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
@@ -148,7 +137,7 @@ def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any
 
 @contextmanager
 def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
-    """Give the surroundings for drawing, with progress; a signal or a sampler's objection ends it."""
+    """Yield the context for drawing, with progress; a signal or a sampler's ``ValueError`` ends it."""
     from uldm_core import MistakeError
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.signals import Interrupted, Stop
@@ -165,13 +154,13 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         ) from error
 
 
-def _said(sampler: ComponentSpec, seed: int) -> str:
-    """Say what images were drawn with."""
+def _drawn_with(sampler: ComponentSpec, seed: int) -> str:
+    """Describe what images were drawn with."""
     steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
     return f"{sampler.use}{steps}, seed {seed}"
 
 
-def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, said: str) -> None:
+def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, drawn_with: str) -> None:
     """Draw how images come about of noise."""
     from uldm_plugins.commands.output import counted
     from uldm_plugins.pictures.animations import save_animation
@@ -192,7 +181,8 @@ def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, sa
             row_labels=[f"image {number}" for number in range(1, count + 1)],
             column_labels=[f"{time:.2f}" for time in times.tolist()],
             height=_height(frames, HEIGHT),
-            title=f"From noise to images: {said}\nthe latents, decoded, at times from 1 (noise) to 0 (image)",
+            title=f"From noise to images: {drawn_with}\n"
+            "the latents, decoded, at times from 1 (noise) to 0 (image)",
         )
     click.echo(f"{path}: {counted(count, 'image')} at {len(times)} times", err=True)
 
@@ -206,7 +196,7 @@ def _phase(time: float) -> str:
     return "noise" if time == 1 else "image" if time == 0 else "on the way"
 
 
-def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: str) -> None:
+def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, drawn_with: str) -> None:
     """Draw what lies between pairs of noises."""
     import torch
 
@@ -233,6 +223,6 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, said: st
             row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
             column_labels=labels,
             height=_height(frames, HEIGHT),
-            title=f"Between two noises: {said}\nimages of what lies from one (0%) to the other (100%)",
+            title=f"Between two noises: {drawn_with}\nimages of what lies from one (0%) to the other (100%)",
         )
     click.echo(f"{path}: {counted(pairs, 'pair')}, {steps} images each", err=True)

@@ -9,7 +9,7 @@ import click
 from uldm_core.cli.common import plugin_option
 
 
-@click.command(short_help="Print the JSON Schema of recipes.")
+@click.command()
 @plugin_option
 def schema() -> None:
     """Print a JSON Schema of recipes from what is installed, so that an editor can complete and check them.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
 from uldm_core.errors import OptionError
 
 Self = TypeVar("Self", bound="InMemory")
+Subset = Literal["train", "test"]
 
 
-class InMemory:
+class InMemory(ABC):
     """Images as one uint8 tensor ``pixels`` [N, channels, size, size], with ``labels`` [N]."""
 
     channels: int
@@ -36,16 +38,16 @@ class InMemory:
         check_split(name, self.splits)
         return self if name == self.subset else self._other(name)
 
+    @abstractmethod
     def _other(self: Self, name: str) -> Self:
         """Build another split with the same options."""
-        raise NotImplementedError
 
 
 def array_fingerprint(pixels: Tensor, labels: Tensor, subset: str) -> str:
     """Return a hash of images uint8 [N, C, H, W] and labels int64 [N], wherever they lie."""
     digest = hashlib.blake2b(f"{tuple(pixels.shape)}:{subset}".encode(), digest_size=8)
     for values in (pixels, labels):
-        digest.update(values.contiguous().numpy())
+        digest.update(values.contiguous().numpy())  # type: ignore[arg-type]  # a buffer, numpy does not say so
     return digest.hexdigest()
 
 

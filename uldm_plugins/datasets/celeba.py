@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge
@@ -14,6 +14,8 @@ from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import load_or_fetch
 from uldm_plugins.shared.checked_files import check, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, read_batch
+
+Subset = Literal["train", "valid", "test"]
 
 
 class CelebA:
@@ -46,7 +48,7 @@ class CelebA:
         root: Path = Path("data"),
         size: Annotated[int, Ge(1)] = 64,
         crop: Annotated[int, Ge(1)] = 140,
-        subset: Literal["train", "valid", "test"] = "train",
+        subset: Subset = "train",
         limit: Annotated[int, Ge(1)] | None = None,
         auto_download: bool = True,
     ) -> None:
@@ -86,4 +88,4 @@ class CelebA:
         check_split(name, self.splits)
         if name == self.subset:
             return self
-        return CelebA(self.root, self.size, self.crop, name, *self._more)
+        return CelebA(self.root, self.size, self.crop, cast(Subset, name), *self._more)

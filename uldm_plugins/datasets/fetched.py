@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge
@@ -12,10 +12,9 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_url
 
 from uldm_core.errors import OptionError, UnavailableError
-from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
+from uldm_plugins.datasets.arrays import InMemory, Subset, array_fingerprint
 from uldm_plugins.datasets.mnist import read_idx
 
-Subset = Literal["train", "test"]
 Limit = Annotated[int, Ge(1)] | None
 _PARTS = ("images-idx3", "labels-idx1")
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -70,7 +69,7 @@ class FashionMnist(InMemory):
         return path
 
     def _other(self, name: str) -> FashionMnist:
-        return FashionMnist(self.root, name, self.limit, self.auto_download)
+        return FashionMnist(self.root, cast(Subset, name), self.limit, self.auto_download)
 
 
 class Cifar10(InMemory):
@@ -110,7 +109,7 @@ class Cifar10(InMemory):
         self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
     def _other(self, name: str) -> Cifar10:
-        return Cifar10(self.root, name, self.limit, self.auto_download)
+        return Cifar10(self.root, cast(Subset, name), self.limit, self.auto_download)
 
 
 def load_or_fetch(make: Callable[[bool], Any], auto_download: bool, wanted: str) -> Any:

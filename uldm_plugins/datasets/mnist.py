@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import struct
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Ge
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_core.errors import OptionError
-from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
+from uldm_plugins.datasets.arrays import InMemory, Subset, array_fingerprint
 
 EMBEDDED = Path(__file__).parent / "mnist_data"
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -42,7 +43,7 @@ class Mnist(InMemory):
     def __init__(
         self,
         root: Annotated[Path, Exists(folder=True)] | None = None,
-        subset: Literal["train", "test"] = "train",
+        subset: Subset = "train",
         limit: Annotated[int, Ge(1)] | None = None,
     ) -> None:
         self.root = Path(root) if root is not None else EMBEDDED
@@ -55,15 +56,23 @@ class Mnist(InMemory):
         self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
     def _other(self, name: str) -> Mnist:
-        return Mnist(self.root, name, self.limit)
+        return Mnist(self.root, cast(Subset, name), self.limit)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """Read an IDX file of uint8, gzip-compressed or not, as a tensor of so many dimensions.
 
+    A file that has not changed is decompressed once; whoever reads it again gets the same memory.
+
     Raises:
         ValueError: the header or the length is wrong.
     """
+    status = path.stat()
+    return _read_idx(path, dimensions, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4)
+def _read_idx(path: Path, dimensions: int, version: tuple[int, int]) -> Tensor:
     data = path.read_bytes()
     try:
         data = gzip.decompress(data) if path.suffix == ".gz" else data

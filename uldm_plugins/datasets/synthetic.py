@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from uldm_plugins.datasets.arrays import check_split
+from uldm_plugins.datasets.arrays import Subset, check_split
 
 _SHAPES = 3
 _SEEDS = {"train": 1, "test": 2}
@@ -36,7 +36,7 @@ class Synthetic:
         size: Annotated[int, Ge(8)] = 32,
         channels: Literal[1, 3] = 3,
         seed: Annotated[int, Ge(0)] = 0,
-        subset: Literal["train", "test"] = "train",
+        subset: Subset = "train",
     ) -> None:
         self.size, self.channels, self.subset = size, channels, subset
         self._options = (count, size, channels, seed)
@@ -65,7 +65,7 @@ class Synthetic:
     def split(self, name: str) -> Synthetic:
         """Return the ``train`` or ``test`` split."""
         check_split(name, self.splits)
-        return self if name == self.subset else Synthetic(*self._options, name)
+        return self if name == self.subset else Synthetic(*self._options, cast(Subset, name))
 
 
 def _distance(across: Tensor, down: Tensor, radius: Tensor, shapes: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class DiT(nn.Module):
         ValueError: ``num_heads`` or 4 does not divide ``hidden_size``.
     """
 
+    positions: Tensor
+
     def __init__(
         self,
         channels: Count,

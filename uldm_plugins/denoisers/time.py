@@ -27,7 +27,7 @@ class TimeEmbedding(nn.Module):
     def forward(self, conditioning: Tensor) -> Tensor:
         """Map times [B] to embeddings [B, dim]."""
         first = waves(conditioning, 2 * self.count, self.max_period)
-        return self.network(first.to(self.network[0].weight.dtype))
+        return self.network(first.to(next(self.network.parameters()).dtype))
 
 
 def waves(conditioning: Tensor, count: int, max_period: float = 10_000.0) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,9 +70,9 @@ class UNet2D(nn.Module):
         common = (layers_per_block, heads, norm_num_groups, 4 * first)
         self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         self.time_embedding = TimeNetwork(first, 4 * first)
-        self.down_blocks = _down(block_out_channels, *common)
+        self.down_blocks = cast("Sequence[Level]", _down(block_out_channels, *common))
         self.mid_block = Mid(last, last // attention_head_dim, norm_num_groups, _EPS, 4 * first)
-        self.up_blocks = _up(block_out_channels, *common)
+        self.up_blocks = cast("Sequence[Level]", _up(block_out_channels, *common))
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, first, _EPS)
         self.conv_out = nn.Conv2d(first, channels, 3, padding=1)
         if weights is not None:
@@ -83,17 +84,17 @@ class UNet2D(nn.Module):
         x = self.conv_in(latents)
         skips = [x]
         for level in self.down_blocks:
-            for index in range(len(level.resnets)):
+            for index in range(level.count):
                 x = level.block(index, x, embedding)
                 skips.append(x)
-            for shrink in getattr(level, "downsamplers", ()):
+            for shrink in level.downsamplers:
                 x = shrink(x)
                 skips.append(x)
         x = self.mid_block(x, embedding)
         for level in self.up_blocks:
-            for index in range(len(level.resnets)):
+            for index in range(level.count):
                 x = level.block(index, torch.cat([x, skips.pop()], 1), embedding)
-            for grow in getattr(level, "upsamplers", ()):
+            for grow in level.upsamplers:
                 x = grow(x, skips[-1].shape[-2:])
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 

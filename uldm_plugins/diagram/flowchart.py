@@ -71,18 +71,18 @@ def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iter
     """Yield the ways from earlier stages that make what a stage needs."""
     made: dict[str, str] = {}
     for other, stage in resolved.stages.items():
-        verb: object = stage.component.load()
+        verb: Any = stage.component.load()
         if other == name:
-            for product in getattr(verb, "needs", ()):
+            for product in verb.needs:
                 if product in made:
                     yield Edge(ids[made[product]], ids[name], MAKES, product)
             return
-        made.update({product: other for product in getattr(verb, "makes", ())})
+        made.update({product: other for product in verb.makes})
 
 
 def _lines(name: str, spec: ComponentSpec) -> Iterator[str]:
     """Yield what is written of a component, and the components within it, written or not."""
-    kind = "" if spec.kind.verb or name == spec.kind.name else f"{spec.kind.name} "
+    kind = "" if spec.kind.stage or name == spec.kind.name else f"{spec.kind.name} "
     yield f"{name}: {kind}{spec.use}"
     for option, value in spec.options.items():
         if _is_component(value):

@@ -18,12 +18,11 @@ from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, 
 from uldm_core.preflight.inputs import Inputs
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
+from uldm_core.protocols import Discriminator, HasQuantizer, Quantized
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_plugins.diagram.trace import Block, Shape, Trace, blocks_of, first_tensor, followed
 
-NETWORKS = ("autoencoder", "discriminator", "denoiser", "backbone")
-"""Kinds that are drawn block by block; of others it is said how many parameters they have, if any."""
 DOWN, UP = "down", "up"
 SECONDS = 60.0
 """At most for all components: more than before a run, since some import large libraries first."""
@@ -131,6 +130,8 @@ class NetworkLevels:
     Args:
         name: the noun's.
         kind: of component.
+        network: whether it is of a kind that is drawn level by level; of others it is said how many
+            parameters they have, if any.
         use: its name in the registry, as written.
         row: what the preflight measured.
         input: the shape it is given, without the batch.
@@ -146,6 +147,7 @@ class NetworkLevels:
 
     name: str
     kind: str
+    network: bool
     use: str
     row: Row
     input: Shape = ()
@@ -178,7 +180,7 @@ class NetworkLevels:
             }
             for part in self.parts
         ]
-        rest = asdict(self, filter=lambda attribute, _: attribute.name not in ("row", "parts"))
+        rest = asdict(self, filter=lambda attribute, _: attribute.name not in ("network", "row", "parts"))
         measured = asdict(self.row, filter=lambda attribute, _: attribute.name != "component")
         return {**rest, **measured, "output": self.output, "parts": parts}
 
@@ -199,19 +201,30 @@ def network_levels(resolved: ResolvedRecipe) -> list[NetworkLevels]:
 
 
 def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
-    inputs = Inputs(found.tried)
+    inputs = _FollowedInputs(found.tried)
     for (name, spec), row in zip(resolved.components.items(), found.rows):
         given = {
             option: value.use for option, value in spec.options.items() if isinstance(value, ComponentSpec)
         }
-        known = NetworkLevels(name, spec.kind.name, spec.use, row, made_of=given)
+        known = NetworkLevels(name, spec.kind.name, spec.kind.network, spec.use, row, made_of=given)
         component = found.tried.components.get(spec.key)
-        if spec.kind.name in NETWORKS and isinstance(component, nn.Module):
+        if spec.kind.network and isinstance(component, nn.Module):
             yield _Dissection(inputs, known, component).done(resolved, spec)
-        elif spec.kind.name == "dataset" and component is not None:
+        elif spec.kind.data and component is not None:
             yield evolve(known, output=(component.channels, component.size, component.size))
         else:
             yield known
+
+
+class _FollowedInputs(Inputs):
+    """Inputs whose way through a network can be told."""
+
+    def _noted(self, name: str, tensor: Tensor) -> Tensor:
+        return followed(super()._noted(name, tensor))
+
+
+def _not_probed() -> object:
+    raise NotImplementedError("its kind has no probe")
 
 
 @define
@@ -229,19 +242,17 @@ class _Dissection:
         if self.known.kind == "autoencoder":
             known = self._autoencoder(_quantizer_of(resolved, spec))
         else:
-            known = self._one_way()
+            known = self._one_way(spec.kind.load_probe())
         total = sum(parameter.numel() for parameter in parameters_of(self.network))
         return evolve(known, elsewhere=total - sum(part.parameters for part in known.parts))
 
     def _autoencoder(self, use: str) -> NetworkLevels:
         network: Any = self.network
-        encode = "encode_with_indices" if hasattr(network, "encode_with_indices") else "encode"
-        make = partial(self.inputs.latents, autoencoder=network)
-        given, encoded, trace, why = self._run(
-            self.inputs.images, lambda images: getattr(network, encode)(images)
-        )
-        latents, decoded, back, why_not = self._run(make, lambda latents: network.decode(latents))
-        own = _modules_of(getattr(network, "quantizer", None))
+        inputs = self.inputs
+        encode = network.encode_with_indices if isinstance(network, Quantized) else network.encode
+        given, encoded, trace, why = self._run(lambda: encode(inputs.images(BATCH)))
+        latents, decoded, back, why_not = self._run(lambda: network.decode(inputs.latents(BATCH, network)))
+        own = _modules_of(network.quantizer) if isinstance(network, HasQuantizer) else []
         blocks = self._blocks(trace)
         codes = [block for block in blocks if network.get_submodule(block.path) in own]
         parts = [_part("encoder", [block for block in blocks if block not in codes], why)]
@@ -260,14 +271,11 @@ class _Dissection:
             parts=[_with_bottleneck(part) for part in parts],
         )
 
-    def _one_way(self) -> NetworkLevels:
+    def _one_way(self, probe: Callable[..., object] | None) -> NetworkLevels:
         denoiser = self.known.kind == "denoiser"
-
-        def forward(given: Tensor) -> Any:
-            return self.network(given, torch.zeros(BATCH)) if denoiser else self.network(given)
-
-        make = self.inputs.latents if denoiser else self.inputs.images
-        given, output, trace, why = self._run(make, forward)
+        process = self.inputs.component("noise_scheduler")
+        forward = partial(probe, self.inputs, self.network, BATCH) if probe else _not_probed
+        given, output, trace, why = self._run(forward)
         blocks = self._blocks(trace, follow=denoiser)
         told = [block for block in blocks if block.conditioning]
         part = _part("network", [block for block in blocks if not block.conditioning], why)
@@ -278,25 +286,20 @@ class _Dissection:
             input=given,
             output=_shape(output),
             parts=parts,
-            receptive_field=_whole(self.network, "receptive_field"),
-            prediction=getattr(self.inputs.component("noise_scheduler"), "prediction", "")
-            if denoiser
-            else "",
+            receptive_field=self.network.receptive_field if isinstance(self.network, Discriminator) else None,
+            prediction=process.prediction if denoiser and process is not None else "",
         )
 
-    def _run(
-        self, make: Callable[[int], Tensor], forward: Callable[[Tensor], Any]
-    ) -> tuple[Shape, Any, Trace, str]:
+    def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:
         """Return what it was given, what it gave, what ran, and why it did not run to its end."""
         trace = Trace(self.network)
-        given: Shape = ()
+        self.inputs.shape = ()
         try:
-            tensor = make(BATCH)
-            given = tuple(tensor.shape[1:])
             with trace:
-                return given, forward(followed(tensor)), trace, ""
+                output = forward()
+            return self.inputs.shape[1:], output, trace, ""
         except (Exception, SystemExit, TooLongError) as error:
-            return given, None, trace, reason(error)
+            return self.inputs.shape[1:], None, trace, reason(error)
 
     def _blocks(self, trace: Trace, *, follow: bool = False) -> list[Block]:
         calls = [call for call in trace.top.blocks() if call.output]
@@ -414,22 +417,17 @@ def _quantizer_of(resolved: ResolvedRecipe, spec: ComponentSpec) -> str:
 
 
 def _codebook(network: nn.Module, encoded: Any, use: str) -> Codebook | None:
-    quantizer = getattr(network, "quantizer", None)
-    if quantizer is None:
+    if not isinstance(network, HasQuantizer):
         return None
+    quantizer = network.quantizer
     indices = encoded[2] if isinstance(encoded, tuple) and len(encoded) > 2 else None
     count = indices.shape[1] if isinstance(indices, Tensor) and indices.ndim == 4 else 1
     name = use or type(quantizer).__name__
-    return Codebook(name, _whole(quantizer, "codebook_size"), _whole(quantizer, "dim"), count)
+    return Codebook(name, quantizer.codebook_size, quantizer.dim, count)
 
 
 def _modules_of(quantizer: Any) -> list[nn.Module]:
     return list(quantizer.modules()) if isinstance(quantizer, nn.Module) else []
-
-
-def _whole(owner: Any, name: str) -> int | None:
-    value = getattr(owner, name, None)
-    return value if type(value) is int else None
 
 
 def _shape(output: Any) -> Shape:

@@ -21,7 +21,7 @@ from uldm_plugins.diagram.canvas import (
     text_piece,
     width_of,
 )
-from uldm_plugins.diagram.network_levels import NETWORKS, NetworkLevels
+from uldm_plugins.diagram.network_levels import NetworkLevels
 from uldm_plugins.diagram.networks import panel
 from uldm_plugins.diagram.shapes import Scale, say
 from uldm_plugins.diagram.stages import components, stages
@@ -39,7 +39,7 @@ def picture(resolved: ResolvedRecipe, network_levels: Sequence[NetworkLevels]) -
         resolved: the recipe.
         anatomies: of its components, from ``anatomy(plan)``.
     """
-    networks = [known for known in network_levels if known.kind in NETWORKS]
+    networks = [known for known in network_levels if known.network]
     scale = Scale.of(networks)
     with settings():
         pieces = [

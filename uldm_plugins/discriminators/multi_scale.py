@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from uldm_plugins.discriminators.patchgan import PatchGAN, check_size
 
 Counts = tuple[Annotated[int, Ge(1)], ...]
-_POOL = {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}
+_KERNEL = 3
+"""Of the pooling that halves the image."""
 
 
 class MultiScale(nn.Module):
@@ -46,13 +47,12 @@ class MultiScale(nn.Module):
         paddings: tuple[Annotated[int, Ge(0)], ...] = (1, 1, 1),
     ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(
-            PatchGAN(in_channels, channels, kernels, strides, paddings) for _ in range(num_scales)
-        )
-        self.receptive_field = self.scales[0].receptive_field
-        self.smallest_size = self.scales[0].smallest_size
+        scales = [PatchGAN(in_channels, channels, kernels, strides, paddings) for _ in range(num_scales)]
+        self.scales = nn.ModuleList(scales)
+        self.receptive_field = scales[0].receptive_field
+        self.smallest_size = scales[0].smallest_size
         for _ in range(num_scales - 1):
-            self.receptive_field = 2 * (self.receptive_field - 1) + _POOL["kernel_size"]
+            self.receptive_field = 2 * (self.receptive_field - 1) + _KERNEL
             self.smallest_size = 2 * self.smallest_size - 1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,9 +62,13 @@ class MultiScale(nn.Module):
             ValueError: the images are smaller than ``smallest_size``.
         """
         check_size(images, self.smallest_size, f"fewer num_scales, or {PatchGAN.fewer}")
-        verdicts = []
+        verdicts: list[Tensor] = []
         for patchgan in self.scales:
-            images = F.avg_pool2d(images, **_POOL) if verdicts else images
+            images = _halved(images) if verdicts else images
             verdicts.append(patchgan(images))
         grid = verdicts[0].shape[-2:]
         return torch.stack([F.interpolate(verdict, grid) for verdict in verdicts]).mean(0)
+
+
+def _halved(images: Tensor) -> Tensor:
+    return F.avg_pool2d(images, _KERNEL, stride=2, padding=1, count_include_pad=False)

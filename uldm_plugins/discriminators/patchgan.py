@@ -47,13 +47,12 @@ class PatchGAN(nn.Module):
         self.receptive_field = receptive_field(kernels, strides)
         self.smallest_size = smallest_size(kernels, strides, paddings)
         widths = (in_channels, *channels, 1)
-        self.blocks = nn.Sequential(
-            *(
-                _block(*widths[i : i + 2], kernels[i], strides[i], paddings[i], inner=0 < i < layers - 1)
-                for i in range(layers)
-            )
-        )
-        self.blocks[-1] = self.blocks[-1][0]  # logits: no activation after the last convolution
+        blocks = [
+            _block(widths[i], widths[i + 1], kernels[i], strides[i], paddings[i], inner=0 < i < layers - 1)
+            for i in range(layers)
+        ]
+        logits = blocks.pop()[0]  # no activation after the last convolution
+        self.blocks = nn.Sequential(*blocks, logits)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits.

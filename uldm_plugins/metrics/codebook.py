@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uldm_core.protocols import Autoencoder
+from uldm_core.protocols import Autoencoder, Quantized
 from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.shared.images import to_float
@@ -28,7 +28,7 @@ class CodebookUsage:
     compares = False
 
     def __init__(self, autoencoder: Autoencoder) -> None:
-        if not hasattr(autoencoder, "encode_with_indices"):
+        if not isinstance(autoencoder, Quantized):
             raise ValueError(f"{type(autoencoder).__name__} has no codebook")
         self.autoencoder = autoencoder
         self.reset()

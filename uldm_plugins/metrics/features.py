@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -15,23 +16,17 @@ from uldm_plugins.shared.place import device_of
 _BLOCK_VALUES = 1 << 25
 
 
-class FeatureSets:
-    """The features of real and of fake images: a backbone's last map, averaged over places.
-
-    Args:
-        backbone: the feature network; no loss of the run should use it.
-    """
+class VectorSets(ABC):
+    """A vector for each real and each fake image, as ``features`` gives them."""
 
     compares = True
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    def __init__(self) -> None:
         self.reset()
 
-    @property
-    def description(self) -> dict[str, str]:
-        """What the numbers were measured with."""
-        return {"features": named(self.backbone), "preprocessing": "uint8 to [-1, 1]"}
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Return vectors [B, D] of uint8 images [B, C, H, W], on the CPU."""
 
     def reset(self, *, keep_real: bool = False) -> None:
         """Forget all images, or all but the real ones."""
@@ -43,10 +38,6 @@ class FeatureSets:
         """Take in uint8 images [B, C, H, W]."""
         (self._real if real else self._fake).append(self.features(images))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return features [B, D], float64."""
-        return pooled(self.backbone, images).double().cpu()
-
     def sets(self, least: int) -> tuple[Tensor, Tensor]:
         """Return the real and the fake features, each [N, D].
 
@@ -56,6 +47,27 @@ class FeatureSets:
         if min(sum(map(len, batches)) for batches in (self._real, self._fake)) < least:
             raise ValueError(f"{type(self).__name__} needs {least} images or more on each side")
         return torch.cat(self._real), torch.cat(self._fake)
+
+
+class FeatureSets(VectorSets):
+    """The features of real and of fake images: a backbone's last map, averaged over places.
+
+    Args:
+        backbone: the feature network; no loss of the run should use it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        super().__init__()
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What the numbers were measured with."""
+        return {"features": named(self.backbone), "preprocessing": "uint8 to [-1, 1]"}
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features [B, D], float64."""
+        return pooled(self.backbone, images).double().cpu()
 
 
 @torch.inference_mode()

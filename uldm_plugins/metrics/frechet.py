@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from uldm_core import use
-from uldm_core.protocols import Backbone
+from uldm_core.protocols import Backbone, HasLogits
 from uldm_plugins.metrics.features import named, pooled
 from uldm_plugins.shared.images import to_float
 from uldm_plugins.shared.place import device_of
@@ -119,11 +119,16 @@ class ClassBalance:
 
     Args:
         backbone: a backbone with ``logits``.
+
+    Raises:
+        ValueError: the backbone has none.
     """
 
     compares = False
 
     def __init__(self, backbone: Backbone = use("mnist_judge")) -> None:
+        if not isinstance(backbone, HasLogits):
+            raise ValueError(f"{type(backbone).__name__} has no logits: give a backbone that classifies")
         self.backbone = backbone
         self.reset()
 

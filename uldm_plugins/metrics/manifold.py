@@ -10,7 +10,14 @@ from torch import Tensor
 
 from uldm_core import use
 from uldm_core.protocols import Backbone
-from uldm_plugins.metrics.features import FeatureSets, distance_blocks, named, neighbour_distances
+from uldm_plugins.metrics.features import (
+    FeatureSets,
+    VectorSets,
+    distance_blocks,
+    named,
+    neighbour_distances,
+    pooled,
+)
 
 
 class PrecisionRecall(FeatureSets):
@@ -75,7 +82,7 @@ class DensityCoverage(FeatureSets):
         return {"density": inside / (self.k * len(fake)), "coverage": covered.double().mean().item()}
 
 
-class NearestNeighbour(FeatureSets):
+class NearestNeighbour(VectorSets):
     """How near each fake image comes to the nearest training image: far below the test set's is copying.
 
     Real images are taken from the training split; what the test images score is the honest value. Distances
@@ -90,7 +97,8 @@ class NearestNeighbour(FeatureSets):
     reference = "train"
 
     def __init__(self, backbone: Backbone | None = None) -> None:
-        super().__init__(backbone)
+        self.backbone = backbone
+        super().__init__()
 
     @property
     def description(self) -> dict[str, str]:
@@ -101,7 +109,7 @@ class NearestNeighbour(FeatureSets):
         """Return pixels or features, float32 [B, D]."""
         if self.backbone is None:
             return images.flatten(1).float().cpu() / 255
-        return super().features(images).float()
+        return pooled(self.backbone, images).float().cpu()
 
     def compute(self) -> dict[str, float]:
         """Return the mean distance ``nearest_neighbour`` and the smallest, ``nearest_neighbour_min``.

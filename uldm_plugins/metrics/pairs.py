@@ -133,8 +133,7 @@ class LPIPSMetric(Pairs):
     @torch.inference_mode()
     def compute(self) -> dict[str, float]:
         """Return ``lpips``."""
-        network = self.distance.to(device_of(self.distance.backbone))
-        place = device_of(network)
+        network, place = self.distance, device_of(self.distance)
         values = [
             network.distances(to_float(fake.to(place)), to_float(real.to(place))).flatten().cpu()
             for real, fake in self.pairs()

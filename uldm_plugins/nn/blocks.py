@@ -116,8 +116,9 @@ def check_levels(down_channels: Sequence[int], mid_channels: Sequence[int], **fl
         )
 
 
-def check_sides(height: int, width: int, downscale: int, option: str) -> None:
-    """Raise ``ValueError`` unless images can be halved so often; ``option`` says how often that is."""
+def check_sides(images: Tensor, downscale: int, option: str) -> None:
+    """Raise ``ValueError`` unless images can be halved as often as an option of this name demands."""
+    height, width = images.shape[-2:]
     if height % downscale or width % downscale:
         raise OptionError(
             f"images of {height}x{width}: sides must be multiples of {downscale}: halve the size less often "

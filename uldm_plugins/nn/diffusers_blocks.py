@@ -35,7 +35,7 @@ class Resnet(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H, W]."""
         hidden = self.conv1(F.silu(self.norm1(x)))
-        if self.time_emb_proj is not None:
+        if self.time_emb_proj is not None and embedding is not None:
             hidden = hidden + self.time_emb_proj(F.silu(embedding))[:, :, None, None]
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -128,10 +128,9 @@ class Level(nn.Module):
         )
         if heads:
             self.attentions = nn.ModuleList(Attention(width, heads, groups, eps) for width in widths[1:])
-        if down is not None:
-            self.downsamplers = nn.ModuleList([down])
-        if up is not None:
-            self.upsamplers = nn.ModuleList([up])
+        self.downsamplers = nn.ModuleList([down] if down is not None else [])
+        self.upsamplers = nn.ModuleList([up] if up is not None else [])
+        self.count = len(widths) - 1
         self.attends = heads > 0
 
     def block(self, index: int, x: Tensor, embedding: Tensor | None = None) -> Tensor:
@@ -141,9 +140,9 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all blocks, and the change of size."""
-        for index in range(len(self.resnets)):
+        for index in range(self.count):
             x = self.block(index, x)
-        for resize in (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())):
+        for resize in (*self.downsamplers, *self.upsamplers):
             x = resize(x)
         return x
 

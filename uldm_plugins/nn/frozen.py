@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from torch import nn
 
+from uldm_core.protocols import Network
+
 Self = TypeVar("Self", bound="Frozen")
-Module = TypeVar("Module", bound=nn.Module)
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 class Frozen(nn.Module):
@@ -17,6 +19,8 @@ class Frozen(nn.Module):
 
     Gradients still flow through it to its input. ``thaw`` is for whoever trains it in the first place.
     """
+
+    _thawed = False
 
     def freeze(self: Self) -> Self:
         """Freeze, and return itself. A subclass calls it at the end of its ``__init__``."""
@@ -31,11 +35,11 @@ class Frozen(nn.Module):
 
     def train(self: Self, mode: bool = True) -> Self:
         """Set train mode only if thawed."""
-        return super().train(mode and getattr(self, "_thawed", False))
+        return super().train(mode and self._thawed)
 
 
 @contextmanager
-def without_gradients(module: Module) -> Iterator[Module]:
+def without_gradients(module: AnyNetwork) -> Iterator[AnyNetwork]:
     """Keep gradients out of a module's parameters while others flow through it."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uldm_core.errors import OptionError
-from uldm_core.protocols import Backbone
+from uldm_core.protocols import Backbone, HasPublishedHeads, HasSmallestSize
 from uldm_core.shapes import is_shapes_only
 
 _HEADS = Path(__file__).parent / "weights" / "lpips_heads.safetensors"
@@ -54,7 +54,7 @@ class PerceptualDistance(nn.Module):
     @property
     def smallest_size(self) -> int:
         """The least height and width of images that the backbone takes."""
-        return getattr(self.backbone, "smallest_size", 1)
+        return self.backbone.smallest_size if isinstance(self.backbone, HasSmallestSize) else 1
 
     def distances(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each pair of images [B, 1 or 3, H, W], [B, 1, 1, 1]."""
@@ -105,7 +105,7 @@ def unit_length(features: Tensor, eps: float = 1e-12) -> Tensor:
 
 def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
     """Return each layer's weights, [C]."""
-    name = getattr(backbone, "lpips_heads", None)
+    name = backbone.lpips_heads if isinstance(backbone, HasPublishedHeads) else None
     if choice == "published" and name is None:
         raise OptionError(f"there are no published heads for {type(backbone).__name__}: heads = 'even'")
     if choice == "even" or name is None:

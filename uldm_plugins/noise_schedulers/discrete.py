@@ -9,7 +9,8 @@ import torch
 from annotated_types import Ge, Gt, Interval
 
 from uldm_core.errors import OptionError
-from uldm_plugins.noise_schedulers.process import Discrete, Prediction
+from uldm_plugins.noise_schedulers.predictions import Prediction
+from uldm_plugins.noise_schedulers.process import Discrete
 
 Beta = Annotated[float, Interval(gt=0, lt=1)]
 Steps = Annotated[int, Ge(2)]

@@ -9,7 +9,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from uldm_plugins.noise_schedulers.process import Prediction, Process
+from uldm_plugins.noise_schedulers.predictions import Prediction
+from uldm_plugins.noise_schedulers.process import Process
 
 EXPONENT = 80
 """exp(80) and exp(-80) are numbers in float32."""
@@ -18,8 +19,8 @@ EXPONENT = 80
 class EDM(Process):
     """x_t = x0 + sigma(t) noise; sigma's rho-th root rises evenly from ``sigma_min``'s to ``sigma_max``'s.
 
-    The denoiser is given x_t / sqrt(sigma^2 + sigma_data^2) and is told ln(sigma) / 4. Evenly spaced times
-    are Karras's steps.
+    The denoiser is given x_t / sqrt(sigma^2 + sigma_data^2), and ln(sigma) / 4 as the time. Evenly spaced
+    times are Karras's steps.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), table 1 and equation 5; diffusers' ``EDMEulerScheduler``.
 
@@ -64,4 +65,4 @@ class EDM(Process):
 
     def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return c_in x_t: unit variance at every time."""
-        return x_t / self._spread(*self._broadcast(t, x_t))
+        return x_t / self.levels_at(t, x_t).std

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from uldm_plugins.noise_schedulers.process import Prediction, Process
+from uldm_plugins.noise_schedulers.predictions import Prediction, StraightFlow
+from uldm_plugins.noise_schedulers.process import Process
 
 
 class Flow(Process):
@@ -15,7 +15,7 @@ class Flow(Process):
 
     Args:
         prediction: what the denoiser predicts; ``flow`` is the velocity noise - x0. ``epsilon`` is refused:
-            the data cannot be told by it at t = 1.
+            at t = 1 it says nothing of the data.
     """
 
     def __init__(self, prediction: Prediction = "flow") -> None:
@@ -24,14 +24,9 @@ class Flow(Process):
                 "prediction: pure noise, at t = 1, says nothing of the data by epsilon; predict flow"
             )
         super().__init__(prediction)
+        if prediction == "flow":
+            self.prediction_type = StraightFlow()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(1 - t, t)``."""
         return 1 - t, t
-
-    def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x0, noise)`` as the prediction at x_t implies them; of a velocity without a division."""
-        if self.prediction != "flow":
-            return super().split(prediction, x_t, t)
-        x0 = torch.addcmul(x_t, t.view(-1, *(1,) * (x_t.ndim - 1)), prediction, value=-1)
-        return x0, x0 + prediction

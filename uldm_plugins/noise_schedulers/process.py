@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from uldm_core.errors import OptionError
+from uldm_plugins.noise_schedulers.predictions import PREDICTION_TYPES, Levels, Prediction
 
 _log = logging.getLogger(__name__)
-Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
 MOST_SIGNAL = 0.2
 """How much of the data may be left where sampling starts; the literature's schedules leave up to 0.07."""
 TIME_SCALE = 1000.0
-"""Denoisers are told the time on the scale of 1,000 timesteps, whatever the process."""
+"""Denoisers are given the time on the scale of 1,000 timesteps, whatever the process."""
 
 
-class Process(nn.Module):
+class Process(nn.Module, ABC):
     """A forward process and the meaning of the denoiser's prediction.
 
-    A subclass gives ``coefficients``. The prediction is the noise (``epsilon``), the data (``sample``),
-    v = alpha noise - sigma x0 (Salimans and Ho 2022, arXiv 2202.00512), the velocity noise - x0
-    (``flow``; Lipman et al. 2023, arXiv 2210.02747), or F of x0 = c_skip x_t + c_out F, with the factors
-    that give F unit variance (``edm``; Karras et al. 2022, arXiv 2206.00364, for any alpha). For data of
-    deviation ``sigma_data`` = 1 on a variance-preserving process F is -v.
+    A subclass gives ``coefficients``. What the denoiser predicts is the noise (``epsilon``), the data
+    (``sample``), ``v``, the velocity (``flow``) or ``edm``: see ``predictions.py``.
     """
 
     timesteps: int | None = None
@@ -34,47 +32,24 @@ class Process(nn.Module):
     def __init__(self, prediction: Prediction) -> None:
         super().__init__()
         self.prediction = prediction
+        self.prediction_type = PREDICTION_TYPES[prediction]
 
+    @abstractmethod
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(alpha, sigma)``, each of t's shape [B]."""
-        raise TypeError(f"{type(self).__name__} must define coefficients(t)")
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t [B, C, H, W]."""
-        alpha, sigma = self._broadcast(t, x0)
-        return alpha * x0 + sigma * noise
+        levels = self.levels_at(t, x0)
+        return levels.alpha * x0 + levels.sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return what the denoiser should predict at x_t."""
-        alpha, sigma = self._broadcast(t, x0)
-        if self.prediction == "epsilon":
-            return noise
-        if self.prediction == "sample":
-            return x0
-        if self.prediction == "v":
-            return alpha * noise - sigma * x0
-        if self.prediction == "flow":
-            return noise - x0
-        spread = self._spread(alpha, sigma)
-        return (sigma * x0 - alpha * self.sigma_data**2 * noise) / (self.sigma_data * spread)
+        return self.prediction_type.target(x0, noise, self.levels_at(t, x0))
 
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x0, noise)`` as the prediction at x_t implies them."""
-        alpha, sigma = self._broadcast(t, x_t)
-        if self.prediction == "epsilon":
-            return torch.addcmul(x_t, sigma, prediction, value=-1) / alpha, prediction
-        if self.prediction == "sample":
-            noise = (x_t - alpha * prediction) / sigma
-            return prediction, noise.where(sigma > 0, 0)  # clean data say nothing of it: its mean
-        if self.prediction == "v":
-            square = alpha.square() + sigma.square()
-            return (alpha * x_t - sigma * prediction) / square, (sigma * x_t + alpha * prediction) / square
-        if self.prediction == "flow":
-            x0 = torch.addcmul(x_t, sigma, prediction, value=-1) / (alpha + sigma)
-            return x0, x0 + prediction
-        spread, data = self._spread(alpha, sigma), self.sigma_data
-        x0 = alpha * data**2 / spread.square() * x_t + sigma * data / spread * prediction
-        return x0, sigma / spread.square() * x_t - alpha * data / spread * prediction
+        return self.prediction_type.split(prediction, x_t, self.levels_at(t, x_t))
 
     def snr(self, t: Tensor) -> Tensor:
         """Return the signal-to-noise ratio alpha^2 / sigma^2, [B]."""
@@ -82,21 +57,18 @@ class Process(nn.Module):
         return (alpha / sigma).square()
 
     def conditioning(self, t: Tensor) -> Tensor:
-        """Return the time as denoisers are told it: float [B], on the scale of 1,000 timesteps."""
+        """Return the time as the denoiser is given it: float [B], on the scale of 1,000 timesteps."""
         return t * TIME_SCALE
 
     def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return x_t as the denoiser is given it."""
         return x_t
 
-    def _spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the deviation of x_t, for data of deviation ``sigma_data``."""
-        return (alpha.square() * self.sigma_data**2 + sigma.square()).sqrt()
-
-    def _broadcast(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def levels_at(self, t: Tensor, x: Tensor) -> Levels:
+        """Return the coefficients at times [B], to be multiplied with x [B, ...]."""
         alpha, sigma = self.coefficients(t)
         shape = (-1, *(1,) * (x.ndim - 1))
-        return alpha.view(shape), sigma.view(shape)
+        return Levels(alpha.view(shape), sigma.view(shape), self.sigma_data)
 
 
 class Discrete(Process):

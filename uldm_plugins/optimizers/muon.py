@@ -48,8 +48,9 @@ class Muon:
         others = [parameter for parameter in parameters if parameter.ndim != 2]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            scaled = {"adjust_lr_fn": "match_rms_adamw", "momentum": momentum}
-            self.parts.append(torch.optim.Muon(matrices, lr, weight_decay, **scaled))
+            scale = "match_rms_adamw"
+            muon = torch.optim.Muon(matrices, lr, weight_decay, momentum=momentum, adjust_lr_fn=scale)
+            self.parts.append(muon)
         if others:
             self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay, fused=True))
 

@@ -16,7 +16,7 @@ BETWEEN = 4
 FIRST, LAST = 700, 2500
 """How long the two ends are shown, in milliseconds: a loop without a pause has no end to look at."""
 MOTION = 3000
-"""How long the frames between them take together, and at most a frame of them."""
+"""How long the frames between them last together, and each at most."""
 SLOWEST = 250
 _COLOUR = "#222222"
 _LINE = TEXT + 9

@@ -62,8 +62,12 @@ def save_map(vectors: Sequence[Tensor], counts: Tensor, path: Path, title: str) 
             places, explained = principal(vectors[number], counts[number])
             _scatter(axes, places, counts[number])
             axes.set_title(codebook_title(counts, number), loc="left")
-            for set_label, direction, share in zip((axes.set_xlabel, axes.set_ylabel), (1, 2), explained):
-                set_label(f"principal direction {direction} ({share:.0%} of the variance)")
+            labels = [
+                f"principal direction {direction} ({share:.0%} of the variance)"
+                for direction, share in enumerate(explained, 1)
+            ]
+            axes.set_xlabel(labels[0])
+            axes.set_ylabel(labels[1])
             axes.set_aspect("equal", "datalim")
 
 
@@ -71,13 +75,15 @@ def _scatter(axes: Axes, places: Tensor, uses: Tensor) -> None:
     used = uses > 0
     size = min(60.0, max(6.0, 12_000 / len(uses)))
     if not used.all():
-        unused = places[~used]
-        label = f"{len(unused)} never used"
-        axes.scatter(*unused.T.numpy(), s=size, marker="x", color="#999999", linewidths=0.7, label=label)
+        x, y = places[~used].T.numpy()
+        label = f"{len(x)} never used"
+        axes.scatter(x, y, s=size, marker="x", color="#999999", linewidths=0.7, label=label)
         axes.legend(loc="best", frameon=True)
     order = uses[used].argsort()  # the most used lie on top
+    x, y = places[used][order].T.numpy()
     shown = axes.scatter(
-        *places[used][order].T.numpy(),
+        x,
+        y,
         c=uses[used][order].numpy(),
         s=size,
         cmap="viridis",
@@ -114,7 +120,7 @@ def save_codes(images: Sequence[Tensor], codes: Tensor, uses: Tensor, path: Path
         codes: their numbers, int64 [N].
         uses: how often each of all codes is used, int64 [K].
         path: the PNG.
-        title: stands on top.
+        title: at the top.
     """
     total = max(int(uses.sum()), 1)
     labels = [f"{code}: {_share(int(uses[code]) / total)}" for code in codes.tolist()]

@@ -13,15 +13,15 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 def code_map(indices: Tensor, size: int, codebook_size: int) -> Tensor:
-    """Draw which code stands where: each code a colour, its place a square without smoothing.
+    """Draw which code is where: each code a colour, its place a square without smoothing.
 
     Args:
         indices: codes in [0, codebook_size), [N, h, w], or [N, Q, h, w] with several codes a place.
         size: side of a map in pixels, that of the images as a rule.
-        codebook_size: how many codes there are; together with the code it says the colour.
+        codebook_size: how many codes there are; with the code it decides the colour.
 
     Returns:
-        uint8 [N, 3, size, size]; the maps of several codes a place stand side by side, [N, 3, size, Q size].
+        uint8 [N, 3, size, size]; the maps of several codes a place are side by side, [N, 3, size, Q size].
 
     Raises:
         ValueError: a code that the codebook does not have.

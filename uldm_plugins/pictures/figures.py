@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
 from torch import Tensor
 
 from uldm_core.paths import whole
@@ -17,7 +19,7 @@ from uldm_plugins.nn.codebooks import perplexity
 DPI = 150
 DARK, STRONG, FAINT = "#222222", "#0072b2", "#d55e00"
 """Text, what is shown, and what it is compared with: of Okabe and Ito's palette, safe for every eye."""
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib's own names
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -58,16 +60,16 @@ def code_histogram(counts: Tensor, path: Path, title: str) -> None:
 
 def explain_perplexity(figure: Figure) -> None:
     """Say below a figure what its perplexities mean."""
-    said = "perplexity: so many codes, all used alike, would be as varied"
-    figure.supxlabel(said, fontsize=8, color="#666666", x=0.99, ha="right")
+    label = "perplexity: so many codes, all used alike, would be as varied"
+    figure.supxlabel(label, fontsize=8, color="#666666", x=0.99, ha="right")
 
 
 def codebook_title(counts: Tensor, number: int) -> str:
     """Say how much of a codebook is used; ``counts`` are of all codebooks, int64 [Q, K]."""
     used, size = int((counts[number] > 0).sum()), counts.shape[1]
     name = f"codebook {number + 1}: " if len(counts) > 1 else ""
-    said = float(perplexity(counts)[number])
-    return f"{name}{used} of {size} codes used, perplexity {said:.1f}"
+    evenness = float(perplexity(counts)[number])
+    return f"{name}{used} of {size} codes used, perplexity {evenness:.1f}"
 
 
 def bars(axes: Axes, uses: Tensor, colours: Sequence[str] | None = None) -> None:
@@ -78,5 +80,7 @@ def bars(axes: Axes, uses: Tensor, colours: Sequence[str] | None = None) -> None
     axes.vlines(codes.numpy(), 0, uses[codes].numpy(), colors=colours or STRONG, linewidth=width)
     axes.set_xlim(-0.5, len(uses) - 0.5)
     axes.set_ylim(0, 1.08 * max(int(uses.max()), 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        locator = AutoLocator()
+        locator.set_params(integer=True)
+        axis.set_major_locator(locator)

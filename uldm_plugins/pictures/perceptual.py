@@ -30,8 +30,8 @@ def save_heat_maps(
 ) -> None:
     """Draw two images, the distance at each pixel, and each layer's part of it.
 
-    All layers have one colour scale, so that a layer that says little is dark; it goes by the square root,
-    so that it is not black.
+    All layers have one colour scale, so that a layer that contributes little is dark; it goes by the square
+    root, so that it is not black.
 
     Args:
         images: two, uint8 [1 or 3, H, W].
@@ -39,7 +39,7 @@ def save_heat_maps(
         maps: each layer's distances, [H, W], at the images' size.
         parts: what each layer is called.
         path: the PNG.
-        title: stands on top.
+        title: at the top.
         overlay: also lay the distances over the first image.
     """
     total = sum(maps[1:], start=maps[0])
@@ -47,7 +47,7 @@ def save_heat_maps(
     height, width = total.shape
     with drawn(path, _SIDE * max(above, len(maps)) + 0.7, 2 * _SIDE * min(height / width, 2) + 1.2) as figure:
         figure.suptitle(title)
-        upper, lower = figure.subfigures(2, 1)
+        upper, lower = figure.subfigures(2, 1)  # type: ignore[misc]  # an array, unlike its stub
         row = upper.subplots(1, above)
         for axes, image, name in zip(row, images, names):
             _show(axes, image, name)

@@ -1,4 +1,4 @@
-"""What an autoencoder makes of images, drawn: beside the originals, with the codes."""
+"""What an autoencoder makes of images, drawn beside them, with the codes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ GAP = 10
 TEXT = 13
 TITLE = 15
 LABEL = 120
-"""Pixels that a text may take where its image is narrower."""
+"""Width in pixels that a text may have where its image is narrower."""
 _LINE = TEXT + 7
 _TITLE_LINE = TITLE + 10
 _COLOUR = "#222222"
@@ -63,7 +63,7 @@ def save_sheet(
         path: the PNG.
         columns: images a row.
         height: about how many pixels high an image becomes.
-        title: stands on top.
+        title: at the top.
     """
     pictures = [enlarged(image, height) for image in images]
     wide, high = (max(picture.size[side] for picture in pictures) for side in (0, 1))
@@ -101,7 +101,7 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 def text_width(text: str, size: int) -> float:
-    """Return how many pixels a text takes."""
+    """Return how many pixels wide a text is."""
     return font(size).getlength(text)
 
 

@@ -1,8 +1,8 @@
-"""Tables of images: what the rows and the columns are stands at their heads."""
+"""Tables of images, with labels for rows and columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _TITLE_LINE = TITLE + 10
 
 
 def save_table(
-    rows: Sequence[Sequence[Tensor]],
+    rows: Sequence[Iterable[Tensor]],
     path: Path,
     *,
     row_labels: Sequence[str],

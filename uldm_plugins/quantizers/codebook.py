@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Iterations = Annotated[int, Ge(0)]
 
 
-class CodebookQuantizer(nn.Module):
-    """Takes each latent to its nearest code. A subclass says what the codes are, and how they learn.
+class CodebookQuantizer(nn.Module, ABC):
+    """Takes each latent to its nearest code. A subclass defines the codes, and how they learn.
 
     Args:
         codebook_size: number of codes, K.
@@ -34,13 +35,13 @@ class CodebookQuantizer(nn.Module):
         self.l2_norm = l2_norm
         self.pass_gradient = rotated if rotation else straight_through
 
+    @abstractmethod
     def codes(self) -> Tensor:
         """Return the codes [K, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, vectors: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """Return the weighted losses of vectors [N, D] and their codes."""
-        raise NotImplementedError
 
     def start(self, vectors: Tensor) -> None:
         """Place the codes before the first batch is quantized."""

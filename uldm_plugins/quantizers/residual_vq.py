@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +45,8 @@ class ResidualVQ(nn.Module):
         self.dim = dim
         self.pass_gradient = rotated if rotation else straight_through
         options = (codebook_size, dim, decay, commitment, revive_below, kmeans_iterations)
-        self.layers = nn.ModuleList(VQEma(*options) for _ in range(num_quantizers))
+        layers = nn.ModuleList(VQEma(*options) for _ in range(num_quantizers))
+        self.layers = cast("Sequence[VQEma]", layers)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Quantize latents [B, D, H, W].

@@ -14,14 +14,14 @@ from uldm_core.errors import Problem, dotted
 from uldm_core.recipe.compare import differences, flattened
 from uldm_core.spec.format_types import format_value
 from uldm_plugins.report.curves import chart_of
-from uldm_plugins.report.labels import METRICS, scalar_words
+from uldm_plugins.report.labels import METRICS, scalar_label
 from uldm_plugins.report.page import NOTHING, environment, state_of
 from uldm_plugins.report.pictures import Picture, picture, shown_at
 from uldm_plugins.report.run_reader import Measured, RunFiles, read_run
 from uldm_plugins.report.sections import Chart
 
 NOT_COMPARED = ("run", "versions")
-"""Tables of a recipe that do not say what is trained."""
+"""Tables of a recipe that have no influence on what is trained."""
 
 
 @frozen
@@ -59,7 +59,7 @@ def comparison_of(
     Args:
         paths: folders of runs, two or more; finished or not.
         drawn: samples of each, in the order of ``paths``.
-        warn: told of each file that cannot be read; the page says it as well.
+        warn: called with each file that cannot be read; the page lists them as well.
     """
     files = [read_run(path) for path in paths]
     runs = [
@@ -110,10 +110,10 @@ def _options(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     ]
     keys = dict.fromkeys(found.key for other in recipes[1:] for found in differences(recipes[0], other))
     flat = [flattened(recipe) for recipe in recipes]
-    return [(dotted(key), [_said(values.get(key)) for values in flat]) for key in keys]
+    return [(dotted(key), [_format(values.get(key)) for values in flat]) for key in keys]
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     return NOTHING if value is None else format_value(value)
 
 
@@ -128,22 +128,22 @@ def _metrics(runs: Sequence[Compared]) -> list[dict[str, Any]]:
 def _metric_row(of: str, name: str, found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     values = [results.get(of, {}).get(name) for results in found]
     floors = [results["floor"][name] for results in found if name in results.get("floor", ())]
-    words = METRICS.get(name)
+    label = METRICS.get(name)
     return {
         "name": name,
         "of": of,
         "values": values,
-        "best": _best(values, words.better if words else ""),
+        "best": _best(values, label.better if label else ""),
         "floor": floors[0] if floors else None,
-        "words": words,
+        "label": label,
     }
 
 
 def _best(values: Iterable[float | None], better: str) -> float | None:
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    if len(known) < 2 or not better:
+    finite = [value for value in values if value is not None and np.isfinite(value)]
+    if len(finite) < 2 or not better:
         return None
-    return min(known) if better == "lower" else max(known)
+    return min(finite) if better == "lower" else max(finite)
 
 
 def _measured_alike(runs: Sequence[Compared]) -> bool:
@@ -170,5 +170,5 @@ def _charts_of(stage: str, runs: Sequence[Compared]) -> list[Chart]:
         for series in data["series"]:
             series["colour"] = colours[series["label"]]
         use = next(iter(found.values())).use
-        charts.append(Chart(f"{stage}/{name}", name.replace("_", " "), scalar_words(use, name), data))
+        charts.append(Chart(f"{stage}/{name}", name.replace("_", " "), scalar_label(use, name), data))
     return charts

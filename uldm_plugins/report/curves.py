@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 MOST_POINTS = 600
 LARGEST = 1 << 53
-"""No whole number of a log is larger: floats could not tell it from the next."""
+"""No whole number of a log is larger: floats could not represent it."""
 SMOOTHED_SHARE = 0.04
 """How much of a curve, to either side, is averaged to smooth it."""
 
@@ -78,14 +78,15 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
     It lies in the midst of the values, where a running mean of the past lags behind a fall.
     """
-    count, known = len(values), np.isfinite(values)
-    sums = np.cumsum([0.0, *np.where(known, values, 0)])
-    counts = np.cumsum([0, *known])
+    count, finite = len(values), np.isfinite(values)
+    sums = np.cumsum([0.0, *np.where(finite, values, 0)])
+    counts = np.cumsum([0, *finite])
     reach = max(2, round(SMOOTHED_SHARE * count))
     first = np.maximum(np.arange(count) - reach, 0)
     last = np.minimum(np.arange(count) + reach + 1, count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+        means: NDArray[np.float64] = (sums[last] - sums[first]) / (counts[last] - counts[first])
+    return means
 
 
 def kept_points(values: NDArray[np.float64], most: int = MOST_POINTS) -> NDArray[np.int64]:
@@ -119,8 +120,8 @@ def chart_of(curves: Mapping[str, Curve], show: Literal["both", "raw", "smooth"]
 
 def _on(x: Iterable[int], steps: NDArray[np.int64], values: NDArray[np.float64]) -> list[float | None]:
     """Return the values at the places ``x``, to five digits."""
-    known = dict(zip(steps.tolist(), values.tolist()))
-    return [rounded(known.get(step, np.nan)) for step in x]
+    by_step = dict(zip(steps.tolist(), values.tolist()))
+    return [rounded(by_step.get(step, np.nan)) for step in x]
 
 
 def rounded(value: float) -> float | None:

@@ -15,11 +15,11 @@ from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
 
 SILENCE = timedelta(minutes=15)
-"""A run that has written nothing for so long, and says that it goes on, was most likely killed."""
+"""A run that has written nothing for so long, and is recorded as running, was most likely killed."""
 LEAST_USED_SHARE = 0.25
 LEAST_PERPLEXITY_SHARE = 0.05
 COPIED_BELOW = 1 / 3
-"""A sample is taken for a copy if its nearest training image is nearer than this times the second nearest.
+"""A sample counts as a copy if its nearest training image is nearer than this times the second nearest.
 
 Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
 """
@@ -28,69 +28,69 @@ FAR_FROM_FLOOR = 3
 
 
 @frozen
-class Finding:
+class Diagnostic:
     """One thing that deserves attention.
 
     Args:
         level: ``bad`` spoils the result, ``worry`` may do so, ``note`` is good to know.
-        what: what was found.
-        mend: what to do.
+        what: was found.
+        fix: what to do.
         section: the part of the page that shows it.
     """
 
     level: Literal["bad", "worry", "note"]
     what: str
-    mend: str
+    fix: str
     section: str = ""
 
 
-def findings(run: RunFiles, now: datetime) -> list[Finding]:
+def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
     """Return what deserves attention, worst first."""
     found = [
         *_unreadable(run),
         *_ending(run, now),
         *_stale(run),
-        *(finding for stage in run.stages for finding in _training(stage)),
-        *(finding for stage in run.stages for finding in _adjusted(stage)),
+        *(diagnostic for stage in run.stages for diagnostic in _training(stage)),
+        *(diagnostic for stage in run.stages for diagnostic in _adjusted(stage)),
         *_codebooks(run),
         *_copies(run),
         *_classes(run),
         *_small_numbers(run),
         *_limits(run),
     ]
-    return sorted(found, key=lambda finding: ("bad", "worry", "note").index(finding.level))
+    return sorted(found, key=lambda diagnostic: ("bad", "worry", "note").index(diagnostic.level))
 
 
-def _unreadable(run: RunFiles) -> Iterator[Finding]:
+def _unreadable(run: RunFiles) -> Iterator[Diagnostic]:
     for problem in run.unreadable.problems.values():
-        mend = f"{problem.hint[:1].upper()}{problem.hint[1:]}."
-        yield Finding("worry", f"{problem.where} is damaged: {problem.what}.", mend)
+        fix = f"{problem.hint[:1].upper()}{problem.hint[1:]}."
+        yield Diagnostic("worry", f"{problem.where} is damaged: {problem.what}.", fix)
 
 
-def _ending(run: RunFiles, now: datetime) -> Iterator[Finding]:
+def _ending(run: RunFiles, now: datetime) -> Iterator[Diagnostic]:
     state, updated = run.state, moment(run.state.updated)
-    again = "The command at the foot of this page goes on from the last checkpoint."
+    again = "The command at the foot of this page resumes from the last checkpoint."
     if state.state == "failed":
-        why = state.error.rstrip(".\n") or "it did not say why"
-        yield Finding("bad", f"The run failed: {why}.", again, "again")
+        why = state.error.rstrip(".\n") or "no reason is recorded"
+        yield Diagnostic("bad", f"The run failed: {why}.", again, "again")
     elif state.state == "stopped":
-        yield Finding("worry", "The run was stopped before it was done.", again, "again")
+        yield Diagnostic("worry", "The run was stopped before it was done.", again, "again")
     elif run.running and updated and now - updated > SILENCE:
-        yield Finding(
+        yield Diagnostic(
             "bad", f"No news since {state.updated}: the run was most likely killed.", again, "again"
         )
     elif not run.running:
         for stage in run.stages:
             if stage.begun and not stage.state.done:
-                yield Finding("worry", f"Stage {stage.name} was begun and is not done.", again, "stages")
+                yield Diagnostic("worry", f"Stage {stage.name} was begun and is not done.", again, "stages")
 
 
-def _stale(run: RunFiles) -> Iterator[Finding]:
+def _stale(run: RunFiles) -> Iterator[Diagnostic]:
     again = "The command at the foot of this page does it again."
     for stage in run.stages:
         if stage.stale:
             what = f"Stage {stage.name} is not shown: it was done {stage.stale}."
-            yield Finding("worry", what, again, "again")
+            yield Diagnostic("worry", what, again, "again")
 
 
 def moment(text: str) -> datetime | None:
@@ -101,18 +101,18 @@ def moment(text: str) -> datetime | None:
         return None
 
 
-def _training(stage: StageFiles) -> Iterator[Finding]:
+def _training(stage: StageFiles) -> Iterator[Diagnostic]:
     for name, curve in stage.curves.items():
         broken = curve.steps[~np.isfinite(curve.values)]
         if len(broken):
-            yield Finding(
+            yield Diagnostic(
                 "bad",
                 f"{name} of stage {stage.name} is no number at step {broken[0]:,}.",
                 "Lower the learning rate, clip the gradient (max_grad_norm), or train in float32.",
                 "curves",
             )
     if "loss" in stage.curves and not _falls(stage.curves["loss"]):
-        yield Finding(
+        yield Diagnostic(
             "worry",
             f"The loss of stage {stage.name} has not fallen.",
             "Try another learning rate, ten times lower or three times higher, and look at its data.",
@@ -121,30 +121,30 @@ def _training(stage: StageFiles) -> Iterator[Finding]:
     yield from _balance(stage)
 
 
-def _adjusted(stage: StageFiles) -> Iterator[Finding]:
+def _adjusted(stage: StageFiles) -> Iterator[Diagnostic]:
     for change in describe_adjustments(stage.state.adjusted):
-        yield Finding(
+        yield Diagnostic(
             "note",
             f"The options of stage {stage.name} were changed while it trained: {change}.",
-            "The recipe says the last options alone: repeated from it, the stage comes out different.",
+            "The recipe has the last options only: repeated from it, the stage comes out different.",
             "stages",
         )
 
 
 def _falls(curve: Curve) -> bool:
-    """Whether a curve ends lower than it began; one that is too short to tell is taken to fall."""
+    """Whether a curve ends lower than it began; one that is too short to judge counts as falling."""
     tenth = len(curve.finite) // 10
     return tenth < 2 or curve.finite[-tenth:].mean() < 0.98 * curve.finite[:tenth].mean()
 
 
-def _balance(stage: StageFiles) -> Iterator[Finding]:
-    """Compare a discriminator's loss with its first one, when it could tell nothing apart."""
+def _balance(stage: StageFiles) -> Iterator[Diagnostic]:
+    """Compare a discriminator's loss with its first one, when it could not distinguish them."""
     curve = stage.curves.get("discriminator")
     if curve is None or len(curve.finite) < 8:
         return
     first, last = abs(curve.finite[:2]).mean(), curve.finite[-(len(curve.finite) // 4) :].mean()
     if last < 0.1 * first:
-        yield Finding(
+        yield Diagnostic(
             "worry",
             f"The discriminator of stage {stage.name} wins: its loss is nearly 0, the autoencoder learns "
             "little from it.",
@@ -152,26 +152,27 @@ def _balance(stage: StageFiles) -> Iterator[Finding]:
             "curves",
         )
     elif last > 0.99 * first:
-        yield Finding(
+        yield Diagnostic(
             "note",
-            f"The discriminator of stage {stage.name} cannot tell reconstructions from images.",
+            f"The discriminator of stage {stage.name} cannot distinguish reconstructions from images.",
             "Fine if they are good already; else raise its learning rate or give it more steps.",
             "curves",
         )
 
 
-def _codebooks(run: RunFiles) -> Iterator[Finding]:
+def _codebooks(run: RunFiles) -> Iterator[Diagnostic]:
     found = run.record("codebook.json", Codebooks)
-    for number, book in enumerate(found.codebooks if found else [], 1):
-        which = f"Codebook {number}" if len(found.codebooks) > 1 else "The codebook"
+    books = found.codebooks if found else []
+    for number, book in enumerate(books, 1):
+        which = f"Codebook {number}" if len(books) > 1 else "The codebook"
         few = book.used < LEAST_USED_SHARE * book.size
         uneven = book.size >= 64 and book.perplexity < LEAST_PERPLEXITY_SHARE * book.size
         if few or uneven:
-            yield Finding(
+            yield Diagnostic(
                 "worry",
                 f"{which} has collapsed: {book.used:,} of {book.size:,} codes are used, as evenly as "
                 f"{book.perplexity:,.0f} equal ones.",
-                "Make it smaller, revive dead codes sooner (revive_below), or take quantizer fsq or sim_vq.",
+                "Make it smaller, revive dead codes sooner (revive_below), or use quantizer fsq or sim_vq.",
                 "codebook",
             )
 
@@ -194,25 +195,25 @@ def are_neighbours(arrays: Mapping[str, NDArray[Any]]) -> bool:
     return images and paired and bool(samples.size and nearest.size) and distance.dtype.kind == "f"
 
 
-def _copies(run: RunFiles) -> Iterator[Finding]:
-    distance = run.arrays("nearest.npz", are_neighbours).get("distance")
-    copies = 0 if distance is None else int(copied(distance).sum())
+def _copies(run: RunFiles) -> Iterator[Diagnostic]:
+    distance = run.arrays("nearest.npz", are_neighbours).get("distance", np.empty((0, 0)))
+    copies = int(copied(distance).sum())
     if copies:
-        yield Finding(
+        yield Diagnostic(
             "bad" if copies > len(distance) / 4 else "worry",
             f"{copies} of {len(distance)} samples may be copies: their nearest training image is far nearer "
             "than the next.",
-            "Look at them below. More data, fewer steps or a smaller denoiser keep a model from memorising.",
+            "Compare them below. More data, fewer steps or a smaller denoiser keep a model from memorising.",
             "nearest",
         )
 
 
-def _classes(run: RunFiles) -> Iterator[Finding]:
+def _classes(run: RunFiles) -> Iterator[Diagnostic]:
     found = run.record("classes.json", Classes)
     rows = list(zip(found.labels, found.samples, found.real)) if found else []
     missing = [label for label, drawn, real in rows if drawn < 0.2 * real]
     if missing:
-        yield Finding(
+        yield Diagnostic(
             "worry",
             f"Samples hardly ever show: {', '.join(missing)}.",
             "The model has dropped a part of its data: train the denoiser longer, or make it larger.",
@@ -220,12 +221,12 @@ def _classes(run: RunFiles) -> Iterator[Finding]:
         )
 
 
-def _small_numbers(run: RunFiles) -> Iterator[Finding]:
+def _small_numbers(run: RunFiles) -> Iterator[Diagnostic]:
     found = run.record("metrics.json", Measured)
     count = found.counts.get("samples", 0) if found else 0
     names = [name for name in (found.results.get("samples", {}) if found else {}) if _is_frechet(name)]
     if names and 0 < count < ENOUGH_FOR_FRECHET:
-        yield Finding(
+        yield Diagnostic(
             "note",
             f"{' and '.join(names)} of {count:,} samples comes out too high.",
             f"Draw {ENOUGH_FOR_FRECHET:,} or more (the sample stage's count) before you compare runs.",
@@ -233,8 +234,8 @@ def _small_numbers(run: RunFiles) -> Iterator[Finding]:
         )
 
 
-def _limits(run: RunFiles) -> Iterator[Finding]:
-    """Say which half has most left to gain, by the first number that has a floor."""
+def _limits(run: RunFiles) -> Iterator[Diagnostic]:
+    """Report which half has most left to gain, by the first number that has a floor."""
     found = run.record("metrics.json", Measured) or Measured()
     samples, decoded, floor = (found.results.get(of, {}) for of in ("samples", "reconstructions", "floor"))
     name = next((name for name in samples if _is_frechet(name) and name in decoded and name in floor), None)
@@ -242,7 +243,7 @@ def _limits(run: RunFiles) -> Iterator[Finding]:
     if name is None or few or samples[name] < FAR_FROM_FLOOR * floor[name]:
         return
     half = "denoiser" if samples[name] > 2 * decoded[name] else "autoencoder"
-    yield Finding(
+    yield Diagnostic(
         "note",
         f"The {half} has most left to gain: {name} is {samples[name]:.4g} of samples, {decoded[name]:.4g} of "
         f"reconstructions, {floor[name]:.4g} of real images.",

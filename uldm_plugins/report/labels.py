@@ -1,4 +1,4 @@
-"""What numbers mean, as to a newcomer: of those that the built-in components log and measure."""
+"""What numbers mean, for a newcomer: of those that the built-in components log and measure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ SCALARS = {
     "distance": "How far reconstructions are from their images, all losses of the recipe added up. "
     "Falls fast, then slowly; if it stays high, the autoencoder is too small or has had too few steps.",
     "generator": "The autoencoder's part of the GAN game: the lower, the more reconstructions pass for real.",
-    "discriminator": "The judge's part: near its first value it cannot tell reconstructions from images, "
+    "discriminator": "The discriminator's part: near its first value it distinguishes nothing, "
     "near 0 it always can. The two should hover against each other, neither running away.",
     "commitment": "How far the encoder's vectors are from their codes. "
     "Small and steady is good; growing without end means that the codebook does not follow.",
-    "codebook": "How far codes are from the vectors they stand for. Should fall and stay low.",
+    "codebook": "How far codes are from the vectors they replace. Should fall and stay low.",
     "kl": "How much latents differ from plain noise. Rises at first, then settles.",
     "entropy": "Low where codes are used evenly and chosen clearly.",
-    "images_per_second": "Speed. Steady is good; dips are other work on the machine.",
+    "images_per_second": "Speed. Steady is good; dips are other work on the computer.",
 }
 """What a logged number is, by its name."""
 
@@ -28,49 +28,49 @@ LOSSES = {
 
 
 @frozen
-class MetricWords:
+class MetricLabel:
     """What a measured number is.
 
     Args:
         better: ``lower`` or ``higher``; empty where neither is.
-        says: what it is.
+        description: what it is.
     """
 
     better: str
-    says: str
+    description: str
 
 
 _FRECHET = "how far images are from the test set as a whole, in a network's features; 0 is no difference"
 METRICS = {
-    "frechet_mnist": MetricWords("lower", _FRECHET),
-    "frechet": MetricWords("lower", _FRECHET),
-    "fid": MetricWords("lower", _FRECHET),
-    "kid": MetricWords("lower", "like a Fréchet distance, and fair to few samples; 0 is perfect"),
-    "precision": MetricWords("higher", "share of samples that look like real images: fidelity"),
-    "recall": MetricWords("higher", "share of real images that the samples come near: variety"),
-    "density": MetricWords("higher", "like precision, less moved by outliers"),
-    "coverage": MetricWords("higher", "like recall, less moved by outliers"),
-    "psnr": MetricWords("higher", "nearness of reconstructions to their images, in decibels"),
-    "ssim": MetricWords("higher", "likeness of reconstructions in structure; 1 is the same image"),
-    "lpips": MetricWords("lower", "how different reconstructions look to a network; 0 is the same image"),
-    "smallest_class": MetricWords("", "share of the rarest class; should be near the originals'"),
-    "largest_class": MetricWords("", "share of the commonest class; should be near the originals'"),
-    "used_codes": MetricWords("higher", "codes that occur at all"),
-    "used_share": MetricWords("higher", "share of the codes that occur at all"),
-    "perplexity": MetricWords("higher", "how many codes, used evenly, would be as varied as these"),
+    "frechet_mnist": MetricLabel("lower", _FRECHET),
+    "frechet": MetricLabel("lower", _FRECHET),
+    "fid": MetricLabel("lower", _FRECHET),
+    "kid": MetricLabel("lower", "like a Fréchet distance, and fair to few samples; 0 is perfect"),
+    "precision": MetricLabel("higher", "share of samples that look like real images: fidelity"),
+    "recall": MetricLabel("higher", "share of real images that the samples come near: variety"),
+    "density": MetricLabel("higher", "like precision, less moved by outliers"),
+    "coverage": MetricLabel("higher", "like recall, less moved by outliers"),
+    "psnr": MetricLabel("higher", "nearness of reconstructions to their images, in decibels"),
+    "ssim": MetricLabel("higher", "likeness of reconstructions in structure; 1 is the same image"),
+    "lpips": MetricLabel("lower", "how different reconstructions look to a network; 0 is the same image"),
+    "smallest_class": MetricLabel("", "share of the rarest class; should be near the originals'"),
+    "largest_class": MetricLabel("", "share of the commonest class; should be near the originals'"),
+    "used_codes": MetricLabel("higher", "codes that occur at all"),
+    "used_share": MetricLabel("higher", "share of the codes that occur at all"),
+    "perplexity": MetricLabel("higher", "how many codes, used evenly, would be as varied as these"),
 }
 """What a measured number is, by its name."""
 
 STAGES = {
     "train_autoencoder": "learns to shrink images to latents and back",
     "train_diffusion": "learns to make latents out of noise",
-    "train_classifier": "learns to tell classes apart",
+    "train_classifier": "learns to classify images",
     "sample": "draws new images",
     "evaluate": "measures what came of it",
 }
 """What a stage does, by its component."""
 
 
-def scalar_words(use: str, name: str) -> str:
-    """Return what a number that a stage logs is, or nothing if it is not known."""
+def scalar_label(use: str, name: str) -> str:
+    """Return what a number that a stage logs is, or an empty string if it is unknown."""
     return LOSSES.get(use, "") if name == "loss" else SCALARS.get(name, "")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from uldm_core.errors import Problem
 from uldm_core.paths import inside
 from uldm_core.run_folder.files import write_text
-from uldm_plugins.report.diagnostics import SILENCE, findings, moment
+from uldm_plugins.report.diagnostics import SILENCE, diagnose, moment
 from uldm_plugins.report.run_reader import RunFiles, read_run
 from uldm_plugins.report.sections import charts_of, command_of, components_of, sections_of
 
@@ -29,7 +29,7 @@ def write_report(path: Path, warn: Callable[[Problem], object] = lambda problem:
 
     Args:
         path: ``runs/<name>``.
-        warn: told of each file that cannot be read; the page says it as well.
+        warn: called with each file that cannot be read; the page lists them as well.
     """
     written = inside(path, "report.html")
     write_text(written, report_of(path, warn=warn))
@@ -43,12 +43,12 @@ def report_of(
 
     Args:
         path: ``runs/<name>``; every file in it may be missing, damaged or old.
-        now: the time to tell a run that goes on from one that was killed; the present by default.
-        warn: told of each file that cannot be read; the page says it as well.
+        now: the present time, to recognise a run that was killed.
+        warn: called with each file that cannot be read; the page lists them as well.
     """
     run = read_run(path)
     sections = sections_of(run)
-    found = findings(run, now or datetime.now().astimezone())
+    found = diagnose(run, now or datetime.now().astimezone())
     updated = moment(run.state.updated)
     for problem in run.unreadable.problems.values():
         warn(problem)
@@ -59,7 +59,7 @@ def report_of(
             run=run,
             state=state_of(run),
             sections=sections,
-            findings=found,
+            diagnostics=found,
             figures=_figures(run, sections),
             components=components_of(run.recipe),
             command=command_of(run, path),
@@ -74,13 +74,13 @@ def report_of(
 
 
 def state_of(run: RunFiles) -> str:
-    """Return how the run stands; of one that keeps no ``run.json``, by its stages."""
+    """Return the state of the run; of one that keeps no ``run.json``, by its stages."""
     done = bool(run.stages) and all(stage.state.done for stage in run.stages)
     return STATES.get(run.state.state, "unfinished") if run.state.state else "done" if done else "unfinished"
 
 
 def _figures(run: RunFiles, sections: list[Any]) -> list[tuple[str, str, str]]:
-    """Return the few numbers that say most: what, how much, beside what."""
+    """Return the most important numbers: what, how much, beside what."""
     shown = {section.name: section.shows for section in sections}
     found = []
     if "metrics" in shown:
@@ -100,9 +100,9 @@ def _figures(run: RunFiles, sections: list[Any]) -> list[tuple[str, str, str]]:
 def _headline(table: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """Return the first number that was measured of samples, beside its floor."""
     row, sets = table["rows"][0], table["sets"]
-    known = {name: number(value) for name, value in zip(sets, row["values"]) if value is not None}
-    beside = next((f"{name} {known[name]}" for name in ("floor", "originals") if name in known), "")
-    return (f"{row['name']} of samples", known["samples"], beside) if "samples" in known else None
+    values = {name: number(value) for name, value in zip(sets, row["values"]) if value is not None}
+    beside = next((f"{name} {values[name]}" for name in ("floor", "originals") if name in values), "")
+    return (f"{row['name']} of samples", values["samples"], beside) if "samples" in values else None
 
 
 @cache
@@ -147,5 +147,5 @@ def number(value: float | None) -> str:
 
 def when(text: str) -> str:
     """Write a moment for a person; what is none stays as it is."""
-    known = moment(text)
-    return f"{known.day} {known:%B %Y, %H:%M}" if known else text
+    found = moment(text)
+    return f"{found.day} {found:%B %Y, %H:%M}" if found else text

@@ -25,25 +25,25 @@ class Picture:
         source: a ``data:`` address.
         width: in its own pixels.
         height: in its own pixels.
-        says: what it shows, for who cannot see it.
+        alt: what it shows, for who cannot see it.
     """
 
     source: str
     width: int
     height: int
-    says: str
+    alt: str
 
 
-def picture(pixels: NDArray[np.uint8], says: str) -> Picture:
+def picture(pixels: NDArray[np.uint8], alt: str) -> Picture:
     """Return uint8 pixels [H, W, C] as a picture; of other than 1 or 3 channels, the first is shown."""
     channels = pixels.shape[2]
     image = Image.fromarray(np.ascontiguousarray(pixels if channels == 3 else pixels[..., 0]))
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return _of_bytes(buffer.getvalue(), image.size, says)
+    return _of_bytes(buffer.getvalue(), image.size, alt)
 
 
-def file_picture(path: Path, says: str) -> Picture | None:
+def file_picture(path: Path, alt: str) -> Picture | None:
     """Return a PNG file as a picture, or None if it is none, cut short, or too large for a page."""
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -54,13 +54,13 @@ def file_picture(path: Path, says: str) -> Picture | None:
             return None
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
             image.load()
-            return _of_bytes(content, image.size, says)
-    except (OSError, SyntaxError, ValueError, struct.error):  # Pillow's ways to say so, and ours
+            return _of_bytes(content, image.size, alt)
+    except (OSError, SyntaxError, ValueError, struct.error):  # Pillow's errors, and ours
         return None
 
 
-def _of_bytes(content: bytes, size: tuple[int, int], says: str) -> Picture:
-    return Picture("data:image/png;base64," + b64encode(content).decode("ascii"), *size, says)
+def _of_bytes(content: bytes, size: tuple[int, int], alt: str) -> Picture:
+    return Picture("data:image/png;base64," + b64encode(content).decode("ascii"), *size, alt)
 
 
 def shown_at(side: int) -> int:

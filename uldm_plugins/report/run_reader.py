@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,24 +25,25 @@ from uldm_plugins.report.pictures import Picture, file_picture
 from uldm_plugins.shared.arrays import first_of, read_arrays
 
 T = TypeVar("T")
+U = TypeVar("U")
 Arrays = Mapping[str, NDArray[Any]]
 MOST_BYTES = 1 << 30
 """Of the arrays in one file, unpacked; those of which a page shows all are far smaller."""
 MOST_CODES = 1 << 20
 _MOST = 1 << 53
 _count = and_(ge(0), lt(_MOST))
-_amount = and_(ge(0), lt(inf))
+_amount = and_(ge(0.0), lt(inf))
 _share = and_(ge(0), le(1))
 
 
 @frozen
 class Unreadable:
-    """What of a folder cannot be read, each file once: whoever reads goes on without it."""
+    """What of a folder cannot be read, each file once; the rest is read all the same."""
 
     problems: dict[str, Problem] = field(factory=dict)
 
-    def read(self, read: Callable[[], T], otherwise: T) -> T:
-        """Return what ``read`` does, or ``otherwise`` and note what the error says."""
+    def read(self, read: Callable[[], T], otherwise: U) -> T | U:
+        """Return what ``read`` does, or ``otherwise`` and note the error."""
         try:
             return read()
         except MistakeError as error:
@@ -55,7 +57,7 @@ class Unreadable:
 
 @frozen
 class RunState:
-    """``run.json``: how the run stands. An empty ``state`` means that nothing is known."""
+    """``run.json``: the state of the run. An empty ``state`` means that it is unknown."""
 
     state: str = ""
     started: str = ""
@@ -66,7 +68,7 @@ class RunState:
 
 @frozen
 class StageState:
-    """``stage.json``, as far as a report tells of it."""
+    """``stage.json``, as far as a report shows it."""
 
     done: bool = False
     seconds: float = field(default=0.0, validator=_amount)
@@ -76,7 +78,7 @@ class StageState:
 
 @frozen
 class Codebook:
-    """One codebook of ``codebook.json``: how often each of its ``size`` codes stands in the test set."""
+    """One codebook of ``codebook.json``: how often each of its ``size`` codes occurs in the test set."""
 
     size: int = field(validator=and_(gt(0), lt(_MOST)))
     counts: list[int] = field(validator=and_(max_len(MOST_CODES), deep_iterable(_count)))
@@ -117,7 +119,7 @@ class Measured:
 class StageFiles:
     """One stage: its options in the recipe, and what its folder holds.
 
-    What a ``stale`` one holds was made with something else than the recipe says, and is not shown.
+    What a ``stale`` one holds was made with other options than the recipe's, and is not shown.
     """
 
     name: str
@@ -136,7 +138,7 @@ class StageFiles:
 
     @property
     def steps(self) -> int:
-        """How many steps it is to take; 0 for a stage without steps."""
+        """Its number of steps; 0 for a stage without steps."""
         steps = self.options.get("steps", 0)
         return steps if isinstance(steps, int) and 0 <= steps < _MOST else 0
 
@@ -149,9 +151,9 @@ class StageFiles:
         """Return the pictures of one name that were kept while it trained, by their steps."""
         return [] if self.stale else self.unreadable.read(lambda: self.folder.shown(name), [])
 
-    def picture(self, path: Path, says: str) -> Picture | None:
+    def picture(self, path: Path, alt: str) -> Picture | None:
         """Return one of them, or None if it is damaged."""
-        return self.unreadable.read(lambda: _picture(path, says), None)
+        return self.unreadable.read(lambda: _picture(path, alt), None)
 
 
 @frozen(eq=False)
@@ -174,18 +176,18 @@ class RunFiles:
 
     @property
     def running(self) -> bool:
-        """Whether the run says that it goes on."""
+        """Whether the run is recorded as running."""
         return self.state.state == "running"
 
-    def stage_using(self, verb: str) -> StageFiles | None:
+    def stage_using(self, name: str) -> StageFiles | None:
         """Return the last stage of a component, if there is one."""
-        return next((stage for stage in reversed(self.stages) if stage.use == verb), None)
+        return next((stage for stage in reversed(self.stages) if stage.use == name), None)
 
     def artifact(self, name: str) -> Path | None:
         """Return an artifact of the last stage that made it."""
         read = self.unreadable.read
         stages = [stage for stage in reversed(self.stages) if not stage.stale]
-        paths = (read(lambda stage=stage: stage.folder.artifact(name), None) for stage in stages)
+        paths = (read(partial(stage.folder.artifact, name), None) for stage in stages)
         return next((path for path in paths if path and path.exists()), None)
 
     def record(self, name: str, kind: type[T]) -> T | None:
@@ -213,19 +215,22 @@ def read_run(path: Path) -> RunFiles:
     evaluations = [
         file for file in read(lambda: listed(folder.file("evaluations")), []) if file.suffix == ".json"
     ]
-    found = [read(lambda file=file: _json(file, Measured), None) for file in evaluations]
+    found = [read(partial(_json, file, Measured), None) for file in evaluations]
     stale = read(lambda: stale_results(path), {})
     stages = read(lambda: _stage_options(folder, recipe), {})
     made = [
-        read(lambda name=name: _stage(folder, name, stages[name], stale.get(name, ""), unreadable), None)
+        read(partial(_stage, folder, name, stages[name], stale.get(name, ""), unreadable), None)
         for name in stages
     ]
+    environment: Mapping[str, Any] | None = read(
+        lambda: _json(folder.file("environment.json"), dict[str, Any]), None
+    )
     return RunFiles(
         folder=folder,
         state=read(lambda: _json(folder.file("run.json"), RunState), None) or RunState(),
         recipe=recipe,
         recipe_text=text,
-        environment=read(lambda: _json(folder.file("environment.json"), dict[str, Any]), None) or {},
+        environment=environment or {},
         stages=[stage for stage in made if stage],
         evaluations=[measured for measured in found if measured],
         unreadable=unreadable,
@@ -320,8 +325,8 @@ def _first_images(path: Path, count: int) -> tuple[NDArray[np.uint8], int]:
     return images, total
 
 
-def _picture(path: Path, says: str) -> Picture:
-    found = file_picture(path, says)
+def _picture(path: Path, alt: str) -> Picture:
+    found = file_picture(path, alt)
     if found is None:
         raise damaged(path, "no PNG that can be shown")
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
 from uldm_plugins.report.diagnostics import are_neighbours, copied
-from uldm_plugins.report.labels import METRICS, STAGES, scalar_words
+from uldm_plugins.report.labels import METRICS, STAGES, scalar_label
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
 from uldm_plugins.report.run_reader import (
     MOST_CODES,
@@ -54,7 +54,7 @@ class Chart:
 
     id: str
     title: str
-    says: str
+    description: str
     data: Mapping[str, Any]
 
 
@@ -69,7 +69,7 @@ class Frame:
 def sections_of(run: RunFiles) -> list[Section]:
     """Return the parts that there is something to show in, in the order of the page.
 
-    What is drawn comes first, but how far it is while the run goes on.
+    Samples come first; while the run goes, its stages do.
     """
     made = [
         _samples(run),
@@ -103,7 +103,7 @@ def _stages(run: RunFiles) -> Section | None:
             "share": stage.state.seconds / longest,
             "step": stage.step,
             "steps": stage.steps,
-            "state": _standing(run, stage),
+            "state": _state(run, stage),
             "left": _seconds_left(stage),
         }
         for stage in run.stages
@@ -111,7 +111,7 @@ def _stages(run: RunFiles) -> Section | None:
     return Section("stages", "Stages", {"rows": rows}) if rows else None
 
 
-def _standing(run: RunFiles, stage: StageFiles) -> str:
+def _state(run: RunFiles, stage: StageFiles) -> str:
     if stage.state.done:
         return "done"
     if not stage.begun:
@@ -120,7 +120,7 @@ def _standing(run: RunFiles, stage: StageFiles) -> str:
 
 
 def _seconds_left(stage: StageFiles) -> float:
-    """Return the seconds left at the speed of late, 0 if it cannot be said."""
+    """Return the seconds left at the recent speed, 0 if it is unknown."""
     speed, batch = stage.curves.get("images_per_second"), stage.options.get("batch_size")
     if stage.state.done or speed is None or not len(speed.finite) or not isinstance(batch, int):
         return 0.0
@@ -177,7 +177,7 @@ def _charts(stage: StageFiles) -> Iterator[Chart]:
         yield Chart(
             id=f"{stage.name}/{name}",
             title=" and ".join(drawn).replace("_", " "),
-            says=" ".join(filter(None, (scalar_words(stage.use, one) for one in drawn))),
+            description=" ".join(filter(None, (scalar_label(stage.use, one) for one in drawn))),
             data=chart_of({one: stage.curves[one] for one in drawn}),
         )
 
@@ -189,12 +189,12 @@ def _reconstructions(run: RunFiles) -> Section | None:
     if not arrays:
         shows = {"rows": [], "frames": frames, "steps": trainer.steps if trainer else 0}
         return Section("reconstructions", "Reconstructions", shows) if frames else None
-    originals, decoded = arrays["originals"], arrays["reconstructions"]
-    count = min(how_many(originals.shape[1], MOST_PAIRS), len(originals), len(decoded))
+    images, decoded = arrays["originals"], arrays["reconstructions"]
+    count = min(how_many(images.shape[1], MOST_PAIRS), len(images), len(decoded))
     maps = _code_maps(run, arrays.get("codes"), count)
     rows = [
         [
-            picture(originals[index], f"image {index + 1}"),
+            picture(images[index], f"image {index + 1}"),
             picture(decoded[index], f"reconstruction {index + 1}"),
             *maps[index],
         ]
@@ -202,8 +202,8 @@ def _reconstructions(run: RunFiles) -> Section | None:
     ]
     shows = {
         "rows": rows,
-        "side": shown_at(originals.shape[1]),
-        "grid": _grid(arrays.get("codes")) if maps[0] else "",
+        "side": shown_at(images.shape[1]),
+        "grid": _grid(arrays["codes"]) if maps[0] else "",
         "frames": frames,
         "steps": trainer.steps if trainer else 0,
     }
@@ -279,8 +279,8 @@ def _path(run: RunFiles) -> Section | None:
         [picture(frame, f"sample {number + 1} at moment {moment}") for moment, frame in enumerate(path, 1)]
         for number, path in enumerate(frames.swapaxes(0, 1)[:count])
     ]
-    known = times is not None and times.shape == (len(frames),)
-    shows = {"rows": rows, "times": times.tolist() if known else [], "side": shown_at(frames.shape[2])}
+    labels = times.tolist() if times is not None and times.shape == (len(frames),) else []
+    shows = {"rows": rows, "times": labels, "side": shown_at(frames.shape[2])}
     return Section("path", "From noise to image", shows, "Noise to image")
 
 
@@ -336,7 +336,7 @@ def metric_table(measured: Measured) -> dict[str, Any]:
     rows = [
         {
             "name": name,
-            "words": METRICS.get(name),
+            "label": METRICS.get(name),
             "values": [rounded(measured.results[found].get(name, np.nan)) for found in sets],
         }
         for name in names
@@ -351,20 +351,20 @@ def metric_table(measured: Measured) -> dict[str, Any]:
 
 
 def components_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the recipe's nouns, each with its component's name and those of the components within it."""
+    """Return the recipe's components, each with its name and those of the components nested in it."""
     components = {name: table for name, table in recipe.items() if isinstance(table, dict) and "use" in table}
-    return [(name.replace("_", " "), _said(table)) for name, table in components.items()]
+    return [(name.replace("_", " "), _nested_names(table)) for name, table in components.items()]
 
 
-def _said(table: Mapping[str, Any]) -> str:
+def _nested_names(table: Mapping[str, Any]) -> str:
     inner = [(key, value) for key, value in table.items() if isinstance(value, dict) and "use" in value]
-    within = "".join(f", {key} {_said(value)}" for key, value in inner)
+    within = "".join(f", {key} {_nested_names(value)}" for key, value in inner)
     size = f" of {table['codebook_size']:,} codes" if isinstance(table.get("codebook_size"), int) else ""
     return f"{table['use']}{size}{within}"
 
 
 def command_of(run: RunFiles, path: Path) -> str:
-    """Return the command that repeats the run, or goes on with it."""
+    """Return the command that repeats or resumes the run."""
     from uldm_core.run_folder.files import command_for
 
     return run.state.command or command_for(path)

@@ -13,7 +13,7 @@ from uldm_plugins.report.page import write_report
 
 LEAST_SECONDS = 30.0
 MOST_SHARE = 0.02
-"""What writing may take of the time that training goes on: a page that takes 1 s is written every 50 s."""
+"""The share of training time that writing may use: a page that needs 1 s is written every 50 s."""
 
 
 class Report:

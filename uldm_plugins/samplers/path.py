@@ -11,6 +11,7 @@ from attrs import frozen
 from torch import Tensor
 
 from uldm_core.protocols import Denoise, NoiseScheduler
+from uldm_plugins.shared.place import device_of
 
 Spacing = Literal["linspace", "trailing", "leading"]
 FAINTEST = 1 / 200
@@ -60,7 +61,7 @@ def make_path(
 
 def _levels(noise_scheduler: NoiseScheduler, times: Tensor) -> tuple[list[float], list[float]]:
     """Return alpha and sigma at times; what rounding brings below 0, as in cos(pi / 2), is 0."""
-    device = next(iter(getattr(noise_scheduler, "buffers", lambda: ())()), torch.empty(0)).device
+    device = device_of(noise_scheduler)
     alphas, sigmas = noise_scheduler.coefficients(times.float().to(device))
     return alphas.clamp(min=0).tolist(), sigmas.clamp(min=0).tolist()
 

@@ -34,7 +34,8 @@ def half_of_memory() -> int:
 def save_arrays(path: Path, **arrays: Tensor) -> None:
     """Write tensors as an ``.npz``, compressed."""
     with whole(path) as file:
-        np.savez_compressed(file, **{name: one.cpu().contiguous().numpy() for name, one in arrays.items()})
+        values: dict[str, Any] = {name: one.cpu().contiguous().numpy() for name, one in arrays.items()}
+        np.savez_compressed(file, **values)
 
 
 def array_names(path: Path) -> list[str]:

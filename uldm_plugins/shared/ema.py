@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+
+from uldm_core.protocols import Network
 
 Decay = Callable[[int], float]
 """``n -> decay`` of the average at the update after ``n`` earlier ones."""
@@ -24,7 +25,7 @@ class EMA:
         decay: of the average, in [0, 1]: see ``warmed`` and ``power_function``.
     """
 
-    def __init__(self, module: nn.Module, decay: Decay) -> None:
+    def __init__(self, module: Network, decay: Decay) -> None:
         self.module = module
         self.decay = decay
         self.updates = 0

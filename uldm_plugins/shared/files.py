@@ -66,7 +66,8 @@ def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     """
     if not root.is_dir():
         raise OptionError(f"there is no folder {shown(root)}")
-    found, left_out = [], {}
+    found: list[Path] = []
+    left_out: dict[str, str] = {}
     for path in _files_under(root, left_out):
         ending, below = path.suffix.lower(), path.relative_to(root)
         hidden = any(part.startswith(".") for part in below.parts)
@@ -205,7 +206,7 @@ def _keyed(image: Image.Image, container: Container) -> Image.Image:
 def _lower_halves(container: Container) -> np.ndarray:
     """Decode RGB of sixteen bits once more, as if their bytes stood the other way round."""
     image = PngImageFile(BytesIO(container.data))
-    image.tile = [(*image.tile[0][:3], "RGB;16L")]
+    image.tile = [(*image.tile[0][:3], "RGB;16L")]  # type: ignore[list-item]  # no named tuple before Pillow 11
     return np.asarray(image)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Quantizer
+from uldm_core.protocols import Autoencoder, Context, Quantizer
 from uldm_plugins.nn.codebooks import code_counts
 from uldm_plugins.shared.images import images_at_a_time, to_float, to_uint8
 

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from uldm_core import MistakeError, use
-from uldm_core.engine.context import Context
 from uldm_core.errors import OptionError
-from uldm_core.protocols import Autoencoder, Backbone, Dataset, Metric
+from uldm_core.protocols import (
+    Autoencoder,
+    Context,
+    Dataset,
+    HasBackbone,
+    HasLogits,
+    HasReference,
+    Metric,
+    Paired,
+)
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluation_artifacts import (
@@ -83,7 +91,7 @@ class Evaluate:
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
-            context.reporter.message(f"[{context.name}] {line}")
+            context.message(f"[{context.name}] {line}")
         return report["results"]["samples"]
 
     def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:
@@ -107,10 +115,10 @@ class Evaluate:
             context.advance(sum(map(len, images)))
         return torch.cat(images), torch.cat(codes) if codes else None
 
-    def _classifier(self) -> Backbone | None:
+    def _classifier(self) -> HasLogits | None:
         """Return the first backbone of the metrics that tells classes."""
-        backbones = [getattr(metric, "backbone", None) for metric in self.metrics]
-        return next((backbone for backbone in backbones if hasattr(backbone, "logits")), None)
+        backbones = (metric.backbone for metric in self.metrics if isinstance(metric, HasBackbone))
+        return next((backbone for backbone in backbones if isinstance(backbone, HasLogits)), None)
 
     def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
@@ -158,7 +166,7 @@ def compare(
         for batch in real[_reference(metric, real)]() if metric.compares else ():
             with _refusals(metric):
                 metric.update(batch, real=True)
-    unpaired = [metric for metric in metrics if not getattr(metric, "paired", False)]
+    unpaired = [metric for metric in metrics if not (isinstance(metric, Paired) and metric.paired)]
     results = {
         name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
     }
@@ -172,7 +180,7 @@ def compare(
 
 def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:
     """Return which real images a metric compares with."""
-    wanted = getattr(metric, "reference", "test")
+    wanted = metric.reference if isinstance(metric, HasReference) else "test"
     return wanted if wanted in real else "test"
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Backbone, Dataset
+from uldm_core.protocols import Autoencoder, Context, Dataset, HasLogits, Quantized
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.shared.arrays import save_arrays
@@ -48,8 +47,8 @@ def save_codebook(codes: Tensor, autoencoder: Autoencoder, context: Context) -> 
 
     A codebook of more than a million codes, of which most are never seen, is left out.
     """
-    told = getattr(getattr(autoencoder, "quantizer", None), "codebook_size", 0)
-    size = max(told, int(codes.max()) + 1)
+    declared = autoencoder.quantizer.codebook_size if isinstance(autoencoder, Quantized) else 0
+    size = max(declared, int(codes.max()) + 1)
     if size > CODES_AT_MOST:
         return
     counts = code_counts(codes, size)
@@ -113,7 +112,7 @@ def _pixels(images: Tensor, context: Context) -> Tensor:
     return images.to(context.device).flatten(1).float() / 255
 
 
-def save_classes(samples: Tensor, real: Dataset, classifier: Backbone, context: Context) -> None:
+def save_classes(samples: Tensor, real: Dataset, classifier: HasLogits, context: Context) -> None:
     """Write ``classes.json``: the share of each class among samples and real images, as a backbone sees them.
 
     ``labels`` are the numbers of its logits; the shares of ``samples`` and of ``real`` each add up to 1.
@@ -127,7 +126,7 @@ def save_classes(samples: Tensor, real: Dataset, classifier: Backbone, context: 
 
 
 @torch.inference_mode()
-def class_shares(batches: Iterable[Tensor], classifier: Backbone) -> list[float]:
+def class_shares(batches: Iterable[Tensor], classifier: HasLogits) -> list[float]:
     """Return the share of each class in batches of uint8 images, as a backbone with ``logits`` sees them."""
     place = device_of(classifier)
     logits = [classifier.logits(to_float(batch.to(place))) for batch in batches]

@@ -8,8 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder
+from uldm_core.protocols import Autoencoder, Context
 from uldm_plugins.shared.images import to_float, to_uint8
 from uldm_plugins.stages.latents import encode_with_codes
 

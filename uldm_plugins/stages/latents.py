@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Autoencoder, Dataset, LatentScaling
+from uldm_core.protocols import Autoencoder, Context, Dataset, LatentScaling, Quantized
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
 from uldm_plugins.stages.training import read_images
 
@@ -76,7 +75,7 @@ def passed_with_codes(
 
 def encode_with_codes(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return latents, and the indices of their codes, [B, h, w] or [B, Q, h, w]; None without a quantizer."""
-    if not hasattr(autoencoder, "encode_with_indices"):
+    if not isinstance(autoencoder, Quantized):
         return autoencoder.encode(images)[0], None
     latents, _, indices = autoencoder.encode_with_indices(images)
     return latents, indices

@@ -10,9 +10,16 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from uldm_core import registry
-from uldm_core.engine.context import Context
 from uldm_core.kinds import latent_size
-from uldm_core.protocols import Autoencoder, Dataset, Denoiser, LatentScaling, NoiseScheduler
+from uldm_core.protocols import (
+    Autoencoder,
+    Context,
+    Dataset,
+    Denoiser,
+    LatentScaling,
+    NoiseScheduler,
+    Quantized,
+)
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.shared.ema import EMA
 from uldm_plugins.shared.images import in_batches, to_float, to_uint8
@@ -46,15 +53,14 @@ def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) 
     """
     test = held_out(dataset)
     originals = test.images(torch.arange(min(PAIRS, len(test))))
-    quantizer = getattr(autoencoder, "quantizer", None)
     images, codes, maps = [], [], {}
     for batch in in_batches(originals):
         with context.autocast():
             latents, indices = encode_with_codes(autoencoder, to_float(batch.to(context.device)))
             images.append(to_uint8(autoencoder.decode(latents)).cpu())
         codes += [] if indices is None else [indices if indices.ndim == 3 else indices[:, 0]]
-    if quantizer is not None and codes:
-        maps["codes"] = code_map(torch.cat(codes), dataset.size, quantizer.codebook_size)
+    if isinstance(autoencoder, Quantized):
+        maps["codes"] = code_map(torch.cat(codes), dataset.size, autoencoder.quantizer.codebook_size)
     pairs = torch.stack([originals, torch.cat(images)], 1).flatten(0, 1)
     return {"reconstructions": pairs, **maps}
 

@@ -13,10 +13,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core import use
-from uldm_core.engine.context import Context
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
+    Context,
     Dataset,
     Denoise,
     Denoiser,
@@ -176,7 +176,7 @@ class Sample:
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
             nonlocal told
-            context.stop.check()
+            context.check_stop()
             if time.monotonic() - told > TELL_EVERY_SECONDS:
                 told = time.monotonic()
                 context.advance(done + int(size * (1 - float(t[0]))))

@@ -10,12 +10,13 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from uldm_core import Excludes, Partial, Weighted, use
-from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     AdversarialLoss,
     Autoencoder,
+    Context,
     Dataset,
     Discriminator,
+    HasLastLayer,
     Loss,
     LRSchedule,
     Optimizer,
@@ -80,7 +81,7 @@ class TrainAutoencoder:
     ) -> None:
         if adversarial is not None and discriminator is None:
             raise ValueError("adversarial needs a discriminator, and the recipe has none")
-        if adaptive_weight and not hasattr(autoencoder, "last_layer"):
+        if adaptive_weight and not isinstance(autoencoder, HasLastLayer):
             raise ValueError(f"adaptive_weight: {type(autoencoder).__name__} names no last_layer")
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -97,9 +98,6 @@ class TrainAutoencoder:
 
     def prepare(self, context: Context) -> None:
         """Make the optimizers and the average."""
-        self.context = context
-        for term in self.losses:
-            context.machine.place(term.component)
         self.descent = OptimizerStep(self.autoencoder.parameters(), *self._descent)
         self.ema = EMA(self.autoencoder, self._average)
         self.autoencoder.train()
@@ -107,11 +105,11 @@ class TrainAutoencoder:
             self.judge_descent = OptimizerStep(self.discriminator.parameters(), *self._discriminator_descent)
             self.discriminator.train()
 
-    def step(self, step: int) -> Mapping[str, Tensor]:
+    def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update autoencoder and discriminator once."""
-        indices = self.context.batch(len(self.dataset), self.batch_size, step)
-        images = image_batch(self.dataset, indices, self.context)
-        with self.context.autocast():
+        indices = context.batch(len(self.dataset), self.batch_size, step)
+        images = image_batch(self.dataset, indices, context)
+        with context.autocast():
             reconstruction, _, own = self.autoencoder(images)
             reconstruction = reconstruction.float()
             distance = weighted_sum(self.losses, reconstruction, images, step)
@@ -123,18 +121,18 @@ class TrainAutoencoder:
         self.descent(loss, step)
         self.ema.update()
         if self._judged(step):
-            logged["discriminator"] = self._teach(images, reconstruction.detach(), step)
+            logged["discriminator"] = self._teach(images, reconstruction.detach(), step, context)
         return detached(logged)
 
-    def preview(self, step: int) -> None:
+    def preview(self, step: int, context: Context) -> None:
         """Show ``reconstructions``: test images, each followed by what the averaged weights make of it.
 
         With a quantizer also their ``codes``, as colours; see ``code_map``.
         """
         with at_rest(self.autoencoder, self.ema):
-            shown = reconstructed(self.dataset, self.autoencoder, self.context)
+            shown = reconstructed(self.dataset, self.autoencoder, context)
         for name, images in shown.items():
-            self.context.show(name, images, step)
+            context.show(name, images, step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
@@ -143,7 +141,7 @@ class TrainAutoencoder:
             state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.judge_descent}
         return state
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the autoencoder."""
         self.ema.apply()
         self.autoencoder.eval()
@@ -163,8 +161,8 @@ class TrainAutoencoder:
             return self.adversarial.weight
         return self.adversarial.weight * gradient_ratio(distance, verdict, self.autoencoder.last_layer)
 
-    def _teach(self, images: Tensor, reconstruction: Tensor, step: int) -> Tensor:
-        with self.context.autocast():
+    def _teach(self, images: Tensor, reconstruction: Tensor, step: int, context: Context) -> Tensor:
+        with context.autocast():
             real, fake = self.discriminator(images), self.discriminator(reconstruction)
         loss = self.adversarial.component.discriminator(real.float(), fake.float())
         self.judge_descent(loss, step)

@@ -12,8 +12,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from uldm_core import Partial, use
-from uldm_core.engine.context import Context
-from uldm_core.protocols import Backbone, Dataset, LRSchedule, Optimizer
+from uldm_core.protocols import Backbone, Context, Dataset, LRSchedule, Optimizer
 from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.latents import index_batches
 from uldm_plugins.stages.training import OptimizerStep, image_batch
@@ -70,17 +69,16 @@ class TrainClassifier:
 
     def prepare(self, context: Context) -> None:
         """Thaw the backbone; make optimizer and average."""
-        self.context = context
         self.backbone.thaw().train()
         self.descent = OptimizerStep(self.backbone.parameters(), *self._descent)
         self.ema = EMA(self.backbone, warmed(self.ema_decay))
 
-    def step(self, step: int) -> Mapping[str, Tensor]:
+    def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the classifier once."""
-        indices = self.context.batch(len(self.dataset), self.batch_size, step)
-        images = self._jitter(image_batch(self.dataset, indices, self.context), self.context.generator(step))
+        indices = context.batch(len(self.dataset), self.batch_size, step)
+        images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
         labels = self.dataset.labels[indices].to(images.device)
-        with self.context.autocast():
+        with context.autocast():
             logits = self.backbone.logits(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         self.descent(loss, step)
@@ -91,17 +89,17 @@ class TrainClassifier:
         """Return everything that a resumed run needs."""
         return {"backbone": self.backbone, "optimizer": self.descent, "ema": self.ema}
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the backbone, frozen again, and measure its accuracy."""
         self.ema.apply()
         self.backbone.freeze()
-        return {"test_accuracy": self._accuracy(self.dataset.split("test"))}
+        return {"test_accuracy": self._accuracy(self.dataset.split("test"), context)}
 
     @torch.inference_mode()
-    def _accuracy(self, test: Dataset) -> float:
+    def _accuracy(self, test: Dataset, context: Context) -> float:
         right = 0
         for indices in index_batches(test):
-            classes = self.backbone.logits(image_batch(test, indices, self.context)).argmax(1).cpu()
+            classes = self.backbone.logits(image_batch(test, indices, context)).argmax(1).cpu()
             right += int((classes == test.labels[indices]).sum())
         return right / len(test)
 

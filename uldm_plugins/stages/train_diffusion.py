@@ -10,9 +10,9 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from uldm_core import Excludes, Partial, use
-from uldm_core.engine.context import Context
 from uldm_core.protocols import (
     Autoencoder,
+    Context,
     Dataset,
     Denoiser,
     LatentScaling,
@@ -94,25 +94,24 @@ class TrainDiffusion:
 
     def prepare(self, context: Context) -> None:
         """Fit the scaling, encode the dataset, make optimizer and average."""
-        self.context = context
         self.autoencoder.eval()
         self.denoiser.train()
         self.latents = encode_all(self.dataset, self.autoencoder, context) if self.cache_latents else None
-        self.latent_scaling.fit(self._raw_latents())
+        self.latent_scaling.fit(self._raw_latents(context))
         if self.latents is not None:
             self.latents = self.latent_scaling.normalize(self.latents)
         self.descent = OptimizerStep(self.denoiser.parameters(), *self._descent)
         self.ema = EMA(self.denoiser, self._average)
 
-    def step(self, step: int) -> Mapping[str, Tensor]:
+    def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
-        indices = self.context.batch(len(self.dataset), self.batch_size, step)
-        latents = self._normalized(indices)
-        generator = self.context.generator(step)
+        indices = context.batch(len(self.dataset), self.batch_size, step)
+        latents = self._normalized(indices, context)
+        generator = context.generator(step)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         t = self.timestep_weighting.sample(len(latents), generator).to(latents)
         noisy = self.noise_scheduler.add_noise(latents, noise, t)
-        with self.context.autocast():
+        with context.autocast():
             prediction = predict(self.denoiser, self.noise_scheduler, noisy, t)
         target = self.noise_scheduler.target(latents, noise, t)
         errors = (prediction - target).square().mean((1, 2, 3))
@@ -121,11 +120,11 @@ class TrainDiffusion:
         self.ema.update()
         return {"loss": loss.detach()}
 
-    def preview(self, step: int) -> None:
+    def preview(self, step: int, context: Context) -> None:
         """Show ``samples``: the same noise each time, drawn with the averaged weights in a few steps."""
         parts = (self.autoencoder, self.denoiser, self.noise_scheduler, self.latent_scaling)
         with at_rest(self.denoiser, self.ema):
-            self.context.show("samples", Sketch(*parts, self.dataset.size).draw(self.context), step)
+            context.show("samples", Sketch(*parts, self.dataset.size).draw(context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
@@ -136,7 +135,7 @@ class TrainDiffusion:
             "ema": self.ema,
         }
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the denoiser."""
         self.ema.apply()
         self.denoiser.eval()
@@ -144,15 +143,15 @@ class TrainDiffusion:
             self.latent_scaling.eval()
         return {}
 
-    def _raw_latents(self) -> Iterable[Tensor]:
+    def _raw_latents(self, context: Context) -> Iterable[Tensor]:
         if self.latents is not None:
             return in_batches(self.latents)
-        return (self._encode(indices) for indices in index_batches(self.dataset))
+        return (self._encode(indices, context) for indices in index_batches(self.dataset))
 
-    def _normalized(self, indices: Tensor) -> Tensor:
+    def _normalized(self, indices: Tensor, context: Context) -> Tensor:
         if self.latents is not None:
             return self.latents[indices.to(self.latents.device)].clone()
-        return self.latent_scaling.normalize(self._encode(indices)).clone()
+        return self.latent_scaling.normalize(self._encode(indices, context)).clone()
 
-    def _encode(self, indices: Tensor) -> Tensor:
-        return encode(read_images(self.dataset, indices), self.autoencoder, self.context)
+    def _encode(self, indices: Tensor, context: Context) -> Tensor:
+        return encode(read_images(self.dataset, indices), self.autoencoder, context)

@@ -10,10 +10,18 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from uldm_core import Partial, Weighted
-from uldm_core.engine.context import Context
 from uldm_core.errors import DataError
-from uldm_core.protocols import Dataset, Denoiser, Loss, LRSchedule, NoiseScheduler, Optimizer
-from uldm_core.registry.component import say_failure
+from uldm_core.protocols import (
+    Context,
+    Dataset,
+    Denoiser,
+    Loss,
+    LRSchedule,
+    NoiseScheduler,
+    Optimizer,
+    ScalesInput,
+)
+from uldm_core.registry.component import format_failure
 from uldm_plugins.shared.images import to_float
 
 
@@ -89,7 +97,7 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
     try:
         return dataset.images(indices)
     except Exception as error:  # of whatever reads the files
-        raise DataError(f"the dataset cannot give its images: {say_failure(error)}") from error
+        raise DataError(f"the dataset cannot give its images: {format_failure(error)}") from error
 
 
 def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
@@ -103,8 +111,7 @@ def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Te
 
 def predict(denoiser: Denoiser, noise_scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
     """Call the denoiser with what the process wants it to be given and told; float32 [B, C, H, W]."""
-    scale = getattr(noise_scheduler, "scale_input", None)
-    scaled = scale(x_t, t) if scale else x_t
+    scaled = noise_scheduler.scale_input(x_t, t) if isinstance(noise_scheduler, ScalesInput) else x_t
     return denoiser(scaled, noise_scheduler.conditioning(t)).float()
 
 

@@ -1,1 +1,1 @@
-"""Those who are told of a run while it goes on."""
+"""Trackers: they are notified of a run's progress."""

@@ -17,7 +17,7 @@ from uldm_plugins.shared.images import png_of_grid
 class Jsonl:
     """Writes ``stages/<stage>/metrics.jsonl`` and ``stages/<stage>/images/<name>/<step>.png``.
 
-    Where a stage goes on from a checkpoint, what was written behind it is dropped: it comes again.
+    Where a stage resumes from a checkpoint, what was written after its step is dropped: it comes again.
     """
 
     def begin(self, run: RunStart) -> None:
@@ -25,7 +25,7 @@ class Jsonl:
         self.folder = RunFolder(run.folder)
 
     def stage(self, name: str, step: int, total: int) -> None:
-        """Drop what is behind ``step``."""
+        """Drop what was written after ``step``."""
         folder = self.folder.stage(name)
         _cut_metrics(folder, step)
         for kept in listed(folder.images):
@@ -50,7 +50,7 @@ class Jsonl:
 
 
 def _cut_metrics(folder: StageFolder, step: int) -> None:
-    """Drop lines behind a step, and one that a crash cut short."""
+    """Drop lines after a step, and one that a crash cut short."""
     if folder.metrics.is_file():
         lines = read_bytes(folder.metrics).decode("utf-8", "replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]

@@ -7,14 +7,16 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
 from uldm_core.paths import inside, listed, refused
 from uldm_core.protocols import RunStart
 from uldm_core.recipe.compare import flattened
-from uldm_core.run_folder.files import write_text
+from uldm_core.run_folder.files import write_bytes, write_text
 from uldm_plugins.shared.images import grid_of_ten
 from uldm_plugins.trackers.shared import read_id, tagged
 
@@ -44,10 +46,13 @@ class MLflow:
         listed(folder)  # a link in it is refused
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new table
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs every new table
         folder.mkdir(exist_ok=True)
         given = self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        self.client = MlflowClient(given or f"sqlite:///{folder / 'mlflow.db'}")
+        database = folder / "mlflow.db"
+        if not given and not database.exists():
+            write_bytes(database, _empty_database())
+        self.client = MlflowClient(given or f"sqlite:///{database}")
         self.id = self._resumed(folder / "run_id")
         if not self.id:
             self.id = self._created(run, artifacts=None if given else (folder / "artifacts").as_uri())
@@ -56,7 +61,7 @@ class MLflow:
             self._refuse_images_elsewhere(folder)
 
     def _refuse_images_elsewhere(self, folder: Path) -> None:
-        """Raise ``MistakeError`` if the database, which may be somebody else's, says so."""
+        """Raise ``MistakeError`` if the database, which may be somebody else's, refuses."""
         place = str(self.client.get_run(self.id).info.artifact_uri)
         below = place.removeprefix(folder.as_uri() + "/")
         if below == place or "%" in below:
@@ -70,12 +75,12 @@ class MLflow:
 
         if not kept.is_file():
             return ""
-        known = read_id(kept)
+        run_id = read_id(kept)
         try:
-            self.client.update_run(known, status="RUNNING")
+            self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # made on another server, or deleted
             return ""
-        return known
+        return run_id
 
     def _created(self, run: RunStart, artifacts: str | None) -> str:
         from mlflow.entities import Param
@@ -122,6 +127,17 @@ class MLflow:
         self.client.set_terminated(self.id, STATUS[state])
 
 
+@cache
+def _empty_database() -> bytes:
+    """Return a database without runs: MLflow takes a second to make one, which several runs may share."""
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+        return path.read_bytes()
+
+
 def _allowed(key: str, script: re.RegexFlag = re.UNICODE) -> str:
-    """Return a name with ``_`` for what MLflow refuses; of images it takes ASCII letters only."""
+    """Return a name with ``_`` for what MLflow refuses; for images it accepts ASCII letters only."""
     return re.sub(r"[^\w./ -]", "_", key, flags=script)

@@ -1,4 +1,4 @@
-"""What trackers of other libraries share: a run that goes on is the same run, and names say their stage."""
+"""What trackers of other libraries share: identifiers that resumed runs keep, names with their stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IDENTIFIER = re.compile(rb"[0-9A-Za-z_\-]{1,128}")
 
 
 def kept_id(folder: Path, *names: str) -> str:
-    """Return the identifier that a file of a run keeps, made the first time: one that goes on is the same.
+    """Return the identifier that a file of a run keeps, made the first time; a resumed run has the same.
 
     Raises:
         MistakeError: there is something else in the file.
@@ -34,5 +34,5 @@ def read_id(path: Path) -> str:
 
 
 def tagged(stage: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Return values by names that say their stage: ``{"first/loss": 0.5}``."""
+    """Return values by names that begin with their stage: ``{"first/loss": 0.5}``."""
     return {f"{stage}/{name}": value for name, value in values.items()}

@@ -15,14 +15,14 @@ from uldm_plugins.trackers.shared import kept_id, tagged
 
 
 class Trackio:
-    """Logs to Trackio, which keeps all runs in one place on this machine; ``trackio show`` shows them.
+    """Logs to Trackio, which keeps all runs in one place on this computer; ``trackio show`` shows them.
 
-    That place is the library's own (TRACKIO_DIR says which), so that runs can be compared. A run's name ends
-    in letters of its own: a run that goes on is gone on with by its name.
+    That place is the library's own (TRACKIO_DIR names it), so that runs can be compared. A run's name ends
+    in letters of its own: a resumed run is resumed by its name.
 
     Args:
         project: the project's name.
-        space: of Hugging Face, ``user/name``, to log to instead; empty for this machine.
+        space: of Hugging Face, ``user/name``, to log to instead; empty for this computer.
     """
 
     def __init__(self, project: str = "uldm", space: str = "") -> None:
@@ -70,7 +70,7 @@ class Trackio:
             import trackio
 
             self.run.log({"state": state})
-            trackio.finish()
+            trackio.finish()  # type: ignore[no-untyped-call]  # the library has no types
 
 
 @contextmanager

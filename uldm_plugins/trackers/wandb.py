@@ -16,8 +16,8 @@ from uldm_plugins.trackers.shared import kept_id, tagged
 class Wandb:
     """Logs to Weights & Biases, or into ``wandb/`` of the run's folder, for ``wandb sync`` later on.
 
-    Steps are counted stage by stage: the axis of ``first/loss`` is ``first/step``. A run that goes on is
-    gone on with there too.
+    Steps are counted stage by stage: the axis of ``first/loss`` is ``first/step``. A resumed run
+    is resumed there too.
 
     Args:
         project: the project's name.
@@ -77,14 +77,14 @@ class Wandb:
         self.run.summary.update(tagged(stage, {"seconds": seconds, **summary}))
 
     def end(self, state: str) -> None:
-        """Finish the run; one that was stopped waits for being gone on with."""
+        """Finish the run; a stopped one waits to be resumed."""
         if state == "stopped":
             self.run.mark_preempting()
         self.run.finish(exit_code=0 if state == "done" else 1)
 
 
-def _chosen_mode() -> str:
-    """Return what WANDB_MODE says, else whether there is a key."""
+def _chosen_mode() -> Any:
+    """Return WANDB_MODE, else ``online`` where there is a key."""
     import wandb
 
     return os.environ.get("WANDB_MODE") or ("online" if wandb.setup().settings.api_key else "offline")

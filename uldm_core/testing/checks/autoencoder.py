@@ -64,7 +64,7 @@ contract = Contract(
 
 def _built(case: Case) -> tuple[Any, Tensor]:
     """Build an autoencoder in eval mode, and draw images for it."""
-    autoencoder = _set_mode(case.build(), training=False)
+    autoencoder = _set_mode(case.copy(), training=False)
     return autoencoder, *_images(case, autoencoder)
 
 
@@ -81,7 +81,7 @@ def image_shape(case: Case) -> None:
         _expect_back(autoencoder, images.repeat(1, 1, 1, 2))
     if case.subject.inferred("in_channels"):
         try:
-            four = _set_mode(case.build(in_channels=4), training=False)
+            four = _set_mode(case.copy(in_channels=4), training=False)
         except ValueError:
             return
         _expect_back(four, images[:, :1].repeat(1, 4, 1, 1))
@@ -116,7 +116,7 @@ def _odd(case: Case, autoencoder: Any) -> Tensor:
 @contract.check
 def odd_sizes(case: Case) -> None:
     """A size that is not legal is refused with ``ValueError``, or comes back as it was."""
-    autoencoder = _set_mode(case.build(), training=False)
+    autoencoder = _set_mode(case.copy(), training=False)
     images = _odd(case, autoencoder)
     try:
         decoded = autoencoder.decode(autoencoder.encode(images)[0])
@@ -191,7 +191,7 @@ def losses_averaged(case: Case) -> None:
 @contract.check
 def decodes_any_latents(case: Case) -> None:
     """``decode`` takes latents that no image gave, as a sampler's are, and needs nothing but them."""
-    autoencoder = _set_mode(case.build(), training=False)
+    autoencoder = _set_mode(case.copy(), training=False)
     down, legal = autoencoder.downscale, _legal(autoencoder)
     height, width = legal, legal if getattr(autoencoder, "size", None) else 2 * legal
     latents = case.normal(2, autoencoder.latent_channels, height // down, width // down, salt=1)
@@ -277,7 +277,7 @@ def whole_range(case: Case) -> None:
         case.drawn["in_channels"] = 3
     side = _legal(_built(case)[0])
     for value in (-1.0, 1.0):
-        autoencoder = case.build()
+        autoencoder = case.copy()
         images = torch.full((2, _channels(case, autoencoder), side, side), value)
         images[:, 1::2] *= -1
         images += 0.01 * case.normal(*images.shape)

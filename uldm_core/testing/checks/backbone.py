@@ -53,7 +53,7 @@ contract = Contract(inputs=_images)
 
 
 def _built(case: Case) -> tuple[Any, Tensor]:
-    backbone = case.build()
+    backbone = case.copy()
     return backbone, *_images(case, backbone)
 
 
@@ -63,7 +63,7 @@ def feature_maps(case: Case) -> None:
 
     Images may be odd, and need not be square; a size that it cannot take is refused with a ``ValueError``.
     """
-    backbone = case.build()
+    backbone = case.copy()
     for number, size in enumerate(_sizes(case, backbone)):
         _expect_maps(backbone, case.images((1 + number % 2, 3 if number % 2 else 1, *size)))
 
@@ -85,7 +85,7 @@ def _expect_maps(backbone: Any, images: Tensor) -> None:
 @contract.check
 def small_images_refused(case: Case) -> None:
     """Images smaller than ``smallest_size``, where it declares one, are refused with a ``ValueError``."""
-    backbone = case.build()
+    backbone = case.copy()
 
     def call(height: int, width: int) -> None:
         _expect_maps(backbone, case.images((1, 3, height, width)))
@@ -109,7 +109,7 @@ def any_grad_mode(case: Case) -> None:
     """Used to measure first, under ``inference_mode`` and ``no_grad``, it passes gradients after that."""
     backbone, images = _built(case)
     wanted = backbone(images.clone().requires_grad_())
-    backbone = case.build()
+    backbone = case.copy()
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
             measured = backbone(images)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, perturb
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, NotApplicable, expect, expect_finite
+from uldm_core.testing.case import Case
+from uldm_core.testing.contract import Contract, expect, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
 SIZES = (4, 5)
@@ -70,16 +70,9 @@ contract = Contract(
 )
 
 
-def _built(case: Case, **options: Any) -> nn.Module:
-    denoiser = case.build(**options)
-    if not isinstance(denoiser, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    return perturb(denoiser).eval()
-
-
 def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """Yield denoisers, latents and conditioning: as drawn; in two samples of odd, oblong and small sides."""
-    denoiser = _built(case)
+    denoiser = case.module().eval()
     yield denoiser, *_inputs(case, denoiser)
     channels, side, others = _takes(case, denoiser)
     oblong = {"any": [(7, 5), (4, 6)], "double": [(side, 2 * side)], "none": [(side, side)]}
@@ -87,7 +80,7 @@ def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
         yield denoiser, *_two(case, channels, *sides)
     for size in SIZES if case.subject.inferred("size") else ():
         try:
-            other = _built(case, size=size)
+            other = case.module(size=size).eval()
         except Exception:  # not of this size
             continue
         yield other, *_two(case, channels, size, size)
@@ -113,7 +106,7 @@ def tells_times_apart(case: Case) -> None:
     The noise scheduler says what is told: 1,000 steps, or the logarithm of the noise, which is small and
     falls below 0. A denoiser that knows steps only must fail at the others, not take them all for one.
     """
-    denoiser = _built(case)
+    denoiser = case.module().eval()
     latents, _ = _inputs(case, denoiser)
     _expect_apart(denoiser, latents, TIMES)
     try:
@@ -169,7 +162,7 @@ def predicts_everywhere(case: Case) -> None:
 @contract.check
 def learns(case: Case) -> None:
     """A few steps on one batch lower its error."""
-    denoiser = _built(case).train()
+    denoiser = case.module().train()
     latents, conditioning = _inputs(case, denoiser)
     x, t = (torch.cat([one, one]) for one in (latents, conditioning))
     target = 0.5 * x - 0.3

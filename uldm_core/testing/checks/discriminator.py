@@ -41,7 +41,7 @@ contract = Contract(options={"in_channels": strategies.channel_counts()}, inputs
 
 def _built(case: Case) -> tuple[Any, Tensor]:
     """Build a discriminator in eval mode, and draw images for it."""
-    discriminator = _set_mode(case.build(), training=False)
+    discriminator = _set_mode(case.copy(), training=False)
     return discriminator, *_images(case, discriminator)
 
 
@@ -177,7 +177,7 @@ def judges_images(case: Case) -> None:
 @contract.check
 def tells_apart(case: Case) -> None:
     """Taught on data that are easy to separate, its logits are above 0 for real and below for fake images."""
-    discriminator = _set_mode(case.build(), training=True)
+    discriminator = _set_mode(case.copy(), training=True)
     if not isinstance(discriminator, nn.Module):
         raise NotApplicable(NOT_A_MODULE)
     side, channels = _smallest(discriminator) + 4, _channels(case, discriminator)

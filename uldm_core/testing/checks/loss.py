@@ -58,7 +58,7 @@ contract = Contract(inputs=_images, per_sample=False, same_dtype=False)
 
 
 def _built(case: Case) -> tuple[Any, Tensor, Tensor]:
-    loss = case.build()
+    loss = case.copy()
     return loss, *_images(case, loss)
 
 
@@ -84,7 +84,7 @@ def scalar(case: Case) -> None:
 
     Images that it cannot take are refused with a ``ValueError``.
     """
-    loss = case.build()
+    loss = case.copy()
     for shape in _shapes(case, loss):
         prediction, target = _pair(case, (2, *shape))
         for first, second in ((prediction, target), (torch.ones_like(target), -torch.ones_like(target))):
@@ -97,7 +97,7 @@ def scalar(case: Case) -> None:
 @contract.check
 def small_images_refused(case: Case) -> None:
     """Images smaller than ``smallest_size``, where it declares one, are refused with a ``ValueError``."""
-    loss = case.build()
+    loss = case.copy()
     channels = _shapes(case, loss)[0][0]
 
     def call(height: int, width: int) -> None:
@@ -229,7 +229,7 @@ def batch_between_its_images(case: Case) -> None:
 @contract.check
 def whole_image_counts(case: Case) -> None:
     """All of an image counts: each half of wide and of high ones, and each channel."""
-    loss = case.build()
+    loss = case.copy()
     last = {shape[0]: shape for shape in _shapes(case, loss)}
     for channels, height, width in last.values():
         size = (2 * height, width) if height > width else (height, 2 * width)
@@ -262,7 +262,7 @@ def _parts(images: Tensor) -> Iterator[tuple[str, tuple[slice, ...]]]:
 @contract.check
 def any_layout(case: Case) -> None:
     """Memory formats and strides of images do not matter: no ``view`` that trusts them."""
-    loss = case.build()
+    loss = case.copy()
     prediction, target = _pair(case, (2, *max(_shapes(case, loss))))  # a single channel has one layout only
     wanted = loss(prediction, target)
     for laid_out in (_channels_last, _turned):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from uldm_core.errors import UldmError
 from uldm_core.testing.case import Case
@@ -15,9 +16,6 @@ from uldm_core.testing.doubles import Path, circular, discrete, exploding, strai
 
 contract = Contract(exercise=lambda case, weighting: _exercise(weighting))
 COUNTS = (1, 2, 7, 256, 100_000)
-MANY = 4 * COUNTS[-1]
-REACHED = 1e-5
-"""Where the earliest of ``MANY`` times lies if they are uniform; an end so near can itself be drawn."""
 REFUSED = (ValueError, UldmError)
 
 
@@ -50,11 +48,27 @@ def _weighed(weighting: Any, t: Tensor) -> Iterator[tuple[Path, Tensor]]:
 
 
 def _reached(weighting: Any) -> Tensor:
-    """Return times that can be drawn: a few, the earliest and latest of many, and the ends they come near."""
-    many = torch.cat([_sample(weighting, MANY // 4, seed) for seed in range(4)]).float()
-    first, last = many.min(), many.max()
-    ends = [end for end, gap in ((0.0, first), (1.0, 1 - last)) if gap.item() < REACHED]
-    return torch.cat([many[:30], first[None], last[None], torch.tensor(ends)])
+    """Return times that can be drawn: a few, the earliest and latest of many, and those of rare draws."""
+    many = [_sample(weighting, COUNTS[-1], seed) for seed in range(4)]
+    for low in (True, False):
+        with _ExtremeDraw(low):
+            many.append(_sample(weighting, 8, 0))
+    times = torch.cat(many).float()
+    return torch.cat([times[:30], times.min()[None], times.max()[None]])
+
+
+class _ExtremeDraw(TorchFunctionMode):
+    """Has the first number that ``torch.rand`` draws be the lowest that it can draw, 0, or the highest."""
+
+    def __init__(self, low: bool) -> None:
+        super().__init__()
+        self.low = low
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.rand, torch.rand_like):
+            result.view(-1)[0] = 0.0 if self.low else 1 - torch.finfo(result.dtype).eps / 2
+        return result
 
 
 @contract.check

@@ -5,8 +5,6 @@ from __future__ import annotations
 from uldm_core.registry.component import Component
 from uldm_core.registry.plugins import hookimpl
 
-_NEEDS = {"requires": "diffusers"}
-
 
 @hookimpl
 def uldm_components() -> list[Component]:
@@ -17,20 +15,20 @@ def uldm_components() -> list[Component]:
             "autoencoder_kl",
             f"{__name__}.autoencoder_kl:AutoencoderKL",
             summary="diffusers' AutoencoderKL",
-            **_NEEDS,
+            requires="diffusers",
         ),
         Component(
             "autoencoder",
             "vq_model",
             f"{__name__}.vq_model:VQModel",
             summary="diffusers' VQModel",
-            **_NEEDS,
+            requires="diffusers",
         ),
         Component(
             "denoiser",
             "unet_2d",
             f"{__name__}.unet_2d:UNet2D",
             summary="diffusers' UNet2DModel",
-            **_NEEDS,
+            requires="diffusers",
         ),
     ]

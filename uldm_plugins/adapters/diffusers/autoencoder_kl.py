@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import diffusers
 from annotated_types import Ge
@@ -47,7 +47,7 @@ class AutoencoderKL(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
-        self.network = diffusers.AutoencoderKL(
+        network: Any = diffusers.AutoencoderKL(
             in_channels=in_channels,
             out_channels=in_channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -60,7 +60,8 @@ class AutoencoderKL(nn.Module):
         self.latent_channels = latent_channels
         self.downscale = 2 ** (levels - 1)
         self.kl_weight = kl_weight
-        load_weights(self.network, weights)
+        load_weights(network, weights)
+        self.network: Any = network
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -73,7 +74,7 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: a side is no multiple of ``downscale``.
         """
-        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
+        check_sides(x, self.downscale, "block_out_channels")
         posterior = self.network.encode(x).latent_dist
         latents = posterior.sample() if self.training else posterior.mode()
         return latents, {"kl": self.kl_weight * posterior.kl().mean()}

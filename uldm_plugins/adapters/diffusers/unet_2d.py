@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import diffusers
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class UNet2D(nn.Module):
         down, up = (
             tuple(f"{'Attn' * attends}{way}Block2D" for attends in attention_levels) for way in ("Down", "Up")
         )
-        self.network = diffusers.UNet2DModel(
+        network: Any = diffusers.UNet2DModel(
             in_channels=channels,
             out_channels=channels,
             down_block_types=down,
@@ -64,7 +64,8 @@ class UNet2D(nn.Module):
             norm_num_groups=norm_num_groups,
         )
         self.multiple = 2 ** (len(block_out_channels) - 1)
-        load_weights(self.network, weights)
+        load_weights(network, weights)
+        self.network: Any = network
 
     def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
         """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import diffusers
 from torch import Tensor, nn
@@ -16,11 +16,11 @@ from uldm_plugins.nn.blocks import check_sides
 class Codebook(nn.Module):
     """The quantizer of a VQModel where a quantizer is wanted: it owns nothing, the VQModel does."""
 
-    def __init__(self, quantize: nn.Module) -> None:
+    def __init__(self, quantize: Any) -> None:
         super().__init__()
         self.quantize = quantize
-        self.codebook_size = quantize.n_e
-        self.dim = quantize.vq_embed_dim
+        self.codebook_size: int = quantize.n_e
+        self.dim: int = quantize.vq_embed_dim
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes [B, dim, h, w] of indices [B, h, w]."""
@@ -68,7 +68,7 @@ class VQModel(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
-        self.network = diffusers.VQModel(
+        network: Any = diffusers.VQModel(
             in_channels=in_channels,
             out_channels=in_channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -82,7 +82,8 @@ class VQModel(nn.Module):
         )
         self.latent_channels = vq_embed_dim or latent_channels
         self.downscale = 2 ** (levels - 1)
-        load_weights(self.network, weights)
+        load_weights(network, weights)
+        self.network: Any = network
 
     @property
     def quantizer(self) -> Codebook:
@@ -100,7 +101,7 @@ class VQModel(nn.Module):
         Raises:
             ValueError: a side is no multiple of ``downscale``.
         """
-        check_sides(*x.shape[-2:], self.downscale, "block_out_channels")
+        check_sides(x, self.downscale, "block_out_channels")
         return self.quantizer(self.network.encode(x).latents)
 
     def encode(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg, is_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from uldm_core.errors import OptionError, UnavailableError, did_you_mean
 from uldm_core.shapes import is_shapes_only
@@ -33,13 +33,18 @@ class Features(Frozen):
         UnavailableError: the pretrained weights are neither here nor to be had.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, model: str, weights: Literal["pretrained", "random"] | Path = "pretrained") -> None:
         super().__init__()
         if not is_model(model):
             raise ValueError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
         self.network = _network(model, weights)
-        self.channels = tuple(self.network.feature_info.channels())
+        self.channels: tuple[int, ...] = tuple(self.network.feature_info.channels())
         config = get_pretrained_cfg(model)
+        if config is None:
+            raise ValueError(f"timm does not know the mean and deviation that {model} was trained with")
         for name, values in (("mean", config.mean), ("deviation", config.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.freeze()
@@ -50,7 +55,7 @@ class Features(Frozen):
         return tuple(self.network(scaled))
 
 
-def _network(model: str, weights: str | Path) -> nn.Module:
+def _network(model: str, weights: str | Path) -> Any:
     if weights not in ("random", "pretrained"):
         existing(Path(weights))
     if weights == "random" or is_shapes_only():

@@ -171,7 +171,7 @@
     const frames = all(".frame", figure), slider = figure.querySelector("input"), play = figure.querySelector(".play");
     const show = () => {
       frames.forEach((frame, index) => { frame.hidden = index !== Number(slider.value); });
-      figure.querySelector("output").textContent = frames[slider.value].dataset.says;
+      figure.querySelector("output").textContent = frames[slider.value].dataset.label;
     };
     slider.addEventListener("input", show);
     let timer = 0;

@@ -1,4 +1,4 @@
-"""The shape of the house: who imports whom, what listing imports, and what the program says."""
+"""Conventions of the code: how files are written, what listing imports, exit codes, documentation."""
 
 import ast
 import json
@@ -50,7 +50,6 @@ def test_files_are_written_through_the_functions_that_check_where():
 HEAVY = ("torch", "numpy", "PIL", "rich", "cattrs", "tomli_w", "safetensors", "torchvision", "matplotlib")
 BUILDING = (
     *HEAVY,
-    "annotated_types",
     "uldm_core.spec.options",
     "uldm_core.spec.component_spec",
     "uldm_core.spec.validator",
@@ -86,9 +85,9 @@ def test_listing_and_help_import_neither_torch_nor_components(arguments, forbidd
         "from uldm_core.cli.main import _run\n"
         f"with contextlib.redirect_stdout(io.StringIO()): code = _run({arguments!r})\n"
         f"heavy = [m for m in sys.modules for f in {forbidden!r} if m == f or m.startswith(f + '.')]\n"
-        "rooms = [m for m in sys.modules if m.startswith('uldm_plugins.') and m.count('.') > 1 "
+        "others = [m for m in sys.modules if m.startswith('uldm_plugins.') and m.count('.') > 1 "
         "and m.split('.')[1] != 'commands' and (m.split('.')[1] != 'adapters' or m.count('.') > 2)]\n"
-        "print(code, heavy, rooms)\n"
+        "print(code, heavy, others)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0 [] []", done.stdout + done.stderr
@@ -105,9 +104,9 @@ def test_ls_lists_one_kind_or_all():
     )
 
 
-def test_doctor_shows_machine_and_plugins():
+def test_doctor_shows_device_and_plugins():
     output = CliRunner().invoke(program.cli, ["doctor"]).output
-    assert "machine: " in output and "plugin 'uldm' of uldm" in output
+    assert "device: " in output and "plugin 'uldm' of uldm" in output
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ class Plain:
 
 
 class Quantized(TinyAutoencoder):
-    """An autoencoder with two codes a place, and no quantizer that could be asked for its size."""
+    """An autoencoder with two codes a place."""
+
+    quantizer = SimpleNamespace(codebook_size=5)
 
     def encode_with_indices(self, x):
         latents, losses = self.encode(x)

@@ -1,0 +1,66 @@
+"""Flags for options of the ``[run]`` table: their names, types, ranges and help are ``RunOptions``' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from attrs import Attribute, fields_dict
+
+from uldm_core.recipe.run_options import RunOptions
+from uldm_core.spec.docstrings import argument_help
+
+Function = TypeVar("Function", bound=Callable[..., object])
+Given = Mapping[str, "str | int | bool"]
+"""Options of ``[run]`` that the command line gives, by name."""
+
+
+def run_options(*names: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds a flag for each option; those given go to ``run_options``, a parameter."""
+
+    def decorate(command: Function) -> Function:
+        for name in reversed(names):
+            command = _flag(fields_dict(RunOptions)[name])(command)
+        return command
+
+    return decorate
+
+
+def _flag(option: Attribute[Any]) -> Callable[[Function], Function]:
+    name = option.name.replace("_", "-")
+    text = argument_help(RunOptions)[option.name].replace("``", "")
+    return click.option(
+        f"--{name}/--no-{name}" if option.type is bool else f"--{name}",
+        default=None,
+        type=_type(option.type),
+        expose_value=False,
+        callback=_collect,
+        help=f"{text[0].upper()}{text[1:]}",
+    )
+
+
+def _type(annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        interval = annotation.__metadata__[0]
+        return click.IntRange(interval.ge, interval.le)
+    return annotation
+
+
+def _collect(context: click.Context, parameter: click.Parameter, value: str | int | bool | None) -> None:
+    given = context.params.setdefault("run_options", {})
+    if value is not None:
+        given[parameter.name] = value
+
+
+device_options = run_options("device", "precision", "threads")
+
+
+def run_overrides(given: Given) -> tuple[str, ...]:
+    """Return the given options as overrides of the recipe's ``[run]`` table."""
+    return tuple(
+        f"run.{name}={value!r}" if isinstance(value, str) else f"run.{name}={str(value).lower()}"
+        for name, value in given.items()
+    )

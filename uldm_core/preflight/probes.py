@@ -1,0 +1,118 @@
+"""How preflight runs a component of each kind on shapes alone: one probe a kind, named by its ``Kind``.
+
+A probe takes the recipe's ``Inputs``, the component and a number of samples, and returns the output. It
+raises ``MistakeError`` where the output has not the shape that the kind promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from uldm_core.errors import MistakeError
+from uldm_core.kinds import latent_size
+from uldm_core.preflight.inputs import Inputs
+from uldm_core.protocols import (
+    Autoencoder,
+    Backbone,
+    Denoiser,
+    Discriminator,
+    LatentScaling,
+    Loss,
+    Metric,
+    Quantizer,
+    Sampler,
+)
+
+
+def expect_shape(what: str, output: object, shape: Sequence[int]) -> Tensor:
+    """Return an output if it is a tensor of the shape; raises ``MistakeError`` if not."""
+    if not isinstance(output, Tensor):
+        raise MistakeError(f"{what} are of type {type(output).__name__}, not a tensor {list(shape)}")
+    if list(output.shape) != list(shape):
+        raise MistakeError(f"{what} are {list(output.shape)}, not {list(shape)}")
+    return output
+
+
+def show(inputs: Inputs, dataset: object, batch: int) -> Tensor:
+    """Return images; a dataset is not read."""
+    return inputs.images(batch)
+
+
+def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
+    """Return latents of images that are reconstructed."""
+    images = inputs.images(batch)
+    reconstruction, latents, _ = autoencoder(images)
+    expect_shape("reconstructions", reconstruction, images.shape)
+    side = latent_size(images.shape[-1], autoencoder.downscale)
+    return expect_shape("latents", latents, (batch, autoencoder.latent_channels, side, side))
+
+
+def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
+    """Return predictions for latents."""
+    latents = inputs.latents(batch)
+    return expect_shape("predictions", denoiser(latents, torch.zeros(batch)), latents.shape)
+
+
+def discriminate(inputs: Inputs, discriminator: Discriminator, batch: int) -> Tensor:
+    """Return logits of images."""
+    logits = discriminator(inputs.images(batch))
+    rows, columns = (*logits.shape[2:], 0, 0)[:2]
+    return expect_shape("logits", logits, (batch, 1, rows, columns))
+
+
+def quantize(inputs: Inputs, quantizer: Quantizer, batch: int) -> Tensor:
+    """Return the codes of latents, which have the quantizer's own channels."""
+    latents = torch.zeros(batch, quantizer.dim, *inputs.latents(batch).shape[2:])
+    return expect_shape("quantized latents", quantizer(latents)[0], latents.shape)
+
+
+def extract(inputs: Inputs, backbone: Backbone, batch: int) -> tuple[Tensor, ...]:
+    """Return feature maps of images."""
+    maps = backbone(inputs.images(batch))
+    channels = [feature.shape[1] for feature in maps]
+    if channels != list(backbone.channels):
+        raise MistakeError(f"its maps have {channels} channels, and it declares {list(backbone.channels)}")
+    return maps
+
+
+def compare(inputs: Inputs, loss: Loss, batch: int) -> Tensor:
+    """Return the loss between images."""
+    images = inputs.images(batch)
+    return expect_shape("losses", loss(images, images), ())
+
+
+def normalize(inputs: Inputs, scaling: LatentScaling, batch: int) -> Tensor:
+    """Return normalized latents."""
+    latents = inputs.latents(batch)
+    return expect_shape("normalized latents", scaling.normalize(latents), latents.shape)
+
+
+def sample(inputs: Inputs, sampler: Sampler, batch: int) -> Tensor:
+    """Return samples drawn with a denoiser that predicts zeros.
+
+    A step is so cheap that it is done with values. What a sampler refuses then is the process, not a shape.
+    """
+    process = inputs.component("noise_scheduler")
+    if process is None:
+        raise NotImplementedError("there is no noise scheduler to sample with")
+
+    def predict_zeros(latents: Tensor, t: Tensor) -> Tensor:
+        inputs.check_time()
+        return torch.zeros_like(latents)
+
+    shape = list(inputs.latents(batch).shape)
+    with torch._C.DisableTorchFunction():  # under which tensors keep their values
+        noise = torch.zeros(shape, device="cpu")
+        try:
+            samples = sampler(predict_zeros, process, noise, torch.Generator())
+        except ValueError as error:
+            raise MistakeError(str(error)) from error
+    return expect_shape("samples", samples, shape)
+
+
+def measure(inputs: Inputs, metric: Metric, batch: int) -> None:
+    """Give a metric images, as samples."""
+    metric.update(inputs.images(batch).to(torch.uint8), real=False)

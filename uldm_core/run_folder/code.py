@@ -1,0 +1,131 @@
+"""The source files that a component's behaviour is in: its class's, its bases', and what these import."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from attrs import frozen
+
+_BY_VERSION = {"uldm_core", "torch", "builtins", *sys.stdlib_module_names}
+"""Top-level packages whose files are not read. The core counts by its version."""
+
+
+@frozen
+class _Source:
+    """What is read of a file: time of change and size, a digest, and what it imports of its own package."""
+
+    changed: tuple[int, int]
+    digest: str
+    imports: frozenset[str]
+
+
+_sources: dict[Path, _Source] = {}
+
+
+def code_of(targets: Iterable[Callable[..., object]]) -> dict[str, str]:
+    """Return a digest of each source file that classes or functions depend on, and the core's version.
+
+    These are their own files, those of the classes' bases, and every module of the same top-level package
+    that one of them imports, in whatever function; imports are read, not executed. The names of files begin
+    with the top-level package; a file is read again only if its size or time of change is another.
+    """
+    waiting = {module for target in targets for module in _modules_of(target)}
+    found: dict[str, str] = {}
+    seen: set[tuple[Path, str]] = set()
+    while waiting:
+        root, module = waiting.pop()
+        seen.add((root, module))
+        if (path := _file(root, module)) is not None:
+            source = _read(path, root, module)
+            found[path.relative_to(root).as_posix()] = source.digest
+            waiting |= {(root, name) for name in source.imports} - seen
+    return {**dict(sorted(found.items())), "uldm_core": _core_version()}
+
+
+@cache
+def _core_version() -> str:
+    try:
+        return version("uldm")
+    except PackageNotFoundError:  # run from a copy of its source
+        return ""
+
+
+def _modules_of(target: Callable[..., object]) -> Iterator[tuple[Path, str]]:
+    """Yield the folder above the package, and the name, of the modules of a class and its bases."""
+    for owner in inspect.getmro(target) if isinstance(target, type) else (target,):
+        name = str(getattr(owner, "__module__", ""))
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and name.partition(".")[0] not in _BY_VERSION:
+            path = Path(file)
+            above = name.count(".") + (path.name == "__init__.py")
+            yield (path.parents[above], name) if _is_named(path, name) else (path.parent, path.stem)
+
+
+def _is_named(path: Path, module: str) -> bool:
+    """Whether a file lies where its module's name says: one that is loaded by its path does not."""
+    last = module.rpartition(".")[2]
+    return last == (path.parent.name if path.name == "__init__.py" else path.stem)
+
+
+def _file(root: Path, module: str) -> Path | None:
+    path = root.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _read(path: Path, root: Path, module: str) -> _Source:
+    status = path.stat()
+    changed = (status.st_mtime_ns, status.st_size)
+    known = _sources.get(path)
+    if known is None or known.changed != changed:
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        known = _sources[path] = _Source(changed, digest, frozenset(_imports(content, package, root)))
+    return known
+
+
+def _imports(content: bytes, package: str, root: Path) -> Iterator[str]:
+    """Yield the modules of the same package that a file imports, and the packages that they are in."""
+    top = package.partition(".")[0]
+    if top and top.encode() not in content and b"from ." not in content:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever runs the code is warned of it
+            statements = ast.parse(content).body
+    except SyntaxError:  # it cannot be imported, so what it would import does not matter
+        return
+    for name in _imported(statements, package):
+        parts = name.split(".")
+        if parts[0] == top or (not top and _is_beside(root, parts[0])):
+            yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+def _imported(statements: Iterable[ast.AST], package: str) -> Iterator[str]:
+    """Yield the full names that are imported; an attribute of a module looks like a module within it."""
+    for node in statements:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _imported(getattr(node, inner, ()), package)
+
+
+def _is_beside(root: Path, module: str) -> bool:
+    """Whether a file of no package imports one beside it; not so among installed packages."""
+    return str(root) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) and bool(
+        _file(root, module)
+    )
