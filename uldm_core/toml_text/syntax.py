@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 
 from uldm_core.errors import Key, Problem, Where, dotted
-from uldm_core.toml_text.locate import Unreadable, walk
+from uldm_core.toml_text.locate import Repeated, Unreadable, locate
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
@@ -110,7 +110,7 @@ def _unplaced(text: str, error: ValueError) -> Problem | None:
 def _deepest(text: str) -> int:
     """Return the line on which tables and lists are nested deepest."""
     with suppress(Unreadable):
-        lines = walk(text).lines
+        lines = locate(text)
         return lines[max(lines, key=len)]
     depth, deepest, line = 0, 0, 1
     for token in _TOKEN.finditer(text):
@@ -123,14 +123,15 @@ def _deepest(text: str) -> int:
 def _repeated(text: str) -> Problem | None:
     """Return the first key or table that is written twice, which no parser accepts."""
     try:
-        repeated = walk(text).repeated
+        locate(text)
+    except Repeated as found:
+        what, hint = (
+            f"{_last_part(found.key)} is written twice",
+            f"first on line {found.first}: keep one of the two",
+        )
+        return Problem(Where(found.key, None, found.again), what, hint, code="toml-syntax")
     except Unreadable:
-        return None
-    keys = {key for key, _, _ in repeated}
-    for key, first, again in repeated:
-        if not any(key[:end] in keys for end in range(1, len(key))):  # else its table is the one repeated
-            what, hint = f"{_last_part(key)} is written twice", f"first on line {first}: keep one of the two"
-            return Problem(Where(key, None, again), what, hint, code="toml-syntax")
+        pass
     return None
 
 
