@@ -12,11 +12,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import thread as pools
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from uldm_core.testing.contract import Broken
 
+Worker = threading.Thread | BaseProcess
 STREAMS = ("stdout", "stderr")
 AGAIN = 1.0
 """Seconds after which an alarm that was lost, as in a destructor, rings again."""
@@ -55,7 +57,7 @@ def contained(seconds: float) -> Iterator[None]:
             raise Broken("; ".join(dict.fromkeys(traces)))
 
 
-def _lend_streams() -> dict[str, tuple[Any, Any]]:
+def _lend_streams() -> dict[str, tuple[TextIO, TextIO]]:
     """Put others in the place of the output streams; return both by name."""
     streams = {name: (getattr(sys, name), _lent(getattr(sys, name))) for name in STREAMS}
     for name, (_, lent) in streams.items():
@@ -63,14 +65,14 @@ def _lend_streams() -> dict[str, tuple[Any, Any]]:
     return streams
 
 
-def _lent(stream: Any) -> Any:
+def _lent(stream: TextIO) -> TextIO:
     """Return a stream to the same place, which may be closed, taken apart and thrown away."""
     try:
         return open(
             stream.fileno(), "w", 1, encoding=stream.encoding, errors="backslashreplace", closefd=False
         )
     except (AttributeError, OSError, ValueError):  # in memory
-        return _Shared(stream)
+        return cast(TextIO, _Shared(stream))
 
 
 class _Shared:
@@ -95,7 +97,7 @@ class _Shared:
         self.closed = True
 
 
-def _take_back(streams: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
+def _take_back(streams: Mapping[str, tuple[TextIO, TextIO]]) -> Iterator[str]:
     for name, (own, lent) in streams.items():
         if getattr(sys, name) is not lent:
             yield f"it replaces sys.{name}"
@@ -119,15 +121,15 @@ def _go_back(folder: str | None) -> Iterator[str]:
         yield f"it changes the working folder, to {now!r}"
 
 
-def running() -> list[Any]:
+def running() -> list[Worker]:
     """Return the threads and processes beside the main thread that Python waits for before it ends."""
-    pooled: Collection[Any] = pools._threads_queues  # which Python tells to end
+    pooled: Collection[object] = pools._threads_queues  # which Python tells to end
     threads = [one for one in threading.enumerate() if one is not threading.main_thread()]
-    both: list[Any] = [*threads, *multiprocessing.active_children()]
+    both: list[Worker] = [*threads, *multiprocessing.active_children()]
     return [one for one in both if not one.daemon and one not in pooled]
 
 
-def _left_running(before: Collection[Any]) -> Iterator[str]:
+def _left_running(before: Collection[Worker]) -> Iterator[str]:
     until = time.monotonic() + PATIENCE
     for one in running():
         if one not in before:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 CheckFunction = Callable[["Case"], None]
 
 
-NOT_A_MODULE = "it is no nn.Module"
-
-
 class Broken(AssertionError):
     """The component does not keep its contract; the message says in what."""
 

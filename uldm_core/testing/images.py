@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from torch import Tensor
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Broken, Skip
 
+Shape = TypeVar("Shape", bound=Sequence[int])
 LIKELY_CHANNELS = (3, 1, 4, 2)
 
 
-def channels_of(case: Case, component: Any, call: Callable[[Tensor], object], side: int) -> int:
+def channels_of(case: Case, component: object, call: Callable[[Tensor], object], side: int) -> int:
     """Return how many channels of images a component takes: as drawn, as it says, or as found by trying."""
     told = case.given().get("in_channels") or getattr(component, "in_channels", None)
     if told:
@@ -27,7 +28,7 @@ def channels_of(case: Case, component: Any, call: Callable[[Tensor], object], si
     return int(case.subject.found("channels", LIKELY_CHANNELS, works))
 
 
-def accepted(call: Callable[..., object], shapes: Sequence[Sequence[int]]) -> list[Any]:
+def accepted(call: Callable[..., object], shapes: Sequence[Shape]) -> list[Shape]:
     """Return the shapes that a component takes; a ``ValueError`` is how it refuses one, small ones say.
 
     Raises:

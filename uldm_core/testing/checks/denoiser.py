@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from uldm_core.protocols import Denoiser
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_finite
@@ -22,7 +22,7 @@ EDM_TIMES = (-1.55, -0.8, -0.1, 0.5, 1.1)
 """ln(sigma) / 4 of Karras's noise levels, which is what his denoisers are told."""
 
 
-def _inputs(case: Case, denoiser: Any) -> tuple[Tensor, Tensor]:
+def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
     channels, side, others = _takes(case, denoiser)
     heights = strategies.sides(4, 9) if others == "any" else st.just(side)
     widths = {"any": heights, "double": st.sampled_from((side, 2 * side)), "none": st.just(side)}[others]
@@ -31,22 +31,22 @@ def _inputs(case: Case, denoiser: Any) -> tuple[Tensor, Tensor]:
     return case.normal(*shape), 100 + 900 * t  # not 0, of which parts are 0 too
 
 
-def _takes(case: Case, denoiser: Any) -> tuple[int, int, str]:
+def _takes(case: Case, denoiser: Denoiser) -> tuple[int, int, str]:
     """Return the channels and side of latents that it takes, and which other sides it takes as well."""
     channels = case.given().get("channels") or getattr(denoiser, "channels", None)
     side = case.given().get("size") or getattr(denoiser, "size", None)
-    candidates = [(c, s) for c, s in LIKELY if c == (channels or c)]
-    candidates = [(c, side) for c, _ in candidates] if side else candidates
+    likely = [(c, int(side or s)) for c, s in LIKELY if c == (channels or c)]
+    candidates = likely or [(int(channels or 0), int(side or 8))]
 
     def works(shape: tuple[int, int]) -> None:
         with torch.no_grad():
             denoiser(torch.zeros(2, shape[0], shape[1], shape[1]), torch.tensor([1.0, 500.0]))
 
-    found = case.subject.found(f"latents of {channels} {side}", candidates or [(channels, side or 8)], works)
+    found = case.subject.found(f"latents of {channels} {side}", candidates, works)
     return *found, "none" if side else _takes_others(case, denoiser, *found)
 
 
-def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> str:
+def _takes_others(case: Case, denoiser: Denoiser, channels: int, side: int) -> str:
     """Return ``any``, ``double`` (it halves the sides, and takes no odd ones) or ``none``."""
     others = {"any": (side + 1, side - 1), "double": (side, 2 * side)}
 
@@ -58,7 +58,7 @@ def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> str:
     return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
 
 
-def _in_full(denoiser: Any, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
+def _in_full(denoiser: Denoiser, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
     """Call it for latents and times of every sort: experts have a say in some of them only."""
     times = (torch.full_like(conditioning, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
     every = zip((conditioning, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)

@@ -12,12 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
+from uldm_core.testing.case import Case, as_module, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
 from uldm_core.testing.contract import (
-    NOT_A_MODULE,
     Broken,
     Contract,
-    NotApplicable,
     Skip,
     expect,
     expect_close,
@@ -62,7 +60,7 @@ def _doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([tensor, tensor.flip(0) * 0.9]) for tensor in inputs)
 
 
-def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
+def _agree(actual: object, wanted: object, otherwise: str, *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
     """Compare the tensors of two outputs one by one; tolerances are relative to each one's largest value."""
     pairs = list(zip(tensors_in(actual), tensors_in(wanted), strict=True))
     for left, right in pairs:
@@ -70,7 +68,7 @@ def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol
         expect_close(left, right, otherwise, rtol=rtol, atol=atol * max(1.0, reach))
 
 
-def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
+def _nearly(case: Case, actual: object, wanted: object, otherwise: str) -> None:
     """Compare the floats of two outputs in norm, as loosely as low precision needs.
 
     The values that differ most are left out: rounding may send a token to another expert.
@@ -287,7 +285,7 @@ def moves_whole(case: Case) -> None:
 _REGISTERED = frozenset(vars(nn.Module()))
 
 
-def _strays(value: Any, depth: int = 3) -> Iterator[str]:
+def _strays(value: object, depth: int = 3) -> Iterator[str]:
     """Yield what ``.to()`` and ``state_dict()`` would not find inside an attribute."""
     if isinstance(value, Tensor):
         yield "a tensor"
@@ -361,9 +359,7 @@ def _extreme(x: Tensor, reach: float) -> Tensor:
 def same_seed_same_weights(case: Case) -> None:
     """The same seed gives the same initial weights, and building or calling does not reseed anyone else."""
     first, second = case.build(seed=3), case.build(seed=3)
-    if not isinstance(first, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    for name, tensor in first.state_dict().items():
+    for name, tensor in as_module(first).state_dict().items():
         expect(torch.equal(tensor, second.state_dict()[name]), f"{name} differs between two builds of a seed")
     after = []
     for seed in (3, 4):

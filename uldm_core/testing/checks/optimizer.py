@@ -5,11 +5,11 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uldm_core.protocols import Optimizer
 from uldm_core.run_folder.files import read_state, write_state
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
@@ -28,7 +28,7 @@ SHAPES = {
 }
 
 
-def _exercise(optimizer: Any) -> Tensor:
+def _exercise(optimizer: Optimizer) -> Tensor:
     """Take a few steps on the one parameter that it was built for."""
     (parameter,) = optimizer.param_groups[0]["params"]
     for _ in range(3):
@@ -62,7 +62,7 @@ def _network(case: Case) -> nn.Module:
         return _Network()
 
 
-def _descend(network: nn.Module, optimizer: Any, data: Tensor, steps: int) -> list[float]:
+def _descend(network: nn.Module, optimizer: Optimizer, data: Tensor, steps: int) -> list[float]:
     """Descend on one batch, and return the loss of each step."""
     errors = []
     for _ in range(steps):
@@ -84,7 +84,7 @@ def _parameters(dtype: torch.dtype = torch.float32, value: float | None = None) 
     }
 
 
-def _push(optimizer: Any, parameters: dict[str, nn.Parameter], scale: float, steps: int = 3) -> None:
+def _push(optimizer: Optimizer, parameters: dict[str, nn.Parameter], scale: float, steps: int = 3) -> None:
     """Take steps with the same gradients each time: of every sign, and so many times the usual size."""
     for _ in range(steps):
         optimizer.zero_grad()
@@ -180,7 +180,7 @@ def rate_may_change(case: Case) -> None:
     )
 
 
-def _moved(optimizer: Any, parameters: dict[str, nn.Parameter], steps: int) -> float:
+def _moved(optimizer: Optimizer, parameters: dict[str, nn.Parameter], steps: int) -> float:
     """Return how far the parameters move in so many steps, on average."""
     before = [parameter.detach().clone() for parameter in parameters.values()]
     _push(optimizer, parameters, 1.0, steps)

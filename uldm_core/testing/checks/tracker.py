@@ -18,7 +18,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from uldm_core.protocols import RunStart
+from uldm_core.protocols import RunStart, Tracker
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect
 
@@ -91,7 +91,7 @@ def _holds(files: Mapping[str, bytes], number: int) -> bool:
     return any(form in content for content in files.values() for form in forms)
 
 
-def _train(tracker: Any, first: int = 0, last: int = STEPS) -> None:
+def _train(tracker: Tracker, first: int = 0, last: int = STEPS) -> None:
     """Tell of a training stage, from one step to another."""
     tracker.stage("first", first, STEPS)
     for step in range(first + 1, last + 1):
@@ -99,7 +99,7 @@ def _train(tracker: Any, first: int = 0, last: int = STEPS) -> None:
     tracker.images("first", last, "reconstructions", _images(channels=1))
 
 
-def _whole_run(tracker: Any, place: _Place, state: str = "done") -> None:
+def _whole_run(tracker: Tracker, place: _Place, state: str = "done") -> None:
     tracker.begin(place.start())
     _train(tracker)
     tracker.stage_done("first", 1.5, {})
@@ -108,7 +108,7 @@ def _whole_run(tracker: Any, place: _Place, state: str = "done") -> None:
     tracker.end(state)
 
 
-def _exercise(tracker: Any) -> list[int]:
+def _exercise(tracker: Tracker) -> list[int]:
     """Tell it of a whole run; return how often its data files hold the values."""
     with _place() as place:
         tracker.begin(place.start())
@@ -122,7 +122,7 @@ def _exercise(tracker: Any) -> list[int]:
 
 
 def _tell(
-    tracker: Any, first: int, last: int, total: int = STEPS, salt: int = 0, stage: str = "first"
+    tracker: Tracker, first: int, last: int, total: int = STEPS, salt: int = 0, stage: str = "first"
 ) -> None:
     """Tell of a training stage from one step to another, with values that are found again."""
     tracker.stage(stage, first, total)
