@@ -74,7 +74,7 @@ class Case:
         return deepcopy(original)
 
     def given(self) -> dict[str, Any]:
-        """Return what a recipe would fill in from its other nouns, as drawn for this example."""
+        """Return what a recipe would fill in from its other components, as drawn for this example."""
         drawn = {name: self.option(name, strategy) for name, strategy in self.contract.options.items()}
         return {name: value for name, value in drawn.items() if value is not None}
 
@@ -91,7 +91,7 @@ class Case:
             return self.contract.call(component, *inputs)
 
     def call_in_full(self, component: object, *inputs: Tensor) -> Any:
-        """Exercise the component for everything that its parameters have a say in."""
+        """Exercise the component for everything that its parameters influence."""
         return (self.contract.in_full or self.contract.call)(component, *inputs)
 
     def exercise(self, built: object) -> Any:

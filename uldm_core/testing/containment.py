@@ -38,7 +38,7 @@ def contained(seconds: float) -> Iterator[None]:
     process that keeps it from ending. Output and folder are put back and processes ended; threads go on.
 
     Args:
-        seconds: it may take; only the main thread of a POSIX system can tell.
+        seconds: it may take; checked in the main thread of a POSIX system only.
 
     Raises:
         Broken: it left traces.
@@ -123,7 +123,7 @@ def _go_back(folder: str | None) -> Iterator[str]:
 
 def running() -> list[Worker]:
     """Return the threads and processes beside the main thread that Python waits for before it ends."""
-    pooled: Collection[object] = pools._threads_queues  # which Python tells to end
+    pooled: Collection[object] = pools._threads_queues  # which Python ends by itself
     threads = [one for one in threading.enumerate() if one is not threading.main_thread()]
     both: list[Worker] = [*threads, *multiprocessing.active_children()]
     return [one for one in both if not one.daemon and one not in pooled]
@@ -150,7 +150,7 @@ def _limited(seconds: float) -> Iterator[None]:
         yield
         return
 
-    with _told_of_collections() as collecting:
+    with _noting_collections() as collecting:
 
         def ring(signum: int, frame: FrameType | None) -> None:
             if not collecting:
@@ -166,8 +166,8 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _told_of_collections() -> Iterator[Collection[str]]:
-    """Give what is not empty while garbage is collected: what is raised then is printed and lost."""
+def _noting_collections() -> Iterator[Collection[str]]:
+    """Yield a list that is not empty while garbage is collected: what is raised then is printed and lost."""
     collecting: list[str] = []
 
     def begins_or_ends(phase: str, info: Mapping[str, int]) -> None:

@@ -17,9 +17,9 @@ LIKELY_CHANNELS = (3, 1, 4, 2)
 
 def channels_of(case: Case, component: object, call: Callable[[Tensor], object], side: int) -> int:
     """Return how many channels of images a component takes: as drawn, as it says, or as found by trying."""
-    told = case.given().get("in_channels") or getattr(component, "in_channels", None)
-    if told:
-        return int(told)
+    known = case.given().get("in_channels") or getattr(component, "in_channels", None)
+    if known:
+        return int(known)
 
     def works(channels: int) -> None:
         with torch.no_grad():
@@ -29,7 +29,7 @@ def channels_of(case: Case, component: object, call: Callable[[Tensor], object],
 
 
 def accepted(call: Callable[..., object], shapes: Sequence[Shape]) -> list[Shape]:
-    """Return the shapes that a component takes; a ``ValueError`` is how it refuses one, small ones say.
+    """Return the shapes that a component takes; it refuses others by ``ValueError``, small ones for instance.
 
     Raises:
         ValueError: it refuses them all.

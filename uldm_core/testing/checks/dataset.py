@@ -323,8 +323,8 @@ def fingerprint_follows_content(case: Case) -> None:
     dataset = _with_fingerprint(case)
     for option, changed in _varied(case, dataset):
         if not _equal(_sample(changed), _sample(dataset)):
-            told = changed.fingerprint != dataset.fingerprint
-            expect(told, f"with {option} the images are others, the fingerprint is not")
+            differs = changed.fingerprint != dataset.fingerprint
+            expect(differs, f"with {option} the images are others, the fingerprint is not")
 
 
 @contract.check

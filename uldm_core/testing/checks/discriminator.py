@@ -17,11 +17,11 @@ from uldm_core.testing.images import channels_of
 LOOKS = 6
 """Random images in which a patch's edge is looked for."""
 TEACHING = 40
-"""Steps in which real and fake images of two shades must be told apart."""
+"""Steps in which real and fake images of two shades must be separated."""
 
 
 def _smallest(discriminator: Discriminator) -> int:
-    """Return the smallest side of images that it must judge: its receptive field, 16 at least."""
+    """Return the smallest side of images that it must take: its receptive field, 16 at least."""
     return max(16, int(discriminator.receptive_field))
 
 
@@ -119,7 +119,7 @@ def _weighted(logits: Tensor) -> Tensor:
 
 @contract.check
 def logits_in_place(case: Case) -> None:
-    """A logit judges the patch where it lies: they can be laid over the image, and are no other's."""
+    """A logit belongs to the patch at its place: logits can be laid over the image, and are no other's."""
     discriminator, _ = _built(case)
     side = max(48, 2 * int(discriminator.receptive_field))
     (y, x), (same_y, right), (below, same_x) = (
@@ -152,8 +152,8 @@ def _middle_of(seen: Tensor) -> tuple[float, float]:
 
 
 @contract.check
-def judges_images(case: Case) -> None:
-    """The generator's step: the verdict's gradient reaches any images, and no frozen parameter."""
+def passes_gradients_to_images(case: Case) -> None:
+    """The generator's step: the logits' gradient reaches any images, and no frozen parameter."""
     discriminator, images = _built(case)
     set_mode(discriminator, training=True)
     parameters = list(discriminator.parameters()) if isinstance(discriminator, nn.Module) else []
@@ -171,7 +171,7 @@ def judges_images(case: Case) -> None:
 
 
 @contract.check
-def tells_apart(case: Case) -> None:
+def separates_real_and_fake(case: Case) -> None:
     """Taught on data that are easy to separate, its logits are above 0 for real and below for fake images."""
     discriminator = set_mode(case.copy(), training=True)
     parameters = as_module(discriminator).parameters()

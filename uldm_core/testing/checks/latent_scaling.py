@@ -16,12 +16,12 @@ LIKELY_CHANNELS = (4, 3, 2, 1, 8)
 
 
 def _channels(case: Case, scaling: LatentScaling) -> int:
-    told = case.given().get("channels") or getattr(scaling, "channels", None)
+    known = case.given().get("channels") or getattr(scaling, "channels", None)
 
     def works(channels: int) -> None:
         case.build().fit([torch.arange(16.0).view(2, 1, 2, 4).expand(2, channels, 2, 4)])
 
-    return int(told or case.subject.found("channels", LIKELY_CHANNELS, works))
+    return int(known or case.subject.found("channels", LIKELY_CHANNELS, works))
 
 
 def _latents(case: Case, scaling: LatentScaling) -> tuple[Tensor]:

@@ -218,8 +218,8 @@ def batch_between_its_images(case: Case) -> None:
     alone = [loss(prediction[copies], target[copies]).item() for copies in places]
     together = loss(prediction, target).item()
     within = 0.75 * min(alone) - 1e-6 <= together <= 1.33 * max(alone) + 1e-6
-    said = f"{min(alone):.4g} to {max(alone):.4g}"
-    expect(within, f"a batch of images that cost {said} each costs {together:.4g}")
+    range_of = f"{min(alone):.4g} to {max(alone):.4g}"
+    expect(within, f"a batch of images that cost {range_of} each costs {together:.4g}")
 
 
 @contract.check

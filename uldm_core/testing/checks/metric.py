@@ -115,7 +115,7 @@ ALTERATIONS: Sequence[Alteration] = (
 )
 
 
-def _expect_told(change: Callable[[Alteration], Values], wanted: Values, otherwise: str) -> None:
+def _expect_change(change: Callable[[Alteration], Values], wanted: Values, otherwise: str) -> None:
     """Expect one alteration at least to change a number: a metric may be blind to some, to negatives say."""
     expect(any(change(alteration) != wanted for alteration in ALTERATIONS), otherwise)
 
@@ -258,7 +258,7 @@ def every_image_counts(case: Case) -> None:
             fake[place : place + 1] = alteration(fake[place : place + 1])
             return _measure(metric, fake, real)
 
-        _expect_told(change, wanted, f"the {name} of {len(real)} images does not count")
+        _expect_change(change, wanted, f"the {name} of {len(real)} images does not count")
 
 
 @contract.check
@@ -283,7 +283,7 @@ def counts_may_differ(case: Case) -> None:
             return measure(side, torch.cat([many[:count], alteration(surplus)]))
 
         what = f"of {len(many)} {side} images against {len(few)} others, the last {more} do not count"
-        _expect_told(change, wanted, what)
+        _expect_change(change, wanted, what)
 
 
 @contract.check
@@ -305,7 +305,7 @@ def whole_image_counts(case: Case) -> None:
             part.copy_(alteration(part.clone()))
             return _measure(metric, fake, real)
 
-        _expect_told(change, wanted, f"the {what} of images of {height}x{width} does not count")
+        _expect_change(change, wanted, f"the {what} of images of {height}x{width} does not count")
 
 
 def _parts(channels: int, side: int) -> Iterator[tuple[str, int, int, int]]:
@@ -345,14 +345,14 @@ def _each(metric: Metric) -> bool:
 def perfect_match_best(case: Case) -> None:
     """The real images themselves score best, noise worse. (Lower is better unless ``higher_is_better``.)
 
-    Of several numbers, one at least must say so; those that a mapping ``higher_is_better`` names, each.
+    Of several numbers, one at least must show it; those that a mapping ``higher_is_better`` names, each.
     """
     metric = case.build()
     real = _images(case, metric)
     _compares(metric)
     match = _measure(metric, real, real)
     others = [_measure(metric, fake, real) for fake in (_images(case, metric, 1), _noise_like(real))]
-    said = {
+    descriptions = {
         name: f"{name}: a match scores {match[name]:.4g}, others "
         + ", ".join(f"{other[name]:.4g}" for other in others)
         for name in match
@@ -362,8 +362,8 @@ def perfect_match_best(case: Case) -> None:
         and any(sign * match[name] <= sign * other[name] - 1e-6 for other in others)
         for name, sign in _signs(metric, match).items()
     }
-    told = all(right.values()) if _each(metric) else any(right.values())
-    expect(told, "; ".join(said[name] for name in right if not right[name]))
+    best = all(right.values()) if _each(metric) else any(right.values())
+    expect(best, "; ".join(descriptions[name] for name in right if not right[name]))
 
 
 @contract.check
@@ -406,7 +406,7 @@ def reset_forgets(case: Case) -> None:
 
 
 @contract.check
-def goes_on_after_compute(case: Case) -> None:
+def continues_after_compute(case: Case) -> None:
     """``compute`` ends nothing: fake images that come after it are counted with those before."""
     metric = case.build()
     fake = _images(case, metric, more=10)

@@ -44,8 +44,8 @@ def _exercise(case: Case, scheduler: NoiseScheduler) -> list[Any]:
     x0, noise, t = case.inputs(scheduler)
     x_t = scheduler.add_noise(x0, noise, t)
     target = scheduler.target(x0, noise, t)
-    told = [scheduler.snr(t), scheduler.conditioning(t), scheduler.coefficients(t)]
-    return [x_t, target, scheduler.split(target, x_t, t), _scaled(scheduler, x_t, t), told]
+    derived = [scheduler.snr(t), scheduler.conditioning(t), scheduler.coefficients(t)]
+    return [x_t, target, scheduler.split(target, x_t, t), _scaled(scheduler, x_t, t), derived]
 
 
 def _scaled(scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
@@ -281,14 +281,14 @@ def tensors_left_alone(case: Case) -> None:
 
 @contract.check
 def conditioning_one_to_one(case: Case) -> None:
-    """What the denoiser is told of the time is finite, and no two times are told as one."""
+    """The conditioning value is finite, and differs for any two times."""
     scheduler = case.build()
     t = _grid(scheduler)
-    told = scheduler.conditioning(t)
-    expect(told.shape == t.shape, f"times {list(t.shape)} become {list(told.shape)}")
-    expect_finite(told, "the conditioning value")
-    different = told.double().unique().numel()
-    expect(different == len(t), f"{len(t)} times are told as {different}")
+    values = scheduler.conditioning(t)
+    expect(values.shape == t.shape, f"times {list(t.shape)} become {list(values.shape)}")
+    expect_finite(values, "the conditioning value")
+    different = values.double().unique().numel()
+    expect(different == len(t), f"{len(t)} times have {different} conditioning values")
 
 
 @contract.check

@@ -220,7 +220,7 @@ def gradients_cleared(case: Case) -> None:
 
 @contract.check
 def state_restored(case: Case) -> None:
-    """Its state, written to a checkpoint and loaded into a new instance, goes on bit for bit."""
+    """Its state, written to a checkpoint and loaded into a new instance, continues bit for bit."""
     network, data = _network(case), case.normal(16, 3)
     optimizer = case.build(network.parameters())
     _descend(network, optimizer, data, 5)
@@ -232,4 +232,4 @@ def state_restored(case: Case) -> None:
     _descend(network, optimizer, data, 5)
     _descend(copy, resumed, data, 5)
     for one, other in zip(copy.parameters(), network.parameters(), strict=True):
-        expect_close(one, other, "a resumed optimizer goes another way", rtol=0, atol=0)
+        expect_close(one, other, "a resumed optimizer differs", rtol=0, atol=0)

@@ -54,7 +54,7 @@ def _built(case: Case, **options: Any) -> tuple[Quantizer, Tensor]:
 
 
 def _codes(quantizer: Quantizer) -> Tensor:
-    """Return the codebook as ``lookup`` tells it, [K, D]; the first codes of a very large one."""
+    """Return the codebook as ``lookup`` returns it, [K, D]; the first codes of a very large one."""
     count = min(quantizer.codebook_size, MOST_CODES)
     one_code_a_position = quantizer(torch.zeros(1, quantizer.dim, 1, 1))[2].ndim == 3
     if not one_code_a_position:
@@ -67,7 +67,7 @@ def _codebook(quantizer: Quantizer) -> Tensor:
     """Return the codebook of one that claims it: by ``codebook``, or by a tensor of its state."""
     codes = _codes(quantizer)
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: the nearest need not be the best")
+        raise Skip("it learns a map to its codes: the nearest need not be the best")
     state = copy_of_state(quantizer).values()
     stored = (tensor.reshape(-1, quantizer.dim) for tensor in state if tensor.numel() == codes.numel())
     held = any(tensor.shape == codes.shape and torch.equal(tensor.float(), codes) for tensor in stored)
@@ -77,9 +77,9 @@ def _codebook(quantizer: Quantizer) -> Tensor:
 
 
 def _maps_latents(quantizer: Quantizer) -> bool:
-    """Whether it learns a way to its codes, a projection, say: then latents need not lie where codes do.
+    """Whether it learns a map to its codes, such as a projection: then latents need not lie where codes do.
 
-    It shows in a parameter that has a say in the output, and none in what the codes are.
+    It shows in a parameter that influences the output, but not the codes.
     """
     learned = trainable(quantizer)
     latents = strategies.normal((4, quantizer.dim, 2, 2), 0)
@@ -158,7 +158,7 @@ def idempotent(case: Case) -> None:
     if quantizer(latents)[2].ndim == latents.ndim:
         raise Skip("it has several codes a position: a sum of codes may have a nearer sum")
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: latents need not lie where they do")
+        raise Skip("it learns a map to its codes: latents need not lie where they do")
     once = quantizer(latents)[0].detach()
     expect_close(quantizer(once)[0], once, "quantizing twice is not quantizing once")
 
@@ -245,7 +245,7 @@ def losses_zero_on_codes(case: Case) -> None:
     """Latents that are codes cost nothing. (An entropy term may declare otherwise.)"""
     quantizer, _ = _built(case)
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: latents need not lie where they do")
+        raise Skip("it learns a map to its codes: latents need not lie where they do")
     codes = _random_codes(case, quantizer)
     for name, loss in _losses(quantizer, codes).items():
         expect(abs(loss.item()) <= 1e-6, f"{name} is {loss.item():.3g} for latents that are codes")
@@ -406,7 +406,7 @@ def _error(quantizer: Quantizer, data: Tensor) -> float:
 
 @contract.check
 def statistics_saved(case: Case) -> None:
-    """All that training goes on from is in the state: a resumed run continues as if never stopped."""
+    """All that training continues from is in the state: a resumed run continues as if never stopped."""
     quantizer, _ = _built(case)
     as_module(quantizer)
     fresh = case.build(seed=2)
@@ -417,7 +417,7 @@ def statistics_saved(case: Case) -> None:
         torch.manual_seed(0)
         set_mode(one, training=True)(data)
         outputs.append(set_mode(one, training=False)(data)[0])
-    expect_close(outputs[1], outputs[0], "after loading, training goes on differently")
+    expect_close(outputs[1], outputs[0], "after loading, training continues differently")
 
 
 def _losses(quantizer: Quantizer, latents: Tensor) -> dict[str, Tensor]:

@@ -257,7 +257,7 @@ def generator_decides(case: Case) -> None:
         expect(torch.equal(_draw(sampler, path, noise), first), "the same generator gives other latents")
         same = _draw(sampler, path, torch.full((3, 1, 4, 4), 0.1))
         fresh = (same - same.mean()).abs().max().item() > 1e-4
-        expect(not fresh or _random(case, path), "it adds noise that the generator has no say in")
+        expect(not fresh or _random(case, path), "it adds noise that does not come from the generator")
 
 
 @contract.check
