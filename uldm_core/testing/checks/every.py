@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uldm_core.testing.case import Case
 from uldm_core.testing.checks.module import _OneDevice
 from uldm_core.testing.contract import Broken, Contract, Skip, expect
-from uldm_core.testing.process import changes, process_state, restored
+from uldm_core.testing.isolation import changes, process_state, restored
 
 contract = Contract()
 DRAWN = frozenset({"torch's random state"})
