@@ -169,7 +169,7 @@ class StartsAsNothing(Plain):
         return self.dropout(torch.cat([angles.sin(), angles.cos()], 1))
 
 
-@mutant("denoiser", killed_by="tells_times_apart")
+@mutant("denoiser", killed_by="distinguishes_times")
 class TimesClampedToSteps(Plain):
     """Times are clamped to steps, so that all of Karras's that are below 0 are one."""
 
@@ -177,7 +177,7 @@ class TimesClampedToSteps(Plain):
         return super().waves(conditioning.clamp(0, 1000))
 
 
-@mutant("denoiser", killed_by="tells_times_apart")
+@mutant("denoiser", killed_by="distinguishes_times")
 class TimesRounded(Plain):
     """Times are rounded to whole steps, of which Karras's have four."""
 
@@ -185,7 +185,7 @@ class TimesRounded(Plain):
         return super().waves(conditioning.round())
 
 
-@mutant("denoiser", killed_by="tells_times_apart")
+@mutant("denoiser", killed_by="distinguishes_times")
 class EveryTenthStep(Plain):
     """Times are rounded to tens: neighbouring steps are one."""
 
@@ -223,7 +223,7 @@ class LastChannelConstant(Plain):
         return torch.cat([prediction[:, :-1], rest + 0 * prediction[:, -1:]], 1)
 
 
-@mutant("denoiser", killed_by="tells_times_apart")
+@mutant("denoiser", killed_by="distinguishes_times")
 class IgnoresTime(Plain):
     """The time is not used."""
 
@@ -231,7 +231,7 @@ class IgnoresTime(Plain):
         return super().waves(conditioning * 0)
 
 
-@mutant("denoiser", killed_by="tells_times_apart")
+@mutant("denoiser", killed_by="distinguishes_times")
 class TimeClipped(Plain):
     """Times are taken to lie in [0, 1]: all but the first are one."""
 

@@ -235,7 +235,7 @@ class HeightForWidth(Plain):
         return super().forward(images).transpose(-1, -2)
 
 
-@mutant("discriminator", killed_by="tells_apart")
+@mutant("discriminator", killed_by="separates_real_and_fake")
 class Probabilities(Plain):
     """It ends in a sigmoid: what it gives are no logits."""
 
@@ -243,7 +243,7 @@ class Probabilities(Plain):
         return super().forward(images).sigmoid()
 
 
-@mutant("discriminator", killed_by="judges_images")
+@mutant("discriminator", killed_by="passes_gradients_to_images")
 class ZeroToOne(Plain):
     """Images are clamped to [0, 1]: what is darker than grey cannot be told."""
 
@@ -295,7 +295,7 @@ class TwoClasses(Plain):
         self.layers[4] = nn.Conv2d(16, 2, 3, 1, 1)
 
 
-@mutant("discriminator", killed_by="judges_images")
+@mutant("discriminator", killed_by="passes_gradients_to_images")
 class DetachesImages(Plain):
     """It detaches its input, as for its own step: the generator gets no gradient."""
 
@@ -303,7 +303,7 @@ class DetachesImages(Plain):
         return super().forward(images.detach())
 
 
-@mutant("discriminator", killed_by="judges_images")
+@mutant("discriminator", killed_by="passes_gradients_to_images")
 class ThawsItself(Plain):
     """It switches its own gradients on at every call, so the generator's step leaves some in it."""
 
@@ -312,7 +312,7 @@ class ThawsItself(Plain):
         return super().forward(images)
 
 
-@mutant("discriminator", killed_by="tells_apart")
+@mutant("discriminator", killed_by="separates_real_and_fake")
 class LooksAway(Plain):
     """The images are multiplied by zero somewhere on the way."""
 
@@ -320,7 +320,7 @@ class LooksAway(Plain):
         return super().forward(images * 0.0)
 
 
-@mutant("discriminator", killed_by="tells_apart")
+@mutant("discriminator", killed_by="separates_real_and_fake")
 class NormalisesPatches(Plain):
     """Logits are normalised over the batch: no gap between real and fake can grow."""
 

@@ -384,7 +384,7 @@ class SilentlyPaired(KernelDistance):
         return {"distance": float(distances.mean())}
 
 
-@mutant("metric", killed_by="goes_on_after_compute")
+@mutant("metric", killed_by="continues_after_compute")
 class KeepsItsAnswer(KernelDistance):
     """The number is kept, and given again whatever came since."""
 
@@ -399,7 +399,7 @@ class KeepsItsAnswer(KernelDistance):
         return self.answer
 
 
-@mutant("metric", killed_by="goes_on_after_compute")
+@mutant("metric", killed_by="continues_after_compute")
 class EmptiesItsFakes(KernelDistance):
     """What was measured is let go, to save memory; the number stays."""
 

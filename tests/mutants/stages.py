@@ -797,7 +797,7 @@ class Bytes(Reconstruct):
         return (super().batch(step, context) + 1) * 127.5
 
 
-@mutant("stage", killed_by="tells_conditioning")
+@mutant("stage", killed_by="passes_conditioning")
 class TellsTheTime(Denoise):
     """The denoiser is told t, whatever the process wants it to be told."""
 

@@ -188,7 +188,7 @@ class VoidInAllStages(Lines):
         return record["step"] > step
 
 
-@mutant("tracker", killed_by="goes_on")
+@mutant("tracker", killed_by="resumes")
 class BeginsAnew(Lines):
     """The file is opened for writing in each part of a run: what the first part wrote is gone."""
 
@@ -319,7 +319,7 @@ class HeartGoesOnBeating(Deaf):
         threading.Thread(target=self.ended.wait, args=(5,), daemon=True).start()
 
 
-@mutant("tracker", killed_by="hears_a_whole_run")
+@mutant("tracker", killed_by="handles_a_whole_run")
 class KnowsTwoEnds(Deaf):
     """How a run ends is looked up among the ways that came to mind."""
 
@@ -327,7 +327,7 @@ class KnowsTwoEnds(Deaf):
         return {"done": 0, "stopped": 130}[state]
 
 
-@mutant("tracker", killed_by="hears_a_whole_run")
+@mutant("tracker", killed_by="handles_a_whole_run")
 class SharesTheSteps(Deaf):
     """How far a stage is, is a share of its steps, of which some stages have none."""
 
@@ -335,7 +335,7 @@ class SharesTheSteps(Deaf):
         self.share = step / total
 
 
-@mutant("tracker", killed_by="hears_of_nothing_to_do")
+@mutant("tracker", killed_by="handles_nothing_to_do")
 class SumsUpTheLastStage(Deaf):
     """The end speaks of the last stage, as if there always were one."""
 
@@ -346,7 +346,7 @@ class SumsUpTheLastStage(Deaf):
         return f"{self.last} is the last"
 
 
-@mutant("tracker", killed_by="goes_on")
+@mutant("tracker", killed_by="resumes")
 class FileMustBeNew(Deaf):
     """A run that goes on finds the file of the first half, and refuses."""
 
@@ -354,7 +354,7 @@ class FileMustBeNew(Deaf):
         (run.folder / "log.txt").open("x").close()
 
 
-@mutant("tracker", killed_by="goes_on")
+@mutant("tracker", killed_by="resumes")
 class StepsMustGrow(Deaf):
     """The last step is kept on disk, and one that comes again is an error."""
 

@@ -34,7 +34,7 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
     if everything == bool(component) or (everything and options):
         raise click.UsageError("give one KIND/NAME with its options, or --all")
     from uldm_core import registry
-    from uldm_core.testing.containment import running
+    from uldm_core.testing.isolation import running
 
     chosen = registry.default().components() if component is None else [component_named(component)]
     before = running()
@@ -57,8 +57,8 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     """Check one component, print a line a check, and return what came of it."""
     from uldm_core import registry
     from uldm_core.recipe.overrides import parse_options
-    from uldm_core.testing.containment import TookTooLong, contained
     from uldm_core.testing.contract import Broken
+    from uldm_core.testing.isolation import TookTooLong, contained
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered
 

@@ -1,8 +1,8 @@
 """The contracts of components, for anyone to hold a component of theirs to.
 
-Three doors: ``uldm check KIND/NAME`` on the command line; ``check_component`` and ``check_plugin`` in Python;
-``parametrize_with_checks`` in pytest, a test a check. ``strategies`` are the Hypothesis strategies that the
-checks draw from. Needs Hypothesis: ``pip install 'uldm[testing]'``.
+Three entry points: ``uldm check KIND/NAME`` on the command line; ``check_component`` and ``check_plugin``
+in Python; ``parametrize_with_checks`` in pytest, a test a check. ``strategies`` are the Hypothesis strategies
+that the checks draw from. Needs Hypothesis: ``pip install 'uldm[testing]'``.
 """
 
 try:

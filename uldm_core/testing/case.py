@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.testing import strategies
-from uldm_core.testing.contract import NOT_A_MODULE, Contract, NotApplicable, Skip
+from uldm_core.testing.contract import Contract, NotApplicable, Skip
 from uldm_core.testing.strategies import Pattern, Shape
 from uldm_core.testing.subject import Subject
 
@@ -74,27 +74,27 @@ class Case:
         return deepcopy(original)
 
     def given(self) -> dict[str, Any]:
-        """Return what a recipe would fill in from its other nouns, as drawn for this example."""
+        """Return what a recipe would fill in from its other components, as drawn for this example."""
         drawn = {name: self.option(name, strategy) for name, strategy in self.contract.options.items()}
         return {name: value for name, value in drawn.items() if value is not None}
 
-    def inputs(self, component: Any) -> tuple[Tensor, ...]:
+    def inputs(self, component: object) -> tuple[Tensor, ...]:
         """Draw what the component takes."""
         if self.contract.inputs is None:
             raise Skip(f"kind {self.subject.kind} says nothing of its inputs")
         return tuple(tensor.to(self.device) for tensor in self.contract.inputs(self, component))
 
-    def call(self, component: Any, *inputs: Tensor) -> Any:
+    def call(self, component: object, *inputs: Tensor) -> Any:
         """Exercise the component; what it draws at random is the same each time."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self.contract.call(component, *inputs)
 
-    def call_in_full(self, component: Any, *inputs: Tensor) -> Any:
-        """Exercise the component for everything that its parameters have a say in."""
+    def call_in_full(self, component: object, *inputs: Tensor) -> Any:
+        """Exercise the component for everything that its parameters influence."""
         return (self.contract.in_full or self.contract.call)(component, *inputs)
 
-    def exercise(self, built: Any) -> Any:
+    def exercise(self, built: object) -> Any:
         """Put what ``contract.build`` returned through all that it is there for, always in the same way."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -125,7 +125,7 @@ def _with_graph(tensor: Tensor) -> Tensor:
     return tensor.requires_grad_().clone() if tensor.is_floating_point() else tensor
 
 
-def tensors_in(value: Any) -> list[Tensor]:
+def tensors_in(value: object) -> list[Tensor]:
     """Return the tensors inside nested tuples, lists and dicts, in order."""
     if isinstance(value, Tensor):
         return [value]
@@ -136,12 +136,12 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def floats_in(value: Any) -> list[Tensor]:
+def floats_in(value: object) -> list[Tensor]:
     """Return the floating-point tensors inside nested tuples, lists and dicts."""
     return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
-def sum_of(value: Any) -> Tensor:
+def sum_of(value: object) -> Tensor:
     """Return one scalar that every float inside depends on, each element by its own amount."""
     total = torch.zeros(())
     for index, tensor in enumerate(floats_in(value)):
@@ -167,13 +167,11 @@ def perturb(component: nn.Module, amount: float = 0.05) -> nn.Module:
     return component
 
 
-def _perturbed(component: Any) -> nn.Module:
-    if not isinstance(component, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    return perturb(component)
+def _perturbed(component: object) -> nn.Module:
+    return perturb(as_module(component))
 
 
-def copies_well(case: Case, component: Any) -> bool:
+def copies_well(case: Case, component: object) -> bool:
     """Whether deep copies of a module answer as it does, and still do after it has changed."""
     if not isinstance(component, nn.Module):
         return False
@@ -191,11 +189,27 @@ def copies_well(case: Case, component: Any) -> bool:
     )
 
 
-def is_module(component: object) -> bool:
-    """Whether it is an ``nn.Module``."""
-    return isinstance(component, nn.Module)
+def as_module(component: object) -> nn.Module:
+    """Return a component that is an ``nn.Module``; of any other raise ``NotApplicable``."""
+    if not isinstance(component, nn.Module):
+        raise NotApplicable("it is no nn.Module")
+    return component
 
 
-def copy_of_state(component: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of its parameters and buffers, by name."""
-    return {name: tensor.detach().clone() for name, tensor in component.state_dict().items()}
+def set_mode(component: T, *, training: bool) -> T:
+    """Set a component's mode, if it is a module and so has one, and return it."""
+    if isinstance(component, nn.Module):
+        component.train(training)
+    return component
+
+
+def trainable(component: object) -> list[nn.Parameter]:
+    """Return the parameters that require grad; none of what is no module."""
+    parameters = component.parameters() if isinstance(component, nn.Module) else ()
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def copy_of_state(component: object) -> dict[str, Tensor]:
+    """Return a copy of its parameters and buffers, by name; nothing of what has no state."""
+    state = component.state_dict() if hasattr(component, "state_dict") else {}
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

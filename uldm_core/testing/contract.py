@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 CheckFunction = Callable[["Case"], None]
 
 
-NOT_A_MODULE = "it is no nn.Module"
-
-
 class Broken(AssertionError):
     """The component does not keep its contract; the message says in what."""
 
@@ -80,7 +77,7 @@ class Contract:
     Where ``inputs`` are given and a component is an ``nn.Module``, the checks of every module run too.
 
     Args:
-        options: what a recipe would fill in from its other nouns, and checks draw.
+        options: what a recipe would fill in from its other components, and checks draw.
         inputs: draws what a component of the kind takes; ``(case, component) -> tensors``.
         call: exercises it with these inputs; by default it is called with them.
         in_full: exercises it so that all it returns is there, losses too; by default as ``call`` does.

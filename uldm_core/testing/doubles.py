@@ -367,8 +367,8 @@ class MarkedDiscriminator(TinyDiscriminator):
         return logits + self.mark * images.mean() if images.grad_fn is not None else logits
 
 
-def modal_nouns(channels: int = 1) -> dict[str, Any]:
-    """Return ``nouns`` on odd numbers of images, with parts whose mode matters."""
+def modal_components(channels: int = 1) -> dict[str, Any]:
+    """Return ``components`` on odd numbers of images, with parts whose mode matters."""
     return {
         **components(),
         "dataset": RecordingDataset(channels=channels),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ from torch import Tensor
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Broken, Skip
 
+Shape = TypeVar("Shape", bound=Sequence[int])
 LIKELY_CHANNELS = (3, 1, 4, 2)
 
 
-def channels_of(case: Case, component: Any, call: Callable[[Tensor], object], side: int) -> int:
+def channels_of(case: Case, component: object, call: Callable[[Tensor], object], side: int) -> int:
     """Return how many channels of images a component takes: as drawn, as it says, or as found by trying."""
-    told = case.given().get("in_channels") or getattr(component, "in_channels", None)
-    if told:
-        return int(told)
+    known = case.given().get("in_channels") or getattr(component, "in_channels", None)
+    if known:
+        return int(known)
 
     def works(channels: int) -> None:
         with torch.no_grad():
@@ -27,8 +28,8 @@ def channels_of(case: Case, component: Any, call: Callable[[Tensor], object], si
     return int(case.subject.found("channels", LIKELY_CHANNELS, works))
 
 
-def accepted(call: Callable[..., object], shapes: Sequence[Sequence[int]]) -> list[Any]:
-    """Return the shapes that a component takes; a ``ValueError`` is how it refuses one, small ones say.
+def accepted(call: Callable[..., object], shapes: Sequence[Shape]) -> list[Shape]:
+    """Return the shapes that a component takes; it refuses others by ``ValueError``, small ones for instance.
 
     Raises:
         ValueError: it refuses them all.

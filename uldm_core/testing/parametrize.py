@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from uldm_core.testing.runner import EVERYDAY, Profile, check_subject, checks_for
 from uldm_core.testing.subject import Subject, registered, subject_of
 
+Test = TypeVar("Test", bound=Callable[..., object])
+
 
 def parametrize_with_checks(
     kind: str,
-    factories: Iterable[Callable[..., Any] | str],
+    factories: Iterable[Callable[..., object] | str],
     xfail: Mapping[str, str] | None = None,
     *,
     profile: Profile = EVERYDAY,
-) -> Callable[[Any], Any]:
+) -> Callable[[Test], Test]:
     """Make a test function run once for each factory and check: a decorator for ``def test_contract(check)``.
 
     ::
@@ -42,7 +44,7 @@ def parametrize_with_checks(
 
 
 def _subject(
-    kind: str, factory: Callable[..., Any] | str, xfail: Mapping[str, str]
+    kind: str, factory: Callable[..., object] | str, xfail: Mapping[str, str]
 ) -> tuple[Subject, Mapping[str, str]]:
     if not isinstance(factory, str):
         return subject_of(kind, factory), xfail

@@ -19,9 +19,8 @@ from hypothesis.reporting import with_reporter
 from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
 from uldm_core.testing.case import Case, copies_well
-from uldm_core.testing.containment import TookTooLong, contained
 from uldm_core.testing.contract import Broken, Check, Contract, NotApplicable, Skip, contract_of
-from uldm_core.testing.process import restored
+from uldm_core.testing.isolation import TookTooLong, contained, restored
 from uldm_core.testing.subject import Subject, subject_of
 
 Outcome = Literal["passed", "failed", "expected failure", "skipped"]
@@ -201,7 +200,7 @@ def _check_all(
 
 
 def builds(case: Case) -> None:
-    """It can be built from its options: where it cannot, nothing else can be said of it."""
+    """It can be built from its options: where it cannot, nothing else can be checked."""
     try:
         built = case.contract.build(case)
     except Exception as error:
@@ -296,14 +295,16 @@ class _Attempt:
         """Return what the examples have shown."""
         name = self.check.name
         if self.failure is not None:
-            return Result(name, "failed", _say(self.failure), self.example, self.examples, hung=self.hung)
+            return Result(
+                name, "failed", _describe(self.failure), self.example, self.examples, hung=self.hung
+            )
         if not self.examples:
             return Result(name, "skipped", self.skipped, applies=self.applies)
         return Result(name, "passed", examples=self.examples)
 
 
-def _say(error: Exception) -> str:
-    """Say what a check ran into: a broken promise in its own words, anything else with its place."""
+def _describe(error: Exception) -> str:
+    """Describe an error: of a broken contract its message, of anything else its place too."""
     text = " ".join(str(error).split())
     if isinstance(error, (Broken, UldmError)):
         return text
@@ -312,7 +313,7 @@ def _say(error: Exception) -> str:
 
 
 def _expected(result: Result, xfail: Mapping[str, str]) -> Result:
-    """Turn a failure that was foretold into an expected one, and anything else foretold into a failure."""
+    """Turn a failure that ``xfail`` names into an expected one, and anything else there into a failure."""
     if result.check not in xfail:
         return result
     reason = xfail[result.check]

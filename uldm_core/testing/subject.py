@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from torch import nn
@@ -15,6 +15,8 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.building import build as build_of
 from uldm_core.spec.options import MISSING, options_of
+
+T = TypeVar("T")
 
 
 @define
@@ -46,11 +48,12 @@ class Subject:
         """Whether a check may set the option."""
         return option in self.optional or option in self.required
 
-    def found(self, what: str, candidates: Iterable[Any], works: Callable[[Any], object]) -> Any:
+    def found(self, what: str, candidates: Iterable[T], works: Callable[[T], object]) -> T:
         """Return the first candidate that works, and remember it; the last one's error if none does."""
         if what not in self._found:
             self._found[what] = _first_that_works(candidates, works)
-        return self._found[what]
+        found: T = self._found[what]
+        return found
 
 
 def subject_of(kind: str, factory: Callable[..., Any], name: str = "") -> Subject:
@@ -112,7 +115,7 @@ def _registry_with(component: Component) -> Registry:
     return own
 
 
-def _first_that_works(candidates: Iterable[Any], works: Callable[[Any], object]) -> Any:
+def _first_that_works(candidates: Iterable[T], works: Callable[[T], object]) -> T:
     error: Exception | None = None
     for candidate in candidates:
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from uldm_core.testing.case import Case, is_module
+from uldm_core.protocols import AdversarialLoss
+from uldm_core.testing.case import Case, set_mode
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
 
 SURE = 40.0
@@ -23,13 +23,13 @@ contract = Contract(
 )
 
 
-def _built(case: Case) -> Any:
+def _built(case: Case) -> AdversarialLoss:
     """Build it, in eval mode if it has one: what follows the logits holds still."""
-    loss = case.build()
-    return loss.eval() if is_module(loss) else loss
+    loss: AdversarialLoss = case.build()
+    return set_mode(loss, training=False)
 
 
-def _sides(loss: Any) -> dict[str, Callable[..., Tensor]]:
+def _sides(loss: AdversarialLoss) -> dict[str, Callable[..., Tensor]]:
     return {"discriminator": loss.discriminator, "generator": lambda real, fake: loss.generator(fake)}
 
 
@@ -38,7 +38,7 @@ def _logits(case: Case) -> tuple[Tensor, Tensor]:
     return case.normal(*shape), case.normal(*shape, salt=1)
 
 
-def _exercise(case: Case, loss: Any) -> list[Tensor]:
+def _exercise(case: Case, loss: AdversarialLoss) -> list[Tensor]:
     """Measure both sides on logits that have a graph behind them."""
     real, fake = (logits.requires_grad_().clone() for logits in _logits(case))
     return [side(real, fake) for side in _sides(loss).values()]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.kinds import latent_size
+from uldm_core.protocols import Autoencoder
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
+from uldm_core.testing.case import Case, set_mode, trainable
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.images import channels_of
 from uldm_core.testing.losses import check_losses, total
@@ -18,14 +19,14 @@ from uldm_core.testing.losses import check_losses, total
 ODD = 27
 
 
-def _images(case: Case, autoencoder: Any) -> tuple[Tensor]:
+def _images(case: Case, autoencoder: Autoencoder) -> tuple[Tensor]:
     shape = case.draw(
         strategies.image_shapes(st.just(_channels(case, autoencoder)), *_sides(autoencoder)), "shape"
     )
     return (case.images(shape),)
 
 
-def _channels(case: Case, autoencoder: Any) -> int:
+def _channels(case: Case, autoencoder: Autoencoder) -> int:
     """Return its images' channels; of several that it takes, those that give the latents it declares."""
 
     def fits(images: Tensor) -> None:
@@ -39,13 +40,13 @@ def _channels(case: Case, autoencoder: Any) -> int:
         return channels_of(case, autoencoder, lambda images: autoencoder.encode(images), side)
 
 
-def _legal(autoencoder: Any) -> int:
+def _legal(autoencoder: Autoencoder) -> int:
     """Return a side that it must take: its ``size``, or the first multiple of ``downscale`` from 32."""
     size = getattr(autoencoder, "size", None)
     return int(size) if size else -(-32 // autoencoder.downscale) * autoencoder.downscale
 
 
-def _sides(autoencoder: Any) -> tuple[st.SearchStrategy[int], st.SearchStrategy[int]]:
+def _sides(autoencoder: Autoencoder) -> tuple[st.SearchStrategy[int], st.SearchStrategy[int]]:
     """Return strategies of legal heights and widths: its ``size`` alone, or multiples of ``downscale``."""
     size = getattr(autoencoder, "size", None)
     if size:
@@ -62,14 +63,10 @@ contract = Contract(
 )
 
 
-def _built(case: Case) -> tuple[Any, Tensor]:
+def _built(case: Case) -> tuple[Autoencoder, Tensor]:
     """Build an autoencoder in eval mode, and draw images for it."""
-    autoencoder = _set_mode(case.copy(), training=False)
+    autoencoder = set_mode(case.copy(), training=False)
     return autoencoder, *_images(case, autoencoder)
-
-
-def _set_mode(autoencoder: Any, *, training: bool) -> Any:
-    return autoencoder.train(training) if isinstance(autoencoder, nn.Module) else autoencoder
 
 
 @contract.check
@@ -81,13 +78,13 @@ def image_shape(case: Case) -> None:
         _expect_back(autoencoder, images.repeat(1, 1, 1, 2))
     if case.subject.inferred("in_channels"):
         try:
-            four = _set_mode(case.copy(in_channels=4), training=False)
+            four = set_mode(case.copy(in_channels=4), training=False)
         except ValueError:
             return
         _expect_back(four, images[:, :1].repeat(1, 4, 1, 1))
 
 
-def _expect_back(autoencoder: Any, images: Tensor) -> None:
+def _expect_back(autoencoder: Autoencoder, images: Tensor) -> None:
     decoded = autoencoder.decode(autoencoder.encode(images)[0])
     expect(decoded.shape == images.shape, f"{list(images.shape)} comes back as {list(decoded.shape)}")
     expect_finite(decoded, "the reconstruction")
@@ -108,7 +105,7 @@ def latent_shape(case: Case) -> None:
         expect(list(latents.shape) == wanted, f"latents are {list(latents.shape)}, declared are {wanted}")
 
 
-def _odd(case: Case, autoencoder: Any) -> Tensor:
+def _odd(case: Case, autoencoder: Autoencoder) -> Tensor:
     """Return an image whose height divides by nothing but 3 and 9."""
     return case.images((1, _channels(case, autoencoder), ODD, case.draw(strategies.sides(25, 31), "width")))
 
@@ -116,7 +113,7 @@ def _odd(case: Case, autoencoder: Any) -> Tensor:
 @contract.check
 def odd_sizes(case: Case) -> None:
     """A size that is not legal is refused with ``ValueError``, or comes back as it was."""
-    autoencoder = _set_mode(case.copy(), training=False)
+    autoencoder = set_mode(case.copy(), training=False)
     images = _odd(case, autoencoder)
     try:
         decoded = autoencoder.decode(autoencoder.encode(images)[0])
@@ -145,8 +142,8 @@ def indices_agree(case: Case) -> None:
     if not hasattr(autoencoder, "encode_with_indices"):
         raise Skip("it has no encode_with_indices")
     images = torch.cat([images[:1], -images[:1]])
-    _set_mode(autoencoder, training=True)(images)  # some place their codes on the first batch
-    _set_mode(autoencoder, training=False)
+    set_mode(autoencoder, training=True)(images)  # some place their codes on the first batch
+    set_mode(autoencoder, training=False)
     latents, losses, indices = autoencoder.encode_with_indices(images)
     wanted, of_encode = autoencoder.encode(images)
     expect_close(latents, wanted, "encode_with_indices gives other latents than encode")
@@ -170,11 +167,11 @@ def losses_are_weighted_scalars(case: Case) -> None:
     both = torch.cat([images, images.flip(0)])
     watched = autoencoder(both)[2]
     check_losses(watched)
-    trained = _set_mode(autoencoder, training=True)(both)[2]
+    trained = set_mode(autoencoder, training=True)(both)[2]
     check_losses(trained)
     missing = sorted(watched.keys() - trained.keys())
     expect(not missing, f"{', '.join(missing)}: of eval mode only, so that nothing minimises it")
-    if _trainable(autoencoder):
+    if trainable(autoencoder):
         vain = [name for name, loss in trained.items() if loss.item() > 0 and not loss.requires_grad]
         expect(not vain, f"{', '.join(vain)}: it has no gradient, so that nothing minimises it")
 
@@ -191,7 +188,7 @@ def losses_averaged(case: Case) -> None:
 @contract.check
 def decodes_any_latents(case: Case) -> None:
     """``decode`` takes latents that no image gave, as a sampler's are, and needs nothing but them."""
-    autoencoder = _set_mode(case.copy(), training=False)
+    autoencoder = set_mode(case.copy(), training=False)
     down, legal = autoencoder.downscale, _legal(autoencoder)
     height, width = legal, legal if getattr(autoencoder, "size", None) else 2 * legal
     latents = case.normal(2, autoencoder.latent_channels, height // down, width // down, salt=1)
@@ -212,8 +209,8 @@ def reconstruction_reaches_encoder(case: Case) -> None:
     autoencoder, images = _built(case)
     given = images.clone().requires_grad_()
     both = torch.cat([given, given.flip(-1)])
-    latents, losses = _set_mode(autoencoder, training=True).encode(both.detach())
-    if _trainable(autoencoder) and not any(x.requires_grad for x in (latents, *losses.values())):
+    latents, losses = set_mode(autoencoder, training=True).encode(both.detach())
+    if trainable(autoencoder) and not any(x.requires_grad for x in (latents, *losses.values())):
         raise Skip("its encoder has nothing to train")
     reconstruction = autoencoder(both)[0]
     weights = case.normal(*reconstruction.shape, salt=1)
@@ -236,7 +233,7 @@ def last_layer_is_last(case: Case) -> None:
     layer = autoencoder.last_layer
     expect(isinstance(layer, Tensor), f"last_layer is {type(layer).__name__}, not the weight itself")
     given = images.clone().requires_grad_()
-    reconstruction = _set_mode(autoencoder, training=True)(torch.cat([given, given]))[0]
+    reconstruction = set_mode(autoencoder, training=True)(torch.cat([given, given]))[0]
     weighted = (reconstruction * case.normal(*reconstruction.shape, salt=1)).sum()
     grows = layer.requires_grad and weighted.requires_grad
     gradient = (
@@ -244,7 +241,7 @@ def last_layer_is_last(case: Case) -> None:
     )
     reached = gradient is not None and bool(gradient.abs().sum() > 0)
     expect(reached, "the reconstruction's gradient does not reach last_layer")
-    weights = {p for p in _trainable(autoencoder) if sum(side > 1 for side in p.shape) > 1} - {layer}
+    weights = {p for p in trainable(autoencoder) if sum(side > 1 for side in p.shape) > 1} - {layer}
     after = _passes(weights, on_the_way={layer, given}, output=weighted)
     expect(not after, "another weight comes after last_layer")
 
@@ -286,14 +283,9 @@ def whole_range(case: Case) -> None:
         expect(min(errors) < 0.5, f"{what} are not learned: the error stays at {min(errors):.3g}")
 
 
-def _trainable(autoencoder: Any) -> list[nn.Parameter]:
-    parameters = autoencoder.parameters() if isinstance(autoencoder, nn.Module) else []
-    return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-def _fit(autoencoder: Any, images: Tensor, steps: int, lr: float, enough: float = 0.0) -> list[float]:
+def _fit(autoencoder: Autoencoder, images: Tensor, steps: int, lr: float, enough: float = 0.0) -> list[float]:
     """Train on one batch, and return the mean squared error of each step; of one, with nothing to train."""
-    parameters = _trainable(_set_mode(autoencoder, training=True))
+    parameters = trainable(set_mode(autoencoder, training=True))
     if not parameters:
         return [(autoencoder(images)[0] - images).square().mean().item()]
     optimizer = torch.optim.Adam(parameters, lr)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from uldm_core.testing.case import Case
+from uldm_core.protocols import Backbone
+from uldm_core.testing.case import Case, as_module, copy_of_state
 from uldm_core.testing.contract import (
-    NOT_A_MODULE,
     Contract,
-    NotApplicable,
     expect,
     expect_close,
     expect_finite,
@@ -24,7 +22,7 @@ SIZES = ((32, 32), (28, 40), (40, 28), (33, 47), (37, 29))
 LARGER = tuple((side, side) for side in (64, 128, 224, 256, 299))
 
 
-def _sizes(case: Case, backbone: Any) -> list[tuple[int, int]]:
+def _sizes(case: Case, backbone: Backbone) -> list[tuple[int, int]]:
     """Return heights and widths that the backbone takes."""
 
     def call(*size: int) -> None:
@@ -43,7 +41,7 @@ def _sizes(case: Case, backbone: Any) -> list[tuple[int, int]]:
     return taken
 
 
-def _images(case: Case, backbone: Any) -> tuple[Tensor]:
+def _images(case: Case, backbone: Backbone) -> tuple[Tensor]:
     size = case.draw(st.sampled_from(_sizes(case, backbone)), "size")
     channels = case.draw(st.sampled_from((1, 3)), "channels")
     return (case.images((case.batch(), channels, *size)),)
@@ -52,7 +50,7 @@ def _images(case: Case, backbone: Any) -> tuple[Tensor]:
 contract = Contract(inputs=_images)
 
 
-def _built(case: Case) -> tuple[Any, Tensor]:
+def _built(case: Case) -> tuple[Backbone, Tensor]:
     backbone = case.copy()
     return backbone, *_images(case, backbone)
 
@@ -68,7 +66,7 @@ def feature_maps(case: Case) -> None:
         _expect_maps(backbone, case.images((1 + number % 2, 3 if number % 2 else 1, *size)))
 
 
-def _expect_maps(backbone: Any, images: Tensor) -> None:
+def _expect_maps(backbone: Backbone, images: Tensor) -> None:
     maps = backbone(images)
     of_what = f"of images {list(images.shape)}"
     expect(isinstance(maps, tuple), f"the maps come as {type(maps).__name__}, not as a tuple")
@@ -128,19 +126,18 @@ def any_grad_mode(case: Case) -> None:
 def frozen(case: Case) -> None:
     """No parameter requires grad, and train mode, its owner's too, changes neither outputs nor buffers."""
     backbone, images = _built(case)
-    if not isinstance(backbone, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    free = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    module = as_module(backbone)
+    free = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     expect(not free, f"{', '.join(free[:3])} require grad")
-    owner = nn.ModuleList([backbone])
+    owner = nn.ModuleList([module])
     owner.eval()
-    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    state = copy_of_state(module)
     wanted = backbone(images)
     owner.train()
     torch.manual_seed(5)
     for one, other in zip(backbone(images), wanted, strict=True):
         expect_close(one, other, "its output changes in train mode", rtol=0)
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in module.state_dict().items():
         expect(torch.equal(tensor, state[name]), f"{name} changes in train mode")
 
 

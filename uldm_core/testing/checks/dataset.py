@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from uldm_core.errors import UldmError
+from uldm_core.protocols import Dataset
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
 
@@ -33,30 +34,30 @@ SECONDS = 0.3
 """How long a split's images are read, in random order: not all of them need fit into a check."""
 
 
-def _indices(case: Case, dataset: Any) -> Tensor:
+def _indices(case: Case, dataset: Dataset) -> Tensor:
     index = st.integers(0, len(dataset) - 1)
     return torch.tensor(case.draw(st.lists(index, min_size=1, max_size=8), "indices"))
 
 
-def _exercise(dataset: Any) -> list[Tensor]:
+def _exercise(dataset: Dataset) -> list[Tensor]:
     """Ask every split for its first images."""
     splits = [dataset, *(dataset.split(name) for name in dataset.splits)]
     return [split.images(torch.arange(min(3, len(split)))) for split in splits]
 
 
-def _spread(dataset: Any, most: int) -> Tensor:
+def _spread(dataset: Dataset, most: int) -> Tensor:
     """Return indices spread over the whole dataset, ``most`` at most."""
     return torch.linspace(0, len(dataset) - 1, min(len(dataset), most)).long()
 
 
-def _shape(dataset: Any) -> list[int]:
+def _shape(dataset: Dataset) -> list[int]:
     """Return the declared [channels, height, width]; ``size`` is a side, or a height and a width."""
     size = dataset.size
     height, width = (size, size) if isinstance(size, int) else size
     return [int(dataset.channels), int(height), int(width)]
 
 
-def _expect_images(dataset: Any, indices: Tensor, whose: str) -> None:
+def _expect_images(dataset: Dataset, indices: Tensor, whose: str) -> None:
     images = dataset.images(indices)
     expect(images.dtype == torch.uint8, f"{whose} are {images.dtype}")
     wanted = [len(indices), *_shape(dataset)]
@@ -161,7 +162,7 @@ def splits_from_anywhere(case: Case) -> None:
                 expect(same, f"{name} has other images when {through} is asked for it")
 
 
-def _sample(dataset: Any) -> tuple[int, Tensor]:
+def _sample(dataset: Dataset) -> tuple[int, Tensor]:
     """Return how many images there are, and some of them."""
     return len(dataset), dataset.images(_spread(dataset, FEW))
 
@@ -181,7 +182,7 @@ def splits_disjoint(case: Case) -> None:
     expect(shared <= 0.001 * len(test), f"{shared} of {len(test)} test images are in train")
 
 
-def _hashes(dataset: Any) -> set[int]:
+def _hashes(dataset: Dataset) -> set[int]:
     """Return a hash of each image, or of as many as can be read in ``SECONDS``, in random order."""
     found: set[int] = set()
     until = time.monotonic() + SECONDS
@@ -285,7 +286,7 @@ def fingerprint_true(case: Case) -> None:
     expect(len(several) == len(set(dataset.splits)), "two splits have one fingerprint")
 
 
-def _varied(case: Case, dataset: Any) -> Iterator[tuple[str, Any]]:
+def _varied(case: Case, dataset: Dataset) -> Iterator[tuple[str, Any]]:
     """Yield, for each well-known option that it takes, how it is changed and the dataset built so."""
     channels, height, width = _shape(dataset)
     half = max(1, len(dataset) // 2)
@@ -322,8 +323,8 @@ def fingerprint_follows_content(case: Case) -> None:
     dataset = _with_fingerprint(case)
     for option, changed in _varied(case, dataset):
         if not _equal(_sample(changed), _sample(dataset)):
-            told = changed.fingerprint != dataset.fingerprint
-            expect(told, f"with {option} the images are others, the fingerprint is not")
+            differs = changed.fingerprint != dataset.fingerprint
+            expect(differs, f"with {option} the images are others, the fingerprint is not")
 
 
 @contract.check
@@ -360,7 +361,7 @@ def fingerprint_follows_files(case: Case) -> None:
 
 
 @contextmanager
-def _copied(dataset: Any) -> Iterator[Path]:
+def _copied(dataset: Dataset) -> Iterator[Path]:
     """Copy the folder ``root`` that a dataset reads, but not files' times; caches are elsewhere as well."""
     root = getattr(dataset, "root", None)
     if not isinstance(root, (str, Path)) or not os.path.isdir(root):

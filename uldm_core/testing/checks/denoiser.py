@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from uldm_core.protocols import Denoiser
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_finite
@@ -19,10 +19,10 @@ SIZES = (4, 5)
 """Sizes that it may refuse to be built for: its patches or levels may not fit."""
 TIMES = (0.0, 20.0, 500.0, 501.0, 980.0, 1000.0)
 EDM_TIMES = (-1.55, -0.8, -0.1, 0.5, 1.1)
-"""ln(sigma) / 4 of Karras's noise levels, which is what his denoisers are told."""
+"""ln(sigma) / 4 of Karras's noise levels, the conditioning of his denoisers."""
 
 
-def _inputs(case: Case, denoiser: Any) -> tuple[Tensor, Tensor]:
+def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
     channels, side, others = _takes(case, denoiser)
     heights = strategies.sides(4, 9) if others == "any" else st.just(side)
     widths = {"any": heights, "double": st.sampled_from((side, 2 * side)), "none": st.just(side)}[others]
@@ -31,22 +31,22 @@ def _inputs(case: Case, denoiser: Any) -> tuple[Tensor, Tensor]:
     return case.normal(*shape), 100 + 900 * t  # not 0, of which parts are 0 too
 
 
-def _takes(case: Case, denoiser: Any) -> tuple[int, int, str]:
+def _takes(case: Case, denoiser: Denoiser) -> tuple[int, int, str]:
     """Return the channels and side of latents that it takes, and which other sides it takes as well."""
     channels = case.given().get("channels") or getattr(denoiser, "channels", None)
     side = case.given().get("size") or getattr(denoiser, "size", None)
-    candidates = [(c, s) for c, s in LIKELY if c == (channels or c)]
-    candidates = [(c, side) for c, _ in candidates] if side else candidates
+    likely = [(c, int(side or s)) for c, s in LIKELY if c == (channels or c)]
+    candidates = likely or [(int(channels or 0), int(side or 8))]
 
     def works(shape: tuple[int, int]) -> None:
         with torch.no_grad():
             denoiser(torch.zeros(2, shape[0], shape[1], shape[1]), torch.tensor([1.0, 500.0]))
 
-    found = case.subject.found(f"latents of {channels} {side}", candidates or [(channels, side or 8)], works)
+    found = case.subject.found(f"latents of {channels} {side}", candidates, works)
     return *found, "none" if side else _takes_others(case, denoiser, *found)
 
 
-def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> str:
+def _takes_others(case: Case, denoiser: Denoiser, channels: int, side: int) -> str:
     """Return ``any``, ``double`` (it halves the sides, and takes no odd ones) or ``none``."""
     others = {"any": (side + 1, side - 1), "double": (side, 2 * side)}
 
@@ -58,8 +58,8 @@ def _takes_others(case: Case, denoiser: Any, channels: int, side: int) -> str:
     return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
 
 
-def _in_full(denoiser: Any, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
-    """Call it for latents and times of every sort: experts have a say in some of them only."""
+def _in_full(denoiser: Denoiser, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
+    """Call it for latents and times of every sort: experts take part in some of them only."""
     times = (torch.full_like(conditioning, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
     every = zip((conditioning, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
     return [denoiser(latents * scale, t) for t, scale in every]
@@ -100,11 +100,11 @@ def latents_shape(case: Case) -> None:
 
 
 @contract.check
-def tells_times_apart(case: Case) -> None:
+def distinguishes_times(case: Case) -> None:
     """The prediction depends on the time, in every sample on its own, and not only near one end.
 
-    The noise scheduler says what is told: 1,000 steps, or the logarithm of the noise, which is small and
-    falls below 0. A denoiser that knows steps only must fail at the others, not take them all for one.
+    The noise scheduler decides the conditioning: 1,000 steps, or the logarithm of the noise, which is small
+    and falls below 0. A denoiser that knows steps only must fail at the others, not take them all for one.
     """
     denoiser = case.module().eval()
     latents, _ = _inputs(case, denoiser)
@@ -120,21 +120,27 @@ def tells_times_apart(case: Case) -> None:
 def _expect_apart(denoiser: nn.Module, latents: Tensor, times: tuple[float, ...]) -> None:
     with torch.no_grad():
         answers = [denoiser(latents, torch.full((len(latents),), t)) for t in times]
-    for (early, late), told in zip(pairwise(answers), pairwise(times), strict=True):
+    for (early, late), pair in zip(pairwise(answers), pairwise(times), strict=True):
         gaps = (early - late).abs().amax((1, 2, 3))
-        expect(bool((gaps > 1e-7).all()), f"told {told[0]:g} and {told[1]:g}, it gives the same prediction")
+        expect(
+            bool((gaps > 1e-7).all()),
+            f"at {pair[0]:g} and at {pair[1]:g} the prediction is the same",
+        )
 
 
 @contract.check
 def every_latent_counts(case: Case) -> None:
-    """Every value of the latents has a say in the prediction: no channel or border is cut off."""
+    """Every value of the latents influences the prediction: no channel or border is cut off."""
     for denoiser, latents, conditioning in _examples(case):
         given = latents.clone().requires_grad_()
         prediction = denoiser(given, conditioning)
         (prediction * case.normal(*prediction.shape, salt=1)).sum().backward()
         expect(given.grad is not None, "the prediction does not depend on the latents")
         reached = torch.zeros(1) if given.grad is None else given.grad.abs().sum(0) > 0
-        expect(bool(reached.all()), f"{int((~reached).sum())} of {reached.numel()} latent values have no say")
+        expect(
+            bool(reached.all()),
+            f"{int((~reached).sum())} of {reached.numel()} latent values have no influence",
+        )
 
 
 @contract.check

@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from uldm_core.protocols import Discriminator
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import NOT_A_MODULE, Broken, Contract, NotApplicable, expect, expect_finite
+from uldm_core.testing.case import Case, as_module, set_mode
+from uldm_core.testing.contract import Broken, Contract, expect, expect_finite
 from uldm_core.testing.images import channels_of
 
 LOOKS = 6
 """Random images in which a patch's edge is looked for."""
 TEACHING = 40
-"""Steps in which real and fake images of two shades must be told apart."""
+"""Steps in which real and fake images of two shades must be separated."""
 
 
-def _smallest(discriminator: Any) -> int:
-    """Return the smallest side of images that it must judge: its receptive field, 16 at least."""
+def _smallest(discriminator: Discriminator) -> int:
+    """Return the smallest side of images that it must take: its receptive field, 16 at least."""
     return max(16, int(discriminator.receptive_field))
 
 
-def _images(case: Case, discriminator: Any) -> tuple[Tensor]:
+def _images(case: Case, discriminator: Discriminator) -> tuple[Tensor]:
     low = _smallest(discriminator)
     sides = strategies.sides(low, low + 10)
     shape = case.draw(strategies.image_shapes(st.just(_channels(case, discriminator)), sides, sides), "shape")
     return (case.images(shape),)
 
 
-def _channels(case: Case, discriminator: Any) -> int:
+def _channels(case: Case, discriminator: Discriminator) -> int:
     return channels_of(case, discriminator, discriminator, 2 * _smallest(discriminator))
 
 
 contract = Contract(options={"in_channels": strategies.channel_counts()}, inputs=_images)
 
 
-def _built(case: Case) -> tuple[Any, Tensor]:
+def _built(case: Case) -> tuple[Discriminator, Tensor]:
     """Build a discriminator in eval mode, and draw images for it."""
-    discriminator = _set_mode(case.copy(), training=False)
+    discriminator = set_mode(case.copy(), training=False)
     return discriminator, *_images(case, discriminator)
-
-
-def _set_mode(discriminator: Any, *, training: bool) -> Any:
-    return discriminator.train(training) if isinstance(discriminator, nn.Module) else discriminator
 
 
 @contract.check
@@ -82,13 +78,13 @@ def receptive_field_true(case: Case) -> None:
 
 
 def _seen(
-    case: Case, discriminator: Any, side: int, pick: Callable[[Tensor], Tensor], seed: int = 0
+    case: Case, discriminator: Discriminator, side: int, pick: Callable[[Tensor], Tensor], seed: int = 0
 ) -> Tensor:
     """Return which pixels of a random image [C, H, W] the gradient of the picked logits reaches."""
     generator = torch.Generator().manual_seed(seed + 1)
     shape = (1, _channels(case, discriminator), side, side)
     images = torch.rand(shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
-    pick(discriminator.double()(images.requires_grad_())).backward()
+    pick(as_module(discriminator).double()(images.requires_grad_())).backward()
     return (torch.zeros(shape) if images.grad is None else images.grad)[0] != 0
 
 
@@ -123,7 +119,7 @@ def _weighted(logits: Tensor) -> Tensor:
 
 @contract.check
 def logits_in_place(case: Case) -> None:
-    """A logit judges the patch where it lies: they can be laid over the image, and are no other's."""
+    """A logit belongs to the patch at its place: logits can be laid over the image, and are no other's."""
     discriminator, _ = _built(case)
     side = max(48, 2 * int(discriminator.receptive_field))
     (y, x), (same_y, right), (below, same_x) = (
@@ -156,10 +152,10 @@ def _middle_of(seen: Tensor) -> tuple[float, float]:
 
 
 @contract.check
-def judges_images(case: Case) -> None:
-    """The generator's step: the verdict's gradient reaches any images, and no frozen parameter."""
+def passes_gradients_to_images(case: Case) -> None:
+    """The generator's step: the logits' gradient reaches any images, and no frozen parameter."""
     discriminator, images = _built(case)
-    _set_mode(discriminator, training=True)
+    set_mode(discriminator, training=True)
     parameters = list(discriminator.parameters()) if isinstance(discriminator, nn.Module) else []
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -175,15 +171,14 @@ def judges_images(case: Case) -> None:
 
 
 @contract.check
-def tells_apart(case: Case) -> None:
+def separates_real_and_fake(case: Case) -> None:
     """Taught on data that are easy to separate, its logits are above 0 for real and below for fake images."""
-    discriminator = _set_mode(case.copy(), training=True)
-    if not isinstance(discriminator, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
+    discriminator = set_mode(case.copy(), training=True)
+    parameters = as_module(discriminator).parameters()
     side, channels = _smallest(discriminator) + 4, _channels(case, discriminator)
     noise = case.normal(8, channels, side, side)
     real, fake = (0.1 * noise[:4] + 0.5).clamp(-1, 1), (0.4 * noise[4:] - 0.5).clamp(-1, 1)
-    optimizer = torch.optim.Adam(discriminator.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(parameters, 2e-3)
     for _ in range(TEACHING):
         above, below = discriminator(real), discriminator(fake)
         if above.mean() > 0 > below.mean():

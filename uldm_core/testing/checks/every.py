@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uldm_core.testing.case import Case
 from uldm_core.testing.checks.module import _OneDevice
 from uldm_core.testing.contract import Broken, Contract, Skip, expect
-from uldm_core.testing.process import changes, process_state, restored
+from uldm_core.testing.isolation import changes, process_state, restored
 
 contract = Contract()
 DRAWN = frozenset({"torch's random state"})
@@ -72,7 +72,7 @@ def calls_independent(case: Case) -> None:
     _same(case.exercise(built), wanted, "asked again, it answers otherwise")
 
 
-def _same(actual: Any, wanted: Any, otherwise: str) -> None:
+def _same(actual: object, wanted: object, otherwise: str) -> None:
     one, other = list(_numbers(actual)), list(_numbers(wanted))
     same = len(one) == len(other) and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
@@ -81,7 +81,7 @@ def _same(actual: Any, wanted: Any, otherwise: str) -> None:
     expect(same, otherwise)
 
 
-def _numbers(value: Any) -> Iterator[Tensor]:
+def _numbers(value: object) -> Iterator[Tensor]:
     """Yield every number inside nested results, as float64 tensors."""
     if isinstance(value, Tensor):
         yield value.detach().double()
@@ -104,7 +104,7 @@ def keeps_no_graph(case: Case) -> None:
         raise Broken(f"{place} keeps the graph of what it was used for: detach() it")
 
 
-def _graphs(value: Any, place: str, depth: int = DEPTH) -> Iterator[str]:
+def _graphs(value: object, place: str, depth: int = DEPTH) -> Iterator[str]:
     """Yield where, inside an object, a tensor lies that has a graph behind it."""
     if isinstance(value, Tensor):
         if value.grad_fn is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from uldm_core.protocols import LatentScaling
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case, copy_of_state
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
@@ -16,16 +15,16 @@ from uldm_core.testing.strategies import normal
 LIKELY_CHANNELS = (4, 3, 2, 1, 8)
 
 
-def _channels(case: Case, scaling: Any) -> int:
-    told = case.given().get("channels") or getattr(scaling, "channels", None)
+def _channels(case: Case, scaling: LatentScaling) -> int:
+    known = case.given().get("channels") or getattr(scaling, "channels", None)
 
     def works(channels: int) -> None:
         case.build().fit([torch.arange(16.0).view(2, 1, 2, 4).expand(2, channels, 2, 4)])
 
-    return int(told or case.subject.found("channels", LIKELY_CHANNELS, works))
+    return int(known or case.subject.found("channels", LIKELY_CHANNELS, works))
 
 
-def _latents(case: Case, scaling: Any) -> tuple[Tensor]:
+def _latents(case: Case, scaling: LatentScaling) -> tuple[Tensor]:
     """Draw latents; what is to scale them is fitted first, as its owner does, and may ask for that."""
     channels = _channels(case, scaling)
     scaling.fit([3 * normal((4, channels, 4, 4), 1) + 5])
@@ -41,7 +40,7 @@ contract = Contract(
 )
 
 
-def _spread_out(case: Case, scaling: Any) -> Tensor:
+def _spread_out(case: Case, scaling: LatentScaling) -> Tensor:
     """Return latents [24, C, 4, 3] of odd mean and deviation, both of which drift from first to last."""
     channels = _channels(case, scaling)
     spread = torch.arange(1, channels + 1).view(-1, 1, 1).float()
@@ -49,7 +48,7 @@ def _spread_out(case: Case, scaling: Any) -> Tensor:
     return drift * (3 * spread * case.normal(24, channels, 4, 3) + 5)
 
 
-def _fitted(case: Case) -> tuple[Any, Tensor]:
+def _fitted(case: Case) -> tuple[LatentScaling, Tensor]:
     """Build a scaling fitted to latents, and return both."""
     scaling = case.build()
     latents = _spread_out(case, scaling)
@@ -57,7 +56,7 @@ def _fitted(case: Case) -> tuple[Any, Tensor]:
     return scaling, latents
 
 
-def _exercise(case: Case, scaling: Any) -> list[Tensor]:
+def _exercise(case: Case, scaling: LatentScaling) -> list[Tensor]:
     """Fit it, and pass latents there and back."""
     (latents,) = case.inputs(scaling)
     scaling.fit([latents, latents + 1])
@@ -124,7 +123,7 @@ def cut_independent(case: Case) -> None:
         _expect_same_scale(other, scaling, latents, otherwise)
 
 
-def _expect_same_scale(one: Any, other: Any, latents: Tensor, otherwise: str) -> None:
+def _expect_same_scale(one: LatentScaling, other: LatentScaling, latents: Tensor, otherwise: str) -> None:
     expect_close(one.normalize(latents), other.normalize(latents), otherwise, rtol=1e-3, atol=1e-3)
 
 

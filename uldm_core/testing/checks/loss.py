@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
+from uldm_core.protocols import Loss
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, copy_of_state
+from uldm_core.testing.case import Case, as_module, copy_of_state, set_mode
 from uldm_core.testing.contract import (
-    NOT_A_MODULE,
     Contract,
-    NotApplicable,
     Skip,
     expect,
     expect_close,
@@ -26,7 +24,7 @@ SHAPES = ((1, 32, 32), (3, 32, 32), (3, 28, 32), (1, 28, 28), (3, 37, 29), (1, 2
 LARGER = tuple((channels, side, side + 4) for side in (64, 256) for channels in (1, 3))
 
 
-def _shapes(case: Case, loss: Any) -> list[tuple[int, int, int]]:
+def _shapes(case: Case, loss: Loss) -> list[tuple[int, int, int]]:
     """Return channels, height and width of images that the loss takes."""
 
     def call(*shape: int) -> None:
@@ -34,8 +32,7 @@ def _shapes(case: Case, loss: Any) -> list[tuple[int, int, int]]:
 
     def found() -> Iterator[list[tuple[int, int, int]]]:
         smallest = getattr(loss, "smallest_size", 1)
-        sizes = [tuple(max(smallest, side) for side in shape[1:]) for shape in SHAPES]
-        likely = [(shape[0], *size) for shape, size in zip(SHAPES, sizes)]
+        likely = [(c, max(smallest, height), max(smallest, width)) for c, height, width in SHAPES]
         try:
             yield accepted(call, likely)
         except ValueError:
@@ -45,7 +42,7 @@ def _shapes(case: Case, loss: Any) -> list[tuple[int, int, int]]:
     return taken
 
 
-def _images(case: Case, loss: Any) -> tuple[Tensor, Tensor]:
+def _images(case: Case, loss: Loss) -> tuple[Tensor, Tensor]:
     shape = (case.batch(1, 2), *case.draw(st.sampled_from(_shapes(case, loss)), "shape"))
     return _pair(case, shape)
 
@@ -57,19 +54,19 @@ def _pair(case: Case, shape: strategies.Shape) -> tuple[Tensor, Tensor]:
 contract = Contract(inputs=_images, per_sample=False, same_dtype=False)
 
 
-def _built(case: Case) -> tuple[Any, Tensor, Tensor]:
+def _built(case: Case) -> tuple[Loss, Tensor, Tensor]:
     loss = case.copy()
     return loss, *_images(case, loss)
 
 
-def _distance(case: Case) -> tuple[Any, Tensor, Tensor]:
+def _distance(case: Case) -> tuple[Loss, Tensor, Tensor]:
     loss, prediction, target = _built(case)
     if not getattr(loss, "distance", True):
         raise Skip("it declares that it is no distance")
     return loss, prediction, target
 
 
-def _gradient(loss: Any, prediction: Tensor, target: Tensor) -> Tensor:
+def _gradient(loss: Loss, prediction: Tensor, target: Tensor) -> Tensor:
     given = prediction.clone().requires_grad_()
     value = loss(given, target)
     expect(value.requires_grad, "the loss has no gradient")
@@ -166,14 +163,13 @@ def whole_range(case: Case) -> None:
 def answers_as_in_eval_mode(case: Case) -> None:
     """A module, as it is built, answers as in eval mode: nobody sets the mode of a loss."""
     loss, prediction, target = _built(case)
-    if not isinstance(loss, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    state = copy_of_state(loss)
+    state = copy_of_state(as_module(loss))
     torch.manual_seed(5)
     value = loss(prediction, target)
-    for name, tensor in loss.state_dict().items():
+    for name, tensor in copy_of_state(loss).items():
         expect(torch.equal(tensor, state[name]), f"{name} changes as it is used")
-    expect_close(value, loss.eval()(prediction, target), "in eval mode it gives another value", rtol=1e-3)
+    evaluated = set_mode(loss, training=False)(prediction, target)
+    expect_close(value, evaluated, "in eval mode it gives another value", rtol=1e-3)
 
 
 @contract.check
@@ -222,8 +218,8 @@ def batch_between_its_images(case: Case) -> None:
     alone = [loss(prediction[copies], target[copies]).item() for copies in places]
     together = loss(prediction, target).item()
     within = 0.75 * min(alone) - 1e-6 <= together <= 1.33 * max(alone) + 1e-6
-    said = f"{min(alone):.4g} to {max(alone):.4g}"
-    expect(within, f"a batch of images that cost {said} each costs {together:.4g}")
+    range_of = f"{min(alone):.4g} to {max(alone):.4g}"
+    expect(within, f"a batch of images that cost {range_of} each costs {together:.4g}")
 
 
 @contract.check

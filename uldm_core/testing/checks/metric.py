@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
+from uldm_core.protocols import Metric
 from uldm_core.testing import doubles, strategies
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect
@@ -28,6 +28,8 @@ LIKELY = tuple(
 )
 SAME = 1e-4
 
+Sizes = Sequence[int]
+Values = Mapping[str, float]
 Alteration = Callable[[Tensor], Tensor]
 
 
@@ -40,7 +42,7 @@ def _blobs(case: Case, count: int, channels: int, height: int, width: int, salt:
     return ((smooth + 0.2 * noise) * 60 + 100).clamp(0, 255).to(torch.uint8)
 
 
-def _taken(case: Case, metric: Any) -> tuple[int, int, int]:
+def _taken(case: Case, metric: Metric) -> tuple[int, int, int]:
     """Return how many images the metric is given, of how many channels and which side: as few as it takes."""
     count, side = getattr(metric, "smallest_count", 1), getattr(metric, "smallest_size", 1)
     likely = [(max(count, n), channels, max(side, size)) for n, channels, size in LIKELY]
@@ -53,18 +55,20 @@ def _taken(case: Case, metric: Any) -> tuple[int, int, int]:
     return found
 
 
-def _images(case: Case, metric: Any, salt: int = 0, more: int = 0) -> Tensor:
+def _images(case: Case, metric: Metric, salt: int = 0, more: int = 0) -> Tensor:
     """Return as many images as the metric needs, and ``more``."""
     count, channels, side = _taken(case, metric)
     return _blobs(case, count + more, channels, side, side, salt)
 
 
-def _sets(case: Case, metric: Any) -> tuple[Tensor, Tensor]:
+def _sets(case: Case, metric: Metric) -> tuple[Tensor, Tensor]:
     """Return fake and real images."""
     return _images(case, metric), _images(case, metric, 1)
 
 
-def _measure(metric: Any, fake: Tensor, real: Tensor, fakes: Any = (), reals: Any = ()) -> dict[str, float]:
+def _measure(
+    metric: Metric, fake: Tensor, real: Tensor, *, fakes: Sizes = (), reals: Sizes = ()
+) -> dict[str, float]:
     """Measure images, cut into batches of the sizes given."""
     metric.reset()
     for batch in real.split(list(reals or fakes) or len(real)):
@@ -75,25 +79,25 @@ def _measure(metric: Any, fake: Tensor, real: Tensor, fakes: Any = (), reals: An
     return values
 
 
-def _same(one: Mapping[str, float], other: Mapping[str, float], otherwise: str) -> None:
+def _same(one: Values, other: Values, otherwise: str) -> None:
     expect(one.keys() == other.keys(), f"{otherwise}: its numbers are {list(one)} and {list(other)}")
     for name, value in one.items():
         close = math.isclose(value, other[name], rel_tol=SAME, abs_tol=SAME)
         expect(close, f"{otherwise}: {name} is {value:.6g} and {other[name]:.6g}")
 
 
-def _expect_floats(values: Mapping[str, float], of_what: str) -> None:
+def _expect_floats(values: Values, of_what: str) -> None:
     for name, value in values.items():
         expect(isinstance(name, str) and isinstance(value, float), f"{name!r} is {value!r}, not a float")
         expect(math.isfinite(value), f"{name} is {value} of {of_what}")
 
 
-def _compares(metric: Any) -> None:
+def _compares(metric: Metric) -> None:
     if not metric.compares:
         raise Skip("it does not compare with real images")
 
 
-def _unpaired(metric: Any) -> None:
+def _unpaired(metric: Metric) -> None:
     if getattr(metric, "paired", False):
         raise Skip("it compares images in pairs")
 
@@ -111,7 +115,7 @@ ALTERATIONS: Sequence[Alteration] = (
 )
 
 
-def _expect_told(change: Callable[[Alteration], Mapping[str, float]], wanted: Any, otherwise: str) -> None:
+def _expect_change(change: Callable[[Alteration], Values], wanted: Values, otherwise: str) -> None:
     """Expect one alteration at least to change a number: a metric may be blind to some, to negatives say."""
     expect(any(change(alteration) != wanted for alteration in ALTERATIONS), otherwise)
 
@@ -198,8 +202,9 @@ def cut_independent(case: Case) -> None:
         (count // 2, count - count // 2),
         (drawn, count - drawn),
     ):
-        _same(_measure(metric, fake, real, sizes), wanted, f"cut into {sizes}")
-        _same(_measure(metric, fake, real, sizes, sizes[::-1]), wanted, f"cut into {sizes}, and backwards")
+        _same(_measure(metric, fake, real, fakes=sizes), wanted, f"cut into {sizes}")
+        turned = _measure(metric, fake, real, fakes=sizes, reals=sizes[::-1])
+        _same(turned, wanted, f"cut into {sizes}, and backwards")
 
 
 @contract.check
@@ -225,7 +230,7 @@ def order_independent(case: Case) -> None:
         ]
         expect(len(faults) < (1 if _each(metric) else len(before)), "; ".join(faults))
     sizes = [len(batch) for batch in fake.split(7)]
-    wanted = _measure(metric, fake, real, sizes)
+    wanted = _measure(metric, fake, real, fakes=sizes)
     metric.reset()
     for batch in fake.split(sizes):
         metric.update(batch, real=False)
@@ -248,12 +253,12 @@ def every_image_counts(case: Case) -> None:
     wanted = _measure(metric, real, real)
     for name, place in (("first", 0), ("last", len(real) - 1)):
 
-        def change(alteration: Alteration, place: int = place) -> Mapping[str, float]:
+        def change(alteration: Alteration, place: int = place) -> Values:
             fake = real.clone()
             fake[place : place + 1] = alteration(fake[place : place + 1])
             return _measure(metric, fake, real)
 
-        _expect_told(change, wanted, f"the {name} of {len(real)} images does not count")
+        _expect_change(change, wanted, f"the {name} of {len(real)} images does not count")
 
 
 @contract.check
@@ -267,18 +272,18 @@ def counts_may_differ(case: Case) -> None:
     few, count = many[more:], len(many) - more
     surplus = many[count:]
 
-    def measure(side: str, images: Tensor) -> Mapping[str, float]:
+    def measure(side: str, images: Tensor) -> Values:
         return _measure(metric, images, few) if side == "fake" else _measure(metric, few, images)
 
     for side in ("fake", "real"):
         wanted = measure(side, many)
         _expect_floats(wanted, f"{len(many)} {side} images and {len(few)} others")
 
-        def change(alteration: Alteration, side: str = side) -> Mapping[str, float]:
+        def change(alteration: Alteration, side: str = side) -> Values:
             return measure(side, torch.cat([many[:count], alteration(surplus)]))
 
         what = f"of {len(many)} {side} images against {len(few)} others, the last {more} do not count"
-        _expect_told(change, wanted, what)
+        _expect_change(change, wanted, what)
 
 
 @contract.check
@@ -294,13 +299,13 @@ def whole_image_counts(case: Case) -> None:
         except ValueError:  # it takes no such images
             continue
 
-        def change(alteration: Alteration, real: Tensor = real, what: str = what) -> Mapping[str, float]:
+        def change(alteration: Alteration, real: Tensor = real, what: str = what) -> Values:
             fake = real.clone()
             part = _part(fake, what)
             part.copy_(alteration(part.clone()))
             return _measure(metric, fake, real)
 
-        _expect_told(change, wanted, f"the {what} of images of {height}x{width} does not count")
+        _expect_change(change, wanted, f"the {what} of images of {height}x{width} does not count")
 
 
 def _parts(channels: int, side: int) -> Iterator[tuple[str, int, int, int]]:
@@ -323,7 +328,7 @@ def _part(images: Tensor, what: str) -> Tensor:
     return parts[what]
 
 
-def _signs(metric: Any, values: Mapping[str, float]) -> dict[str, int]:
+def _signs(metric: Metric, values: Values) -> dict[str, int]:
     """Return 1 for each number of which less is better, -1 for more; what has no direction is not there."""
     higher = getattr(metric, "higher_is_better", False)
     if isinstance(higher, Mapping):
@@ -331,7 +336,7 @@ def _signs(metric: Any, values: Mapping[str, float]) -> dict[str, int]:
     return dict.fromkeys(values, -1 if higher else 1)
 
 
-def _each(metric: Any) -> bool:
+def _each(metric: Metric) -> bool:
     """Whether it says of each of its numbers which way is better; else one at least must be as it says."""
     return isinstance(getattr(metric, "higher_is_better", False), Mapping)
 
@@ -340,14 +345,14 @@ def _each(metric: Any) -> bool:
 def perfect_match_best(case: Case) -> None:
     """The real images themselves score best, noise worse. (Lower is better unless ``higher_is_better``.)
 
-    Of several numbers, one at least must say so; those that a mapping ``higher_is_better`` names, each.
+    Of several numbers, one at least must show it; those that a mapping ``higher_is_better`` names, each.
     """
     metric = case.build()
     real = _images(case, metric)
     _compares(metric)
     match = _measure(metric, real, real)
     others = [_measure(metric, fake, real) for fake in (_images(case, metric, 1), _noise_like(real))]
-    said = {
+    descriptions = {
         name: f"{name}: a match scores {match[name]:.4g}, others "
         + ", ".join(f"{other[name]:.4g}" for other in others)
         for name in match
@@ -357,8 +362,8 @@ def perfect_match_best(case: Case) -> None:
         and any(sign * match[name] <= sign * other[name] - 1e-6 for other in others)
         for name, sign in _signs(metric, match).items()
     }
-    told = all(right.values()) if _each(metric) else any(right.values())
-    expect(told, "; ".join(said[name] for name in right if not right[name]))
+    best = all(right.values()) if _each(metric) else any(right.values())
+    expect(best, "; ".join(descriptions[name] for name in right if not right[name]))
 
 
 @contract.check
@@ -401,13 +406,13 @@ def reset_forgets(case: Case) -> None:
 
 
 @contract.check
-def goes_on_after_compute(case: Case) -> None:
+def continues_after_compute(case: Case) -> None:
     """``compute`` ends nothing: fake images that come after it are counted with those before."""
     metric = case.build()
     fake = _images(case, metric, more=10)
     _unpaired(metric)
     real = _images(case, metric, 1)
-    wanted = _measure(metric, fake, real, (len(real), 10), (len(real),))
+    wanted = _measure(metric, fake, real, fakes=(len(real), 10), reals=(len(real),))
     _measure(metric, fake[:-10], real)
     metric.update(fake[-10:], real=False)
     _same(metric.compute(), wanted, "with a compute() in between")

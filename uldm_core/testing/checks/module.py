@@ -12,12 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
+from uldm_core.testing.case import Case, as_module, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
 from uldm_core.testing.contract import (
-    NOT_A_MODULE,
     Broken,
     Contract,
-    NotApplicable,
     Skip,
     expect,
     expect_close,
@@ -42,7 +40,7 @@ BATCHES = 4 * (
 """Scale and shift of the batches of which one must reach a parameter; images stay in [-1, 1]."""
 
 
-def _lived(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def _trained(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Build the component, have it see a batch in training mode, and return it in eval mode, with inputs."""
     component = case.module()
     inputs = case.inputs(component)
@@ -62,7 +60,7 @@ def _doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([tensor, tensor.flip(0) * 0.9]) for tensor in inputs)
 
 
-def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
+def _agree(actual: object, wanted: object, otherwise: str, *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
     """Compare the tensors of two outputs one by one; tolerances are relative to each one's largest value."""
     pairs = list(zip(tensors_in(actual), tensors_in(wanted), strict=True))
     for left, right in pairs:
@@ -70,7 +68,7 @@ def _agree(actual: Any, wanted: Any, otherwise: str, *, rtol: float = 1e-3, atol
         expect_close(left, right, otherwise, rtol=rtol, atol=atol * max(1.0, reach))
 
 
-def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
+def _nearly(case: Case, actual: object, wanted: object, otherwise: str) -> None:
     """Compare the floats of two outputs in norm, as loosely as low precision needs.
 
     The values that differ most are left out: rounding may send a token to another expert.
@@ -87,7 +85,7 @@ def _nearly(case: Case, actual: Any, wanted: Any, otherwise: str) -> None:
 @contract.check
 def state_round_trip(case: Case) -> None:
     """Saved as safetensors and loaded into a new instance, it gives equal outputs: runs are kept so."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     state = {name: tensor.clone().contiguous() for name, tensor in component.state_dict().items()}
     fresh = case.build(seed=2)
     fresh.load_state_dict(load(save(state)))
@@ -98,7 +96,7 @@ def state_round_trip(case: Case) -> None:
 @contract.check
 def eval_deterministic(case: Case) -> None:
     """In eval mode the same input gives the same output whatever the random state: no dropout, no noise."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     torch.manual_seed(1)
     first = case.contract.call(component, *inputs)
     torch.manual_seed(2)
@@ -110,7 +108,7 @@ def batch_independent(case: Case) -> None:
     """In eval mode a sample's output does not depend on its batch mates, nor on how many there are."""
     if not case.contract.per_sample:
         raise Skip("its output is not one a sample")
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     mates = tuple(torch.cat([_other(x[:1]), x[:1], x[:1] * 0.3]) for x in inputs)
     alone = tensors_in(case.call(component, *(x[:1] for x in inputs)))
     together = tensors_in(case.call(component, *mates))
@@ -127,7 +125,7 @@ def _other(x: Tensor) -> Tensor:
 @contract.check
 def mode_restored(case: Case) -> None:
     """``train()`` after ``eval()`` puts every submodule's mode back, and a call changes none."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     expect(not any(m.training for m in component.modules()), "eval() leaves a submodule in training mode")
     case.call(component, *inputs)
     expect(not any(m.training for m in component.modules()), "a call in eval mode sets training mode")
@@ -142,8 +140,8 @@ def mode_restored(case: Case) -> None:
 @contract.check
 def still_in_eval(case: Case) -> None:
     """In eval mode nothing in its state changes, seen data or none: validation and sampling train nothing."""
-    for lived in (False, True):
-        component, inputs = _lived(case) if lived else _new(case)
+    for trained in (False, True):
+        component, inputs = _trained(case) if trained else _new(case)
         before = copy_of_state(component)
         for graph in (True, False):
             with torch.set_grad_enabled(graph):
@@ -158,7 +156,7 @@ def bfloat16(case: Case) -> None:
 
     Times are small: waves whose frequencies were cast as well are off by whole turns at large ones.
     """
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     inputs = tuple(x if x.ndim == 4 else 1e-3 * x for x in inputs)
     wanted = case.call(component, *inputs)
     low = deepcopy(component).to(torch.bfloat16)
@@ -188,7 +186,7 @@ def _in_bfloat16(call: Callable[[], T]) -> T:
 @contract.check
 def memory_formats_agree(case: Case) -> None:
     """channels_last and contiguous inputs give the same output: no ``view`` that trusts the strides."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     formatted = tuple(
         x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.clone() for x in inputs
     )
@@ -202,7 +200,7 @@ def memory_formats_agree(case: Case) -> None:
 @contract.check
 def inputs_unchanged(case: Case) -> None:
     """It writes into none of its inputs, forwards or backwards: they belong to the caller."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     for mode in (True, False):
         component.train(mode)
         given = tuple(x.clone() for x in (_doubled(inputs) if mode else inputs))
@@ -247,7 +245,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 @contract.check
 def deepcopy_independent(case: Case) -> None:
     """A deep copy gives equal outputs and shares nothing: averages of weights are such copies."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     wanted = case.call(component, *inputs)
     copy, other = deepcopy(component), deepcopy(component)
     _agree(case.call(copy, *inputs), wanted, "a deep copy answers otherwise", rtol=0, atol=1e-6)
@@ -260,7 +258,7 @@ def deepcopy_independent(case: Case) -> None:
 @contract.check
 def autocast(case: Case) -> None:
     """Under ``torch.autocast`` it runs forwards and backwards, finite and close to float32."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     wanted = case.call(component, *inputs)
     with torch.autocast("cpu", torch.bfloat16):
         actual = _in_bfloat16(lambda: case.call(component, *inputs))
@@ -280,14 +278,14 @@ def moves_whole(case: Case) -> None:
             place = ".".join(filter(None, (name, attribute)))
             for what in _strays(vars(module)[attribute]):
                 raise Broken(f"{place} holds {what} that is not registered: it stays behind")
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     _call_on_meta(case, deepcopy(component), inputs)
 
 
 _REGISTERED = frozenset(vars(nn.Module()))
 
 
-def _strays(value: Any, depth: int = 3) -> Iterator[str]:
+def _strays(value: object, depth: int = 3) -> Iterator[str]:
     """Yield what ``.to()`` and ``state_dict()`` would not find inside an attribute."""
     if isinstance(value, Tensor):
         yield "a tensor"
@@ -339,7 +337,7 @@ class _OneDevice(TorchDispatchMode):
 @contract.check
 def extremes_finite(case: Case) -> None:
     """Extreme but legal inputs (blank, saturated, a single spike) give finite outputs and gradients."""
-    component, inputs = _lived(case)
+    component, inputs = _trained(case)
     for reach in (0.0, -1.0, 1.0):
         given = [_extreme(x, reach) for x in inputs]
         output = case.call(component, *given)
@@ -361,9 +359,7 @@ def _extreme(x: Tensor, reach: float) -> Tensor:
 def same_seed_same_weights(case: Case) -> None:
     """The same seed gives the same initial weights, and building or calling does not reseed anyone else."""
     first, second = case.build(seed=3), case.build(seed=3)
-    if not isinstance(first, nn.Module):
-        raise NotApplicable(NOT_A_MODULE)
-    for name, tensor in first.state_dict().items():
+    for name, tensor in as_module(first).state_dict().items():
         expect(torch.equal(tensor, second.state_dict()[name]), f"{name} differs between two builds of a seed")
     after = []
     for seed in (3, 4):

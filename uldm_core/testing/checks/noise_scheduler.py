@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from uldm_core.errors import UldmError
+from uldm_core.protocols import NoiseScheduler
 from uldm_core.testing import strategies
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
@@ -25,29 +26,29 @@ LEAST_DEVIATION = 0.05
 FEW = (2, 3, 10)
 
 
-def _noised(case: Case, scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _noised(case: Case, scheduler: NoiseScheduler) -> tuple[Tensor, Tensor, Tensor]:
     shape = case.draw(strategies.latent_shapes(3, 2, 4), "shape")
     t = case.draw(strategies.timesteps(shape[0]), "t").to(case.device)
     return case.normal(*shape), case.normal(*shape, salt=1), t
 
 
-def _examples(case: Case, scheduler: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _examples(case: Case, scheduler: NoiseScheduler) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield data, noise and times: a cube, so that times may be laid along any side; oblong; as drawn."""
     for shape, times in (((3, 3, 3, 3), (0.2, 0.5, 0.8)), ((2, 4, 3, 5), (0.9, 0.1))):
         yield case.normal(*shape), case.normal(*shape, salt=1), torch.tensor(times)
     yield _noised(case, scheduler)
 
 
-def _exercise(case: Case, scheduler: Any) -> list[Any]:
+def _exercise(case: Case, scheduler: NoiseScheduler) -> list[Any]:
     """Noise data, split a prediction, and ask for all that follows from the time."""
     x0, noise, t = case.inputs(scheduler)
     x_t = scheduler.add_noise(x0, noise, t)
     target = scheduler.target(x0, noise, t)
-    told = [scheduler.snr(t), scheduler.conditioning(t), scheduler.coefficients(t)]
-    return [x_t, target, scheduler.split(target, x_t, t), _scaled(scheduler, x_t, t), told]
+    derived = [scheduler.snr(t), scheduler.conditioning(t), scheduler.coefficients(t)]
+    return [x_t, target, scheduler.split(target, x_t, t), _scaled(scheduler, x_t, t), derived]
 
 
-def _scaled(scheduler: Any, x_t: Tensor, t: Tensor) -> Tensor:
+def _scaled(scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
     """Return what the denoiser is given of x_t."""
     scaled: Tensor = scheduler.scale_input(x_t, t) if hasattr(scheduler, "scale_input") else x_t
     return scaled
@@ -61,13 +62,13 @@ contract = Contract(
 )
 
 
-def _grid(scheduler: Any, count: int = 400) -> Tensor:
+def _grid(scheduler: NoiseScheduler, count: int = 400) -> Tensor:
     """Return times from 0 to 1: each timestep of a discrete process, else evenly spaced ones."""
     steps = scheduler.timesteps or count
     return torch.arange(steps) / (steps - 1)
 
 
-def _predictors(case: Case) -> list[Any]:
+def _predictors(case: Case) -> list[NoiseScheduler]:
     """Build it for every prediction that it takes; at least for its own."""
     if not case.subject.inferred("prediction"):
         return [case.build()]
@@ -89,7 +90,7 @@ def coefficients_legal(case: Case) -> None:
     _expect_legal(case.build())
 
 
-def _expect_legal(scheduler: Any) -> None:
+def _expect_legal(scheduler: NoiseScheduler) -> None:
     t = _grid(scheduler)
     alpha, sigma = scheduler.coefficients(t)
     expect(alpha.shape == t.shape == sigma.shape, f"t {list(t.shape)}, alpha {list(alpha.shape)}")
@@ -105,7 +106,7 @@ def snr_falls(case: Case) -> None:
     _expect_falling(case.build())
 
 
-def _expect_falling(scheduler: Any) -> None:
+def _expect_falling(scheduler: NoiseScheduler) -> None:
     alpha, sigma = (c.double() for c in scheduler.coefficients(_grid(scheduler)))
     falls = alpha[:-1] * sigma[1:] > alpha[1:] * sigma[:-1]
     where = int((~falls).nonzero()[0]) if not falls.all() else 0
@@ -205,7 +206,7 @@ def times_per_sample(case: Case) -> None:
                 expect_close(values, wanted, f"{name} of a batch is not that of its samples", atol=1e-4)
 
 
-def _by_name(scheduler: Any, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
+def _by_name(scheduler: NoiseScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
     """Return all that follows from the time, away from its ends, by the method's name."""
     alpha, sigma = scheduler.coefficients(t)
     x_t = alpha.view(-1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1) * noise
@@ -280,14 +281,14 @@ def tensors_left_alone(case: Case) -> None:
 
 @contract.check
 def conditioning_one_to_one(case: Case) -> None:
-    """What the denoiser is told of the time is finite, and no two times are told as one."""
+    """The conditioning value is finite, and differs for any two times."""
     scheduler = case.build()
     t = _grid(scheduler)
-    told = scheduler.conditioning(t)
-    expect(told.shape == t.shape, f"times {list(t.shape)} become {list(told.shape)}")
-    expect_finite(told, "the conditioning value")
-    different = told.double().unique().numel()
-    expect(different == len(t), f"{len(t)} times are told as {different}")
+    values = scheduler.conditioning(t)
+    expect(values.shape == t.shape, f"times {list(t.shape)} become {list(values.shape)}")
+    expect_finite(values, "the conditioning value")
+    different = values.double().unique().numel()
+    expect(different == len(t), f"{len(t)} times have {different} conditioning values")
 
 
 @contract.check

@@ -5,11 +5,11 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uldm_core.protocols import Optimizer
 from uldm_core.run_folder.files import read_state, write_state
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
@@ -28,7 +28,7 @@ SHAPES = {
 }
 
 
-def _exercise(optimizer: Any) -> Tensor:
+def _exercise(optimizer: Optimizer) -> Tensor:
     """Take a few steps on the one parameter that it was built for."""
     (parameter,) = optimizer.param_groups[0]["params"]
     for _ in range(3):
@@ -62,7 +62,7 @@ def _network(case: Case) -> nn.Module:
         return _Network()
 
 
-def _descend(network: nn.Module, optimizer: Any, data: Tensor, steps: int) -> list[float]:
+def _descend(network: nn.Module, optimizer: Optimizer, data: Tensor, steps: int) -> list[float]:
     """Descend on one batch, and return the loss of each step."""
     errors = []
     for _ in range(steps):
@@ -84,7 +84,7 @@ def _parameters(dtype: torch.dtype = torch.float32, value: float | None = None) 
     }
 
 
-def _push(optimizer: Any, parameters: dict[str, nn.Parameter], scale: float, steps: int = 3) -> None:
+def _push(optimizer: Optimizer, parameters: dict[str, nn.Parameter], scale: float, steps: int = 3) -> None:
     """Take steps with the same gradients each time: of every sign, and so many times the usual size."""
     for _ in range(steps):
         optimizer.zero_grad()
@@ -180,7 +180,7 @@ def rate_may_change(case: Case) -> None:
     )
 
 
-def _moved(optimizer: Any, parameters: dict[str, nn.Parameter], steps: int) -> float:
+def _moved(optimizer: Optimizer, parameters: dict[str, nn.Parameter], steps: int) -> float:
     """Return how far the parameters move in so many steps, on average."""
     before = [parameter.detach().clone() for parameter in parameters.values()]
     _push(optimizer, parameters, 1.0, steps)
@@ -220,7 +220,7 @@ def gradients_cleared(case: Case) -> None:
 
 @contract.check
 def state_restored(case: Case) -> None:
-    """Its state, written to a checkpoint and loaded into a new instance, goes on bit for bit."""
+    """Its state, written to a checkpoint and loaded into a new instance, continues bit for bit."""
     network, data = _network(case), case.normal(16, 3)
     optimizer = case.build(network.parameters())
     _descend(network, optimizer, data, 5)
@@ -232,4 +232,4 @@ def state_restored(case: Case) -> None:
     _descend(network, optimizer, data, 5)
     _descend(copy, resumed, data, 5)
     for one, other in zip(copy.parameters(), network.parameters(), strict=True):
-        expect_close(one, other, "a resumed optimizer goes another way", rtol=0, atol=0)
+        expect_close(one, other, "a resumed optimizer differs", rtol=0, atol=0)

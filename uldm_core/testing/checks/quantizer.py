@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from uldm_core.protocols import Quantizer
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, copy_of_state, is_module
+from uldm_core.testing.case import Case, as_module, copy_of_state, set_mode, trainable
 from uldm_core.testing.contract import (
-    NOT_A_MODULE,
     Contract,
-    NotApplicable,
     Skip,
     expect,
     expect_close,
@@ -29,7 +29,7 @@ MOST_CODES = 2**14
 """Of larger codebooks, checks look at so many codes."""
 
 
-def _latents(case: Case, quantizer: Any) -> tuple[Tensor]:
+def _latents(case: Case, quantizer: Quantizer) -> tuple[Tensor]:
     shape = case.draw(strategies.latent_shapes(quantizer.dim), "shape")
     return (case.normal(*shape) * case.draw(st.sampled_from((1.0, 0.3, 3.0)), "scale"),)
 
@@ -42,23 +42,19 @@ contract = Contract(
 )
 
 
-def _built(case: Case, **options: Any) -> tuple[Any, Tensor]:
+def _built(case: Case, **options: Any) -> tuple[Quantizer, Tensor]:
     """Build a quantizer that has seen some batches, in eval mode, and draw latents for it."""
     quantizer = case.build(**options)
     (latents,) = _latents(case, quantizer)
-    _set_mode(quantizer, training=True)
+    set_mode(quantizer, training=True)
     torch.manual_seed(0)
     for batch in range(3):
         quantizer(case.normal(8, quantizer.dim, 4, 4, salt=batch + 1))
-    return _set_mode(quantizer, training=False), latents
+    return set_mode(quantizer, training=False), latents
 
 
-def _set_mode(quantizer: Any, *, training: bool) -> Any:
-    return quantizer.train(training) if is_module(quantizer) else quantizer
-
-
-def _codes(quantizer: Any) -> Tensor:
-    """Return the codebook as ``lookup`` tells it, [K, D]; the first codes of a very large one."""
+def _codes(quantizer: Quantizer) -> Tensor:
+    """Return the codebook as ``lookup`` returns it, [K, D]; the first codes of a very large one."""
     count = min(quantizer.codebook_size, MOST_CODES)
     one_code_a_position = quantizer(torch.zeros(1, quantizer.dim, 1, 1))[2].ndim == 3
     if not one_code_a_position:
@@ -67,12 +63,12 @@ def _codes(quantizer: Any) -> Tensor:
     return codes[0, :, 0].T.detach()
 
 
-def _codebook(quantizer: Any) -> Tensor:
+def _codebook(quantizer: Quantizer) -> Tensor:
     """Return the codebook of one that claims it: by ``codebook``, or by a tensor of its state."""
     codes = _codes(quantizer)
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: the nearest need not be the best")
-    state = quantizer.state_dict().values() if is_module(quantizer) else ()
+        raise Skip("it learns a map to its codes: the nearest need not be the best")
+    state = copy_of_state(quantizer).values()
     stored = (tensor.reshape(-1, quantizer.dim) for tensor in state if tensor.numel() == codes.numel())
     held = any(tensor.shape == codes.shape and torch.equal(tensor.float(), codes) for tensor in stored)
     if not held and not hasattr(quantizer, "codebook"):
@@ -80,12 +76,12 @@ def _codebook(quantizer: Any) -> Tensor:
     return codes
 
 
-def _maps_latents(quantizer: Any) -> bool:
-    """Whether it learns a way to its codes, a projection, say: then latents need not lie where codes do.
+def _maps_latents(quantizer: Quantizer) -> bool:
+    """Whether it learns a map to its codes, such as a projection: then latents need not lie where codes do.
 
-    It shows in a parameter that has a say in the output, and none in what the codes are.
+    It shows in a parameter that influences the output, but not the codes.
     """
-    learned = _parameters(quantizer)
+    learned = trainable(quantizer)
     latents = strategies.normal((4, quantizer.dim, 2, 2), 0)
     quantized, _, indices = quantizer(latents)
     by_output = _gradients(quantized.sum(), learned)
@@ -93,7 +89,7 @@ def _maps_latents(quantizer: Any) -> bool:
     return any(moved is not None and code is None for moved, code in zip(by_output, by_codes))
 
 
-def _random_codes(case: Case, quantizer: Any) -> Tensor:
+def _random_codes(case: Case, quantizer: Quantizer) -> Tensor:
     """Return latents [2, D, 3, 3] that are codes."""
     indices = quantizer(case.normal(2, quantizer.dim, 3, 3))[2]
     generator = torch.Generator().manual_seed(case.seed())
@@ -129,7 +125,7 @@ def shapes(case: Case) -> None:
 @contract.check
 def codebook_size_true(case: Case) -> None:
     """``lookup`` knows every index below ``codebook_size``, each another code of ``dim`` finite channels."""
-    quantizer = _set_mode(case.build(), training=False)
+    quantizer = set_mode(case.build(), training=False)
     indices = quantizer(torch.zeros(1, quantizer.dim, 1, 1))[2]
     for index in (0, quantizer.codebook_size // 2, quantizer.codebook_size - 1):
         code = quantizer.lookup(torch.full_like(indices, index))
@@ -162,7 +158,7 @@ def idempotent(case: Case) -> None:
     if quantizer(latents)[2].ndim == latents.ndim:
         raise Skip("it has several codes a position: a sum of codes may have a nearer sum")
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: latents need not lie where they do")
+        raise Skip("it learns a map to its codes: latents need not lie where they do")
     once = quantizer(latents)[0].detach()
     expect_close(quantizer(once)[0], once, "quantizing twice is not quantizing once")
 
@@ -217,7 +213,7 @@ def straight_through(case: Case) -> None:
     latents = 0.5 * case.normal(4, quantizer.dim, 4, 4, salt=4)
     wanted = case.normal(*latents.shape, salt=5)
     for training in (False, True):
-        _set_mode(quantizer, training=training)
+        set_mode(quantizer, training=training)
         given = latents.clone().requires_grad_()
         quantized = quantizer(given)[0]
         expect(quantized.requires_grad, "the quantized output has no gradient")
@@ -237,7 +233,7 @@ def losses_are_weighted_scalars(case: Case) -> None:
     A loss of eval mode is there in training too, where it is minimised.
     """
     quantizer, latents = _built(case)
-    watched, trained = (_set_mode(quantizer, training=mode)(latents)[1] for mode in (False, True))
+    watched, trained = (set_mode(quantizer, training=mode)(latents)[1] for mode in (False, True))
     for losses in (watched, trained):
         check_losses(losses)
     missing = sorted(watched.keys() - trained.keys())
@@ -249,7 +245,7 @@ def losses_zero_on_codes(case: Case) -> None:
     """Latents that are codes cost nothing. (An entropy term may declare otherwise.)"""
     quantizer, _ = _built(case)
     if _maps_latents(quantizer):
-        raise Skip("it learns a way to its codes: latents need not lie where they do")
+        raise Skip("it learns a map to its codes: latents need not lie where they do")
     codes = _random_codes(case, quantizer)
     for name, loss in _losses(quantizer, codes).items():
         expect(abs(loss.item()) <= 1e-6, f"{name} is {loss.item():.3g} for latents that are codes")
@@ -273,7 +269,7 @@ def losses_pull_together(case: Case) -> None:
     if not losses:
         raise Skip("it has no losses")
     (gradient,) = torch.autograd.grad(total(losses), given, retain_graph=True, allow_unused=True)
-    learned = [parameter for parameter in _parameters(quantizer)]
+    learned = trainable(quantizer)
     expect(gradient is not None or learned, "its losses move neither latents nor codes")
     if gradient is not None and gradient.abs().sum() > 0 and not _maps_latents(quantizer):
         away = (latents - quantized.detach()).flatten()
@@ -292,7 +288,7 @@ def losses_pull_together(case: Case) -> None:
         expect(not moved, "the codebook loss moves the latents: it is on the wrong side")
 
 
-def _gradients(loss: Tensor, of: list[Any]) -> tuple[Tensor | None, ...]:
+def _gradients(loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     if not of or not loss.requires_grad:
         return (None,) * len(of)
     return torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True)
@@ -317,14 +313,14 @@ def commitment_weighs_latents(case: Case) -> None:
 def any_first_batch(case: Case) -> None:
     """Training may begin with a single vector, with blank latents, or with large or small ones."""
     for shape, scale in (((1, 1, 1), 1.0), ((1, 2, 3), 0.0), ((2, 3, 2), 1e-3), ((2, 3, 2), 1e3)):
-        quantizer = _set_mode(case.build(), training=True)
+        quantizer = set_mode(case.build(), training=True)
         what = f"latents of about {scale:g}, {shape[0]} x {shape[1]} x {shape[2]},"
         batch, height, width = shape
         for _ in range(2):
             quantized, losses, _ = quantizer(scale * case.normal(batch, quantizer.dim, height, width))
             expect_finite(quantized, f"the output for {what}")
             expect_finite(total(losses), f"the loss of {what}")
-        for name, tensor in quantizer.state_dict().items() if is_module(quantizer) else ():
+        for name, tensor in copy_of_state(quantizer).items():
             expect_finite(tensor, f"after {what} {name}")
 
 
@@ -332,17 +328,16 @@ def any_first_batch(case: Case) -> None:
 def bfloat16_latents(case: Case) -> None:
     """Kept in float32, it takes and learns of bfloat16 latents, as an encoder under autocast gives them."""
     quantizer, _ = _built(case)
-    if not is_module(quantizer):
-        raise NotApplicable(NOT_A_MODULE)
+    as_module(quantizer)
     latents = case.normal(4, quantizer.dim, 4, 4, salt=7).to(torch.bfloat16)
     wanted = quantizer(latents.float())[0].detach()
-    dtypes = {name: tensor.dtype for name, tensor in quantizer.state_dict().items()}
+    dtypes = {name: tensor.dtype for name, tensor in copy_of_state(quantizer).items()}
     with torch.autocast("cpu", torch.bfloat16):
         quantized = quantizer(latents)[0].detach().float()
-        _set_mode(quantizer, training=True)(latents)
+        set_mode(quantizer, training=True)(latents)
     off = ((quantized - wanted).norm() / (wanted.norm() + 1e-3)).item()
     expect(off < MAY_FLIP, f"of bfloat16 latents it makes something else: it is off by {off:.0%}")
-    for name, tensor in quantizer.state_dict().items():
+    for name, tensor in copy_of_state(quantizer).items():
         expect(tensor.dtype == dtypes[name], f"bfloat16 latents turn {name} into {tensor.dtype}")
         expect_finite(tensor, name)
 
@@ -353,11 +348,11 @@ def training_fits_the_data(case: Case) -> None:
     quantizer = case.build()
     data = 0.2 * case.normal(8, quantizer.dim, 4, 4) + 0.8 * case.normal(1, quantizer.dim, 1, 1, salt=9) + 0.5
     data = torch.nn.functional.normalize(data, dim=1)  # some quantizers bring all to length 1
-    before = _error(_set_mode(quantizer, training=False), data)  # of the untrained: one step may be enough
+    before = _error(set_mode(quantizer, training=False), data)  # of the untrained: one step may be enough
     if not _learns(quantizer, data):
         raise Skip("it learns nothing: no parameter, and training changes no state")
     _train(quantizer, data, 60)
-    after = _error(_set_mode(quantizer, training=False), data)
+    after = _error(set_mode(quantizer, training=False), data)
     expect(after < max(0.9 * before, 1e-6), f"60 steps take the error from {before:.3g} to {after:.3g}")
     reach = max(10.0, 10 * data.abs().max().item())
     farthest = quantizer.lookup(quantizer(data)[2]).abs().max().item()
@@ -377,28 +372,25 @@ def used_codes_stay(case: Case) -> None:
         raise Skip("it learns nothing: no parameter, and training changes no state")
     _train(quantizer, data, 20)
     for _ in range(12):  # with so little of the gradient that nothing but a jump moves a code
-        indices = _set_mode(quantizer, training=False)(data)[2]
+        indices = set_mode(quantizer, training=False)(data)[2]
         before = quantizer.lookup(indices).detach().clone()
         _train(quantizer, data, 1, lr=1e-4)
         moved = (quantizer.lookup(indices).detach() - before).norm(dim=1).max().item()
         expect(moved < 1.0, f"in one step a code in use moves by {moved:.3g}, from latents that stay")
 
 
-def _learns(quantizer: Any, data: Tensor) -> bool:
+def _learns(quantizer: Quantizer, data: Tensor) -> bool:
     """Whether training would change anything; a codebook that is claimed must learn."""
-    if _parameters(quantizer) or hasattr(quantizer, "codebook"):
+    if trainable(quantizer) or hasattr(quantizer, "codebook"):
         return True
-    if not is_module(quantizer):
-        return False
     before = copy_of_state(quantizer)
-    quantizer.train()
-    quantizer(data)
-    return any(not torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
+    set_mode(quantizer, training=True)(data)
+    return any(not torch.equal(tensor, before[name]) for name, tensor in copy_of_state(quantizer).items())
 
 
-def _train(quantizer: Any, data: Tensor, steps: int, lr: float = 0.02) -> None:
-    _set_mode(quantizer, training=True)
-    parameters = _parameters(quantizer)
+def _train(quantizer: Quantizer, data: Tensor, steps: int, lr: float = 0.02) -> None:
+    set_mode(quantizer, training=True)
+    parameters = trainable(quantizer)
     optimizer = torch.optim.Adam(parameters, lr) if parameters else None
     for _ in range(steps):
         quantized, losses, _ = quantizer(data)
@@ -408,32 +400,26 @@ def _train(quantizer: Any, data: Tensor, steps: int, lr: float = 0.02) -> None:
             optimizer.step()
 
 
-def _error(quantizer: Any, data: Tensor) -> float:
+def _error(quantizer: Quantizer, data: Tensor) -> float:
     return float((quantizer(data)[0] - data).square().mean())
-
-
-def _parameters(quantizer: Any) -> list[Any]:
-    parameters = quantizer.parameters() if is_module(quantizer) else ()
-    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 @contract.check
 def statistics_saved(case: Case) -> None:
-    """All that training goes on from is in the state: a resumed run continues as if never stopped."""
+    """All that training continues from is in the state: a resumed run continues as if never stopped."""
     quantizer, _ = _built(case)
-    if not is_module(quantizer):
-        raise NotApplicable(NOT_A_MODULE)
+    as_module(quantizer)
     fresh = case.build(seed=2)
     fresh.load_state_dict(copy_of_state(quantizer))
     data = case.normal(4, quantizer.dim, 4, 4, salt=3)
     outputs = []
     for one in (quantizer, fresh):
         torch.manual_seed(0)
-        one.train()(data)
-        outputs.append(one.eval()(data)[0])
-    expect_close(outputs[1], outputs[0], "after loading, training goes on differently")
+        set_mode(one, training=True)(data)
+        outputs.append(set_mode(one, training=False)(data)[0])
+    expect_close(outputs[1], outputs[0], "after loading, training continues differently")
 
 
-def _losses(quantizer: Any, latents: Tensor) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = _set_mode(quantizer, training=False)(latents)[1]
+def _losses(quantizer: Quantizer, latents: Tensor) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = set_mode(quantizer, training=False)(latents)[1]
     return losses

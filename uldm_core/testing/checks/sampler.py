@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from uldm_core.errors import UldmError
+from uldm_core.protocols import Sampler
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.doubles import Path, circular, discrete, exploding, gaussian_denoiser, straight
@@ -35,25 +35,29 @@ FEW = 10
 REFUSED = (ValueError, UldmError)
 
 
-def _with_steps(case: Case, steps: int) -> Any:
+def _with_steps(case: Case, steps: int) -> Sampler:
     """Build the sampler for so many steps."""
+    sampler: Sampler
     if case.subject.inferred("steps"):
-        return case.build(steps=steps)
-    sampler = case.build()
-    if not attrs.has(type(sampler)) or not hasattr(sampler, "steps"):
+        sampler = case.build(steps=steps)
+        return sampler
+    built = case.build()
+    if not attrs.has(type(built)) or not hasattr(built, "steps"):
         raise Skip("its number of steps cannot be set")
-    return attrs.evolve(sampler, steps=steps)
+    sampler = attrs.evolve(built, steps=steps)
+    return sampler
 
 
-def _sampler(case: Case, steps: int) -> Any:
+def _sampler(case: Case, steps: int) -> Sampler:
     """Build the sampler for so many steps, or for its own number where that cannot be set."""
     try:
-        return _with_steps(case, steps)
+        sampler = _with_steps(case, steps)
     except Skip:
-        return case.build()
+        sampler = case.build()
+    return sampler
 
 
-def _exercise(case: Case, sampler: Any) -> list[Tensor]:
+def _exercise(case: Case, sampler: Sampler) -> list[Tensor]:
     """Draw on every process that it takes."""
     drawn = []
     for path in (make() for make in EVERY):
@@ -76,7 +80,7 @@ def _given(*shape: int, salt: int = 0) -> Tensor:
 
 
 def _draw(
-    sampler: Any, path: Path, noise: Tensor, mean: float = MEAN, std: float = STD, seed: int = SEED
+    sampler: Sampler, path: Path, noise: Tensor, mean: float = MEAN, std: float = STD, seed: int = SEED
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     latents: Tensor = sampler(gaussian_denoiser(path, mean, std), path, noise, generator)
@@ -103,7 +107,7 @@ def _random(case: Case, path: Path) -> bool:
     return not torch.equal(first, second)
 
 
-def _error(sampler: Any, path: Path, noise: Tensor) -> float:
+def _error(sampler: Sampler, path: Path, noise: Tensor) -> float:
     return _distance(_draw(sampler, path, noise))
 
 
@@ -253,7 +257,7 @@ def generator_decides(case: Case) -> None:
         expect(torch.equal(_draw(sampler, path, noise), first), "the same generator gives other latents")
         same = _draw(sampler, path, torch.full((3, 1, 4, 4), 0.1))
         fresh = (same - same.mean()).abs().max().item() > 1e-4
-        expect(not fresh or _random(case, path), "it adds noise that the generator has no say in")
+        expect(not fresh or _random(case, path), "it adds noise that does not come from the generator")
 
 
 @contract.check
@@ -311,14 +315,14 @@ def times_fall(case: Case) -> None:
         expect(asked[-1] < 0.5, f"it stops at {asked[-1]:.3g}, far from the data")
 
 
-def _asked(sampler: Any, path: Path, noise: Tensor) -> list[float]:
+def _asked(sampler: Sampler, path: Path, noise: Tensor) -> list[float]:
     """Return the times at which the denoiser is asked."""
     asked = [t[0].item() for _, t in _questions(sampler, path, noise)]
     expect(asked, "it never asks the denoiser")
     return asked
 
 
-def _questions(sampler: Any, path: Path, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _questions(sampler: Sampler, path: Path, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return what the denoiser is asked."""
     asked = []
     exact = gaussian_denoiser(path, MEAN, STD)

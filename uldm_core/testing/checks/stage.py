@@ -23,7 +23,7 @@ from uldm_core.errors import DataError, MistakeError
 from uldm_core.run_folder.folder import StageFolder
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, NotApplicable, Skip, expect, expect_close
-from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_nouns
+from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_components
 from uldm_core.testing.subject import Subject, registered
 
 contract = Contract(
@@ -37,26 +37,26 @@ SEED = 11
 
 
 def _build(case: Case) -> tuple[Any, dict[str, Any]]:
-    """Build the stage on stand-ins for the nouns that it takes, and return both."""
+    """Build the stage on stand-ins for the components that it takes, and return both."""
     return _on_stand_ins(case.subject, case)
 
 
 def _on_stand_ins(subject: Subject, case: Case, channels: int = 1, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """Build a stage on stand-ins for the nouns that it takes; ``more`` are other options, or other nouns."""
+    """Build a stage on stand-ins for the components that it takes; ``more`` are more options or parts."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        given = {name: noun for name, noun in modal_nouns(channels).items() if subject.inferred(name)}
+        given = {name: part for name, part in modal_components(channels).items() if subject.inferred(name)}
     small = {name: value for name, value in SMALL.items() if subject.inferred(name)}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         stage = subject.factory(**{**given, **small, **more})
     return stage, {
-        name: noun for name, noun in _nouns_of(stage, given).items() if isinstance(noun, nn.Module)
+        name: part for name, part in _components_of(stage, given).items() if isinstance(part, nn.Module)
     }
 
 
-def _nouns_of(stage: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stage's nouns: those given, and those that it was told by its example to make itself."""
+def _components_of(stage: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stage's components: those given, and those that its example has it build itself."""
     own = {name: getattr(stage, name) for name in stage.trains if hasattr(stage, name)}
     return {**given, **own}
 
@@ -116,7 +116,7 @@ def _metrics(trainer: Any, step: int, context: Context) -> dict[str, Any]:
 
 
 def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
-    """Return a copy of the weights and buffers of the named nouns."""
+    """Return a copy of the weights and buffers of the named components."""
     return {
         f"{name}.{key}": tensor.detach().clone()
         for name in names
@@ -179,7 +179,7 @@ def training_lowers_loss(case: Case) -> None:
 
 @contract.check
 def trains_what_it_says(case: Case) -> None:
-    """Training changes every noun of ``trains`` and no other: a frozen autoencoder's statistics stay."""
+    """Training changes every component of ``trains`` and no other: a frozen autoencoder's statistics stay."""
     trainer, given = _trainer(case)
     others = _frozen(trainer, given)
     before, kept = _weights(given, trainer.trains), _weights(given, others)
@@ -206,8 +206,8 @@ def parts_in_their_modes(case: Case) -> None:
     """What is trained is in training mode, whatever mode it comes in; all else is used in eval mode."""
     stage, given = _build(case)
     frozen = _frozen(stage, given)
-    for name, noun in given.items():  # as another stage may have left it
-        noun.train(name in frozen)
+    for name, part in given.items():  # as another stage may have left it
+        part.train(name in frozen)
     with _products(stage, case) as products, _context(products) as context, _modes_used(given) as used:
         if hasattr(stage, "step"):
             stage.prepare(context)
@@ -236,10 +236,10 @@ def _modes_used(given: Mapping[str, nn.Module]) -> Iterator[dict[str, set[str]]]
         used.setdefault(name, set()).add(mode)
 
     handles = [
-        part.register_forward_pre_hook(lambda part, _, name=name: note(name, part))
-        for name, noun in given.items()
-        for part in noun.modules()
-        if isinstance(part, nn.Dropout)
+        module.register_forward_pre_hook(lambda module, _, name=name: note(name, module))
+        for name, part in given.items()
+        for module in part.modules()
+        if isinstance(module, nn.Dropout)
     ]
     try:
         yield used
@@ -284,18 +284,18 @@ def images_in_range(case: Case) -> None:
 
 
 @contract.check
-def tells_conditioning(case: Case) -> None:
-    """The denoiser is told ``conditioning(t)``, which is 1000 t here, and not the time itself."""
+def passes_conditioning(case: Case) -> None:
+    """The denoiser is given ``conditioning(t)``, which is 1000 t here, and not the time itself."""
     stage, given = _build(case)
     if not case.subject.inferred("denoiser"):
         raise Skip("it takes no denoiser")
-    told: list[Tensor] = []
-    given["denoiser"].register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].detach().float()))
+    times: list[Tensor] = []
+    given["denoiser"].register_forward_pre_hook(lambda _, inputs: times.append(inputs[1].detach().float()))
     with _products(stage, case) as products, _context(products) as context:
         _go_through(stage, context)
-    if told:
-        most = torch.cat([times.flatten() for times in told]).max().item()
-        expect(most > 1.5, f"the denoiser is told times up to {most:.3g}, not conditioning(t), up to 1000")
+    if times:
+        most = torch.cat([each.flatten() for each in times]).max().item()
+        expect(most > 1.5, f"the denoiser is given times up to {most:.3g}, not conditioning(t), up to 1000")
 
 
 @contract.check
@@ -388,7 +388,7 @@ def data_error_undoes_nothing(case: Case) -> None:
 
 @contract.check
 def resumes_exactly(case: Case) -> None:
-    """Stopped, and gone on with from a checkpoint in a new instance, it ends up the same."""
+    """Stopped, and resumed from a checkpoint in a new instance, it ends up the same."""
     whole, halves = _trainer(case), _trainer(case)
     with _context() as context:
         whole[0].prepare(context)
@@ -417,7 +417,7 @@ def resumes_exactly(case: Case) -> None:
 
 @contract.check
 def adjusted_optimizer_holds(case: Case) -> None:
-    """A trainer whose ``optimizer`` is adjustable goes on at a new rate, not at that of the loaded state."""
+    """A trainer whose ``optimizer`` is adjustable continues at the new rate, not at the loaded one."""
     trainer, _ = _trainer(case)
     if "optimizer" not in getattr(trainer, "adjustable", ()):
         raise Skip("its optimizer is not adjustable")
@@ -459,7 +459,7 @@ def previews_change_nothing(case: Case) -> None:
 
 
 def _modes(given: Mapping[str, nn.Module]) -> list[bool]:
-    return [part.training for noun in given.values() for part in noun.modules()]
+    return [module.training for part in given.values() for module in part.modules()]
 
 
 @contract.check
@@ -534,7 +534,7 @@ def reads_what_it_declares(case: Case) -> None:
     dataset = _Watched()
     stage, _ = _on_stand_ins(case.subject, case, dataset=dataset)
     if getattr(stage, "reads", None) is None:
-        raise Skip("it does not say, so it depends on all splits")
+        raise Skip("it declares none, so it depends on all splits")
     with _products(stage, case) as products, _context(products) as context:
         if hasattr(stage, "step"):
             stage.prepare(context)

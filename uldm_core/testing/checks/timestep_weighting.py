@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from uldm_core.errors import UldmError
+from uldm_core.protocols import TimestepWeighting
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
 from uldm_core.testing.doubles import Path, circular, discrete, exploding, straight
@@ -27,18 +28,18 @@ def _paths() -> Iterator[Path]:
         yield discrete(prediction, timesteps=10)
 
 
-def _exercise(weighting: Any) -> list[Tensor]:
+def _exercise(weighting: TimestepWeighting) -> list[Tensor]:
     """Draw times and weigh them on each process that it has weights for."""
     t = _sample(weighting, 8, 0)
     return [t, *(weight for _, weight in _weighed(weighting, t))]
 
 
-def _sample(weighting: Any, count: int, seed: int) -> Tensor:
+def _sample(weighting: TimestepWeighting, count: int, seed: int) -> Tensor:
     times: Tensor = weighting.sample(count, torch.Generator().manual_seed(seed))
     return times
 
 
-def _weighed(weighting: Any, t: Tensor) -> Iterator[tuple[Path, Tensor]]:
+def _weighed(weighting: TimestepWeighting, t: Tensor) -> Iterator[tuple[Path, Tensor]]:
     """Yield the weights of times on each process, but for those that it refuses to weigh."""
     for path in _paths():
         try:
@@ -47,7 +48,7 @@ def _weighed(weighting: Any, t: Tensor) -> Iterator[tuple[Path, Tensor]]:
             continue
 
 
-def _reached(weighting: Any) -> Tensor:
+def _reached(weighting: TimestepWeighting) -> Tensor:
     """Return times that can be drawn: a few, the earliest and latest of many, and those of rare draws."""
     many = [_sample(weighting, COUNTS[-1], seed) for seed in range(4)]
     for low in (True, False):
@@ -64,7 +65,13 @@ class _ExtremeDraw(TorchFunctionMode):
         super().__init__()
         self.low = low
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in (torch.rand, torch.rand_like):
             result.view(-1)[0] = 0.0 if self.low else 1 - torch.finfo(result.dtype).eps / 2
