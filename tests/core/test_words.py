@@ -23,7 +23,6 @@ ANYWHERE = {
     "mend": "fix",
     "noun": "component",
     "objection": "error",
-    "original": "real image",
     "planner": "validator",
     "rehearsal": "dry build",
     "room": "package",
