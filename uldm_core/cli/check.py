@@ -57,7 +57,7 @@ def _check(component: Component, options: tuple[str, ...], deep: bool) -> State:
     """Check one component, print a line a check, and return what came of it."""
     from uldm_core import registry
     from uldm_core.recipe.overrides import parse_options
-    from uldm_core.testing.contract import Broken
+    from uldm_core.testing.expectations import Broken
     from uldm_core.testing.isolation import TookTooLong, contained
     from uldm_core.testing.runner import DEEP, EVERYDAY, check_subject
     from uldm_core.testing.subject import registered

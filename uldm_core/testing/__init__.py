@@ -13,8 +13,8 @@ except ImportError as error:
     raise MistakeError("contract checks need Hypothesis", hint="pip install 'uldm[testing]'") from error
 
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Broken, Check, Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Check, Contract
+from uldm_core.testing.expectations import Broken, Skip, expect, expect_close, expect_finite
 from uldm_core.testing.parametrize import parametrize_with_checks
 from uldm_core.testing.plugin import check_plugin
 from uldm_core.testing.runner import DEEP, EVERYDAY, Profile, Report, Result, check_component

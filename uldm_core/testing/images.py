@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Broken, Skip
+from uldm_core.testing.contract import Case
+from uldm_core.testing.expectations import Broken, Skip
 
 Shape = TypeVar("Shape", bound=Sequence[int])
 LIKELY_CHANNELS = (3, 1, 4, 2)

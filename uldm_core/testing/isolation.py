@@ -25,7 +25,7 @@ from typing import Any, TextIO, cast
 import numpy as np
 import torch
 
-from uldm_core.testing.contract import Broken
+from uldm_core.testing.expectations import Broken
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Worker = threading.Thread | BaseProcess

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from uldm_core.testing.contract import expect, expect_finite
+from uldm_core.testing.expectations import expect, expect_finite
 
 
 def check_losses(losses: object) -> None:

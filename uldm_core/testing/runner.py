@@ -18,8 +18,8 @@ from hypothesis.reporting import with_reporter
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, is_unavailable, listing
-from uldm_core.testing.case import Case, copies_well
-from uldm_core.testing.contract import Broken, Check, Contract, NotApplicable, Skip, contract_of
+from uldm_core.testing.contract import Case, Check, Contract, contract_of, copies_well
+from uldm_core.testing.expectations import Broken, NotApplicable, Skip
 from uldm_core.testing.isolation import TookTooLong, contained, restored
 from uldm_core.testing.subject import Subject, subject_of
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from uldm_core.protocols import AdversarialLoss
-from uldm_core.testing.case import Case, set_mode
-from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect, expect_close, expect_finite
+from uldm_core.testing.tensors import set_mode
 
 SURE = 40.0
 """A logit at which a sigmoid in float32 is 0 or 1."""

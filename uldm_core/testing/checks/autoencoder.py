@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import Autoencoder
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, set_mode, trainable
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 from uldm_core.testing.images import channels_of
 from uldm_core.testing.losses import check_losses, total
+from uldm_core.testing.tensors import set_mode, trainable
 
 ODD = 27
 

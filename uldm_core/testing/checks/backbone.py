@@ -9,14 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uldm_core.protocols import Backbone
-from uldm_core.testing.case import Case, as_module, copy_of_state
-from uldm_core.testing.contract import (
-    Contract,
-    expect,
-    expect_close,
-    expect_finite,
-)
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect, expect_close, expect_finite
 from uldm_core.testing.images import accepted, check_refused
+from uldm_core.testing.tensors import as_module, copy_of_state
 
 SIZES = ((32, 32), (28, 40), (40, 28), (33, 47), (37, 29))
 LARGER = tuple((side, side) for side in (64, 128, 224, 256, 299))

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from uldm_core.errors import UldmError
 from uldm_core.protocols import Dataset
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect
 
 contract = Contract(exercise=lambda case, dataset: _exercise(dataset))
 CHUNK = 100

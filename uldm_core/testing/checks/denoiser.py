@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from uldm_core.protocols import Denoiser
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
 SIZES = (4, 5)

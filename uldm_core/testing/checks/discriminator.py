@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from uldm_core.protocols import Discriminator
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, as_module, set_mode
-from uldm_core.testing.contract import Broken, Contract, expect, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Broken, expect, expect_finite
 from uldm_core.testing.images import channels_of
+from uldm_core.testing.tensors import as_module, set_mode
 
 LOOKS = 6
 """Random images in which a patch's edge is looked for."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uldm_core.testing.case import Case
 from uldm_core.testing.checks.module import _OneDevice
-from uldm_core.testing.contract import Broken, Contract, Skip, expect
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Broken, Skip, expect
 from uldm_core.testing.isolation import changes, process_state, restored
 
 contract = Contract()

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from uldm_core.protocols import LatentScaling
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, copy_of_state
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 from uldm_core.testing.strategies import normal
+from uldm_core.testing.tensors import copy_of_state
 
 LIKELY_CHANNELS = (4, 3, 2, 1, 8)
 

@@ -10,15 +10,10 @@ from torch import Tensor
 
 from uldm_core.protocols import Loss
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, as_module, copy_of_state, set_mode
-from uldm_core.testing.contract import (
-    Contract,
-    Skip,
-    expect,
-    expect_close,
-    expect_finite,
-)
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 from uldm_core.testing.images import accepted, check_refused
+from uldm_core.testing.tensors import as_module, copy_of_state, set_mode
 
 SHAPES = ((1, 32, 32), (3, 32, 32), (3, 28, 32), (1, 28, 28), (3, 37, 29), (1, 29, 41))
 LARGER = tuple((channels, side, side + 4) for side in (64, 256) for channels in (1, 3))

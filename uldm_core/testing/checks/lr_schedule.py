@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect
 
 contract = Contract(
     build=lambda case: case.build(100),

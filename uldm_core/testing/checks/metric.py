@@ -12,8 +12,8 @@ from torch import Tensor
 
 from uldm_core.protocols import Metric
 from uldm_core.testing import doubles, strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect
 from uldm_core.testing.images import check_refused
 
 contract = Contract(

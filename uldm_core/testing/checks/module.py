@@ -12,15 +12,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uldm_core.testing.case import Case, as_module, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
-from uldm_core.testing.contract import (
-    Broken,
-    Contract,
-    Skip,
-    expect,
-    expect_close,
-    expect_finite,
-)
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Broken, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.tensors import as_module, copy_of_state, floats_in, set_to_zero, sum_of, tensors_in
 
 T = TypeVar("T")
 contract = Contract()

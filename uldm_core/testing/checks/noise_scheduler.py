@@ -11,9 +11,9 @@ from torch import Tensor
 from uldm_core.errors import UldmError
 from uldm_core.protocols import NoiseScheduler
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.doubles import target_of
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 
 MEANINGS = ("epsilon", "sample", "v", "flow")
 PREDICTIONS = (*MEANINGS, "edm")

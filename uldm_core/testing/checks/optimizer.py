@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from uldm_core.protocols import Optimizer
 from uldm_core.run_folder.files import read_state, write_state
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect, expect_close, expect_finite
 
 contract = Contract(
     build=lambda case: case.build([nn.Parameter(torch.ones(2, 2))]),

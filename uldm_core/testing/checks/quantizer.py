@@ -11,15 +11,10 @@ from torch import Tensor
 
 from uldm_core.protocols import Quantizer
 from uldm_core.testing import strategies
-from uldm_core.testing.case import Case, as_module, copy_of_state, set_mode, trainable
-from uldm_core.testing.contract import (
-    Contract,
-    Skip,
-    expect,
-    expect_close,
-    expect_finite,
-)
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 from uldm_core.testing.losses import check_losses, total
+from uldm_core.testing.tensors import as_module, copy_of_state, set_mode, trainable
 
 SCALES = (1e-3, 1.0, 1e3)
 """Sizes of latents at which codes are looked up."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from uldm_core.errors import UldmError
 from uldm_core.protocols import Sampler
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, Skip, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.doubles import Path, circular, discrete, exploding, gaussian_denoiser, straight
+from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
 from uldm_core.testing.strategies import normal
 
 contract = Contract(build=lambda case: _sampler(case, 4), exercise=lambda case, built: _exercise(case, built))

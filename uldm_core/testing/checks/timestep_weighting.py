@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from uldm_core.errors import UldmError
 from uldm_core.protocols import TimestepWeighting
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
+from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.doubles import Path, circular, discrete, exploding, straight
+from uldm_core.testing.expectations import expect, expect_close, expect_finite
 
 contract = Contract(exercise=lambda case, weighting: _exercise(weighting))
 COUNTS = (1, 2, 7, 256, 100_000)

@@ -19,8 +19,8 @@ from attrs import frozen
 from torch import Tensor
 
 from uldm_core.protocols import RunStart, Tracker
-from uldm_core.testing.case import Case
-from uldm_core.testing.contract import Contract, expect
+from uldm_core.testing.contract import Case, Contract
+from uldm_core.testing.expectations import expect
 
 contract = Contract(exercise=lambda case, tracker: _exercise(tracker), remembers=True)
 RECIPE: Mapping[str, Any] = {
