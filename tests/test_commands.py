@@ -9,7 +9,7 @@ import torch
 from click.shell_completion import ShellComplete
 from PIL import Image
 
-from uldm_core import registry
+from uldm_core import check, registry
 from uldm_core.cli import main as program
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.shipped import find, names
@@ -57,7 +57,7 @@ def test_a_new_recipe_is_right_and_has_the_schemas_line_on_top(uldm, tmp_path):
     code, out, _ = uldm("new", "recipe", "first.toml")
     assert code == 0 and "uldm run first.toml" in out and "uldm schema > uldm.schema.json" in out
     assert (tmp_path / "first.toml").read_text().startswith("#:schema ./uldm.schema.json\n")
-    assert Recipe.load(tmp_path / "first.toml").check() == []
+    assert check(Recipe.load(tmp_path / "first.toml")) == []
     assert uldm("new", "recipe", "first.toml")[0] == 2
     assert uldm("new", "recipe")[0] == 0 and (tmp_path / "mine.toml").is_file()
 

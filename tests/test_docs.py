@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from uldm_core import registry
+from uldm_core import check, registry
 from uldm_core.cli.main import cli
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
@@ -76,7 +76,7 @@ def test_recipes_are_right(code, elsewhere):
     content = parse_toml(code)
     if "uldm" in content:  # the format's number, without which it is no recipe
         Path("mine.toml").write_text(code, "utf-8")
-        assert Recipe.load("mine.toml").check() == []
+        assert check(Recipe.load("mine.toml")) == []
 
 
 @pytest.mark.parametrize("shell", blocks("bash", TEXTS))

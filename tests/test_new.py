@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uldm_core import MistakeError, registry
+from uldm_core import MistakeError, check, registry
 from uldm_core.recipe import Recipe
 from uldm_core.registry.plugins import collect
 from uldm_core.testing import Profile, check_component
@@ -43,7 +43,7 @@ def test_a_new_component_keeps_its_contract_and_its_recipe_is_right(kind, tmp_pa
     own.load_plugins()
     own.add_plugin(plugin)
     recipe = Recipe.load(tmp_path / "recipe.toml")
-    assert recipe.check(own) == []
+    assert check(recipe, own) == []
     assert name in recipe.resolve(own).to_toml()
 
 

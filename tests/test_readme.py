@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from uldm_core import check
 from uldm_core.cli.main import cli
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
@@ -27,7 +28,7 @@ def test_python_blocks_run(index, monkeypatch, tmp_path):
 
 def test_the_recipe_it_shows_is_right():
     recipe = next(block for block in blocks("toml") if "[stages.first]" in block)
-    assert Recipe.from_dict(parse_toml(recipe)).check() == []
+    assert check(Recipe.from_dict(parse_toml(recipe))) == []
 
 
 def test_the_recipes_it_names_exist():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from uldm_core import registry
+from uldm_core import check, registry
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
@@ -48,7 +48,7 @@ def uldm(*arguments, **options):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_have_no_problems(path):
-    assert Recipe.load(path).check() == []
+    assert check(Recipe.load(path)) == []
     assert path.read_text("utf-8").startswith("# ")
 
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from uldm_core import registry
     from uldm_core.engine.run import run
     from uldm_core.engine.run_stage import run_stage
-    from uldm_core.errors import MistakeError, Problem, RunError, UldmError, Where
+    from uldm_core.errors import MistakeError, OptionError, Problem, RunError, UldmError, Where
+    from uldm_core.preflight.check import check
     from uldm_core.recipe import Recipe
     from uldm_core.registry import Component, Registry
     from uldm_core.registry.plugins import Command, hookimpl
@@ -22,6 +23,7 @@ __all__ = [
     "Excludes",
     "Exists",
     "MistakeError",
+    "OptionError",
     "Partial",
     "Problem",
     "Recipe",
@@ -30,6 +32,7 @@ __all__ = [
     "UldmError",
     "Weighted",
     "Where",
+    "check",
     "hookimpl",
     "registry",
     "run",
@@ -41,9 +44,10 @@ _HOMES = {
     "uldm_core.registry.component": ("Component",),
     "uldm_core.engine.run_stage": ("run_stage",),
     "uldm_core.engine.run": ("run",),
-    "uldm_core.errors": ("MistakeError", "Problem", "RunError", "UldmError", "Where"),
+    "uldm_core.errors": ("MistakeError", "OptionError", "Problem", "RunError", "UldmError", "Where"),
     "uldm_core.spec.options": ("Excludes", "Exists", "Partial", "Weighted", "use"),
     "uldm_core.registry.plugins": ("Command", "hookimpl"),
+    "uldm_core.preflight.check": ("check",),
     "uldm_core.recipe": ("Recipe",),
     "uldm_core.registry": ("Registry",),
 }

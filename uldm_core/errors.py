@@ -1,4 +1,4 @@
-"""What went wrong, where, and how to mend it."""
+"""What is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,47 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, get_args
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
+from attrs.validators import in_
 
 Key = tuple[str | int, ...]
+
+Code = Literal[
+    "toml-syntax",
+    "missing-file",
+    "unreadable-file",
+    "unsupported-format",
+    "bad-override",
+    "bad-name",
+    "unknown-table",
+    "unknown-variable",
+    "bad-variable",
+    "unknown-component",
+    "unavailable-component",
+    "missing-component",
+    "wrong-kind",
+    "names-code",
+    "unknown-option",
+    "missing-option",
+    "exclusive-options",
+    "wrong-type",
+    "out-of-range",
+    "duplicate",
+    "cycle",
+    "wrong-order",
+    "component-error",
+    "shape-mismatch",
+    "unused",
+    "untrained",
+    "shared-backbone",
+    "other-version",
+    "other",
+]
+"""What sort of problem it is, for programs: ``docs/problems.md`` explains each."""
+
+CODES: tuple[Code, ...] = get_args(Code)
 
 
 def dotted(key: Key) -> str:
@@ -23,13 +59,13 @@ def dotted(key: Key) -> str:
 
 
 def _bare(name: str) -> str:
-    """Write a part of a key, in quotes if it has other signs than a bare one may have."""
+    """Write a part of a key, in quotes if it has characters that a bare key may not have."""
     return name if re.fullmatch(r"[A-Za-z0-9_\-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 @frozen
 class Where:
-    """A place: a key of a recipe and, where it came from a file, the file and line."""
+    """The place of a problem: a key of a recipe and, if it came from a file, the file and line."""
 
     key: Key = ()
     source: str | None = None
@@ -44,35 +80,42 @@ class Where:
 
 @frozen
 class Problem:
-    """One thing that is wrong, the place of it, and the mend if there is one to name.
+    """One thing that is wrong.
 
-    A ``warning`` keeps nothing from running.
+    Args:
+        where: its place.
+        what: is wrong, in one line.
+        hint: how to fix it; may be empty.
+        warning: whether everything runs all the same.
+        code: what sort of problem it is. Programs use this, never the text.
     """
 
     where: Where
     what: str
     hint: str = ""
     warning: bool = False
+    code: Code = field(default="other", validator=in_(CODES), kw_only=True)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if str(self.where) else self.what
         return f"{text}\n    {self.hint}" if self.hint else text
 
     def within(self, key: Key) -> Problem:
-        """Return the same problem, seen from a place ``key`` further out."""
+        """Return the same problem with ``key`` put in front of its own key."""
         return evolve(self, where=evolve(self.where, key=key + self.where.key))
 
 
 class RunWarning(UserWarning):
-    """What is odd about a run's folder, but keeps nothing from using it."""
+    """Something odd about a run's folder, which can be used all the same."""
 
 
 class UldmError(Exception):
-    """A mistake a person can mend. Carries one or more problems; never shown as a traceback."""
+    """A mistake that a person can fix. Carries one or more problems; not shown as a traceback."""
 
-    def __init__(self, *problems: Problem | str, hint: str = "") -> None:
+    def __init__(self, *problems: Problem | str, hint: str = "", code: Code = "other") -> None:
         self.problems: tuple[Problem, ...] = tuple(
-            Problem(Where(), problem, hint) if isinstance(problem, str) else problem for problem in problems
+            Problem(Where(), problem, hint, code=code) if isinstance(problem, str) else problem
+            for problem in problems
         )
         super().__init__(*self.problems)
 
@@ -95,16 +138,24 @@ class DataError(RunError):
     """
 
 
-class UnavailableError(ValueError):
-    """What a component needs is neither here nor to be had now: files, the network, an optional package.
+class OptionError(ValueError):
+    """An option of a component has a value that does not fit.
 
-    A component raises it where it is built, saying what is wanted and where to put it. Nothing is wrong with
-    the component: checks pass over it, and say so.
+    A constructor may raise any ``ValueError`` itself. What it calls raises this one, so that the error is not
+    taken for a bug in the component.
+    """
+
+
+class UnavailableError(OptionError):
+    """Something that a component needs cannot be had now: files, the network, an optional package.
+
+    A component raises it while it is built; the message says what is missing and where to put it. Nothing is
+    wrong with the component, so contract checks skip it and report that they did.
     """
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error, or a cause of it, says that what a component needs is not here."""
+    """Return whether an error, or a cause of it, is an ``UnavailableError``."""
     cause = error.__cause__
     return isinstance(error, UnavailableError) or (cause is not None and is_unavailable(cause))
 
@@ -120,11 +171,11 @@ def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
 
 
 def nearest(name: object, known: Iterable[str]) -> list[str]:
-    """Return up to three of ``known`` that ``name`` may be a slip of, the likeliest first.
+    """Return up to three of ``known`` that are spelt like ``name``, the nearest first.
 
-    One that is much likelier than the others stands alone.
+    One that is much nearer than the others is returned alone.
     """
-    import difflib  # a slip is rare, and every start would wait for it
+    import difflib  # rarely needed, and it would slow down every start
 
     name, folded = str(name), {other.casefold(): other for other in known}
     cutoff = 0.6 if len(name) > 3 else 0.5
@@ -140,15 +191,15 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def expected(wanted: str, value: object) -> str:
-    """Say what was expected and what is there instead."""
+    """Return what was expected and what is there instead."""
     return f"expected {wanted}, got {shortened(value)}"
 
 
 def in_toml(value: object, quoted: Callable[[str], str] = repr) -> str:
-    """Write a value as TOML does, on one line; nothing at all is said in words.
+    """Write a value as TOML does, on one line; ``None`` becomes ``nothing``.
 
     Args:
-        value: any; what TOML has no word for is written as Python does.
+        value: any; what TOML cannot write is written as Python does.
         quoted: writes a string.
     """
     if isinstance(value, Mapping):
@@ -178,5 +229,5 @@ def with_article(component: str) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Join names for a message, or say that there are none."""
+    """Join names for a message; ``none`` if there are none."""
     return ", ".join(names) if names else "none"

@@ -23,7 +23,7 @@ from uldm_core.cli.page import page_of
 from uldm_core.errors import UldmError
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component, how_to_install
-from uldm_core.spec.options import say_value
+from uldm_core.spec.format_types import format_value
 from uldm_core.testing.checks import module
 from uldm_core.testing.contract import Check, contract_of
 
@@ -128,7 +128,7 @@ def option_cells(row: Mapping[str, Any]) -> list[str]:
     if row["filled_from"]:
         default = f"from {to_markdown(row['filled_from'])}"
     else:
-        default = "required" if row["required"] else f"`{say_value(row['default'])}`"
+        default = "required" if row["required"] else f"`{format_value(row['default'])}`"
     return [f"`{row['name']}`", default, to_markdown(row["type"]), to_markdown(row["help"])]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from attrs import evolve
 
+from uldm_core import check
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run
 from uldm_core.errors import MistakeError
@@ -111,9 +112,9 @@ def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, othe
 def test_a_stage_may_act_on_what_comes_trained_before_it_is_trained_further(registry, write, other):
     last = '[stages.third]\nuse = "frame"\n'
     again = (last, f'{last}\n[stages.again]\nuse = "train"\n')
-    problems = Recipe.load(write(ONLY_DRAW, again)).check(registry)
+    problems = check(Recipe.load(write(ONLY_DRAW, again)), registry)
     assert any("acts on autoencoder, which only a later stage trains" in problem.what for problem in problems)
-    (untrained,) = Recipe.load(write(TAKEN, ONLY_DRAW, again)).check(registry)
+    (untrained,) = check(Recipe.load(write(TAKEN, ONLY_DRAW, again)), registry)
     assert untrained.warning and str(untrained.where).endswith(": denoiser")
 
 
@@ -131,7 +132,7 @@ def test_a_stage_may_act_on_what_comes_trained_before_it_is_trained_further(regi
 )
 def test_what_is_wrong_with_from_is_said_at_its_line(registry, write, other, table, said):
     path = write((TAKEN[0], f"[autoencoder]\n{table}"))
-    (problem,) = [problem for problem in Recipe.load(path).check(registry) if not problem.warning]
+    (problem,) = [problem for problem in check(Recipe.load(path), registry) if not problem.warning]
     assert (
         f"r.toml:{8 if 'nope' not in table and 'quantizer' not in table else problem.where.line}: {said}"
         in str(problem)
@@ -140,7 +141,7 @@ def test_what_is_wrong_with_from_is_said_at_its_line(registry, write, other, tab
 
 def test_a_run_without_such_a_component_or_with_another_kind_of_it_is_refused(registry, write, other):
     extra = ("[stages.first]", '[small_denoiser]\nfrom = "other"\n\n[stages.first]')
-    problem = Recipe.load(write(extra)).check(registry)[0]
+    problem = check(Recipe.load(write(extra)), registry)[0]
     assert (
         problem.what == "other has no [small_denoiser] (did you mean 'denoiser'?)"
         and "autoencoder" in problem.hint
@@ -149,7 +150,7 @@ def test_a_run_without_such_a_component_or_with_another_kind_of_it_is_refused(re
     data["autoencoder"]["kind"] = "denoiser"
     shutil.copytree("other", "odd")
     Recipe.from_dict(data).save("odd/recipe.toml")
-    (problem,) = Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "odd"'))).check(registry)
+    (problem,) = check(Recipe.load(write((TAKEN[0], '[autoencoder]\nfrom = "odd"'))), registry)
     assert problem.what == "expected an autoencoder, [autoencoder] of odd is a denoiser"
 
 

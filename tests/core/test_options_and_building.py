@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uldm_core import Component, MistakeError, Partial, Registry, Weighted, registry, use
+from uldm_core import Component, MistakeError, OptionError, Partial, Registry, Weighted, check, registry, use
 from uldm_core.protocols import Loss, Optimizer, Quantizer
 from uldm_core.recipe import Recipe
 from uldm_core.spec import building
 from uldm_core.spec.building import ComponentStore
-from uldm_core.spec.options import MISSING, Mismatch, options_of, say_type, structure, summary_of
+from uldm_core.spec.format_types import format_type
+from uldm_core.spec.options import MISSING, options_of, summary_of
+from uldm_core.spec.structure import Mismatch, structure
 
 
 class Documented:
@@ -88,7 +91,7 @@ def test_classes_of_attrs_and_dataclasses_show_what_their_init_takes():
     made = options_of(Made)
     assert list(made) == ["levels", "hidden", "later"] and made["hidden"].default == 3
     assert made["levels"].default == [] and made["levels"].default is not options_of(Made)["levels"].default
-    assert options_of(Data)["size"].type == "an integer >= 1"
+    assert format_type(options_of(Data)["size"].annotation) == "an integer >= 1"
 
 
 def test_an_option_without_annotation_takes_anything():
@@ -277,7 +280,7 @@ def test_lists_become_tuples_where_tuples_are_wanted_all_the_way_down():
     ],
 )
 def test_types_are_said_in_words(annotation, said):
-    assert say_type(annotation) == said
+    assert format_type(annotation) == said
 
 
 class Holder(nn.Module):
@@ -381,6 +384,71 @@ def test_other_errors_of_a_component_are_not_mistaken_for_the_recipes(registry):
         building.build(registry, "loss", "broken")
 
 
+def helper(width):
+    raise ValueError(f"width = {width} is odd")
+
+
+def checking(width):
+    raise OptionError(f"width = {width} is odd")
+
+
+def convolution(width):
+    nn.Conv2d(width, 1, 3, groups=-1)
+
+
+class Raises:
+    def __init__(self, where: str, width: int = 3) -> None:
+        if where == "itself":
+            raise ValueError(f"width = {width} is odd")
+        {"a helper": helper, "a checking helper": checking, "torch": convolution}[where](width)
+
+
+class RaisesInBase(Raises):
+    def __init__(self, where: str = "itself") -> None:
+        super().__init__(where)
+
+
+@attrs.define
+class RaisesAfterwards:
+    where: str = "itself"
+
+    def __attrs_post_init__(self) -> None:
+        raise ValueError("width = 3 is odd")
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (Raises, {"where": "itself"}),
+        (Raises, {"where": "a checking helper"}),
+        (RaisesInBase, {}),
+        (RaisesAfterwards, {}),
+        (helper, {"width": 3}),
+    ],
+)
+def test_a_constructors_own_error_is_about_its_options(registry, target, options):
+    registry.register(Component("loss", "raises", target))
+    with pytest.raises(MistakeError) as caught:
+        building.build(registry, "loss", "raises", **options)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.hint) == ("component-error", "")
+    assert str(problem) == "loss: width = 3 is odd" and isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("where", "raised"),
+    [("a helper", ("helper", "test_options_and_building.py")), ("torch", ("__init__", "conv.py"))],
+)
+def test_an_error_from_deeper_than_the_constructor_may_be_a_bug(registry, where, raised):
+    registry.register(Component("loss", "raises", Raises))
+    with pytest.raises(MistakeError) as caught:
+        building.build(registry, "loss", "raises", where=where)
+    (problem,) = caught.value.problems
+    name, file = raised
+    assert re.fullmatch(rf"raised by {name} \(.*{file}:\d+\): it may be a bug in the component", problem.hint)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
 
 
@@ -410,7 +478,7 @@ def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, writ
 
 
 def test_without_surroundings_the_option_must_be_written(registry):
-    problem, _ = Recipe.from_dict({"denoiser": "net"}).check(registry)
+    (problem,) = check(Recipe.from_dict({"denoiser": "net"}), registry)
     assert str(problem).startswith("denoiser: missing option 'channels' (an integer)")
 
 
@@ -430,7 +498,7 @@ def test_descriptions_tell_options_and_documentation(registry):
     described = building.describe(registry, "optimizer", "sgd")
     assert described.doc.startswith("Plain descent.")
     (option,) = described.options
-    assert (option.name, option.type, option.default) == ("lr", "a number > 0", 0.1)
+    assert (option.name, format_type(option.annotation), option.default) == ("lr", "a number > 0", 0.1)
     assert option.help == "learning rate, the only option." and math.isclose(option.default, 0.1)
 
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from uldm_core import check
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
 from uldm_core.recipe.document import parse_toml
@@ -11,7 +12,7 @@ from uldm_core.spec.component_spec import Reference
 
 
 def problems(registry, path, overrides=()):
-    return [str(p).replace(f"{path}:", "", 1) for p in Recipe.load(path, overrides).check(registry)]
+    return [str(p).replace(f"{path}:", "", 1) for p in check(Recipe.load(path, overrides), registry)]
 
 
 MISTAKES = {
@@ -136,7 +137,7 @@ def test_a_stage_in_front_of_what_makes_its_need_is_reported(registry, write):
         ('[stages.second]\nuse = "draw"', '[stages.second]\nuse = "frame"'),
         ('[stages.third]\nuse = "frame"', '[stages.third]\nuse = "draw"'),
     )
-    (problem,) = Recipe.load(path).check(registry)
+    (problem,) = check(Recipe.load(path), registry)
     assert problem.where.line == 19 and "needs drawing.txt, which no earlier stage makes" in problem.what
     assert problem.hint == "move it behind [stages.third]"
 
@@ -233,7 +234,7 @@ def test_overrides_that_lead_nowhere_are_told_with_the_recipes_other_problems(re
 
 def test_a_slip_in_an_overrides_key_is_told_the_nearest(registry, write):
     for override, said in [
-        ("stages.frist.steps=3", "stages.frist: there is no stage 'frist' (did you mean 'stages.first'?)"),
+        ("stages.frist.steps=3", "stages.frist: there is no stage 'frist' (did you mean 'first'?)"),
         ("denoisr.width=3", "denoisr: unknown table 'denoisr' (did you mean 'denoiser'?)"),
         ("denoiser.widht=3", "denoiser.widht: unknown option 'widht' (did you mean 'width'?)"),
     ]:
@@ -242,7 +243,7 @@ def test_a_slip_in_an_overrides_key_is_told_the_nearest(registry, write):
 
 
 def test_a_mistake_in_an_override_names_the_override(registry, write):
-    (problem,) = Recipe.load(write(), ["stages.first.steps=none"]).check(registry)
+    (problem,) = check(Recipe.load(write(), ["stages.first.steps=none"]), registry)
     assert str(problem).startswith(
         "override 'stages.first.steps=none': stages.first.steps: expected an integer"
     )

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from uldm_core import Component, MistakeError, Partial, Registry, hookimpl
 from uldm_core.registry.plugins import PluginWarning, collect, load_file
 from uldm_core.spec import building
-from uldm_core.spec.options import Mismatch, options_of, say_type, structure
+from uldm_core.spec.format_types import format_type
+from uldm_core.spec.options import options_of
+from uldm_core.spec.structure import Mismatch, structure
 
 
 class Parent:
@@ -57,7 +59,7 @@ def test_options_are_the_named_parameters_of_the_targets_own_signature():
     assert list(options_of(Grown)) == ["own"]
     assert list(options_of(WithAttrs)) == ["size", "name"]
     assert options_of(WithAttrs)["size"].help == "how large, in pixels."
-    assert options_of(WithAttrs)["size"].type == "an integer >= 1"
+    assert format_type(options_of(WithAttrs)["size"].annotation) == "an integer >= 1"
 
 
 @given(st.one_of(st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers())))
@@ -105,7 +107,7 @@ def test_the_place_inside_a_list_is_told():
     with pytest.raises(Mismatch) as caught:
         structure([1, [2, "3"]], tuple[int | list[int], ...])
     assert caught.value.key[0] == 1
-    assert say_type(list[int]) == "a list of (an integer)"
+    assert format_type(list[int]) == "a list of (an integer)"
 
 
 def test_build_fills_defaults_and_nests(registry):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from uldm_core import Component, MistakeError, RunError
+from uldm_core import Component, MistakeError, RunError, check
 from uldm_core.engine import loop, trackers
 from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
@@ -130,7 +130,7 @@ def test_a_listed_trackers_objection_is_a_mistake_in_the_recipe(plan_of, registr
     listed = 'run.trackers = ["jsonl", { use = "notes", objects = true }]'
     recipe = Recipe.load(write(("seed = 3", f"seed = 3\n{listed}")))
     said = f"{tmp_path / 'r.toml'}:3: run.trackers[1]: it objects"
-    assert [str(problem).splitlines()[0] for problem in recipe.check(registry)] == [said]
+    assert [str(problem).splitlines()[0] for problem in check(recipe, registry)] == [said]
     with pytest.raises(MistakeError) as caught:
         run(recipe.resolve(registry), out=tmp_path / "out")
     assert str(caught.value).splitlines()[0] == said

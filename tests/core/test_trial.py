@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from uldm_core import Component, MistakeError, use
+from uldm_core import Component, MistakeError, check, use
 from uldm_core.errors import Problem, UnavailableError, Where
 from uldm_core.preflight.dry_build import Clock, Deadline, dry_build
 from uldm_core.protocols import Denoiser
@@ -154,10 +154,11 @@ def test_every_noun_stage_and_part_is_built_for_its_shapes(tried):
     assert all(parameter.is_meta for parameter in coder.parameters())
 
 
-def test_an_error_of_a_constructor_is_at_its_component(tried):
+def test_a_constructors_error_is_located_at_the_component(tried):
     (problem,) = tried(denoiser={"use": "picky", "heads": 4}).problems
     assert problem.where.key == ("denoiser",)
     assert problem.what == "heads = 4 does not divide width 6 of 4 channels"
+    assert (problem.code, problem.hint) == ("component-error", "")
 
 
 def test_a_mistake_that_a_component_finds_itself_stands_within_it(tried):
@@ -270,7 +271,7 @@ def test_without_a_datasets_shapes_there_is_no_trial_of_what_needs_them(tried):
 
 def test_checking_a_recipe_tries_it_and_says_where(registry, write):
     path = write(("codebook_size = 16", "codebook_size = 13"))
-    (problem,) = Recipe.load(path).check(registry)
+    (problem,) = check(Recipe.load(path), registry)
     assert (problem.where.line, problem.what) == (9, "thirteen codes bring bad luck")
 
 

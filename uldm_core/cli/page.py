@@ -13,8 +13,8 @@ from uldm_core import registry
 from uldm_core.cli.common import component_named
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component
-from uldm_core.spec.annotations import describe_type
-from uldm_core.spec.options import Option, say_value
+from uldm_core.spec.format_types import describe_type, format_value
+from uldm_core.spec.options import Option
 
 _INTEGER = 4
 _INDENTED = TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -60,7 +60,7 @@ def option_row(kind: Kind, option: Option) -> dict[str, Any]:
 
 def in_a_recipe(component: Component, kind: Kind, name: str) -> str:
     """Return the component as a recipe writes it; what surrounds it is filled in there."""
-    table = say_value({"use": name, **component.example})
+    table = format_value({"use": name, **component.example})
     if kind.listed:
         return f"{kind.listed} = [{table}]"
     return f"stages.{name} = {table}" if kind.verb else f"{kind.name} = {table}"
@@ -108,7 +108,7 @@ def written(page: Mapping[str, Any]) -> str:
 def _default(row: Mapping[str, Any]) -> str:
     if row["filled_from"]:
         return f" (from {row['filled_from']})"
-    return " (required)" if row["required"] else f" = {say_value(row['default'])}"
+    return " (required)" if row["required"] else f" = {format_value(row['default'])}"
 
 
 def _plain(value: Any) -> Any:

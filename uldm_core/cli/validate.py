@@ -40,13 +40,14 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
 
 def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list[Problem], tuple[str, Any]]:
     """Return what is wrong, and the table of shapes, as text and as data, where it was asked for."""
+    from uldm_core.preflight.check import check
     from uldm_core.recipe import Recipe
 
     try:
-        loaded = Recipe.load(recipe, overrides, forgiving=True)
+        loaded = Recipe.load(recipe, overrides)
     except MistakeError as error:
         return list(error.problems), ("", None)
-    problems = loaded.check()
+    problems = check(loaded)
     if any(not problem.warning for problem in problems) or not deep:
         return problems, ("", None)
 
@@ -70,6 +71,7 @@ def _row(problem: Problem) -> dict[str, Any]:
         "source": where.source,
         "line": where.line,
         "key": dotted(where.key),
+        "code": problem.code,
         "what": problem.what,
         "hint": problem.hint,
         "warning": problem.warning,

@@ -99,7 +99,7 @@ class TrainedRun:
         try:
             return names[-1], self.store.build(self.resolved.stages[names[-1]])
         except MistakeError as error:
-            raise self.resolved.blame(error) from error
+            raise self.resolved.located(error) from error
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact of the run lies.
@@ -147,7 +147,7 @@ class TrainedRun:
             opened: Dataset = self.store.component(dataset)
             return opened
         except MistakeError as error:
-            raise self.resolved.blame(error) from error
+            raise self.resolved.located(error) from error
         finally:
             self.store.built.setdefault(dataset, unopened)
 

@@ -33,7 +33,7 @@ from uldm_core.run_folder.files import digest, holds, require, write_json, write
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_origins
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 
 
 def run(
@@ -110,7 +110,7 @@ def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
         if noun.source and path_of(noun.source).resolve() == folder.resolve():
             what = f"{noun.source} is the folder of this run itself"
             problem = Problem(Where((name, "from")), what, "name another run, or give another folder: --out")
-            raise resolved.blame(MistakeError(problem))
+            raise resolved.located(MistakeError(problem))
 
 
 def _lock(path: Path) -> AbstractContextManager[Any]:
@@ -193,7 +193,7 @@ class _Runner:
         try:
             keys = stage_keys(self.resolved, self.store, brought=brought, data=data)
         except MistakeError as error:
-            raise self.resolved.blame(error) from error
+            raise self.resolved.located(error) from error
         self._note_left_out(data.left_out())
         return keys
 
@@ -308,7 +308,7 @@ class _Runner:
         except BaseException as error:
             folder.write_record(finished(False, {}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
-                raise self.resolved.blame(error) from error
+                raise self.resolved.located(error) from error
             if isinstance(error, DataError):
                 raise RunError(f"stages.{name}: {error}") from error
             raise
@@ -382,7 +382,9 @@ def _up_to(stages: list[str], until: str | None) -> list[str]:
 
 
 def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
-    components = [c for b in (*resolved.specs(), *resolved.trackers) for c in b.records()]
+    components = [
+        part.component for spec in (*resolved.specs(), *resolved.trackers) for part in spec.nested()
+    ]
     plugins = {c.plugin: f"{c.distribution} {c.version}".strip() for c in components if c.plugin}
     return {
         "python": platform.python_version(),

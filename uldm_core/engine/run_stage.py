@@ -15,7 +15,7 @@ from uldm_core.paths import inside, listed, remove
 from uldm_core.protocols import Trainer, Verb
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 
 
 def run_stage(

@@ -42,7 +42,7 @@ class Trackers:
                 trackers.told[path] = ComponentStore().build(spec)
             except Exception as error:
                 if isinstance(error, MistakeError) and spec in resolved.specs():
-                    raise resolved.blame(error) from error
+                    raise resolved.located(error) from error
                 trackers.leave_out(path, error)
         return trackers
 

@@ -76,7 +76,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
             hint = 'train it in a stage, or take it from a run: from = "runs/other"'
-            yield Problem(Where((name,)), what, hint, warning=True)
+            yield Problem(Where((name,)), what, hint, warning=True, code="untrained")
 
 
 class TooLongError(BaseException):
@@ -179,7 +179,7 @@ class _DryComponents(ComponentStore):
         if spec.key in self.tried:
             return
         self.tried.add(spec.key)
-        components = [self.components[name] for name in spec.asks() if name in self.components]
+        components = [self.components[name] for name in spec.dependencies() if name in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
         if any(key[: len(spec.key)] == spec.key for key in self.wrong):

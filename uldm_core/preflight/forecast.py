@@ -15,7 +15,7 @@ from uldm_core.run_folder.keys import products, require_stages, result_files, st
 from uldm_core.run_folder.pretrained import origins
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
-from uldm_core.spec.options import say_value
+from uldm_core.spec.format_types import format_value
 
 
 @frozen
@@ -72,7 +72,7 @@ def _code_changed(folder: RunFolder, name: str, key: StageKey) -> bool:
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
     """Return which options of a stage were changed in mid-training, one a line."""
     return [
-        f"{option} was {say_value(old)} up to step {adjustment.step}, then {say_value(new)}"
+        f"{option} was {format_value(old)} up to step {adjustment.step}, then {format_value(new)}"
         for adjustment in adjustments
         for option, (old, new) in adjustment.options.items()
     ]
@@ -146,7 +146,7 @@ def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
 def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     group, rest = key[0], key[1:]
     if not rest and group != "seed":
-        return f"{group} {say_value(old)} -> {say_value(new)}"
+        return f"{group} {format_value(old)} -> {format_value(new)}"
     if group == "sources":
         return f"the code of {rest[0]} has changed"
     if group == "code" and rest[0] != "uldm_core":
@@ -160,4 +160,4 @@ def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
         return f"the weights that {rest[0]} starts from have changed"
     if group == "from":
         return f"{rest[0]} is made anew"
-    return f"{dotted(rest) if rest else group} {say_value(old)} -> {say_value(new)}"
+    return f"{dotted(rest) if rest else group} {format_value(old)} -> {format_value(new)}"

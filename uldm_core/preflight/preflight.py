@@ -216,7 +216,7 @@ class _Walk(Inputs):
             what = f"{spec.key[-1]} expects {channels} channels, latents have {latents[1]}"
         elif kind in ("denoiser", "quantizer", "latent_scaling"):
             what = f"does not take latents {latents}: {objection}"
-        self.problems.append(Problem(Where(spec.key), what, hint))
+        self.problems.append(Problem(Where(spec.key), what, hint, code="shape-mismatch"))
 
     def _sizes(self) -> str:
         shapes = {"images": _shape_of(self.images), "latents": _shape_of(self.latents)}
@@ -239,7 +239,7 @@ def _expect(spec: ComponentSpec, what: str, tensor: Any, shape: Any) -> Any:
     found = list(getattr(tensor, "shape", ()))
     if found != list(shape):
         what = f"{what} are {_say_shape(found)}, not {_say_shape(list(shape))}"
-        raise MistakeError(Problem(Where(spec.key), what))
+        raise MistakeError(Problem(Where(spec.key), what, code="shape-mismatch"))
     return tensor
 
 
@@ -272,7 +272,7 @@ def _features(walk: _Walk, spec: ComponentSpec, component: Any, batch: int) -> A
     found = [feature.shape[1] for feature in maps]
     if found != list(component.channels):
         what = f"its maps have {found} channels, and it says {list(component.channels)}"
-        raise MistakeError(Problem(Where(spec.key), what))
+        raise MistakeError(Problem(Where(spec.key), what, code="shape-mismatch"))
     return maps
 
 
@@ -371,7 +371,7 @@ def _weights_that_do_not_fit(
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
             hint = "leave out use and options to take the component as that run has it"
-            yield Problem(Where((name, "from")), what, hint)
+            yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
 
 
 def _say_output(output: Any) -> str:

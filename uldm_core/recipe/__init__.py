@@ -1,4 +1,4 @@
-"""Recipes: TOML with places, overrides, variables, references; checked, then planned."""
+"""Recipes: TOML with places, overrides, variables and references; checked and resolved."""
 
 from uldm_core.recipe.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.run_options import RunOptions

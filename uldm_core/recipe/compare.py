@@ -1,4 +1,4 @@
-"""What differs between two recipes, by option."""
+"""Comparing two recipes, option by option."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from attrs import frozen
 
 from uldm_core.errors import Key, dotted
-from uldm_core.spec.options import say_value
+from uldm_core.spec.format_types import format_value
 
 
 @frozen
 class Difference:
-    """An option that two recipes have different values for; None where it is in one of them alone."""
+    """An option whose value differs between two recipes; None where only the other one has it."""
 
     key: Key
     left: Any
     right: Any
 
     def __str__(self) -> str:
-        return f"{dotted(self.key)}: {_said(self.left)} -> {_said(self.right)}"
+        return f"{dotted(self.key)}: {_format(self.left)} -> {_format(self.right)}"
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
@@ -50,5 +50,5 @@ def _same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
-def _said(value: Any) -> str:
-    return "(not there)" if value is None else say_value(value)
+def _format(value: object) -> str:
+    return "(not there)" if value is None else format_value(value)

@@ -1,11 +1,10 @@
-"""A recipe as it was written: nested tables, and the place each key came from."""
+"""A recipe as it was written: nested tables, and the place of each key."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
 from uldm_core.toml_text.locate import locate
-from uldm_core.toml_text.recovery import read_on
-from uldm_core.toml_text.syntax import TOO_DEEP
+from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,31 +21,31 @@ else:
 
 
 DEEPEST = 100
-"""So many tables and lists may lie in each other."""
+"""The most tables and lists that may be nested in each other."""
 
 LARGEST = 10_000_000
-"""Bytes of a recipe's file, at most: to read many more takes minutes, and none is written by hand."""
+"""The most bytes of a recipe's file: reading more takes minutes, and nobody writes that by hand."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; raises ``ValueError`` if it is none."""
+    """Parse TOML; raises ``ValueError`` if it is not TOML."""
     try:
         data = tomllib.loads(text)
     except RecursionError:
-        raise ValueError(TOO_DEEP) from None
+        raise TooDeepError from None
     refuse_depth(data)
     return data
 
 
 def refuse_depth(data: object) -> None:
-    """Raise ``ValueError`` if tables and lists lie too deep in each other, or in themselves."""
+    """Raise ``TooDeepError`` if tables and lists are nested too deeply, or in themselves."""
     level = [data]
     for _ in range(DEEPEST):
         holders = [value for value in level if isinstance(value, (dict, list))]
         level = [item for held in holders for item in (held.values() if isinstance(held, dict) else held)]
         if not level:
             return
-    raise ValueError(TOO_DEEP)
+    raise TooDeepError
 
 
 @define
@@ -57,60 +55,41 @@ class Document:
     Args:
         data: the tables.
         source: the file; None for Python values.
-        places: where each key was written.
-        problems: what was wrong with overrides, and with the syntax.
-        holes: keys whose values are not readable.
+        places: of each key.
+        problems: what was wrong with overrides.
         texts: the values that overrides set, as they were typed.
-        unparsed: of those that look like TOML and are none, what is wrong with them.
     """
 
     data: dict[str, Any]
     source: str | None = None
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
-    holes: set[Key] = field(factory=set)
     texts: dict[Key, str] = field(factory=dict)
-    unparsed: dict[Key, Problem] = field(factory=dict)
 
     @classmethod
-    def read(cls, path: Path, *, forgiving: bool = False) -> Document:
+    def read(cls, path: Path) -> Document:
         """Read a TOML file.
-
-        Args:
-            path: the file.
-            forgiving: read on behind what is not TOML, if one can; it is among the problems then.
 
         Raises:
             MistakeError: it is missing, unreadable or not TOML.
         """
-        try:
-            _refuse_no_text(path)
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise MistakeError(
-                Problem(Where((), str(path), line), "not UTF-8", "save the file as UTF-8")
-            ) from error
-        except (OSError, ValueError) as error:  # no file of that name can be
-            raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}") from error
+        text = _read_text(path)
         try:
             data = parse_toml(text)
         except ValueError as error:
-            rest = read_on(text, str(error), parse_toml)
-            problems = [_of_file(problem, str(path)) for problem in rest.problems]
-            if not forgiving or rest.data is None:
-                raise MistakeError(*problems) from error
-            return cls(rest.data, str(path), _places(rest.lines, path), problems, rest.holes)
-        return cls(data, str(path), _places(locate(text), path))
+            problem = syntax_problem(text, error)
+            raise MistakeError(evolve(problem, where=evolve(problem.where, source=str(path)))) from error
+        places = {key: Where(key, str(path), line) for key, line in locate(text).items()}
+        return cls(data, str(path), places)
 
     def where(self, key: Key) -> Where:
-        """Return the place of a key, or of the nearest table around it that has one."""
+        """Return the place of a key, or of the innermost table around it that has one."""
         around = (key[:end] for end in range(len(key), 0, -1))
         place = next((self.places[outer] for outer in around if outer in self.places), self._whole())
         return evolve(place, key=key)
 
     def folder(self, key: Key) -> Path:
-        """Return what a path at a key is relative to: the folder of the file that it was written in."""
+        """Return the folder that a path at a key is relative to: that of the file it is written in."""
         where = self.where(key)
         return Path(where.source).parent if where.source and where.line is not None else Path()
 
@@ -118,14 +97,12 @@ class Document:
         return Where((), self.source, 1 if self.source else None)
 
     def forget(self, key: Key) -> None:
-        """Drop what is known of a key and of everything in it: something else stands there now."""
-        known: tuple[dict[Key, Any], ...] = (self.places, self.texts, self.unparsed)
-        for table in known:
-            for other in [other for other in table if other[: len(key)] == key]:
-                del table[other]
+        """Drop the places of a key and of everything in it, since its value is replaced."""
+        self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
+        self.texts = {k: text for k, text in self.texts.items() if k[: len(key)] != key}
 
     def override(self, key: Key, text: str) -> None:
-        """Note that an override set this key, so that what stood in and below it has its place no more."""
+        """Set the place of a key to an override, and drop those of everything in it."""
         self.forget(key)
         self.places[key] = Where(key, f"override {text!r}")
 
@@ -134,20 +111,30 @@ class Document:
         return evolve(problem, where=self.where(problem.where.key))
 
 
+def _read_text(path: Path) -> str:
+    """Return the text of a file; raises ``MistakeError`` if it cannot be read."""
+    try:
+        _refuse_no_text(path)
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = Where((), str(path), error.object[: error.start].count(b"\n") + 1)
+        problem = Problem(where, "not UTF-8", "save the file as UTF-8", code="unreadable-file")
+        raise MistakeError(problem) from error
+    except FileNotFoundError as error:
+        raise MistakeError(f"{path}: {error.strerror}", code="missing-file") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}", code="unreadable-file") from error
+
+
 def _refuse_no_text(path: Path) -> None:
-    """Raise ``MistakeError`` for what is there and can be no recipe; a pipe or device may never end."""
+    """Raise ``MistakeError`` for what cannot be a recipe; reading a pipe or a device may never end."""
     found = os.stat(path)
+    what, hint = "", ""
     if stat.S_ISDIR(found.st_mode):
-        raise MistakeError(f"{path}: a folder without recipe.toml", hint="name a file, or a run's folder")
-    if not stat.S_ISREG(found.st_mode):
-        raise MistakeError(f"{path}: neither a file nor a folder", hint="write the recipe into a file")
-    if found.st_size > LARGEST:
-        raise MistakeError(f"{path}: of {found.st_size / 1e6:.0f} MB, no recipe is as large")
-
-
-def _places(lines: Mapping[Key, int], path: Path) -> dict[Key, Where]:
-    return {key: Where(key, str(path), line) for key, line in lines.items()}
-
-
-def _of_file(problem: Problem, source: str) -> Problem:
-    return evolve(problem, where=evolve(problem.where, source=source))
+        what, hint = "a folder without recipe.toml", "name a file, or a run's folder"
+    elif not stat.S_ISREG(found.st_mode):
+        what, hint = "neither a file nor a folder", "write the recipe into a file"
+    elif found.st_size > LARGEST:
+        what = f"of {found.st_size / 1e6:.0f} MB, no recipe is as large"
+    if what:
+        raise MistakeError(f"{path}: {what}", hint=hint, code="unreadable-file")

@@ -1,4 +1,4 @@
-"""``extends = "other.toml"``: a recipe that says only what is different."""
+"""``extends = "other.toml"``: a recipe that holds only what is different."""
 
 from __future__ import annotations
 
@@ -7,47 +7,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uldm_core.errors import Key, MistakeError, Problem, did_you_mean, expected
+from uldm_core.errors import Code, Key, MistakeError, Problem, did_you_mean, expected
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.shipped import find
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 
 
-def read_whole(path: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False) -> Document:
+def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
     """Read a recipe and those that it extends, merged.
 
     Args:
         path: the recipe's file.
         behind: the files that extend this one, the first first.
-        forgiving: read on behind what is not TOML.
 
     Raises:
         MistakeError: a file is missing or not TOML, or a recipe extends itself.
     """
-    document = Document.read(path, forgiving=forgiving)
-    return with_base(document, path.parent, (*behind, path.resolve()), forgiving=forgiving)
+    return with_base(Document.read(path), path.parent, (*behind, path.resolve()))
 
 
-def with_base(
-    document: Document, folder: Path, behind: tuple[Path, ...] = (), *, forgiving: bool = False
-) -> Document:
-    """Return a document on top of what it ``extends``: a path seen from ``folder``, or a shipped recipe."""
+def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -> Document:
+    """Return a document merged with the one it ``extends``: a path in ``folder``, or a shipped recipe."""
     if "extends" not in document.data:
         return document
     named = document.data.pop("extends")
     if not isinstance(named, str) or not named:
-        raise _refused(document, expected("the path of a recipe", named))
+        raise _refused(document, "wrong-type", expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
     if not os.path.isfile(path):
-        raise _refused(document, *_no_file(path))
+        raise _refused(document, "missing-file", *_no_file(path))
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
-        raise _refused(document, f"a cycle: {names}")
-    base = read_whole(path, behind, forgiving=forgiving)
+        raise _refused(document, "cycle", f"a cycle: {names}")
+    base = read_whole(path, behind)
     merge(base, base.data, document, document.data)
     base.source = document.source
-    base.problems += document.problems
-    base.holes |= document.holes
     return base
 
 
@@ -58,7 +52,7 @@ def _file_of(document: Document, folder: Path, named: str) -> Path:
     try:
         return find(named)
     except MistakeError as error:
-        raise _refused(document, error.problems[0].what, error.problems[0].hint) from error
+        raise _refused(document, "missing-file", error.problems[0].what, error.problems[0].hint) from error
 
 
 def _no_file(path: Path) -> tuple[str, str]:
@@ -66,24 +60,24 @@ def _no_file(path: Path) -> tuple[str, str]:
         return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
     beside = sorted(other.name for other in path.parent.glob("*.toml"))
     what = f"there is no file {path}{did_you_mean(path.name, beside)}"
-    return what, "a path is seen from the recipe's own folder"
+    return what, "a path is relative to the recipe's own folder"
 
 
-def _refused(document: Document, what: str, hint: str = "") -> MistakeError:
-    return MistakeError(Problem(document.where(("extends",)), what, hint))
+def _refused(document: Document, code: Code, what: str, hint: str = "") -> MistakeError:
+    return MistakeError(Problem(document.where(("extends",)), what, hint, code=code))
 
 
 def merge(
     base: Document, below: dict[str, Any], over: Document, above: Mapping[str, Any], at: Key = ()
 ) -> None:
-    """Lay one table over another, key by key; one that names another component takes the old one's place.
+    """Merge one table into another, key by key; one that names another component replaces the old one.
 
     Args:
         base: changed in place.
         below: a table of it.
-        over: laid over it.
-        above: the table of ``over`` that is laid over ``below``.
-        at: where the two tables stand.
+        over: merged into it.
+        above: the table of ``over`` that is merged into ``below``.
+        at: the key of the two tables.
     """
     for name, value in above.items():
         key = (*at, name)
@@ -110,5 +104,5 @@ def _as_tables(old: Any, new: Any) -> tuple[Any, Any]:
 
 
 def names_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a table names another component than the one it is laid over."""
+    """Return whether a table names another component than the one it is merged into."""
     return any(name in new and new[name] != old.get(name) for name in ("use", "ref", "from"))

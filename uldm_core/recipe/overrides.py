@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
-from uldm_core.spec.options import Option, as_typed, takes_text
-from uldm_core.toml_text.syntax import TOO_DEEP, syntax_problems
+from uldm_core.spec.options import Option
+from uldm_core.spec.structure import as_typed
+from uldm_core.toml_text.syntax import TOO_DEEP, TooDeepError, syntax_problem
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -23,13 +24,13 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     """Set each ``KEY=VALUE`` in the document; those that cannot be set are added to its problems.
 
     ``VALUE`` is TOML, or a bare string; for an option that takes text or a path, it is what was typed. A new
-    ``use`` empties its table first, so options of the old component are not left behind; whole tables and
-    their ``use`` are therefore set before what is in them.
+    ``use`` empties its table first, which removes the options of the old component; whole tables and their
+    ``use`` are therefore set before what is in them.
     """
     parsed = []
-    for said in overrides:
+    for typed in overrides:
         try:
-            parsed.append(_parse(said))
+            parsed.append(_parse(typed))
         except MistakeError as error:
             document.problems += error.problems
     for override in sorted(parsed, key=lambda item: len(item.key) - (item.key[-1] == "use")):
@@ -54,10 +55,8 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     for option in [option for option in known if (option.name,) in document.texts]:
         value, text = document.data[option.name], document.texts[option.name,]
         document.data[option.name] = as_typed(value, text, option.annotation)
-        if takes_text(option.annotation):
-            document.unparsed.pop((option.name,), None)
-    if problems := [*document.problems, *document.unparsed.values()]:
-        raise MistakeError(*problems)
+    if document.problems:
+        raise MistakeError(*document.problems)
     return document.data
 
 
@@ -69,15 +68,13 @@ class _Override:
         key: that it sets.
         value: what TOML makes of it, or its text.
         text: the value as typed.
-        said: the whole as typed.
-        problem: why TOML makes nothing of a value that looks like it.
+        typed: the whole as typed.
     """
 
     key: Key
     value: Any
     text: str
-    said: str
-    problem: Problem | None = None
+    typed: str
 
 
 def _parse(override: str) -> _Override:
@@ -95,32 +92,24 @@ def _parse(override: str) -> _Override:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: arguments of other encodings hold what cannot."""
+    """Return whether a text can be written as UTF-8: arguments of other encodings cannot."""
     return text.isprintable() or not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
-def _override(key: Key, text: str, said: str) -> _Override:
-    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one.
-
-    What begins as a list or a table and is none, is a problem unless the option takes text.
-    """
+def _override(key: Key, text: str, typed: str) -> _Override:
+    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one."""
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
-        if not text.startswith(("[", "{", '"', "'")):
-            return _Override(key, text, text, said)
-        wrong = syntax_problems(f"value = {text}", str(error))[0]
-        problem = Problem(
-            Where(key, f"override {said!r}"), wrong.what, f"{wrong.hint}; in quotes it is a string"
-        )
-        if text.startswith(('"', "'")):
-            raise MistakeError(problem) from error
-        return _Override(key, text, text, said, problem)
-    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, said)
+        if not text.startswith(('"', "'")) and not isinstance(error, TooDeepError):
+            return _Override(key, text, text, typed)
+        wrong = syntax_problem(f"value = {text}", error)
+        raise MistakeError(evolve(wrong, where=Where(key, f"override {typed!r}"))) from error
+    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, typed)
 
 
 def _set(document: Document, override: _Override) -> None:
-    names, value, text = override.key, override.value, override.said
+    names, value, text = override.key, override.value, override.typed
     container: Any = document.data
     key: Key = ()
     for name, following in pairwise(names):
@@ -133,8 +122,6 @@ def _set(document: Document, override: _Override) -> None:
     container[key[-1]] = value
     document.override(key, text)
     document.texts[key] = override.text
-    if override.problem:
-        document.unparsed[key] = override.problem
 
 
 def _part(container: Any, name: str | int, key: Key, text: str) -> str | int:
@@ -167,4 +154,4 @@ def _descend(document: Document, container: Any, key: Key, following: str | int,
 
 
 def _refused(key: Key, what: str, text: str, hint: str = "") -> MistakeError:
-    return MistakeError(Problem(Where(key, f"override {text!r}"), what, hint))
+    return MistakeError(Problem(Where(key, f"override {text!r}"), what, hint, code="bad-override"))

@@ -1,4 +1,4 @@
-"""Reading a recipe's tables: nouns, stages and what stands beside them, each checked against the registry."""
+"""Reading a recipe's tables, each checked against the registry."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from annotated_types import Ge
-from attrs import Attribute, define, field, fields
+from attrs import define, evolve, field
 
 from uldm_core.errors import (
+    Code,
     Key,
+    MistakeError,
     Problem,
     Where,
     did_you_mean,
-    dotted,
     expected,
     listing,
-    nearest,
     shortened,
     with_article,
 )
 from uldm_core.kinds import Kind
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.run_options import RunOptions
-from uldm_core.recipe.runs import noun_of_run
-from uldm_core.registry.component import Component
+from uldm_core.recipe.runs import component_of_run
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import describe_type, takes_component
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.options import Mismatch, as_typed, located, say_type, say_value, structure
-from uldm_core.spec.validator import Validator, names_code
+from uldm_core.spec.format_types import describe_option
+from uldm_core.spec.options import Option, options_of
+from uldm_core.spec.structure import as_typed, located
+from uldm_core.spec.validator import LEFT_OUT, Validator
 
 FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
-"""The keys at the top of a recipe that are no components."""
-_SEED = Annotated[int, Ge(0)]
+"""The keys at the top of a recipe that are not components."""
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
+_SEED = Option("seed", Annotated[int, Ge(0)], 0, "every random number follows from it")
 
 
 @define
@@ -49,85 +49,61 @@ class Reader:
         registry: what components there are.
         data: the tables.
         texts: of what the command line sets, as typed.
+        folder: gives the folder that a path at a key is relative to.
+        needs_data: whether the paths of datasets must exist.
         problems: what is wrong, located by key.
         seed: of the run.
         run: the ``[run]`` table.
-        nouns: components by name.
+        components: by name.
         stages: by name, in the order written.
-        meant: what tables with misspelt names are meant to be: nouns, or ``stages``.
-        guessed: nouns whose kind is misspelt, so that nobody calls them unused as well.
-        missing: kinds of nouns that are likely there, misspelt, so that nobody misses them as well.
-        folder: what a path at a key is relative to.
-        needs_data: whether the paths of datasets must exist.
+        unread: names of tables at the top that may be components, of which one cannot say the kind.
     """
 
     registry: Registry
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
     texts: Mapping[Key, str] = field(factory=dict)
+    folder: Callable[[Key], Path] = lambda key: Path()
+    needs_data: bool = True
     problems: list[Problem] = field(factory=list)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
     components: dict[str, ComponentSpec] = field(factory=dict)
     stages: dict[str, ComponentSpec] = field(factory=dict)
-    meant: dict[str, str] = field(factory=dict)
-    guessed: set[str] = field(factory=set)
-    missing: dict[str, Kind] = field(factory=dict)
-    folder: Callable[[Key], Path] = lambda key: Path()
-    needs_data: bool = True
+    unread: set[str] = field(factory=set)
 
     def read(self) -> None:
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
-        says = f"seed = 0 ({say_type(_SEED)}): every random number follows from it"
-        self.seed = self._structured(_SEED, self.data.get("seed", 0), ("seed",), 0, says)
-        self.run = self._run_options()
-        kinds = self._noun_kinds()
-        meant = {self.meant.get(name, name): kind for name, kind in kinds.items()}
-        validator = Validator(
+        kinds = self._kinds()
+        validator = self._validator(kinds)
+        seed = validator.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
+        self.seed = 0 if seed is LEFT_OUT else seed
+        self.run = self._run_options(validator)
+        tables = self._table("stages")  # first, since they say which components are missing
+        stages = {name: self._stage(validator, name, tables) for name in tables}
+        components = {name: self._component(validator, kind, name) for name, kind in kinds.items()}
+        self._refuse_aliases(components)
+        self.components = {**_specs(components), **validator.implied}
+        self.stages = _specs(stages)
+        self._check_versions()
+        complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
+        right = all(problem.warning for problem in self.problems)
+        self.problems += graph_problems(
+            self.components, self.stages, complete=complete and not self.unread, right=right
+        )
+
+    def _validator(self, kinds: Mapping[str, Kind]) -> Validator:
+        return Validator(
             self.registry,
-            {**self.missing, **meant},
+            kinds,
+            all_known=not self.unread,
             texts=self.texts,
-            problems=self.problems,
             folder=self.folder,
             data=self.needs_data,
             versions=self._versions(),
+            problems=self.problems,
         )
-        components = {
-            self.meant.get(name, name): self._noun(validator, kind, name) for name, kind in kinds.items()
-        }
-        tables = self._table("stages")
-        stages = {name: self._stage(validator, ("stages", name), tables) for name in tables}
-        for key, beside in self._stages_elsewhere():
-            self._stage(validator, key, beside)
-        validator.settle()
-        self._refuse_aliases(components)
-        self.components = {**_planned(components), **validator.implied}
-        self.stages = _planned(stages)
-        self._check_versions()
-        self.problems += graph_problems(
-            self.components,
-            self.stages,
-            whole=len(self.stages) == len(stages) and self._holds_all_stages(),
-            spared=self.guessed,
-        )
-
-    def _holds_all_stages(self) -> bool:
-        """Whether the stages are where they belong."""
-        return isinstance(self.data.get("stages", {}), dict) and "stages" not in self.meant.values()
-
-    def _stages_elsewhere(self) -> list[tuple[Key, dict[Any, Any]]]:
-        """Return the stages in a list or below a misspelt ``[stages]``: each by key, with those beside it."""
-        misspelt = [name for name, meant in self.meant.items() if meant == "stages"]
-        tables: dict[str, Any] = {name: self.data[name] for name in misspelt}
-        if isinstance(self.data.get("stages"), list):
-            tables["stages"] = dict(enumerate(self.data["stages"]))
-        return [
-            ((name, part), table)
-            for name, table in tables.items()
-            for part, stage in table.items()
-            if isinstance(stage, dict) and "use" in stage
-        ]
 
     def _known_format(self) -> bool:
         version = self.data.get("uldm", FORMAT)
@@ -135,26 +111,40 @@ class Reader:
             return True
         newer = type(version) is int and version > FORMAT
         what = f"recipe format {version!r} is not known to this uldm, which reads format {FORMAT}"
-        self._complain(
-            ("uldm",), what, "upgrade uldm: pip install -U uldm" if newer else f"write uldm = {FORMAT}"
-        )
+        hint = "upgrade uldm: pip install -U uldm" if newer else f"write uldm = {FORMAT}"
+        self._problem("unsupported-format", ("uldm",), what, hint)
         return False
 
-    def _run_options(self) -> RunOptions:
-        table = self._table("run")
-        known: dict[str, Attribute[Any]] = {option.name: option for option in fields(RunOptions)}
-        for name in [name for name in table if name not in known]:
-            what = f"unknown option {name!r}{did_you_mean(name, known)}"
-            inferred = "; ".join(map(self._say_run_option, known.values()))
-            self._complain(("run", name), what, f"[run] takes: {inferred}")
-        given = {
-            name: self._run_option(option, table[name]) for name, option in known.items() if name in table
+    def _table(self, name: str) -> dict[str, object]:
+        table = self.data.get(name, {})
+        if isinstance(table, dict):
+            return table
+        hint = "write [stages.NAME]" if name == "stages" else ""
+        self._problem("wrong-type", (name,), expected("a table", table), hint)
+        return {}
+
+    def _versions(self) -> dict[str, object]:
+        versions = self.data.get("versions")
+        return versions if isinstance(versions, dict) else {}
+
+    def _run_options(self, validator: Validator) -> RunOptions:
+        table, options = self._table("run"), options_of(RunOptions)
+        for name in [name for name in table if name not in options]:
+            accepted = "; ".join(describe_option(self.registry, option) for option in options.values())
+            what = f"unknown option {name!r}{did_you_mean(name, options)}"
+            self._problem("unknown-option", ("run", name), what, f"[run] takes: {accepted}")
+        values: dict[str, Any] = {
+            name: validator.option(option, table[name], ("run", name), "[run]")
+            for name, option in options.items()
+            if name in table
         }
-        self._refuse_unknown_device(given.get("device", "auto"))
-        return RunOptions(**given)
+        run = RunOptions(**{name: value for name, value in values.items() if value is not LEFT_OUT})
+        self._refuse_unknown_device(run.device)
+        self._refuse_listed_twice(run.tracker_specs)
+        return run
 
     def _refuse_unknown_device(self, device: str) -> None:
-        """A device that no machine has is a mistake in the recipe; one that this machine lacks is not."""
+        """A device that no computer has is a mistake; one that this computer lacks is not."""
         import torch
 
         try:
@@ -162,218 +152,156 @@ class Reader:
         except RuntimeError:
             known = False
         if not known:
-            self._complain(
-                ("run", "device"), f"unknown device {device!r}", "such as auto, cpu, cuda, cuda:1, mps"
-            )
-
-    def _run_option(self, option: Attribute[Any], value: Any) -> Any:
-        """Structure an option of ``[run]``; components listed there are planned."""
-        annotation, key = _run_annotation(option), ("run", option.name)
-        hint = f"[run]: {self._say_run_option(option)}"
-        if not takes_component(self.registry, annotation):
-            return self._structured(annotation, value, key, option.default, hint)
-        validator = Validator(
-            self.registry, problems=self.problems, folder=self.folder, versions=self._versions()
-        )
-        planned = validator.value(annotation, value, key)
-        items = planned if isinstance(planned, list) else []
-        specs = [item for item in items if isinstance(item, ComponentSpec)]
-        self._refuse_listed_twice(specs)
-        return specs
-
-    def _say_run_option(self, option: Attribute[Any]) -> str:
-        """Write an option of ``[run]`` with its default and its type."""
-        said = describe_type(self.registry, _run_annotation(option))
-        return f"{option.name} = {say_value(option.default)} ({said})"
+            hint = "such as auto, cpu, cuda, cuda:1, mps"
+            self._problem("out-of-range", ("run", "device"), f"unknown device {device!r}", hint)
 
     def _refuse_listed_twice(self, specs: Sequence[ComponentSpec]) -> None:
         """Refuse the same component with other options; the very same is a duplicate, refused already."""
         for index, spec in enumerate(specs):
             twins = [other for other in specs[:index] if other.component == spec.component]
             if twins and spec.to_dict() not in [twin.to_dict() for twin in twins]:
-                self._complain(spec.key, f"{spec.component.path} is listed twice", "once is enough")
+                what = f"{spec.component.path} is listed twice"
+                self._problem("duplicate", spec.key, what, "once is enough")
 
     @property
     def trackers(self) -> list[ComponentSpec]:
-        """Who is told of the run: those that always are, unless listed with options, and those listed."""
-        listed: list[Any] = list(self.run.trackers)
+        """The trackers of the run: those that always log, unless listed with options, and those listed."""
+        listed = self.run.tracker_specs
         named = [spec.component for spec in listed]
         others = [c for c in self.registry.components("tracker") if c.always and c not in named]
         kind = self.registry.kind("tracker")
         return [*(ComponentSpec(kind, component, ("run", "trackers"), {}) for component in others), *listed]
 
-    def _table(self, name: str) -> dict[str, Any]:
-        table = self.data.get(name, {})
-        if isinstance(table, dict):
-            return table
-        self._complain((name,), expected("a table", table), "write [stages.NAME]" if name == "stages" else "")
-        return {}
-
-    def _noun_kinds(self) -> dict[str, Kind]:
+    def _kinds(self) -> dict[str, Kind]:
+        """Return the kind of each component at the top."""
         if "extends" in self.data:
-            self._complain(
-                ("extends",), "comes too late: only a file can extend another", "write it into the file"
-            )
-        kinds = {name: self._kind_of_noun(name) for name in self.data if name not in RESERVED}
+            what = "comes too late: only a file can extend another"
+            self._problem("bad-override", ("extends",), what, "write it into the file")
+        kinds = {name: self._kind(name) for name in self.data if name not in RESERVED}
         return {name: kind for name, kind in kinds.items() if kind is not None}
 
-    def _kind_of_noun(self, name: str) -> Kind | None:
-        """What its ``kind`` says, else what its own name is or ends in (``small_denoiser``)."""
+    def _kind(self, name: str) -> Kind | None:
+        """Return the kind of a table: its ``kind``, else what its name is or ends in (``small_denoiser``)."""
         table = self.data[name]
         kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.top_level}
-        kind = self.registry.kinds.get(name)
-        if kind and kind.listed:
+        named = self.registry.kinds.get(name)
+        if named and named.listed:
             what = f"{with_article(name)} is no component of the recipe's own"
-            self._complain((name,), what, f"list it in {kind.listed}")
+            self._problem("wrong-kind", (name,), what, f"list it in {named.listed}")
             return None
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
         by_name = kinds[max(endings, key=len)] if endings else None
         if isinstance(table, dict) and "kind" in table:
-            return self._kind_said(name, table["kind"], kinds, by_name)
-        return by_name or self._not_a_noun(name, table, kinds)
+            return self._kind_written(name, table["kind"], kinds, by_name)
+        if by_name is None:
+            self._refuse_table(name, table, kinds)
+        return by_name
 
-    def _kind_said(
-        self, name: str, said: Any, kinds: Mapping[str, Kind], by_name: Kind | None
+    def _kind_written(
+        self, name: str, written: object, kinds: Mapping[str, Kind], by_name: Kind | None
     ) -> Kind | None:
-        if by_name and by_name.name == name and said in list(kinds) and said != name:
-            what = f"[{name}] is {with_article(name)}, it cannot be {with_article(said)}"
-            self._complain((name, "kind"), what, "leave kind out, or give the table another name")
-            return by_name
-        if said in list(kinds):
-            return kinds[said]
-        what = f"unknown kind {shortened(said)}{did_you_mean(str(said), kinds)}"
-        self._complain((name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
-        self.guessed.add(name)
-        return by_name or next((kinds[near] for near in nearest(str(said), kinds)), None)
-
-    def _not_a_noun(self, name: str, table: Any, kinds: Mapping[str, Kind]) -> Kind | None:
-        """Complain of a key that is none; return the kind that it is likely meant to be."""
-        verbs = [component.name for component in self.registry.components() if self._is_verb(component)]
-        if isinstance(table, dict) and table.get("use") in verbs:
-            self._complain((name,), f"{table['use']!r} is a stage", f"write [stages.{name}]")
+        if written not in list(kinds):
+            what = f"unknown kind {shortened(written)}{did_you_mean(str(written), kinds)}"
+            self._problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
+            self.unread.add(name)
             return None
-        bearers = {c.kind for c in self.registry.components() if c.name == name and c.kind in kinds}
-        near = [*bearers] if len(bearers) == 1 else nearest(str(name), [*RESERVED, *kinds])
-        self._complain((name,), *self._strange(name, table, kinds, bearers))
-        free = [other for other in near if other in kinds and other not in self.data]
-        use = table.get("use") if isinstance(table, dict) else None
-        free = [other for other in free if use in self.registry.names(other)] or free
-        if near[:1] == ["stages"] and isinstance(table, dict):
-            self.meant[name] = "stages"
-        elif len(free) == 1 and isinstance(table, dict) and (use or bearers):
-            self.meant[name] = free[0]
-            return kinds[free[0]]
-        self.missing |= {other: kinds[other] for other in free}
-        return None
+        if by_name and by_name.name == name != written:
+            what = f"[{name}] is {with_article(name)}, it cannot be {with_article(str(written))}"
+            hint = "leave kind out, or give the table another name"
+            self._problem("wrong-kind", (name, "kind"), what, hint)
+            return by_name
+        return kinds[str(written)]
 
-    def _strange(
-        self, name: str, table: Any, kinds: Mapping[str, Kind], bearers: Collection[str]
-    ) -> tuple[str, str]:
-        """Say that a key at the top is none, and what it may be meant to be."""
+    def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
+        """Report a key at the top that is no component, and what may be meant."""
+        use = table.get("use") if isinstance(table, dict) else None
+        stages = [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]
+        if use in stages:
+            what, hint = f"{use!r} is a stage", f"write [stages.{name}]"
+            self._problem("wrong-kind", (name,), what, hint)
+            return
+        if isinstance(table, (dict, str)):
+            self.unread.add(name)
+        self._problem("unknown-table", (name,), *self._meaning(name, table, kinds))
+
+    def _meaning(self, name: str, table: object, kinds: Mapping[str, Kind]) -> tuple[str, str]:
+        """Return what is wrong with a key at the top, and a hint at what may be meant."""
         near = did_you_mean(str(name), [*RESERVED, *kinds])
-        if len(bearers) == 1:
-            (kind,) = bearers
+        named_so = {c.kind for c in self.registry.components() if c.name == name and c.kind in kinds}
+        if len(named_so) == 1:
+            (kind,) = named_so
             return f"unknown table {name!r}: it is {with_article(kind)}", f'write [{kind}] and use = "{name}"'
-        if name in {option.name for option in fields(RunOptions)}:
+        if name in options_of(RunOptions):
             return f"unknown key {name!r}", "write it into the table [run]"
         if isinstance(table, (dict, str)):
             hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}'
             return f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}", hint
-        hint = f"at the top stand {listing(RESERVED)} and components: {listing(list(kinds))}"
+        hint = f"the top of a recipe has {listing(RESERVED)} and components: {listing(list(kinds))}"
         return f"unknown key {name!r}{near}", hint
 
-    def _is_verb(self, component: Component) -> bool:
-        return self.registry.kinds[component.kind].verb
-
-    def _noun(self, validator: Validator, kind: Kind, name: str) -> Any:
-        if name not in self.meant:
-            self._check_name((name,), name)
+    def _component(self, validator: Validator, kind: Kind, name: str) -> object:
+        self._check_name((name,))
         table = self.data[name]
-        if not isinstance(table, dict):
-            return validator.component(kind, table, (name,))
-        table = {option: value for option, value in table.items() if option != "kind"}
-        if name in self.meant and "use" not in table:
-            table["use"] = name
-        if "from" not in table:
-            return self._component(validator, kind, table, (name,), self.data)
-        folder = self.folder((name, "from"))
-        table["from"] = _home(as_typed(table["from"], self.texts.get((name, "from")), str))
-        taken, problem = noun_of_run(table, name, kind, folder)
-        if problem:
-            return self._complain((name, "from"), *problem)
-        planned = validator.component(kind, taken, (name,))
-        if isinstance(planned, ComponentSpec):
-            planned.source = str(located(table["from"], folder))
-        return planned
+        if isinstance(table, dict):
+            table = {option: value for option, value in table.items() if option != "kind"}
+            if "from" in table:
+                return self._component_of_run(validator, kind, name, table)
+        return self._validated(validator, kind, table, (name,), self.data)
 
-    def _stage(self, validator: Validator, key: Key, tables: Mapping[Any, Any]) -> Any:
-        self._check_name(key, str(key[-1]))
+    def _component_of_run(
+        self, validator: Validator, kind: Kind, name: str, table: dict[str, object]
+    ) -> object:
+        key = (name, "from")
+        run = as_typed(table["from"], self.texts.get(key), str)
+        table["from"] = run = os.path.expanduser(run) if isinstance(run, str) else run
+        try:
+            taken = component_of_run(table, name, kind, self.folder(key))
+        except MistakeError as error:
+            self.problems += [evolve(problem, where=Where(key)) for problem in error.problems]
+            return LEFT_OUT
+        spec = validator.component(kind, taken, (name,))
+        if isinstance(spec, ComponentSpec):
+            spec.source = str(located(run, self.folder(key)))
+        return spec
+
+    def _stage(self, validator: Validator, name: str, tables: Mapping[str, object]) -> object:
+        self._check_name(("stages", name))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        return self._component(validator, kind, tables[key[-1]], key, tables)
+        return self._validated(validator, kind, tables[name], ("stages", name), tables)
 
-    def _component(
-        self, validator: Validator, kind: Kind, table: Any, key: Key, siblings: Mapping[str, Any]
-    ) -> Any:
-        """Plan a component; a table without ``use`` of nearly a sibling's name is taken for a slip."""
-        name = str(key[-1])
-        others = [str(other) for other in siblings if other != key[-1] and other not in RESERVED]
-        near = nearest(name, others)
-        says = isinstance(table, dict) and (
-            table.keys() & {"use", "ref"} or any(map(names_code, table)) or validator.slip(kind, table, key)
-        )
-        if near and isinstance(table, dict) and not says:
-            meant = " or ".join(repr(dotted((*key[:-1], other))) for other in near)
-            what = f"there is no {kind.name} {name!r} (did you mean {meant}?)"
-            known = listing(self.registry.names(kind.name))
-            return self._complain(key, what, f'write use = "..." to make one: {known}')
-        return validator.component(kind, table, key)
+    def _validated(
+        self, validator: Validator, kind: Kind, table: object, key: Key, siblings: Collection[str]
+    ) -> object:
+        """Validate a component; the name of a table that names none may be another's, misspelt."""
+        others = [name for name in siblings if name != key[-1] and name not in RESERVED]
+        return validator.component(kind, table, key, siblings=others)
 
-    def _check_name(self, key: Key, name: str) -> None:
-        """A name is a file's and a folder's as well."""
-        if not NAME.fullmatch(name):
-            self._complain(key, f"{name!r} cannot be a name", "use letters, digits, _ and -")
+    def _check_name(self, key: Key) -> None:
+        """Refuse a name that cannot be a file's and a folder's as well."""
+        if not NAME.fullmatch(str(key[-1])):
+            self._problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
 
-    def _refuse_aliases(self, components: Mapping[str, Any]) -> None:
-        """A noun is a component of its own."""
-        for name, noun in components.items():
-            if isinstance(noun, Reference):
+    def _refuse_aliases(self, components: Mapping[str, object]) -> None:
+        for name, component in components.items():
+            if isinstance(component, Reference):
                 what = "a table at the top is a component of its own, it cannot be another one"
-                self._complain((name, "ref"), what, 'write use = "..."')
+                self._problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
 
     def _check_versions(self) -> None:
-        """Say which components are of another version than the recipe was resolved with."""
-        listed: Any = self.run.trackers
-        specs = (*self.components.values(), *self.stages.values(), *listed)
-        here = {c.path: c.origin for spec in specs for c in spec.records()}
-        for path, said in self._table("versions").items():
-            if path in here and said != here[path]:
-                what = f"{path} was of {said} when this was written, and is of {here[path] or 'none'} now"
-                self._complain(("versions", path), what, "results may differ", warning=True)
+        """Warn of components of another version than the recipe was resolved with."""
+        specs = (*self.components.values(), *self.stages.values(), *self.run.tracker_specs)
+        here = {part.component.path: part.component.origin for spec in specs for part in spec.nested()}
+        for path, then in self._table("versions").items():
+            if path in here and then != here[path]:
+                what = f"{path} was of {then} when this was written, and is of {here[path] or 'none'} now"
+                self.problems.append(
+                    Problem(Where(("versions", path)), what, "results may differ", True, code="other-version")
+                )
 
-    def _versions(self) -> dict[str, Any]:
-        versions = self.data.get("versions")
-        return versions if isinstance(versions, dict) else {}
-
-    def _structured(self, annotation: Any, value: Any, key: Key, fallback: Any, hint: str) -> Any:
-        try:
-            return structure(as_typed(value, self.texts.get(key), annotation), annotation)
-        except Mismatch as mismatch:
-            for part in mismatch.parts():
-                self._complain((*key, *part.key), part.what, hint)
-            return fallback
-
-    def _complain(self, key: Key, what: str, hint: str = "", warning: bool = False) -> None:
-        self.problems.append(Problem(Where(key), what, hint, warning))
+    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> object:
+        self.problems.append(Problem(Where(key), what, hint, code=code))
+        return LEFT_OUT
 
 
-def _home(path: Any) -> Any:
-    """Put a home folder in the place of ``~`` and ``~user``."""
-    return os.path.expanduser(path) if isinstance(path, str) else path
-
-
-def _planned(specs: Mapping[str, Any]) -> dict[str, ComponentSpec]:
-    return {name: spec for name, spec in specs.items() if isinstance(spec, ComponentSpec)}
-
-
-def _run_annotation(option: Attribute[Any]) -> Any:
-    return get_type_hints(RunOptions, include_extras=True)[option.name]
+def _specs(found: Mapping[str, object]) -> dict[str, ComponentSpec]:
+    return {name: spec for name, spec in found.items() if isinstance(spec, ComponentSpec)}

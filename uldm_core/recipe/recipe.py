@@ -1,4 +1,4 @@
-"""A recipe: nouns and verbs, checked against the registry."""
+"""A recipe: components and stages, as written and checked against the registry."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from uldm_core.recipe.shipped import find
 from uldm_core.recipe.variables import Filled, substitute
 from uldm_core.registry import Registry, default
 from uldm_core.spec.component_spec import ComponentSpec, plain
-from uldm_core.spec.options import path_of, plain_values
+from uldm_core.spec.structure import path_of, plain_values
 
 
 @define
 class Recipe:
-    """A recipe as written, with its overrides; ``check`` finds its problems, ``resolve`` makes it runnable.
+    """A recipe as written, with its overrides; ``resolve`` checks it and makes it runnable.
 
     Args:
         document: its tables.
@@ -40,19 +40,18 @@ class Recipe:
     run: Path | None = None
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = (), *, forgiving: bool = False) -> Recipe:
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         """Read a recipe and apply ``KEY=VALUE`` overrides.
 
         Args:
             path: a file, a run's folder, or the name of a recipe that ships with uldm or a plugin.
             overrides: such as ``stages.first.steps=100``.
-            forgiving: read on behind what is not TOML, if one can, so that ``check`` finds all that is wrong.
 
         Raises:
             MistakeError: the file, or one that it extends, is missing or not TOML.
         """
         file, overrides = find(path), list(overrides)
-        document = read_whole(file, forgiving=forgiving)
+        document = read_whole(file)
         apply_overrides(document, overrides)
         if not _is_of_a_run(file):
             return cls(document, file.stem)
@@ -73,9 +72,9 @@ class Recipe:
             json.dumps(plain_values(data), ensure_ascii=False, default=str).encode("utf-8")
         except UnicodeEncodeError as error:
             what = f"{shortened(error.object[: error.end][-50:])} is not UTF-8, as a recipe has to be"
-            raise MistakeError(what, hint="rename the file or folder") from error
+            raise MistakeError(what, hint="rename the file or folder", code="bad-name") from error
         except ValueError as error:
-            raise MistakeError(str(error)) from error
+            raise MistakeError(str(error), code="toml-syntax") from error
         return cls(with_base(Document(plain_values(deepcopy(dict(data)))), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,21 +87,6 @@ class Recipe:
             tomli_w.dump(self.document.data, file)
         return path_of(path)
 
-    def check(self, registry: Registry | None = None) -> list[Problem]:
-        """Return everything that is wrong, each at its place; an empty list if nothing is.
-
-        Every component is built for its shapes alone, so what one objects to its options is found as well.
-        """
-        from uldm_core.preflight.dry_build import dry_build, untrained
-
-        resolved, problems = self._read(registry or default())
-        errors = {problem.where.key for problem in problems if not problem.warning}
-        tried = dry_build(resolved, wrong=errors | self._unread(resolved.filled))
-        found = [*problems, *map(resolved.placed, tried.problems)]
-        if all(problem.warning for problem in found):
-            found += map(resolved.placed, untrained(resolved, tried))
-        return _in_order(found)
-
     def resolve(self, registry: Registry | None = None, *, data: bool = True) -> ResolvedRecipe:
         """Return the checked recipe.
 
@@ -113,26 +97,36 @@ class Recipe:
         Raises:
             MistakeError: there are problems; it holds all of them.
         """
-        resolved, problems = self._read(registry or default(), data=data)
+        resolved, problems = self.read(registry, data=data)
         if any(not problem.warning for problem in problems):
             raise MistakeError(*problems)
         return evolve(resolved, warnings=problems)
 
-    def _read(self, registry: Registry, *, data: bool = True) -> tuple[ResolvedRecipe, list[Problem]]:
+    def read(
+        self, registry: Registry | None = None, *, data: bool = True
+    ) -> tuple[ResolvedRecipe, list[Problem]]:
+        """Return what can be read of the recipe, and everything that is wrong with its tables.
+
+        Nothing is built: ``uldm_core.check`` finds what the components themselves refuse.
+
+        Args:
+            registry: as of ``resolve``.
+            data: as of ``resolve``.
+        """
         filled = substitute(self.document.data)
         texts, folder = self._texts(filled), self.document.folder
-        reader = Reader(registry, filled.data, texts, folder=folder, needs_data=data)
+        reader = Reader(registry or default(), filled.data, texts, folder=folder, needs_data=data)
         reader.read()
         resolved = ResolvedRecipe(
             self, filled, reader.seed, reader.run, reader.components, reader.stages, reader.trackers
         )
-        unread = {problem.where.key for problem in filled.problems} | self._unread(filled)
-        problems = [problem for problem in reader.problems if not _is_within(problem, unread)]
-        problems = [*filled.problems, *self._explained(problems, filled)]
-        if self.document.holes:  # who knows what would be used there
-            problems = [problem for problem in problems if not problem.warning]
-        problems = [*self.document.problems, *problems]
-        return resolved, _in_order([resolved.placed(problem) for problem in problems])
+        of_variables = filled.problems
+        if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
+            of_variables = [problem for problem in of_variables if problem.code != "unknown-variable"]
+        unfilled = {problem.where.key for problem in filled.problems}
+        problems = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
+        problems = [*self.document.problems, *of_variables, *problems]
+        return resolved, in_order(map(resolved.placed, problems))
 
     def _texts(self, filled: Filled) -> dict[Key, str]:
         """Return what overrides set, as typed, by its key; a variable's also where it is used."""
@@ -140,32 +134,19 @@ class Recipe:
         used = {key: own[origins[-1]] for key, origins in filled.origins.items() if origins[-1] in own}
         return {**own, **used}
 
-    def _explained(self, problems: Iterable[Problem], filled: Filled) -> list[Problem]:
-        """Put in the place of what is wrong with an override that is not TOML that it is not."""
-        said = dict(self.document.unparsed)
-        said |= {key: said[o] for key, origins in filled.origins.items() for o in origins if o in said}
-        return [
-            next((said[key] for key in said if _is_within(problem, [key])), problem) for problem in problems
-        ]
-
-    def _unread(self, filled: Filled) -> set[Key]:
-        """Return the keys whose values are not readable, or come from a variable that is not."""
-        holes = self.document.holes
-        return holes | {key for key, origins in filled.origins.items() if holes & {*origins}}
-
 
 def _is_of_a_run(file: Path) -> bool:
     return file.name == "recipe.toml" and (file.parent / "stages").is_dir()
 
 
 def _is_within(problem: Problem, keys: Collection[Key]) -> bool:
-    """Whether a problem is of a value that stands at one of the keys: one cause is told once."""
+    """Return whether a problem is of a value at one of the keys, or in it."""
     key = problem.where.key
     return any(key[:end] in keys for end in range(1, len(key) + 1))
 
 
-def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems as a reader meets them: file by file, line by line, then overrides; each is said once."""
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Sort problems by file and line, those of overrides last, and drop repeated ones."""
 
     def place(problem: Problem) -> tuple[bool, str, int]:
         where = problem.where
@@ -176,17 +157,17 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 @define
 class ResolvedRecipe:
-    """A checked recipe: blueprints of its nouns and stages, in the order written.
+    """A checked recipe: the specs of its components and stages, in the order written.
 
     Args:
         recipe: as written.
         filled: its tables with variables filled in.
         seed: of the run.
         run: the ``[run]`` table.
-        nouns: by name.
+        components: by name.
         stages: by name.
-        trackers: who is told of the run, those that always are first.
-        warnings: what is odd, but keeps nothing from running.
+        trackers: of the run, those that always log first.
+        warnings: problems that do not keep it from running.
     """
 
     recipe: Recipe
@@ -211,13 +192,13 @@ class ResolvedRecipe:
 
     def versions(self) -> dict[str, str]:
         """Return which distribution brought each component, and its version."""
-        components = {c.path: c.origin for spec in self.specs() for c in spec.records()}
+        parts = [part.component for spec in self.specs() for part in spec.nested()]
+        components = {component.path: component.origin for component in parts}
         return {path: components[path] for path in sorted(components) if components[path]}
 
     def specs(self) -> list[ComponentSpec]:
-        """Return everything that the recipe has built: its nouns, stages and trackers."""
-        listed: Any = self.run.trackers
-        return [*self.components.values(), *self.stages.values(), *listed]
+        """Return the specs of everything that is built: components, stages and listed trackers."""
+        return [*self.components.values(), *self.stages.values(), *self.run.tracker_specs]
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; running it again does the same."""
@@ -231,10 +212,10 @@ class ResolvedRecipe:
         """Return a problem with the place of its key, and the variables that the value there came from."""
         document = self.recipe.document
         origins = self.filled.origin(problem.where.key)
-        said = [f"{document.where(origin)} is where the value comes from" for origin in origins]
-        hint = "; ".join(filter(None, [problem.hint, *said]))
+        sources = [f"{document.where(origin)} is where the value comes from" for origin in origins]
+        hint = "; ".join(filter(None, [problem.hint, *sources]))
         return document.placed(evolve(problem, hint=hint)) if problem.where.source is None else problem
 
-    def blame(self, error: MistakeError) -> MistakeError:
-        """Return an error met while building, with the places of its keys."""
+    def located(self, error: MistakeError) -> MistakeError:
+        """Return an error raised while building, with the places of its keys."""
         return MistakeError(*map(self.placed, error.problems))

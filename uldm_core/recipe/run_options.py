@@ -1,4 +1,4 @@
-"""The options of a run that change nothing of what is computed: device, precision, folder, trackers."""
+"""The ``[run]`` table: where and how a recipe runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from annotated_types import Interval
 from attrs import frozen
 
 from uldm_core.protocols import Tracker
-
-MOST_THREADS = 1024
+from uldm_core.spec.component_spec import ComponentSpec
 
 
 @frozen
 class RunOptions:
-    """The ``[run]`` table: where and how a recipe runs; nothing in it changes what is computed.
+    """The ``[run]`` table; nothing in it changes what is computed.
 
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU.
@@ -23,12 +22,17 @@ class RunOptions:
         threads: CPU threads; 0 leaves torch's own choice.
         compile: compile the trained networks with ``torch.compile``.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
-        trackers: who is told of the run beside those that always are; planned, they are blueprints.
+        trackers: those that log the run, beside those that always do; specs, once they are validated.
     """
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
+    threads: Annotated[int, Interval(ge=0, le=1024)] = 0
     compile: bool = False
     out: str = ""
     trackers: Sequence[Tracker] = ()
+
+    @property
+    def tracker_specs(self) -> list[ComponentSpec]:
+        """The specs of the listed trackers."""
+        return [spec for spec in self.trackers if isinstance(spec, ComponentSpec)]

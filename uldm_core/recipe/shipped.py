@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 from uldm_core import registry
 from uldm_core.errors import MistakeError, did_you_mean, listing
 from uldm_core.paths import inside
 from uldm_core.registry.plugins import OWN_PLUGIN
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 
 
 def find(text: str | Path) -> Path:
@@ -23,9 +24,8 @@ def find(text: str | Path) -> Path:
             recipe is a link.
     """
     if str(text) == "":
-        raise MistakeError(
-            "the recipe's name is empty", hint="name a file, a run's folder or a shipped recipe"
-        )
+        hint = "name a file, a run's folder or a shipped recipe"
+        raise MistakeError("the recipe's name is empty", hint=hint, code="missing-file")
     path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return inside(path, "recipe.toml")
@@ -40,6 +40,7 @@ def find(text: str | Path) -> Path:
     raise MistakeError(
         f"there is no file and no shipped recipe {name!r}{did_you_mean(name, known)}",
         hint=f"shipped: {listing(names())}; a file's name ends in .toml",
+        code="missing-file",
     )
 
 
@@ -49,7 +50,7 @@ def names() -> list[str]:
 
 
 def shipped() -> dict[str, Path]:
-    """Return the shipped recipes by ``name`` and by ``plugin/name``; of two of one name, our own is meant."""
+    """Return the shipped recipes by ``name`` and by ``plugin/name``; uldm's own keep their bare names."""
     found: dict[str, Path] = {}
     plugins = registry.default().plugins.values()
     for plugin in sorted(plugins, key=lambda plugin: plugin.name != OWN_PLUGIN):
@@ -62,9 +63,5 @@ def shipped() -> dict[str, Path]:
 def summary(path: Path) -> str:
     """Return the first sentence of the comment that a recipe opens with."""
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#:")]
-    comment = " ".join(line.lstrip("# ") for line in lines[: _end_of_comment(lines)])
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     return comment.partition(". ")[0].partition("; ")[0]
-
-
-def _end_of_comment(lines: list[str]) -> int:
-    return next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))

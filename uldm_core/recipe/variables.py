@@ -1,4 +1,4 @@
-"""``[vars]`` and ``"${vars.x}"``: a number said once."""
+"""``[vars]`` and ``"${vars.x}"``: a value that is written once."""
 
 from __future__ import annotations
 
@@ -8,21 +8,31 @@ from typing import Any
 
 from attrs import define, field
 
-from uldm_core.errors import Key, Problem, Where, did_you_mean, dotted, expected, listing, nearest, shortened
+from uldm_core.errors import (
+    Code,
+    Key,
+    Problem,
+    Where,
+    did_you_mean,
+    dotted,
+    expected,
+    listing,
+    nearest,
+    shortened,
+)
 
 _REFERENCE = re.compile(r"\$\{\s*vars\.([^}\s]+)\s*\}")
 _FOREIGN = re.compile(r"\$\{[^}]*\}?")
-_BARE = re.compile(r"\W*\bvars\.([\w.\-\[\]]*\w)\W*")
 
 
 MOST = 100_000
-"""So many values and letters may variables make, all in all: a few lines could fill the memory."""
+"""The most values and characters that variables may make in all: a few lines could fill the memory."""
 DEEPEST = 50
-"""So many variables may be made of each other."""
+"""The most variables that may be made of each other."""
 
 
 class _TooLargeError(Exception):
-    """Variables make too much; the problem is where the outermost of them is used."""
+    """Variables make too much; the place of the problem is where the outermost of them is used."""
 
 
 @define
@@ -46,51 +56,42 @@ class Filled:
         )
 
 
-def substitute(data: Mapping[str, Any]) -> Filled:
-    """Fill in the variables, and tell what was wrong and which nothing uses.
+def substitute(data: Mapping[str, object]) -> Filled:
+    """Fill in the variables, and report what is wrong and which are unused.
 
     A string that is one reference takes the variable's value with its type; inside a longer string its text.
     """
     rest = {name: value for name, value in data.items() if name != "vars"}
-    table = "vars" if "vars" in data else _misspelt(data)
-    variables = data.get(table, {})
+    variables = data.get("vars", {})
     if not isinstance(variables, dict):
-        return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables))])
-    filler = _Filler(variables, table)
+        return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables), code="wrong-type")])
+    filler = _Filler(variables)
     filled = Filled({name: filler.fill_top(value, name) for name, value in rest.items()})
     filled.origins = filler.origins
-    filled.problems = [*filler.problems, *(filler.unused() if table == "vars" else ())]
+    filled.problems = filler.problems or list(filler.unused())
     return filled
-
-
-def _misspelt(data: Mapping[str, Any]) -> str:
-    """Return the table that is likely meant to be ``[vars]``, so that nobody misses its variables as well."""
-    tables = [name for name, value in data.items() if isinstance(name, str) and isinstance(value, dict)]
-    return next((name for name in tables if nearest(name, ["vars", "stages"]) == ["vars"]), "vars")
 
 
 @define
 class _Filler:
-    variables: dict[str, Any]
-    table: str = "vars"
+    variables: dict[str, object]
     problems: list[Problem] = field(factory=list)
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
     made: int = 0
     outermost: Key = ()
 
-    def fill_top(self, value: Any, name: str) -> Any:
-        """Fill in what stands at the top; what grows too large stays as it is."""
+    def fill_top(self, value: object, name: str) -> object:
+        """Fill in a top-level value; one that grows too large stays as it is."""
         self.made = 0
         try:
             return self.fill(value, (name,))
         except _TooLargeError:
+            what = "grows too large as its variables are filled in"
             hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-            return self._complain(
-                self.outermost, "grows too large as its variables are filled in", hint, value
-            )
+            return self._problem("bad-variable", self.outermost, what, hint, value)
 
-    def fill(self, value: Any, key: Key, within: tuple[str, ...] = ()) -> Any:
+    def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
         """Fill in a value; ``within`` are the variables whose value it is."""
         self.made += bool(within)
         if self.made > MOST or len(within) > DEEPEST:
@@ -101,42 +102,32 @@ class _Filler:
             return [self.fill(item, (*key, index), within) for index, item in enumerate(value)]
         return self._text(value, key, within) if isinstance(value, str) else value
 
-    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> Any:
+    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> object:
         if "${" not in text:
-            bare = _BARE.fullmatch(text)
-            meant = bare and self._meant(bare[1], exactly=True)
-            return self._not_a_variable(text, meant, key, text) if meant else text
+            return text
         if foreign := _FOREIGN.search(_REFERENCE.sub("", text)):
-            return self._not_a_variable(foreign[0], self._meant(foreign[0].strip("${} ")), key, text)
+            near = nearest(foreign[0].strip("${} ").removeprefix("vars."), self._names())
+            hint = 'only "${vars.NAME}" is filled in, from the table [vars]'
+            hint = f'write "${{vars.{near[0]}}}"' if near else hint
+            return self._problem("bad-variable", key, f"{foreign[0]!r} is no variable", hint, text)
         values = {name: self._value(name, key, within, text) for name in _REFERENCE.findall(text)}
         if whole := _REFERENCE.fullmatch(text):
             return values[whole[1]]
         for name, value in values.items():
             if isinstance(value, (dict, list)):
-                what = f"vars.{name} is {shortened(value)}, which cannot stand inside a text"
-                return self._complain(key, what, "", text)
+                what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
+                return self._problem("bad-variable", key, what, "", text)
         filled = _REFERENCE.sub(lambda found: _as_text(values[found[1]]), text)
         self.made += len(filled)
         return filled
 
-    def _not_a_variable(self, written: str, meant: str | None, key: Key, text: str) -> Any:
-        example = f"${{vars.{meant or 'NAME'}}}"
-        hint = f'write "{example}"' if meant else f'only "{example}" is filled in, from the table [vars]'
-        return self._complain(key, f"{written!r} is no variable", hint, text)
+    def _names(self) -> list[str]:
+        return [dotted(leaf) for leaf in _leaves(self.variables)]
 
-    def _meant(self, name: str, *, exactly: bool = False) -> str | None:
-        """Return the variable that a misspelt one is likely meant to be; nobody calls that one unused."""
-        known = {dotted(leaf): leaf for leaf, _ in _leaves(self.variables)}
-        near = [name] if name in known else [] if exactly else nearest(name.removeprefix("vars."), known)
-        if not near:
-            return None
-        self.used.add(known[near[0]])
-        return near[0]
-
-    def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> Any:
+    def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
         self.outermost = self.outermost if within else key
-        path = tuple(
+        path: Key = tuple(
             int(part) if part.isdecimal() else part for part in re.split(r"\.|\[|\]\.?", name) if part
         )
         value: Any = self.variables
@@ -144,45 +135,48 @@ class _Filler:
             try:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
-                known = [dotted(leaf) for leaf, _ in _leaves(self.variables)]
-                self._meant(name)
-                self.used |= {path[:depth]} if depth else set()
-                what = f"there is no variable {name!r}{did_you_mean(name, known)}"
-                inside = f"{dotted((self.table, *path[:depth]))} is {shortened(value)}"
-                hint = inside if depth else f"[{self.table}] has: {listing(known)}"
-                return self._complain(key, what, hint, text)
+                return self._unknown(name, ("vars", *path[:depth]), value, key, text)
         if name in within:
-            return self._complain(key, f"a cycle of variables: {' -> '.join((*within, name))}", "", text)
+            what = f"a cycle of variables: {' -> '.join((*within, name))}"
+            return self._problem("cycle", key, what, "", text)
         self.used.add(path)
-        self.origins.setdefault(key, []).append((self.table, *path))
+        self.origins.setdefault(key, []).append(("vars", *path))
         if isinstance(value, dict) and "use" in value:
-            hint = (
-                "make it a table at the top, which is one component however often it is used: { ref = ... }"
-            )
-            return self._complain(key, f"vars.{name} is a component, not a value", hint, text)
+            hint = "make it a table at the top, which is one component wherever it is used: { ref = ... }"
+            what = f"vars.{name} is a component, not a value"
+            return self._problem("bad-variable", key, what, hint, text)
         return self.fill(value, key, (*within, name))
 
+    def _unknown(self, name: str, inner: Key, value: object, key: Key, text: str) -> object:
+        """Report a variable that is not there; ``inner`` is the innermost part of it that is, a ``value``."""
+        what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
+        hint = f"[vars] has: {listing(self._names())}"
+        if len(inner) > 1:
+            hint = f"{dotted(inner)} is {shortened(value)}"
+        return self._problem("unknown-variable", key, what, hint, text)
+
     def unused(self) -> Iterator[Problem]:
-        """Yield the variables that nothing uses."""
-        for leaf, _ in _leaves(self.variables):
+        """Yield a problem for each variable that nothing uses."""
+        for leaf in _leaves(self.variables):
             if not any(leaf[: len(path)] == path or path[: len(leaf)] == leaf for path in self.used):
                 hint = f'write "${{vars.{dotted(leaf)}}}" where it is wanted, or take it out'
                 near = did_you_mean(dotted(leaf), [dotted(path) for path in self.used])
-                yield Problem(Where(("vars", *leaf)), f"nothing uses this variable{near}", hint, warning=True)
+                what = f"nothing uses this variable{near}"
+                yield Problem(Where(("vars", *leaf)), what, hint, True, code="unused")
 
-    def _complain(self, key: Key, what: str, hint: str, text: Any) -> Any:
-        self.problems.append(Problem(Where(key), what, hint))
+    def _problem(self, code: Code, key: Key, what: str, hint: str, text: object) -> object:
+        self.problems.append(Problem(Where(key), what, hint, code=code))
         return text
 
 
-def _leaves(table: Mapping[str, Any], at: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Yield the values of nested tables, with their keys."""
+def _leaves(table: Mapping[str, object], at: Key = ()) -> Iterator[Key]:
+    """Yield the keys of the values in nested tables."""
     for name, value in table.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, (*at, name))
         else:
-            yield (*at, name), value
+            yield (*at, name)
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -127,7 +127,7 @@ def _records(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[Component]:
     """Return the components that a stage is made of and uses, each once."""
     used = sorted(components_behind(stage, resolved.components))
     specs = [stage, *(resolved.components[name] for name in used)]
-    return [*{component.path: component for spec in specs for component in spec.records()}.values()]
+    return [*{part.component.path: part.component for spec in specs for part in spec.nested()}.values()]
 
 
 def require_stages(resolved: ResolvedRecipe) -> None:

@@ -13,7 +13,7 @@ from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.files import command_for, digest, read_shapes
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.spec.options import located
+from uldm_core.spec.structure import located
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -97,7 +97,7 @@ def _origin(
             if kept.is_file():
                 warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
                 return kept
-        raise resolved.blame(error) from error
+        raise resolved.located(error) from error
 
 
 def keep_origins(

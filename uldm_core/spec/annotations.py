@@ -1,30 +1,46 @@
-"""Annotations that are, or hold, components."""
+"""Taking type annotations apart: unions, sequences, what ``Annotated`` adds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args, get_origin
+import inspect
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, TypeAlias, Union, get_args, get_origin
 
-from uldm_core.registry.lookup import Registry
-from uldm_core.spec.options import Partial, Weighted, is_union, say_type
+from annotated_types import GroupedMetadata
 
-
-def takes_component(registry: Registry, annotation: Any) -> bool:
-    """Whether values of this annotation are, or hold, components."""
-    if registry.kind_of(annotation) or get_origin(annotation) in (Partial, Weighted):
-        return True
-    return any(takes_component(registry, arg) for arg in get_args(annotation) if arg is not Ellipsis)
+Annotation: TypeAlias = object
+"""What a parameter is annotated with: a class, or a form of ``typing``."""
 
 
-def describe_type(registry: Registry, annotation: Any) -> str:
-    """Write an annotation as a person would, components by their kind."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if kind := registry.kind_of(annotation):
-        return f"any {kind.name}"
-    if not takes_component(registry, annotation):
-        return say_type(annotation)
-    if is_union(annotation):
-        return " or ".join("nothing" if arg is type(None) else describe_type(registry, arg) for arg in args)
-    inner = describe_type(registry, args[0])
-    if origin is Weighted:
-        return f"{inner} with {' and '.join(Weighted.FIELDS)}"
-    return inner if origin in (Partial, Annotated) else f"a list of ({inner})"
+def is_union(annotation: Annotation) -> bool:
+    """Return whether the annotation is ``X | Y`` or ``Optional[X]``."""
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def is_sequence(annotation: Annotation) -> bool:
+    """Return whether it is a list, a tuple or a sequence, but not a string."""
+    origin = get_origin(annotation) or annotation
+    return inspect.isclass(origin) and issubclass(origin, (list, tuple, Sequence)) and origin is not str
+
+
+def without_none(annotation: Annotation) -> Annotation:
+    """Return ``X`` of ``X | None``; any other annotation as it is."""
+    if not is_union(annotation):
+        return annotation
+    rest = [arg for arg in get_args(annotation) if arg is not type(None)]
+    return rest[0] if len(rest) == 1 else annotation
+
+
+def metadata(annotation: Annotation) -> tuple[object, ...]:
+    """Return what ``Annotated`` adds to an annotation or to a member of a union."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[1:]
+    members = get_args(annotation) if is_union(annotation) else ()
+    return tuple(part for member in members for part in metadata(member))
+
+
+def constraints(annotation: Annotation) -> Iterator[object]:
+    """Yield what an ``Annotated`` adds, groups such as ``Interval`` taken apart."""
+    for part in get_args(annotation)[1:]:
+        yield from part if isinstance(part, GroupedMetadata) else [part]

@@ -1,19 +1,21 @@
-"""From a checked component spec to the component itself, nested ones first.
+"""From a checked ``ComponentSpec`` to the component itself, nested ones first.
 
-Recipes and ``registry.build`` both go this way: a ``Validator`` turns a table into a ``ComponentSpec``,
-which a ``ComponentStore`` builds.
+Recipes and ``registry.build`` share this: a ``Validator`` turns a table into a ``ComponentSpec``, which a
+``ComponentStore`` builds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from attrs import Factory, define, evolve, frozen
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, dotted
+from uldm_core.errors import Key, MistakeError, OptionError, Problem, Where, dotted
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
@@ -25,7 +27,7 @@ T = TypeVar("T")
 
 @frozen
 class Description:
-    """What one component is and takes."""
+    """A component with its options and its docstring."""
 
     component: Component
     options: tuple[Option, ...]
@@ -42,24 +44,30 @@ def describe(registry: Registry, kind: str, name: str) -> Description:
 def validate(
     registry: Registry,
     kind: str,
-    spec: Any,
+    spec: str | Mapping[str, Any],
     options: Mapping[str, Any],
     *,
-    factory: bool = False,
+    partial: bool = False,
     components: Mapping[str, ComponentSpec] | None = None,
 ) -> ComponentSpec:
-    """Check a component's options without building it; ``nouns`` are a recipe's, if it stands in one.
+    """Check a component's options without building it.
+
+    Args:
+        registry: what components there are.
+        kind: of component.
+        spec: its name, or a table with its name as ``use`` and options.
+        options: further options.
+        partial: whether its owner finishes it.
+        components: a recipe's, if it is to be used with them: references and inferred options need them.
 
     Raises:
         MistakeError: with everything that is wrong.
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
-    kinds = {name: noun.kind for name, noun in (components or {}).items()}
-    validator = Validator(registry, kinds, implies=False)
-    found: ComponentSpec = validator.component(
-        registry.kind(kind), {**table, **options}, (kind,), factory=factory
-    )
-    if validator.problems:
+    kinds = {name: component.kind for name, component in (components or {}).items()}
+    validator = Validator(registry, kinds, in_recipe=False)
+    found = validator.component(registry.kind(kind), {**table, **options}, (kind,), partial=partial)
+    if validator.problems or not isinstance(found, ComponentSpec):
         raise MistakeError(*validator.problems)
     return found
 
@@ -71,7 +79,7 @@ def build(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, *args
 
 def partial(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Partial[Any]:
     """Return a component of a registry that its owner finishes; see ``uldm_core.registry.partial``."""
-    built: Partial[Any] = ComponentStore().build(validate(registry, kind, spec, options, factory=True))
+    built: Partial[Any] = ComponentStore().build(validate(registry, kind, spec, options, partial=True))
     return built
 
 
@@ -90,10 +98,43 @@ class _LocatedPartial(Partial[Any]):
         self.place = place
 
     def __call__(self, *args: Any) -> Any:
-        try:
-            return self.place(super().__call__(*args))
-        except ValueError as error:
-            raise MistakeError(Problem(Where(self.key), str(error))) from error
+        with located_errors(self.key):
+            component = self.target(*args, **self.options)
+        return self.place(component)
+
+
+@contextmanager
+def located_errors(key: Key) -> Iterator[None]:
+    """Turn a ``ValueError`` of the constructor called within into a ``MistakeError`` at a key.
+
+    Raises:
+        MistakeError: caused by the error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        what, hint = str(error) or repr(error), _where_raised(error)
+        raise MistakeError(Problem(Where(key), what, hint, code="component-error")) from error
+
+
+def _where_raised(error: ValueError) -> str:
+    """Return the file and line of an error that the constructor did not raise itself; empty if it did."""
+    frames = list(traceback.walk_tb(error.__traceback__))[
+        2:
+    ]  # behind that of the context manager and its user
+    if isinstance(error, OptionError) or not frames:
+        return ""
+    raised, line = frames[-1]
+    if raised is frames[0][0] or _constructs_the_same(frames[0][0], raised):
+        return ""
+    code = raised.f_code
+    return f"raised by {code.co_name} ({code.co_filename}:{line}): it may be a bug in the component"
+
+
+def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
+    """Return whether a frame is a base class's constructor, or attrs' hook, of the same object."""
+    constructs = frame.f_code.co_name in ("__init__", "__attrs_post_init__")
+    return constructs and frame.f_locals.get("self") is constructor.f_locals.get("self")
 
 
 class MissingComponentError(LookupError):
@@ -154,16 +195,18 @@ class ComponentStore:
         raise NotImplementedError
 
     def make(self, spec: ComponentSpec, *args: Any) -> Any:
-        """Make one component, nested or not, from its spec."""
+        """Make one component, nested or not, from its spec.
+
+        Raises:
+            MistakeError: a constructor raises ``ValueError``; an inferred option contradicts a written one.
+        """
         options = {name: self._finished(value) for name, value in spec.options.items()}
         target = spec.component.load()
-        options |= self._inferred(spec, options_of(target), options)
-        if spec.factory:
+        options |= self._inferred(spec, options)
+        if spec.partial:
             return _LocatedPartial(target, spec.key, options, self.place)
-        try:
+        with located_errors(spec.key):
             return target(*args, **options)
-        except ValueError as error:  # the component's own error about its options
-            raise MistakeError(Problem(Where(spec.key), str(error) or repr(error))) from error
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
@@ -174,21 +217,15 @@ class ComponentStore:
             return evolve(value, component=self._finished(value.component))
         return [self._finished(item) for item in value] if isinstance(value, list) else value
 
-    def _inferred(
-        self, spec: ComponentSpec, options: Mapping[str, Option], written: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the options that follow from other components; a written one must agree."""
+    def _inferred(self, spec: ComponentSpec, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Derive the options that follow from other components; a written one must agree."""
         derived = {}
-        for name, inferred in spec.kind.inferred.items():
-            if name not in options or not all(other in self.components for other in inferred.components):
+        for name, option in spec.kind.inferred.items():
+            if name not in spec.inferred:
                 continue
-            derived[name] = inferred.derive(*map(self.component, inferred.components))
+            derived[name] = option.derive(*map(self.component, option.components))
             if name in written and written[name] != derived[name]:
-                raise MistakeError(
-                    Problem(
-                        Where((*spec.key, name)),
-                        f"is {written[name]!r}, but {inferred.says} is {derived[name]!r}",
-                        "leave it out: it is filled in",
-                    )
-                )
+                what = f"is {written[name]!r}, but {option.says} is {derived[name]!r}"
+                hint = "leave it out: it is filled in"
+                raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))
         return derived

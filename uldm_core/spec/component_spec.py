@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from attrs import define, frozen
 from uldm_core.errors import Key
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component
-from uldm_core.spec.options import Weighted, plain_values
+from uldm_core.spec.options import Weighted
+from uldm_core.spec.structure import plain_values
 
 
 @frozen
@@ -24,17 +25,17 @@ class Reference:
 
 @define
 class ComponentSpec:
-    """A component to be built, its options checked. Values may be blueprints, references and terms again.
+    """A component to be built, its options checked. Options may hold specs, references and ``Weighted``.
 
     Args:
         kind: of component.
-        component: the record.
-        key: where it stands in the recipe.
-        options: their values, those left to the surroundings excepted.
-        factory: whether its owner finishes it.
+        component: the record of the registry.
+        key: its place in the recipe.
+        options: their values, without those that are inferred.
+        partial: whether its owner finishes it.
         use: its name, as written.
         written: the options that were written; the others are defaults.
-        surrounded: the options that its kind fills in from other nouns.
+        inferred: the options that follow from other components of the recipe.
         source: the run whose weights it starts from; empty for none.
     """
 
@@ -42,68 +43,79 @@ class ComponentSpec:
     component: Component
     key: Key
     options: dict[str, Any]
-    factory: bool = False
+    partial: bool = False
     use: str = ""
     written: frozenset[str] = frozenset()
-    surrounded: frozenset[str] = frozenset()
+    inferred: frozenset[str] = frozenset()
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table that gives this blueprint, defaults filled in, its component named as written."""
+        """Return the table that gives this spec, with defaults, its component named as written."""
         options = {name: plain(value) for name, value in self.options.items() if value is not None}
         origin = {"from": self.source} if self.source else {}
         return {"use": self.use or self.component.name, **origin, **options}
 
-    def asks(self) -> set[str]:
-        """Return the nouns that it refers to or takes options from, itself or anything nested in it."""
-        nested = [item for value in self.options.values() for item in _leaves(value)]
-        inner = [item.asks() for item in nested if isinstance(item, ComponentSpec)]
-        around = {noun for option in self.surrounded for noun in self.kind.inferred[option].components}
-        return {item.name for item in nested if isinstance(item, Reference)}.union(around, *inner)
+    def walk(self) -> Iterator[ComponentSpec | Reference]:
+        """Yield itself, then every spec and reference that its options hold, at any depth."""
+        yield self
+        for value in self.options.values():
+            for held in _held(value):
+                yield from held.walk() if isinstance(held, ComponentSpec) else [held]
+
+    def nested(self) -> list[ComponentSpec]:
+        """Return itself and every component that is written within it."""
+        return [item for item in self.walk() if isinstance(item, ComponentSpec)]
 
     def parts(self) -> list[ComponentSpec]:
         """Return the components that its own options are or hold."""
-        leaves = (item for value in self.options.values() for item in _leaves(value))
-        return [item for item in leaves if isinstance(item, ComponentSpec)]
-
-    def records(self) -> list[Component]:
-        """Return its component and those of everything nested in it."""
-        nested = [item for value in self.options.values() for item in _leaves(value)]
-        return [
-            self.component,
-            *(c for item in nested if isinstance(item, ComponentSpec) for c in item.records()),
-        ]
+        held = (item for value in self.options.values() for item in _held(value))
+        return [item for item in held if isinstance(item, ComponentSpec)]
 
     def references(self) -> dict[str, str]:
-        """Return the nouns that its own options are, by the option's name."""
+        """Return the recipe's components that its own options are, by the option's name."""
         return {name: value.name for name, value in self.options.items() if isinstance(value, Reference)}
 
     def all_references(self) -> set[str]:
-        """Return all nouns that it or anything nested in it uses."""
-        nested = [item for value in self.options.values() for item in _leaves(value)]
-        inner = [item.all_references() for item in nested if isinstance(item, ComponentSpec)]
-        return {item.name for item in nested if isinstance(item, Reference)}.union(*inner)
+        """Return the names of the recipe's components that it uses, at any depth."""
+        return {item.name for item in self.walk() if isinstance(item, Reference)}
+
+    def dependencies(self) -> set[str]:
+        """Return the names of the recipe's components that it uses or infers options from, at any depth."""
+        inferred = [spec.kind.inferred[option] for spec in self.nested() for option in spec.inferred]
+        return self.all_references().union(*(option.components for option in inferred))
 
 
-def components_behind(spec: ComponentSpec, components: Mapping[str, Any]) -> set[str]:
-    """Return the nouns that a blueprint refers to, and those behind them."""
+def _held(value: object) -> Iterator[ComponentSpec | Reference]:
+    """Yield the specs and references that an option's value is or holds."""
+    if isinstance(value, (ComponentSpec, Reference)):
+        yield value
+    elif isinstance(value, Weighted):
+        yield from _held(value.component)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _held(item)
+
+
+def components_behind(
+    spec: ComponentSpec,
+    components: Mapping[str, ComponentSpec],
+    of: Callable[[ComponentSpec], set[str]] = ComponentSpec.all_references,
+) -> set[str]:
+    """Return the names of the components that a spec uses, directly or by way of others.
+
+    Args:
+        spec: of a component or a stage.
+        components: the recipe's.
+        of: what one spec uses: its references, or all its ``dependencies``.
+    """
     found: set[str] = set()
-    waiting = spec.all_references()
+    waiting = of(spec)
     while waiting:
-        noun = waiting.pop()
-        found.add(noun)
-        if isinstance(components.get(noun), ComponentSpec):
-            waiting |= components[noun].all_references() - found
+        name = waiting.pop()
+        found.add(name)
+        if name in components:
+            waiting |= of(components[name]) - found
     return found
-
-
-def _leaves(value: Any) -> list[Any]:
-    """Return the values inside lists and terms."""
-    if isinstance(value, Weighted):
-        return _leaves(value.component)
-    if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]
 
 
 def plain(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Where in a TOML text things stand, and why one cannot be read. Knows nothing of recipes."""
+"""The line of each key of a TOML text, and why a text is not TOML. Knows nothing of recipes."""

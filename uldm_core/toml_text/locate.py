@@ -1,7 +1,6 @@
-"""Where in a TOML text each key stands.
+"""The line of every key and array item of a TOML text, which TOML parsers do not give.
 
-TOML parsers give values without positions. This walks a text that is well-formed (but may say a thing twice)
-and notes the line of every key and array item.
+The text must be well-formed, except that a key may be written twice.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b", 
 
 
 class Unreadable(ValueError):
-    """The text is no TOML."""
+    """The text is not TOML."""
 
 
 def locate(text: str) -> dict[Key, int]:
@@ -36,7 +35,7 @@ def locate(text: str) -> dict[Key, int]:
 
 
 def walk(text: str) -> Walker:
-    """Walk a TOML text; raises ``Unreadable`` where it is none."""
+    """Walk a TOML text; raises ``Unreadable`` where it is not TOML."""
     walker = Walker(text.replace("\r\n", "\n"))
     try:
         walker.walk()
@@ -47,10 +46,10 @@ def walk(text: str) -> Walker:
 
 @define
 class Walker:
-    """Walks a text.
+    """Walks a text once and collects positions.
 
     Args:
-        text: with line feeds alone.
+        text: with ``\\n`` as line ends.
         lines: of every table, key and array item.
         repeated: keys that are written twice, with the first and the second line.
     """
@@ -64,7 +63,7 @@ class Walker:
     _written: dict[Key, int] = field(factory=dict)
 
     def walk(self) -> None:
-        """Note every place."""
+        """Collect the line of every key."""
         table: Key = ()
         self._skip(_BLANK)
         while self.at < len(self.text):
@@ -75,7 +74,7 @@ class Walker:
             self._skip(_BLANK)
 
     def _write(self, key: Key, line: int) -> None:
-        """Note that a value or a table is written out here."""
+        """Note that a value or a table is defined here."""
         self._refuse(key, line)
         self._written.setdefault(key, line)
 
@@ -164,7 +163,7 @@ class Walker:
             self._pair(key)
 
     def _closes(self, bracket: str) -> bool:
-        """Pass blanks and commas; consume the bracket if it comes next."""
+        """Skip blanks and commas; consume the bracket if it comes next."""
         self._skip(_BLANK)
         if self.text.startswith(",", self.at):
             self.at += 1

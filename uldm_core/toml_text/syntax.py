@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 
 from uldm_core.errors import Key, Problem, Where, dotted
@@ -20,10 +19,10 @@ _TOKEN = re.compile(
 )
 _CLOSES = {"[": "]", "{": "}"}
 TOO_DEEP = "nested too deeply"
-_SAID = {
+_PLAIN = {
     "Invalid value": "expected a value",
     "Invalid statement": "expected KEY = VALUE or [TABLE]",
-    "Expected newline or end of document after a statement": "there is something behind the value",
+    "Expected newline or end of document after a statement": "there is something after the value",
     "Expected '=' after a key in a key/value pair": "expected KEY = VALUE",
     "Invalid initial character for a key part": "expected a key",
     "Unclosed array": "expected ',' or ']'",
@@ -37,60 +36,70 @@ _HINTS = {
         'a string needs quotes ("..."); true and false are lower-case; '
         "a number begins with a digit; there is no null: leave the key out"
     ),
-    "expected KEY = VALUE": "a value stands behind '=': KEY = VALUE; a table begins with [NAME]",
-    "expected KEY = VALUE or [TABLE]": "a recipe is TOML: a value is KEY = VALUE, a table begins with [NAME]",
-    "there is something behind the value": "one KEY = VALUE a line; a string needs quotes",
+    "expected KEY = VALUE": "a value follows '=': KEY = VALUE; a table begins with [NAME]",
+    "expected KEY = VALUE or [TABLE]": "a value is KEY = VALUE, a table begins with [NAME]",
+    "there is something after the value": "one KEY = VALUE a line; a string needs quotes",
     "a backslash that begins no escape": "a path in single quotes keeps its backslashes: 'C:\\images'",
     "'[' is never closed": "close it with ']'",
     "'[[' is never closed": "close it with ']]'",
-    "expected a key": "no comma before '}'; a key of other signs than letters, digits, _ and - needs quotes",
-    "there is something behind the name of the table": "one [NAME] a line, and nothing behind it",
+    "expected a key": "no comma before '}'; a key of more than letters, digits, _ and - needs quotes",
+    "there is something after the name of the table": "one [NAME] a line, and nothing after it",
     "expected the name of a table": "a table is [NAME] or [NAME.NAME]",
 }
 _OF_HEADERS = {
-    "there is something behind the value": "there is something behind the name of the table",
+    "there is something after the value": "there is something after the name of the table",
     "expected a key": "expected the name of a table",
 }
 _LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
 
 
-def syntax_problems(text: str, message: str) -> list[Problem]:
-    """Explain a parser's message: repeated keys, an opening that is never closed, or the place it says.
+class TooDeepError(ValueError):
+    """Tables and lists are nested too deeply."""
+
+    def __init__(self) -> None:
+        super().__init__(TOO_DEEP)
+
+
+def syntax_problem(text: str, error: ValueError) -> Problem:
+    """Explain why a text is not TOML: a repeated key, an unclosed bracket, or what the parser reports.
 
     Args:
         text: which is not TOML.
-        message: the parser's, ``... (at line 3, column 7)``.
+        error: the parser's; its message ends in ``(at line 3, column 7)``, the only place it is given.
     """
-    text = text.replace("\r\n", "\n")
-    if repeated := list(_repeated(text)):
+    text, message = text.replace("\r\n", "\n"), str(error)
+    if repeated := _repeated(text):
         return repeated
     found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
     offset = _offset(text, int(found[1]), int(found[2])) if found and found[1] else len(text)
-    if unplaced := _unplaced(text, message):
-        return [unplaced]
+    if not found and (unplaced := _unplaced(text, error)):
+        return unplaced
     if opening := _never_closed(text, offset):
-        line = _line(text, opening[0])
-        return [Problem(Where((), None, line), f"not TOML: {opening[1]} is never closed", opening[2])]
+        return _not_toml(_line(text, opening[0]), f"{opening[1]} is never closed", opening[2])
     what = (message[: found.start()] if found else message).partition(";")[0]
-    what = _SAID.get(what, what[:1].lower() + what[1:])
+    what = _PLAIN.get(what, what[:1].lower() + what[1:])
     line = _line(text, offset)
     if text.split("\n")[line - 1].lstrip().startswith("["):
         what = _OF_HEADERS.get(what, what)
-    return [Problem(Where((), None, line), f"not TOML: {what}", _HINTS.get(what, ""))]
+    return _not_toml(line, what, _HINTS.get(what, ""))
 
 
-def _unplaced(text: str, message: str) -> Problem | None:
-    """Return a problem of which the parser says no place: numbers too long, tables in tables too deep."""
-    if message == TOO_DEEP and not _never_closed(text, len(text)):
-        return Problem(Where((), None, _deepest(text)), f"not TOML: {TOO_DEEP}", "no recipe needs that")
-    if "integer string conversion" in message and (number := _LONG_NUMBER.search(text)):
-        line = _line(text, number.start())
-        return Problem(Where((), None, line), "not TOML: an integer of too many digits")
+def _not_toml(line: int, what: str, hint: str = "") -> Problem:
+    return Problem(Where((), None, line), f"not TOML: {what}", hint, code="toml-syntax")
+
+
+def _unplaced(text: str, error: ValueError) -> Problem | None:
+    """Return a problem whose place the parser does not give: numbers too long, tables nested too deeply."""
+    if isinstance(error, TooDeepError):
+        closed = not _never_closed(text, len(text))
+        return _not_toml(_deepest(text), TOO_DEEP, "nest fewer tables and lists") if closed else None
+    if number := _LONG_NUMBER.search(text):
+        return _not_toml(_line(text, number.start()), "an integer of too many digits")
     return None
 
 
 def _deepest(text: str) -> int:
-    """Return the line on which tables and lists lie deepest in each other."""
+    """Return the line on which tables and lists are nested deepest."""
     with suppress(Unreadable):
         lines = walk(text).lines
         return lines[max(lines, key=len)]
@@ -102,21 +111,21 @@ def _deepest(text: str) -> int:
     return line
 
 
-def _repeated(text: str) -> Iterator[Problem]:
-    """Yield keys and tables that are written twice, which no parser reads."""
+def _repeated(text: str) -> Problem | None:
+    """Return the first key or table that is written twice, which no parser accepts."""
     try:
         repeated = walk(text).repeated
     except Unreadable:
-        return
+        return None
     keys = {key for key, _, _ in repeated}
     for key, first, again in repeated:
-        if any(key[:end] in keys for end in range(1, len(key))):
-            continue  # what is in a table that is written twice
-        what = f"{_called(key)} is written twice"
-        yield Problem(Where(key, None, again), what, f"first on line {first}: keep one of the two")
+        if not any(key[:end] in keys for end in range(1, len(key))):  # else its table is the one repeated
+            what, hint = f"{_last_part(key)} is written twice", f"first on line {first}: keep one of the two"
+            return Problem(Where(key, None, again), what, hint, code="toml-syntax")
+    return None
 
 
-def _called(key: Key) -> str:
+def _last_part(key: Key) -> str:
     return repr(key[-1]) if isinstance(key[-1], str) else dotted(key[-1:])
 
 

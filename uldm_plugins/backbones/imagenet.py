@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
 from uldm_plugins.shared.pretrained import existing, published, read_state
@@ -145,5 +146,5 @@ def _load(features: nn.Sequential, path: Path) -> None:
         name for name, tensor in wanted.items() if name not in trunk or trunk[name].shape != tensor.shape
     ]
     if wrong:
-        raise ValueError(f"{path} is of another network: it has no fitting {prefix}{wrong[0]}")
+        raise OptionError(f"{path} is of another network: it has no fitting {prefix}{wrong[0]}")
     features.load_state_dict({name: trunk[name] for name in wanted})

@@ -15,7 +15,7 @@ from torch import Tensor
 from uldm_core import MistakeError, registry
 from uldm_core.errors import listing
 from uldm_core.protocols import Dataset
-from uldm_core.spec.options import path_of
+from uldm_core.spec.structure import path_of
 from uldm_plugins.commands.real_images import image_paths
 from uldm_plugins.shared.arrays import array_names, read_arrays
 from uldm_plugins.shared.files import image_shape, read_batch, read_image

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from uldm_core.errors import OptionError
+
 Self = TypeVar("Self", bound="InMemory")
 
 
@@ -50,4 +52,4 @@ def array_fingerprint(pixels: Tensor, labels: Tensor, subset: str) -> str:
 def check_split(name: str, splits: Sequence[str]) -> None:
     """Raise ``ValueError`` unless there is a split of this name."""
     if name not in splits:
-        raise ValueError(f"there is no split {name!r}; there are: {', '.join(splits)}")
+        raise OptionError(f"there is no split {name!r}; there are: {', '.join(splits)}")

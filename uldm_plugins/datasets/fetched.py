@@ -11,7 +11,7 @@ from annotated_types import Ge
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_url
 
-from uldm_core.errors import UnavailableError
+from uldm_core.errors import OptionError, UnavailableError
 from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
 from uldm_plugins.datasets.mnist import read_idx
 
@@ -66,7 +66,7 @@ class FashionMnist(InMemory):
                 f"{name} (from {address}, MD5 {md5}) into {folder}",
             )
         if not check_integrity(path, md5):
-            raise ValueError(f"{path} is damaged: its MD5 is not {md5}; remove it")
+            raise OptionError(f"{path} is damaged: its MD5 is not {md5}; remove it")
         return path
 
     def _other(self, name: str) -> FashionMnist:

@@ -15,6 +15,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from uldm_core import Exists
+from uldm_core.errors import OptionError
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.shared.checked_files import CheckedFiles, check, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
@@ -169,7 +170,7 @@ def _by_folder(root: Path, files: CheckedFiles, folders: Mapping[str, str]) -> d
     }
     for name, split in folders.items():
         if not found[split]:
-            raise ValueError(
+            raise OptionError(
                 f"{shown(root / name)} has no usable image: put some there, or rename the folder"
             )
     return found
@@ -178,7 +179,7 @@ def _by_folder(root: Path, files: CheckedFiles, folders: Mapping[str, str]) -> d
 def _by_share(root: Path, count: int, test_share: float) -> dict[str, list[int]]:
     """Return the places of each split's files: a share, evenly spread, is for testing."""
     if count == 1:
-        raise ValueError(f"{shown(root)} has one usable image: add more, one at least is kept for testing")
+        raise OptionError(f"{shown(root)} has one usable image: add more, one at least is kept for testing")
     tested = max(int(count * test_share), 1)
     test = [place for place in range(count) if (place + 1) * tested // count > place * tested // count]
     return {"train": sorted(set(range(count)) - set(test)), "test": test}

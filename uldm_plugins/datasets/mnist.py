@@ -12,6 +12,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core import Exists
+from uldm_core.errors import OptionError
 from uldm_plugins.datasets.arrays import InMemory, array_fingerprint
 
 EMBEDDED = Path(__file__).parent / "mnist_data"
@@ -69,12 +70,12 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         zeros, kind, count = struct.unpack_from(">HBB", data)
         shape = struct.unpack_from(f">{count}I", data, 4)
     except (OSError, EOFError, struct.error) as error:
-        raise ValueError(f"{path}: not an IDX file ({error})") from error
+        raise OptionError(f"{path}: not an IDX file ({error})") from error
     if (zeros, kind, count) != (0, 8, dimensions):
-        raise ValueError(f"{path}: expected an IDX file of uint8 with {dimensions} dimensions")
+        raise OptionError(f"{path}: expected an IDX file of uint8 with {dimensions} dimensions")
     values = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=4 + 4 * count)
     if values.numel() != torch.Size(shape).numel():
-        raise ValueError(f"{path}: cut short: {values.numel()} bytes where {tuple(shape)} are announced")
+        raise OptionError(f"{path}: cut short: {values.numel()} bytes where {tuple(shape)} are announced")
     return values.view(shape)
 
 
@@ -83,4 +84,4 @@ def _file(root: Path, name: str) -> Path:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
                 return candidate
-    raise ValueError(f"{root} has no {name} or {name}.gz")
+    raise OptionError(f"{root} has no {name} or {name}.gz")

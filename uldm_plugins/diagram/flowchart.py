@@ -10,7 +10,8 @@ from attrs import field, frozen
 from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.options import Weighted, say_value
+from uldm_core.spec.format_types import format_value
+from uldm_core.spec.options import Weighted
 
 USES, TRAINS, MAKES = "uses", "trains", "makes"
 
@@ -110,7 +111,7 @@ def _say(value: Any) -> str:
         return value.name
     if _is_component(value):
         return ", ".join(map(_say, value))
-    return say_value(value)
+    return format_value(value)
 
 
 def _written(spec: ComponentSpec) -> list[str]:

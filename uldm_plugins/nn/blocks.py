@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
+
 
 def zeroed(module: nn.Module) -> nn.Module:
     """Set all parameters of a module to zero, so that its branch starts as nothing."""
@@ -104,11 +106,11 @@ def check_levels(down_channels: Sequence[int], mid_channels: Sequence[int], **fl
     """Raise ``ValueError`` where the lists that describe a network's levels do not fit together."""
     for name, values in flags.items():
         if len(values) != len(down_channels):
-            raise ValueError(
+            raise OptionError(
                 f"{name} has {len(values)} values, down_channels {len(down_channels)}: give one a level"
             )
     if mid_channels[0] != down_channels[-1] or mid_channels[-1] != down_channels[-1]:
-        raise ValueError(
+        raise OptionError(
             f"mid_channels must begin and end with the last of down_channels, {down_channels[-1]}; "
             f"it is {list(mid_channels)}"
         )
@@ -117,7 +119,7 @@ def check_levels(down_channels: Sequence[int], mid_channels: Sequence[int], **fl
 def check_sides(height: int, width: int, downscale: int, option: str) -> None:
     """Raise ``ValueError`` unless images can be halved so often; ``option`` says how often that is."""
     if height % downscale or width % downscale:
-        raise ValueError(
+        raise OptionError(
             f"images of {height}x{width}: sides must be multiples of {downscale}: halve the size less often "
             f"({option}), or give a dataset of another size"
         )
@@ -128,4 +130,4 @@ def check_divisible(widths: Sequence[int], **divisors: int) -> None:
     for name, divisor in divisors.items():
         for width in widths:
             if width % divisor:
-                raise ValueError(f"{name} = {divisor} does not divide {width} channels")
+                raise OptionError(f"{name} = {divisor} does not divide {width} channels")

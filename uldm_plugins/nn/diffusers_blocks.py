@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.shared.pretrained import existing, read_state
 
@@ -177,7 +178,7 @@ def load_named(module: nn.Module, path: Path) -> None:
     given = {name: tensor.shape for name, tensor in state.items()}
     if odd := next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None):
         here, there = (list(shapes[odd]) if odd in shapes else "nothing" for shapes in (wanted, given))
-        raise ValueError(f"{path} is of another network: {odd} is {here} here, {there} there")
+        raise OptionError(f"{path} is of another network: {odd} is {here} here, {there} there")
     with torch.no_grad():
         module.load_state_dict(state)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Backbone
 from uldm_core.shapes import is_shapes_only
 
@@ -106,7 +107,7 @@ def _heads(backbone: Backbone, choice: str) -> list[Tensor]:
     """Return each layer's weights, [C]."""
     name = getattr(backbone, "lpips_heads", None)
     if choice == "published" and name is None:
-        raise ValueError(f"there are no published heads for {type(backbone).__name__}: heads = 'even'")
+        raise OptionError(f"there are no published heads for {type(backbone).__name__}: heads = 'even'")
     if choice == "even" or name is None:
         if choice == "auto":
             _log.warning(

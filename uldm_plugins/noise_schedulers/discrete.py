@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt, Interval
 
+from uldm_core.errors import OptionError
 from uldm_plugins.noise_schedulers.process import Discrete, Prediction
 
 Beta = Annotated[float, Interval(gt=0, lt=1)]
@@ -114,7 +115,7 @@ class Sigmoid(Discrete):
         zero_terminal_snr: bool = False,
     ) -> None:
         if start >= end:
-            raise ValueError(f"start is {start} and end {end}: end must be above start")
+            raise OptionError(f"start is {start} and end {end}: end must be above start")
         t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
         rise = torch.sigmoid((t * (end - start) + start) / tau)
         super().__init__(betas_of(rise[-1] - rise, max_beta), prediction, zero_terminal_snr)

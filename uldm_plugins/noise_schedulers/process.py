@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
+
 _log = logging.getLogger(__name__)
 Prediction = Literal["epsilon", "sample", "v", "flow", "edm"]
 MOST_SIGNAL = 0.2
@@ -128,7 +130,7 @@ class Discrete(Process):
         falls = alpha[:-1] * sigma[1:] > alpha[1:] * sigma[:-1]
         if not falls.all():
             step = int(falls.int().argmin())
-            raise ValueError(
+            raise OptionError(
                 f"timesteps {step} and {step + 1} have the same noise in float32: take {self.gentler}"
             )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from uldm_core.errors import Problem, dotted
 from uldm_core.recipe.compare import differences, flattened
-from uldm_core.spec.options import say_value
+from uldm_core.spec.format_types import format_value
 from uldm_plugins.report.curves import chart_of
 from uldm_plugins.report.labels import METRICS, scalar_words
 from uldm_plugins.report.page import NOTHING, environment, state_of
@@ -114,7 +114,7 @@ def _options(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
 
 
 def _said(value: Any) -> str:
-    return NOTHING if value is None else say_value(value)
+    return NOTHING if value is None else format_value(value)
 
 
 def _metrics(runs: Sequence[Compared]) -> list[dict[str, Any]]:

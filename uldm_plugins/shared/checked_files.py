@@ -16,6 +16,7 @@ from typing import Any
 import PIL
 from attrs import frozen
 
+from uldm_core.errors import OptionError
 from uldm_core.run_folder.files import write_bytes
 from uldm_plugins.shared.files import ENDINGS, content_of, decode, image_files, shown
 
@@ -71,7 +72,7 @@ def check(root: Path, paths: Sequence[Path], left_out: Mapping[str, str], max_pi
     if not sound:
         none = f": none of {len(paths)} files is a usable image"
         what = none if paths else f" has no images ({', '.join(ENDINGS)})"
-        raise ValueError(shown(root) + what + "".join(f"; left out: {line}" for line in said))
+        raise OptionError(shown(root) + what + "".join(f"; left out: {line}" for line in said))
     for line in said:
         _log.warning("%s: left out of %d images: %s", shown(root), len(sound) + len(left_out), line)
     return CheckedFiles([path for path, _ in sound], [digest for _, digest in sound], left_out)

@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from uldm_core import RunError
+from uldm_core.errors import OptionError
 from uldm_plugins.shared.containers import Container, parse
 
 ENDINGS = (".apng", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp")
@@ -64,7 +65,7 @@ def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
         ValueError: there is no such folder.
     """
     if not root.is_dir():
-        raise ValueError(f"there is no folder {shown(root)}")
+        raise OptionError(f"there is no folder {shown(root)}")
     found, left_out = [], {}
     for path in _files_under(root, left_out):
         ending, below = path.suffix.lower(), path.relative_to(root)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from uldm_core.errors import UnavailableError
+from uldm_core.errors import OptionError, UnavailableError
 from uldm_core.shapes import is_shapes_only
 
 
@@ -63,14 +63,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         found = _sha256(file)
     if not found.startswith(begins):
-        raise ValueError(f"{path} is damaged: its hash begins with {found[:8]}, its name says {begins}")
+        raise OptionError(f"{path} is damaged: its hash begins with {found[:8]}, its name says {begins}")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def existing(path: Path) -> Path:
     """Return a file's path; raises ``ValueError`` if there is none."""
     if not path.is_file():
-        raise ValueError(f"weights must be a published name, 'random' or a file; there is no {path}")
+        raise OptionError(f"weights must be a published name, 'random' or a file; there is no {path}")
     return path
 
 
@@ -82,7 +82,7 @@ def named_hash(path: Path) -> str:
     """
     found = re.search(r"-([0-9a-f]{8,64})$", path.stem)
     if found is None:
-        raise ValueError(
+        raise OptionError(
             f"{path.name} carries no hash in its name, as vgg16-397923af.pth does: give safetensors"
         )
     return found[1]

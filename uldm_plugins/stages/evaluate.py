@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from uldm_core import MistakeError, use
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Autoencoder, Backbone, Context, Dataset, Metric
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.shared.images import in_batches
@@ -130,7 +131,7 @@ def check_once(metrics: Sequence[Metric]) -> None:
     """Raise ``ValueError`` if two metrics are of one kind."""
     kinds = [type(metric).__name__ for metric in metrics]
     if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
-        raise ValueError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+        raise OptionError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
 
 
 def compare(

@@ -10,7 +10,7 @@ import torch
 from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor, nn
 
-from uldm_core.errors import UnavailableError, did_you_mean
+from uldm_core.errors import OptionError, UnavailableError, did_you_mean
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
 from uldm_plugins.shared.pretrained import existing, read_state
@@ -64,7 +64,7 @@ def _network(model: str, weights: str | Path) -> nn.Module:
         return timm.create_model(model, features_only=True, pretrained=True, pretrained_cfg_overlay=own)
     except (OSError, RuntimeError) as error:
         if weights != "pretrained":
-            raise ValueError(f"{weights} is not of {model}: {error}") from error
+            raise OptionError(f"{weights} is not of {model}: {error}") from error
         raise UnavailableError(
             f"the weights of {model} cannot be fetched ({error}): give weights = 'random' or a file's path"
         ) from error
