@@ -28,14 +28,8 @@ from uldm_core.engine.trackers import Trackers
 from uldm_core.protocols import Dataset, Denoiser, RunStart
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder import files
-from uldm_core.run_folder.files import (
-    damaged,
-    read_state,
-    read_tensors,
-    write_bytes,
-    write_state,
-    write_tensors,
-)
+from uldm_core.run_folder.checkpoint import read_state, write_state
+from uldm_core.run_folder.files import damaged, read_tensors, write_bytes, write_tensors
 from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import stage_keys
 from uldm_plugins.trackers.jsonl import Jsonl
@@ -176,14 +170,14 @@ def test_a_file_is_replaced_not_written_over(tmp_path):
 
 def test_leftovers_beside_checkpoints_are_neither_read_nor_in_the_way(tmp_path):
     folder = StageFolder(tmp_path)
-    assert folder.checkpoint() is None
+    assert folder.checkpoints.last() is None
     checkpoints = tmp_path / "checkpoints"
     (checkpoints / "70.part").mkdir(parents=True)
     (checkpoints / ".DS_Store").write_text("left by a file browser")
-    assert folder.checkpoint() is None
-    folder.write_checkpoint(9, {})
-    folder.write_checkpoint(10, {})
-    assert folder.checkpoint() == 10
+    assert folder.checkpoints.last() is None
+    folder.checkpoints.save(9, {})
+    folder.checkpoints.save(10, {})
+    assert folder.checkpoints.last() == 10
     assert sorted(path.name for path in checkpoints.iterdir()) == [".DS_Store", "10"]
 
 
@@ -316,7 +310,7 @@ def test_a_crash_between_checkpoints_repeats_steps_but_not_lines(tmp_path, monke
 
     with pytest.raises(MemoryError):
         loop.train(Crashing(6), context_in(tmp_path / "cut"))
-    assert RunFolder(tmp_path / "cut").stage("s").checkpoint() == 2
+    assert RunFolder(tmp_path / "cut").stage("s").checkpoints.last() == 2
     last = trained(tmp_path / "cut", 6)
     assert last.done == [2, 3, 4, 5] and torch.equal(whole.layer.running_mean, last.layer.running_mean)
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
@@ -338,7 +332,7 @@ def test_numbers_that_are_none_stop_a_trainer_with_its_last_checkpoint_kept(tmp_
     with pytest.raises(RunError, match=r"stages\.s: loss is inf at step 4") as caught:
         loop.train(Walk(6, bad=3), context_in(tmp_path))
     assert "learning rate" in caught.value.problems[0].hint
-    assert RunFolder(tmp_path).stage("s").checkpoint() == 3
+    assert RunFolder(tmp_path).stage("s").checkpoints.last() == 3
 
 
 def test_a_trainer_that_is_done_takes_no_step_but_finishes(tmp_path):

@@ -97,12 +97,12 @@ class _State:
     def resume(self) -> int:
         """Load the last checkpoint that is finite; return its step, 0 without one."""
         skipped = []
-        for step in self.context.folder.checkpoints():
-            state = self.context.folder.read_checkpoint(step)
+        for step in self.context.folder.checkpoints.steps():
+            state = self.context.folder.checkpoints.load(step)
             if bad := self._bad(state):
                 skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
                 continue
-            self.context.folder.restore(step, state, self.trainer.stateful())
+            self.context.folder.checkpoints.restore(step, state, self.trainer.stateful())
             self.saved = step
             break
         if skipped:
@@ -117,7 +117,7 @@ class _State:
             first = self.saved + 1
             when = f"at step {step}" if first >= step else f"at a step from {first} to {step}"
             raise self.broken(f"{bad} became nan or infinite {when}")
-        self.context.folder.write_checkpoint(step, state)
+        self.context.folder.checkpoints.save(step, state)
         self.saved = step
 
     def broken(self, what: str) -> RunError:

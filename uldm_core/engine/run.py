@@ -231,7 +231,7 @@ class _Runner:
         files = result_files(self.resolved.stages[name], folder, record) if record.done else []
         damage = folder.damage(record, files)
         if damage:
-            how = "from its last checkpoint" if folder.checkpoint() else "anew"
+            how = "from its last checkpoint" if folder.checkpoints.last() else "anew"
             self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
         record = evolve(record, key=key, done=record.done and not damage)
         if record != known or key.made_of != known.key.made_of:

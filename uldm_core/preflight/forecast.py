@@ -87,7 +87,7 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
         return Forecast(name, "do", "nothing of it is there yet")
     if adjusted := folder.adjustments(name, key):
         changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
-        why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
+        why = f"from step {folder.stage(name).checkpoints.last()} of {key.steps}, with {changes}"
         return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
     if not record.key.same_work(key):
         return _redo(
@@ -98,14 +98,14 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
         )
     own = folder.stage(name)
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
-        return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
+        return Forecast(name, "go on" if own.checkpoints.last() else "redo", damage)
     if record.key.steps > key.steps:
         return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
     return _of_the_same(folder, name, key, record)
 
 
 def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
-    step = folder.stage(name).checkpoint()
+    step = folder.stage(name).checkpoints.last()
     if not (record.done or step):  # nothing of worth is lost
         return Forecast(name, "redo", why)
     does, kept = (
@@ -120,7 +120,7 @@ def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Foreca
 def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
     if record.done and record.key.steps == key.steps:
         return Forecast(name, "reuse", "it is done")
-    done = folder.stage(name).checkpoint() or 0
+    done = folder.stage(name).checkpoints.last() or 0
     until = f" of {key.steps}" if key.steps else ""
     return (
         Forecast(name, "go on", f"from step {done}{until}")

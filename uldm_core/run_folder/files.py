@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
-from uldm_core.paths import beside, refused, remove, whole
+from uldm_core.paths import refused, whole
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """What taking apart a file raises that is damaged, or not what its name says."""
@@ -154,82 +154,7 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a nested state (modules, optimizers) as a folder: ``state.safetensors`` and ``state.json``.
-
-    The folder appears under its name only when it is complete.
-    """
-    tensors: dict[str, Tensor] = {}
-    skeleton = _split(state, tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(folder)
-    temporary.mkdir()
-    try:
-        write_tensors(temporary / "state.safetensors", tensors)
-        checksum = _checksum(temporary / "state.safetensors", skeleton)
-        write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
-        remove(folder)
-        temporary.replace(folder)
-    except BaseException:
-        remove(temporary)
-        raise
-    _sync(folder.parent)
-
-
-def read_state(folder: Path) -> Any:
-    """Read what ``write_state`` wrote.
-
-    Raises:
-        MistakeError: a file of it is missing, damaged, or not of the other.
-    """
-    tensors = read_tensors(folder / "state.safetensors")
-    require(folder / "state.json")
-
-    def joined(skeleton: Any) -> Any:
-        checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
-        if checksum is not None and checksum != _checksum(folder / "state.safetensors", skeleton):
-            raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
-        return _join(skeleton, tensors)
-
-    return read_json(folder / "state.json", joined)
-
-
-def _checksum(tensors: Path, skeleton: Any) -> str:
-    """Return what tells whether a file of tensors and what belongs to it are as they were written."""
-    digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
-    with tensors.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace each tensor by its name among ``tensors``; mark containers, so that any key survives JSON."""
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"dict": [[key, _split(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_split(item, tensors) for item in value]}
-    return {"value": value}
-
-
-def _join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    ((form, content),) = skeleton.items()
-    if form == "tensor":
-        return tensors[content]
-    if form == "dict":
-        return {key: _join(item, tensors) for key, item in content}
-    if form == "list":
-        return [_join(item, tensors) for item in content]
-    if form != "value":
-        raise ValueError(f"a value is said to be a {form!r}")
-    return content
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the system to have written a file or folder before we go on."""
     if os.name == "nt":  # pragma: no cover (folders cannot be opened there)
         return

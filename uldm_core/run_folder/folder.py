@@ -18,18 +18,9 @@ from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
 from uldm_core.paths import copy, inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
 from uldm_core.recipe.runs import KEPT
-from uldm_core.run_folder.files import (
-    damaged,
-    digest,
-    is_readable,
-    read_json,
-    read_state,
-    why,
-    write_json,
-    write_state,
-)
+from uldm_core.run_folder.checkpoint import Checkpoints
+from uldm_core.run_folder.files import digest, is_readable, read_json, write_json
 
-_STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -270,38 +261,10 @@ class StageFolder:
         """Write what is known."""
         write_json(self.inside("stage.json"), asdict(record))
 
-    def checkpoint(self) -> int | None:
-        """Return the step of the last complete checkpoint."""
-        return next(iter(self.checkpoints()), None)
-
-    def checkpoints(self) -> list[int]:
-        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
-        names = names_in(self.inside("checkpoints"))
-        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
-
-    def read_checkpoint(self, step: int) -> Any:
-        """Read the state of that step."""
-        folder = self.inside("checkpoints", str(step))
-        for name in ("state.json", "state.safetensors"):
-            inside(folder, name)
-        return read_state(folder)
-
-    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
-        """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-        except Exception as error:  # each part has its own way to say so
-            what = f"not a state of what the recipe builds: {why(error)}"
-            raise damaged(self.inside("checkpoints", str(step)), what) from error
-
-    def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
-        folder = self.inside("checkpoints")
-        write_state(self.inside("checkpoints", str(step)), state)
-        for name in names_in(folder):
-            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
-                remove(folder / name)
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The states of its training."""
+        return Checkpoints(self.inside("checkpoints"), self.run)
 
 
 @frozen
@@ -374,7 +337,7 @@ class RunFolder:
         if record is None or record.key.same(key):
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
-        step = folder.checkpoint() or 0
+        step = folder.checkpoints.last() or 0
         if step and record.key.steps != key.steps:  # on which schedules depend
             options["steps"] = (record.key.steps, key.steps)
         more = [Adjustment(step, options)] if options else []
@@ -392,7 +355,7 @@ class RunFolder:
         record = self.stage(name).record()
         if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
             return {}
-        step = self.stage(name).checkpoint() or 0
+        step = self.stage(name).checkpoints.last() or 0
         return key.adjustments(record.key) if 0 < step < key.steps else {}
 
     def set_aside(self, name: str, key: StageKey) -> bool:

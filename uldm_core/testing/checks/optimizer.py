@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uldm_core.run_folder.files import read_state, write_state
+from uldm_core.run_folder.checkpoint import read_state, write_state
 from uldm_core.testing.case import Case
 from uldm_core.testing.contract import Contract, expect, expect_close, expect_finite
 
