@@ -20,7 +20,7 @@ from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
-from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_seconds
+from uldm_core.engine.progress import Clock, Lines, Silent, format_metrics, format_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
 from uldm_core.engine.run import _lock, folder_of, run
 from uldm_core.engine.signals import Interrupted, Stop
@@ -252,7 +252,7 @@ class Walk:
 def context_in(folder, **more):
     log = Jsonl()
     log.begin(RunStart(folder, "run", {}, ["s"]))
-    return Context("s", 0, CPU, RunFolder(folder).stage("s"), trackers=Trackers(told={"log": log}), **more)
+    return Context("s", 0, CPU, RunFolder(folder).stage("s"), trackers=Trackers(by_path={"log": log}), **more)
 
 
 def trained(folder, steps, **more):
@@ -602,12 +602,12 @@ def test_lines_come_at_most_so_often():
     for done in range(5, 10):
         reporter.advanced(done, {"loss": 1.0}, 0.0)
     reporter.message("hello")
-    assert lines == ["[s] training steps: going on at 4 of 10", "hello"]
+    assert lines == ["[s] training steps: resumed at 4 of 10", "hello"]
 
 
 def test_durations_metrics_and_the_time_left_are_said_plainly(monkeypatch):
-    assert [say_seconds(s) for s in (0.4, 59.4, 60, 185, 3599)] == ["0 s", "59 s", "1:00", "3:05", "59:59"]
-    assert say_metrics({"loss": 0.123456, "psnr": 31.0}) == "loss 0.1235 psnr 31"
+    assert [format_seconds(s) for s in (0.4, 59.4, 60, 185, 3599)] == ["0 s", "59 s", "1:00", "3:05", "59:59"]
+    assert format_metrics({"loss": 0.123456, "psnr": 31.0}) == "loss 0.1235 psnr 31"
     monkeypatch.setattr("uldm_core.engine.progress.time.monotonic", lambda: 12.0)
     assert Clock(first=4, start=10.0).left(6, 10) == 4.0 and Clock(first=4, start=10.0).left(4, 10) == 0.0
 

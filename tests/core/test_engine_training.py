@@ -158,7 +158,7 @@ def test_an_infinite_gradient_in_the_last_step_is_no_end(tmp_path):
     ("precision", "saved", "adjustable", "hint"),
     [
         ("float32", 0, True, "a lower learning rate usually helps; there is no checkpoint yet"),
-        ("bfloat16", 3, True, "precision float32, usually helps; `uldm run` goes on with it from the "),
+        ("bfloat16", 3, True, "precision float32, usually helps; `uldm run` resumes with it from the "),
         ("float32", 3, False, "with other options `uldm run` begins at step 0"),
         ("bfloat16", 3, False, "begins at step 0, with another precision from the checkpoint of step 3"),
     ],
@@ -309,9 +309,9 @@ def test_a_training_in_progress_goes_on_at_another_rate(go, tmp_path):
     said, _, error = go(**stop_after(7))
     assert isinstance(error, Interrupted) and said == []
     said, told, error = go("stages.first.optimizer.lr=0.01")
-    assert told == "first: go on, from step 7 of 20, with optimizer.lr 0.1 -> 0.01" and error is None
+    assert told == "first: resume, from step 7 of 20, with optimizer.lr 0.1 -> 0.01" and error is None
     assert said == [
-        "stages.first goes on from step 7 of 20, with optimizer.lr 0.1 -> 0.01",
+        "stages.first resumes from step 7 of 20, with optimizer.lr 0.1 -> 0.01",
         "stages.first: optimizer.lr was 0.1 up to step 7, then 0.01",
     ]
     assert record(tmp_path).done and record(tmp_path).summary == {"first": 7.0}
@@ -354,7 +354,7 @@ def test_what_is_done_again_is_said_before_with_its_reason(go, tmp_path, overrid
     kept = "the finished result" if done else "its checkpoint of step 7"
     assert told == f"first: redo, {why}" and error is None
     assert said == [f"stages.first {does}: {why}; {kept} is kept in set_aside/first-{key}"]
-    assert RunFolder(tmp_path / "out").set_aside("first", key) and record(tmp_path).adjusted == []
+    assert RunFolder(tmp_path / "out").is_archived("first", key) and record(tmp_path).adjusted == []
     said, _, _ = go()
     assert said == [f"stages.first is taken back from set_aside/first-{key}"]
     assert record(tmp_path).summary == {"first": 0.0 if done else 7.0}
@@ -364,7 +364,7 @@ def test_a_training_is_not_adjusted_where_the_wanted_one_is_there_or_takes_fewer
     wanted = "stages.first.optimizer.lr=0.01"
     go(wanted)
     go(**stop_after(7))
-    assert "taken back" in go(wanted)[0][0] and record(tmp_path).adjusted == []
+    assert "restored" in go(wanted)[0][0] and record(tmp_path).adjusted == []
     said = go(wanted, "stages.first.clip=1", **stop_after(7))[0]
     assert "is done again: clip 0.0 -> 1.0" in said[0]
     said = go(wanted, "stages.first.clip=2", "stages.first.steps=15")[0]
@@ -392,7 +392,7 @@ def test_the_advice_after_numbers_gone_bad_works_as_it_is_given(go, tmp_path, mo
 
     def burst(trainer):
         monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 1e9)
-        if trainer.lr > 0.05 and trainer.context.machine.precision is torch.bfloat16:
+        if trainer.lr > 0.05 and trainer.context.run_device.precision is torch.bfloat16:
             trainer.net.weight.data.fill_(INF)
 
     happens = {**saves, 6: burst}

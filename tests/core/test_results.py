@@ -497,7 +497,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     DAMAGE[how](path)
     with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
         place.open().require_trained("denoiser")
-    assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: go on, {path}")
+    assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: resume, {path}")
     notes = place.run()
     assert notes.done == ["second"] and digest(path) == before
     assert any("stages.second is done again, from its last checkpoint" in line for line in notes.lines)

@@ -18,7 +18,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.loop import train
-from uldm_core.engine.progress import Reporter, Silent, say_seconds
+from uldm_core.engine.progress import Reporter, Silent, format_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
@@ -131,7 +131,7 @@ def _lock(path: Path) -> AbstractContextManager[Any]:
 class _Runner:
     resolved: ResolvedRecipe
     folder: RunFolder
-    machine: Device
+    device: Device
     reporter: Reporter
     stop: Stop
     command: str
@@ -144,7 +144,7 @@ class _Runner:
     watched: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.store = RunComponents.of(self.resolved, self.machine)
+        self.store = RunComponents.of(self.resolved, self.device)
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
@@ -155,7 +155,7 @@ class _Runner:
         changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
-        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.machine))
+        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.device))
         started, worked = time.monotonic(), []
         self.reporter.stages(wanted)
         with ExitStack() as watch:
@@ -163,7 +163,7 @@ class _Runner:
                 if not self.watched and (changed or not all(self.records[name].done for name in wanted)):
                     watch.enter_context(self._watching())
                 worked.append(self._stage(name, self.records[name]))
-        seconds = say_seconds(time.monotonic() - started)
+        seconds = format_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
 
@@ -331,7 +331,7 @@ class _Runner:
         return Context(
             name,
             self.resolved.seed,
-            self.machine,
+            self.device,
             self.folder.stage(name),
             self.products,
             self.reporter,
@@ -358,7 +358,7 @@ class _Runner:
 def _do(stage: Any, context: Context) -> Mapping[str, float]:
     if hasattr(stage, "step"):
         return train(stage, context)
-    context.goes_on(0, 0)
+    context.resume(0, 0)
     summary: Mapping[str, float] = stage.run(context)
     return summary
 
@@ -381,7 +381,7 @@ def _up_to(stages: list[str], until: str | None) -> list[str]:
     return stages if until is None else stages[: stages.index(until) + 1]
 
 
-def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
+def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, Any]:
     components = [
         part.component for spec in (*resolved.specs(), *resolved.trackers) for part in spec.nested()
     ]
@@ -390,6 +390,6 @@ def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "machine": str(machine),
+        "machine": str(device),
         "plugins": plugins,
     }

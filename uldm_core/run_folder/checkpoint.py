@@ -15,11 +15,11 @@ from torch import Tensor
 from uldm_core.paths import beside, inside, names_in, remove
 from uldm_core.run_folder.files import (
     damaged,
+    format_error,
     read_json,
     read_tensors,
     require,
     sync,
-    why,
     write_json,
     write_tensors,
 )
@@ -67,7 +67,7 @@ class Checkpoints:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
         except Exception as error:  # each part has its own way to say so
-            what = f"not a state of what the recipe builds: {why(error)}"
+            what = f"not a state of what the recipe builds: {format_error(error)}"
             raise damaged(self._folder(step), what) from error
 
     def _folder(self, step: int) -> Path:

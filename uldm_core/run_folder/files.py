@@ -18,11 +18,11 @@ from uldm_core.errors import MistakeError
 from uldm_core.paths import refused, whole
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What taking apart a file raises that is damaged, or not what its name says."""
+"""The errors of parsing a file that is damaged, or not what its name says."""
 
 
 def damaged(path: Path, what: str) -> MistakeError:
-    """Return the error that says what is wrong with a file of a run, and how to get a good one."""
+    """Return the error of a damaged file of a run, with how to get a good one."""
     stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
     run = next((folder for folder in path.parents if (folder / "recipe.toml").is_file()), None)
     again = f" and run again: {command_for(run)}" if run else ""
@@ -30,15 +30,15 @@ def damaged(path: Path, what: str) -> MistakeError:
 
 
 def command_for(run: str | Path) -> str:
-    """Return the command that goes on with a run in its folder, as a person types it."""
+    """Return the command that resumes a run in its folder, quoted for a shell."""
     folder = shlex.quote(str(run))
     return f"uldm run {folder} --out {folder}"
 
 
-def why(error: BaseException) -> str:
-    """Say in one line what an error is that came of a file."""
-    said = " ".join(str(error).split())[:200]
-    return said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
+def format_error(error: BaseException) -> str:
+    """Format an error of reading a file, on one line."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,7 +57,7 @@ def digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all; what UTF-8 lacks (in the name of a file) is escaped."""
+    """Write UTF-8 text, whole or not at all; lone surrogates (in names of files) are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -95,8 +95,7 @@ def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> A
 
     Args:
         path: the file.
-        make: what is to become of it; raises ``ValueError``, ``TypeError`` or ``KeyError`` of what does not
-            suit.
+        make: converts the value; raises ``ValueError``, ``TypeError`` or ``KeyError`` of what does not suit.
 
     Raises:
         MistakeError: it cannot be read, is no JSON, or does not suit.
@@ -109,11 +108,11 @@ def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> A
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON: {why(error)}") from error
+        raise damaged(path, f"no JSON: {format_error(error)}") from error
     try:
         return make(value)
     except MISREAD as error:
-        raise damaged(path, f"not what uldm writes there: {why(error)}") from error
+        raise damaged(path, f"not what uldm writes there: {format_error(error)}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -132,7 +131,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
-        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+        raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
@@ -142,7 +141,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # as above
-        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+        raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
 
 
 def is_readable(path: Path) -> bool:

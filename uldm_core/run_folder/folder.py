@@ -1,4 +1,4 @@
-"""A run's folder: what is done, what can be gone on with, and what is set aside."""
+"""A run's folder: records and files of its stages, and archived results."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
 
-    ``made_of`` is what was hashed, to tell what has changed. ``adjustable`` are the stage's options whose
-    numbers may change in mid-training.
+    ``made_of`` is what was hashed, and the ``code``, to tell what has changed. ``adjustable`` are the stage's
+    options whose numbers may change in mid-training.
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
@@ -125,13 +125,13 @@ _TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
 
 @frozen
 class StageRecord:
-    """What is known of a stage's folder.
+    """The content of ``stage.json``.
 
     Args:
         key: what its result depends on.
         done: whether the result is there.
-        seconds: that it took.
-        summary: its numbers.
+        seconds: the time that it took.
+        summary: the numbers that the stage returned.
         files: the size in bytes of each file of the result, by its path in the folder.
         digests: of the content of each of these files; none in records of earlier versions.
         used: the digest of each product of earlier stages that it was made of, by the product's name.
@@ -195,7 +195,7 @@ class StageFolder:
 
     @property
     def images(self) -> Path:
-        """The images shown while it ran: a folder a name, a PNG a step."""
+        """The folder of the images shown while it ran: a folder a name, a PNG a step."""
         return self.inside("images")
 
     def shown(self, name: str) -> list[tuple[int, Path]]:
@@ -204,15 +204,15 @@ class StageFolder:
         return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
 
     def weights(self, component: str) -> Path:
-        """Where a component trained here leaves its weights."""
+        """Return the path of the weights of a component that is trained here."""
         return self.inside("weights", f"{component}.safetensors")
 
     def artifact(self, name: str) -> Path:
-        """Where a product of this stage lies."""
+        """Return the path of an artifact of this stage."""
         return self.inside("artifacts", *name.split("/"))
 
     def record(self) -> StageRecord | None:
-        """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
+        """Read the record; None if there is none. Raises ``MistakeError`` if the file is damaged."""
         record: StageRecord | None = read_json(self.inside("stage.json"), _record)
         return record
 
@@ -258,7 +258,7 @@ class StageFolder:
         return ""
 
     def write_record(self, record: StageRecord) -> None:
-        """Write what is known."""
+        """Write the record."""
         write_json(self.inside("stage.json"), asdict(record))
 
     @property
@@ -274,7 +274,7 @@ class RunFolder:
     path: Path
 
     def stage(self, name: str) -> StageFolder:
-        """The current folder of a stage."""
+        """Return the current folder of a stage."""
         return StageFolder(inside(self.path, "stages", name), self.path)
 
     def file(self, *names: str) -> Path:
@@ -291,11 +291,11 @@ class RunFolder:
         return path
 
     def pretrained(self, component: str) -> Path:
-        """Where the run keeps the weights of another run that a component starts from."""
+        """Return the path of the copied weights of another run that a component starts from."""
         return self.file(KEPT, f"{component}.safetensors")
 
     def copies(self) -> set[str]:
-        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        """Return the files in this folder that are copies of an artifact of some stage, archived or not."""
         stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
         artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
         return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
@@ -309,7 +309,7 @@ class RunFolder:
         return {artifact: self.stage(name).artifact(artifact) for artifact in names}
 
     def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
-        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        """Copy artifacts to this folder, by their names, and remove the ``gone`` ones."""
         for name in set(gone) - set(copies):
             remove(self.file(name))
         for name, path in copies.items():
@@ -317,11 +317,11 @@ class RunFolder:
                 copy(path, self.file(name))
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
-        """Make a stage's folder fit for ``key``, and return what is known of it.
+        """Prepare a stage's folder for ``key``, and return its record.
 
-        A result of other options is set aside under its key; one of these options that was set aside
-        before is taken back. More steps of the same go on in place, and so does a training that is not done
-        and whose options are adjusted.
+        A result of other options is archived under its key; an archived one of these options is restored. A
+        training of fewer steps resumes in place, and so does one that is not done and whose options are
+        adjusted.
         """
         folder = self.stage(name)
         record = folder.record()
@@ -329,10 +329,10 @@ class RunFolder:
         if record and not adjusted and not self._serves(name, record.key, key):
             self.archive(name, record.key)
             record = None
-        if record is None and self.aside(name, key).is_dir():
+        if record is None and self.archived(name, key).is_dir():
             remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
-            self.aside(name, key).rename(folder.path)
+            self.archived(name, key).rename(folder.path)
             record = folder.record()
         if record is None or record.key.same(key):
             return record or StageRecord(key)
@@ -344,28 +344,28 @@ class RunFolder:
         return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
 
     def archive(self, name: str, key: StageKey) -> Path:
-        """Set aside what is in a stage's folder, under its key, in the place of what was there."""
-        aside = self.aside(name, key)
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        remove(aside)
-        return self.stage(name).path.rename(aside)
+        """Archive a stage's folder under its key, replacing what was archived there."""
+        archived = self.archived(name, key)
+        archived.parent.mkdir(parents=True, exist_ok=True)
+        remove(archived)
+        return self.stage(name).path.rename(archived)
 
     def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
-        """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
+        """Return the options with whose new values a stage resumes from its checkpoint; mostly none."""
         record = self.stage(name).record()
-        if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
+        if record is None or record.done or record.key.steps > key.steps or self.is_archived(name, key):
             return {}
         step = self.stage(name).checkpoints.last() or 0
         return key.adjustments(record.key) if 0 < step < key.steps else {}
 
-    def set_aside(self, name: str, key: StageKey) -> bool:
-        """Whether a result of ``key`` was set aside for another one's sake."""
-        return self.aside(name, key).is_dir()
+    def is_archived(self, name: str, key: StageKey) -> bool:
+        """Whether there is an archived result of ``key``."""
+        return self.archived(name, key).is_dir()
 
-    def aside(self, name: str, key: StageKey) -> Path:
-        """Return where a stage's result of ``key`` lies or goes when it is set aside.
+    def archived(self, name: str, key: StageKey) -> Path:
+        """Return the folder of a stage's archived result of ``key``.
 
-        A result of the same options and other code, which lies there already, keeps its place.
+        An archived result of the same options and other code keeps its folder.
         """
         place = inside(self.path, "set_aside", f"{name}-{key}")
         there = StageFolder(place, self.path).record() if place.is_dir() else None
@@ -376,9 +376,9 @@ class RunFolder:
         )
 
     def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
-        """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
+        """Whether a folder of ``have`` is ``wanted``, or may be resumed to become it."""
         fewer = have.same_work(wanted) and have.steps < wanted.steps
-        return have.same(wanted) or (fewer and not self.aside(name, wanted).is_dir())
+        return have.same(wanted) or (fewer and not self.archived(name, wanted).is_dir())
 
 
 def _short(code: Mapping[str, str]) -> str:
