@@ -356,7 +356,7 @@ def test_what_is_done_again_is_said_before_with_its_reason(go, tmp_path, overrid
     assert said == [f"stages.first {does}: {why}; {kept} is kept in set_aside/first-{key}"]
     assert RunFolder(tmp_path / "out").is_archived("first", key) and record(tmp_path).adjusted == []
     said, _, _ = go()
-    assert said == [f"stages.first is taken back from set_aside/first-{key}"]
+    assert said == [f"stages.first is restored from set_aside/first-{key}"]
     assert record(tmp_path).summary == {"first": 0.0 if done else 7.0}
 
 
