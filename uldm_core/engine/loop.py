@@ -142,10 +142,10 @@ class _State:
         hint = then if step else "nothing was trained yet"
         return RunError(f"stages.{self.context.name}: step {step + 1}: {error}", hint=hint)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, object]:
         return {name: part.state_dict() for name, part in self.trainer.stateful().items()}
 
-    def _bad(self, state: Mapping[str, Any]) -> str:
+    def _bad(self, state: Mapping[str, object]) -> str:
         """Return the name of the first tensor that is not finite and should be, or nothing."""
         return next((name for name in not_finite(state) if name not in self.never_finite), "")
 

@@ -113,7 +113,7 @@ def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
             raise resolved.located(MistakeError(problem))
 
 
-def _lock(path: Path) -> AbstractContextManager[Any]:
+def _lock(path: Path) -> AbstractContextManager[object]:
     """Keep a second run out of the folder, until the context ends."""
     path.mkdir(parents=True, exist_ok=True)
     lock = inside(path, ".lock")
@@ -381,7 +381,7 @@ def _up_to(stages: list[str], until: str | None) -> list[str]:
     return stages if until is None else stages[: stages.index(until) + 1]
 
 
-def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, Any]:
+def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, object]:
     components = [
         part.component for spec in (*resolved.specs(), *resolved.trackers) for part in spec.nested()
     ]

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -24,6 +24,7 @@ from uldm_core.shapes import shapes_only
 from uldm_core.spec.building import ComponentStore, MissingComponentError
 from uldm_core.spec.component_spec import ComponentSpec
 
+Function = Callable[..., object]
 META = torch.device("meta")
 NUMBERS = ("noise_scheduler", "timestep_weighting")
 """Kinds whose components are a few numbers: they are built with their values, which others ask for."""
@@ -107,7 +108,7 @@ class Deadline(TorchFunctionMode):
             self.clock.until += time.monotonic() - started
         return result
 
-    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         """Call the function."""
         return function(*args, **kwargs)
 
@@ -118,7 +119,7 @@ _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Te
 class _Shapes(Deadline):
     """Keeps tensors on the meta device, wherever they are sent, and does not draw their values."""
 
-    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         fills = function in _FILLS or getattr(function, "__module__", "") == "torch.nn.init"
         given = args[0] if args else kwargs.get("tensor")
         if isinstance(given, Tensor) and given.is_meta and (fills or function is Tensor.cpu):

@@ -47,7 +47,7 @@ class Checkpoints:
         """Return the step of the last complete checkpoint."""
         return next(iter(self.steps()), None)
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, object]) -> None:
         """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
         write_state(self._folder(step), state)
         for name in names_in(self.path):
@@ -74,7 +74,7 @@ class Checkpoints:
         return inside(self.run, *self.path.relative_to(self.run).parts, str(step))
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+def write_state(folder: Path, state: Mapping[str, object]) -> None:
     """Write a nested state (modules, optimizers) as a folder: ``state.safetensors`` and ``state.json``.
 
     The folder appears under its name only when it is complete.
@@ -114,7 +114,7 @@ def read_state(folder: Path) -> Any:
     return read_json(folder / "state.json", joined)
 
 
-def _checksum(tensors: Path, skeleton: Any) -> str:
+def _checksum(tensors: Path, skeleton: object) -> str:
     """Return what tells whether a file of tensors and what belongs to it are as they were written."""
     digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
     with tensors.open("rb") as file:
@@ -123,7 +123,7 @@ def _checksum(tensors: Path, skeleton: Any) -> str:
     return digest.hexdigest()
 
 
-def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _split(value: object, tensors: dict[str, Tensor]) -> dict[str, object]:
     """Replace each tensor by its name among ``tensors``; mark containers, so that any key survives JSON."""
     if isinstance(value, Tensor):
         name = str(len(tensors))

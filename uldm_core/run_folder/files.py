@@ -66,7 +66,7 @@ def holds(path: Path, text: str) -> bool:
     return read_bytes(path) == text.encode("utf-8", "backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 

@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, asdict, field, frozen
+from attrs import Attribute, Factory, asdict, field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
 
 from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
@@ -24,22 +24,22 @@ from uldm_core.run_folder.files import digest, is_readable, read_json, write_jso
 _DIGITS = re.compile(r"[0-9]+")
 
 
-def _is_number(instance: object, attribute: Any, value: Any) -> None:
+def _is_number(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
 
 
-def _is_whole(instance: object, attribute: Any, value: Any) -> None:
+def _is_whole(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
 
 
-def _is_pair(instance: object, attribute: Any, value: Any) -> None:
+def _is_pair(instance: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
-def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+def _is_made_of(instance: object, attribute: Attribute[Any], value: object) -> None:
     tables = value if isinstance(value, Mapping) else {"it": value}
     for name in {"it", "stage", "nouns", "from", "weights", "sources", "code"} & tables.keys():
         table, any_value = tables[name], name in ("stage", "nouns")
@@ -82,7 +82,7 @@ class StageKey:
         """Whether the results are the same."""
         return self.steps == other.steps and self.same_work(other)
 
-    def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+    def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
         old, new = flattened(earlier.made_of), flattened(self.made_of)
         if not earlier.code:
@@ -91,7 +91,7 @@ class StageKey:
         pairs = {key: (old.get(key), new.get(key)) for key in keys}
         return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
 
-    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key, if a training can go on with it; else nothing."""
         changes = self.changes(earlier)
         options = {("stage", option) for option in self.adjustable}
@@ -99,7 +99,7 @@ class StageKey:
         return changes if all(may) else {}
 
 
-def _numbers(old: Any, new: Any) -> bool:
+def _numbers(old: object, new: object) -> bool:
     """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(_numbers, old, new))
@@ -111,7 +111,7 @@ class Adjustment:
     """Options of a stage that were changed after a step of its training: old and new value of each."""
 
     step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
-    options: dict[str, tuple[Any, Any]] = field(
+    options: dict[str, tuple[object, object]] = field(
         validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
     )
 
@@ -163,7 +163,7 @@ class StageRecord:
         return {what: self.digests[name] for what, name in names.items() if name in self.digests}
 
 
-def _record(data: Any) -> StageRecord:
+def _record(data: object) -> StageRecord:
     """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
         raise ValueError("it has no key")
@@ -350,7 +350,7 @@ class RunFolder:
         remove(archived)
         return self.stage(name).path.rename(archived)
 
-    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
+    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[object, object]]:
         """Return the options with whose new values a stage resumes from its checkpoint; mostly none."""
         record = self.stage(name).record()
         if record is None or record.done or record.key.steps > key.steps or self.is_archived(name, key):

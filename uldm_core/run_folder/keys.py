@@ -95,7 +95,7 @@ def steps_of(stage: ComponentSpec) -> int:
     return stage.options.get("steps", 0) if hasattr(stage.component.load(), "step") else 0
 
 
-def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
+def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, object]:
     """Return a stage's options that change its result, ``stage``, and its components', ``nouns``."""
     target: Any = stage.component.load()
     options = without_paths(stage).to_dict()
@@ -157,7 +157,7 @@ def without_paths(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
-def paths_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, Path]]:
+def paths_in(value: object, key: Key = ()) -> Iterator[tuple[Key, Path]]:
     """Yield the paths among the options of a spec and of what is nested in it, with their keys."""
     if isinstance(value, ComponentSpec):
         value = value.options
