@@ -111,7 +111,7 @@ class Adjustment:
     """Options of a stage that were changed after a step of its training: old and new value of each."""
 
     step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
-    options: dict[str, tuple[object, object]] = field(
+    options: dict[str, tuple[Any, Any]] = field(
         validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
     )
 
