@@ -78,13 +78,14 @@ def run(
 
 @contextmanager
 def _pointing_at_the_report(folder: Path) -> Iterator[None]:
-    """Say in the end, however the run ended, where its report lies if a tracker has written one."""
+    """Print where the report is, however the run ended: one that was written, or that is still up to date."""
     path = folder / "report.html"
-    before = _age(path)
+    before, done = _age(path), False
     try:
         yield
+        done = True
     finally:
-        if _age(path) != before:
+        if _age(path) != before or (done and before):
             click.echo(f"report: {path}", err=True)
 
 
