@@ -274,7 +274,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     ):
         with pytest.raises(MistakeError, match=said) as caught:
             ask()
-        assert caught.value.problems[0].hint == f"go on with: uldm run {place.out} --out {place.out}"
+        assert caught.value.problems[0].hint == f"resume it: uldm run {place.out} --out {place.out}"
     opened.component("autoencoder")
     assert place.run("stages.first.batch_size=4").done == ["second", "third", "fourth"]
     place.open().stage("paint")

@@ -39,7 +39,7 @@ def run_stage(
         name: the stage's; by default its class's.
         seed: of its randomness, together with the name.
         options: device, precision and so on, as in a recipe's ``[run]`` table.
-        reporter: told of progress; silent by default.
+        reporter: shows progress; by default none does.
         stop: asked after every step whether to stop.
 
     Raises:

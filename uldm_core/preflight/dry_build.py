@@ -70,9 +70,9 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     used = set().union(*(needs(stage, resolved.components) for stage in resolved.stages.values()))
     trained = set().union(*(trained_by(stage) for stage in resolved.stages.values()))
     for name in sorted((used & resolved.components.keys()) - trained):
-        noun, component = resolved.components[name], tried.components.get((name,))
-        loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.name in ("autoencoder", "denoiser") and not loaded
+        spec, component = resolved.components[name], tried.components.get((name,))
+        loaded = spec.source or spec.options.get("weights") is not None
+        network = spec.kind.name in ("autoencoder", "denoiser") and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
@@ -225,12 +225,12 @@ def reason(error: BaseException) -> str:
     """Say why a component cannot be built or run for its shapes alone."""
     if isinstance(error, TooLongError):
         return "took too long"
-    said = shorten(first_line(error), 120, placeholder=" ...")
-    if isinstance(error, NotImplementedError) and said:
-        return said
-    return f"{type(error).__name__}: {said}".removesuffix(": ")
+    text = shorten(first_line(error), 120, placeholder=" ...")
+    if isinstance(error, NotImplementedError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def first_line(said: object) -> str:
-    """Return the first line of what an error, or anything else, says."""
-    return (str(said).strip().splitlines() or [""])[0]
+def first_line(text: object) -> str:
+    """Return the first line of the text of an error, or of anything else."""
+    return (str(text).strip().splitlines() or [""])[0]

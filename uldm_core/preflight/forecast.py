@@ -12,7 +12,7 @@ from uldm_core.errors import dotted, listing
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
-from uldm_core.run_folder.pretrained import origins
+from uldm_core.run_folder.pretrained import pretrained_weights
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.format_types import format_value
@@ -44,7 +44,9 @@ def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
     """
     require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(resolved, ComponentStore(resolved.components), brought=origins(resolved, folder))
+    keys = stage_keys(
+        resolved, ComponentStore(resolved.components), brought=pretrained_weights(resolved, folder)
+    )
     return forecast_of(folder, resolved, keys)
 
 

@@ -44,7 +44,7 @@ def stage_keys(
     Args:
         resolved: the recipe.
         store: builds its datasets.
-        brought: the weights that come from other runs, see ``origins``.
+        brought: the weights that come from other runs, see ``pretrained_weights``.
         data: the datasets, if some are open already.
     """
     keys: dict[str, StageKey] = {}
