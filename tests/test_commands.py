@@ -81,6 +81,7 @@ def test_validate_says_everything_that_is_wrong_and_exits_with_2(uldm, tmp_path)
     )
     rows = json.loads(uldm("validate", "r.toml", "--json")[1])["problems"]
     assert [row["key"] for row in rows] == ["denoiser.use", "stages.samples.count"]
+    assert [row["code"] for row in rows] == ["unknown-component", "out-of-range"]
     assert rows[0]["source"] == "r.toml" and text.splitlines()[rows[0]["line"] - 1] == 'use = "mpl"'
 
 

@@ -178,3 +178,55 @@ def test_what_is_right_is_written_and_read_again_as_it_is(data):
     text = tomli_w.dumps(resolved.to_dict())
     again = Recipe.from_dict(parse_toml(text)).resolve()
     assert tomli_w.dumps(again.to_dict()) == text
+
+
+def parent_of(data, key):
+    for part in key[:-1]:
+        data = data[part]
+    return data
+
+
+def misspell(data, key):
+    """Rename a key of a table, which keeps its place."""
+    table = parent_of(data, key)
+    renamed = [(f"{name[:-1]}qq{name[-1:]}" if name == key[-1] else name, table[name]) for name in table]
+    table.clear()
+    table.update(renamed)
+
+
+def put_nonsense(data, key):
+    """Replace a value by one that no option takes."""
+    table = parent_of(data, key)
+    table[key[-1]] = 3.5 if isinstance(table[key[-1]], (dict, list)) else "nonsense"
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(GOOD), st.sampled_from([misspell, put_nonsense]), st.data())
+def test_a_slip_is_one_problem_without_what_follows_from_it(text, slip, data):
+    recipe = parse_toml(text)
+    keys = [
+        key
+        for key in places(recipe)
+        if slip is put_nonsense or (isinstance(key[-1], str) and (key[0] != "stages" or len(key) != 2))
+    ]
+    slip(recipe, data.draw(st.sampled_from(keys)))
+    assert len(problems_in(recipe)) == 1
+
+
+@settings(max_examples=15)
+@given(st.sampled_from(GOOD), st.data())
+def test_independent_problems_are_reported_at_once(text, data):
+    recipe = parse_toml(text)
+    keys = [key for key in places(recipe) if key != ("uldm",)]
+    numbers = [key for key in keys if isinstance(parent_of(recipe, key)[key[-1]], (int, float))]
+    slips = data.draw(st.lists(st.sampled_from(numbers), min_size=2, max_size=5, unique=True))
+    for key in slips:
+        put_nonsense(recipe, key)
+    assert {problem.where.key for problem in problems_in(recipe)} == {*slips}
+
+
+def problems_in(tables):
+    try:
+        return check(Recipe.from_dict(tables))
+    except MistakeError as error:
+        return error.problems

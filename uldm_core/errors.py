@@ -88,6 +88,7 @@ class Problem:
         hint: how to fix it; may be empty.
         warning: whether everything runs all the same.
         code: what sort of problem it is. Programs use this, never the text.
+        cause: the exception that a component raised, if any.
     """
 
     where: Where
@@ -95,6 +96,7 @@ class Problem:
     hint: str = ""
     warning: bool = False
     code: Code = field(default="other", validator=in_(CODES), kw_only=True)
+    cause: BaseException | None = field(default=None, kw_only=True, eq=False, repr=False)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if str(self.where) else self.what
@@ -110,7 +112,10 @@ class RunWarning(UserWarning):
 
 
 class UldmError(Exception):
-    """A mistake that a person can fix. Carries one or more problems; not shown as a traceback."""
+    """A mistake that a person can fix. Carries one or more problems; not shown as a traceback.
+
+    Its ``__cause__`` is that of the first problem that has one, unless it is raised ``from`` another.
+    """
 
     def __init__(self, *problems: Problem | str, hint: str = "", code: Code = "other") -> None:
         self.problems: tuple[Problem, ...] = tuple(
@@ -118,6 +123,7 @@ class UldmError(Exception):
             for problem in problems
         )
         super().__init__(*self.problems)
+        self.__cause__ = next((problem.cause for problem in self.problems if problem.cause), None)
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

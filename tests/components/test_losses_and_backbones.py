@@ -141,9 +141,9 @@ def warned(loss, metric, **components):
             "scores": {"use": "evaluate", "metrics": [{"use": "kid", "backbone": metric}]},
         },
     }
-    reader = Reader(registry.default(), {"uldm": 1, **tables})
+    reader = Reader(registry.default(), data={"uldm": 1, **tables})
     reader.read()
-    return [problem.where.key[1:] for problem in reader.problems if "it flatters" in problem.what]
+    return [problem.where.key[1:] for problem in reader.problems if problem.code == "shared-backbone"]
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_problems_of_both_files_are_reported_each_in_its_own(registry, write):
     ]
 
 
-def test_a_base_that_is_not_there_is_told_with_the_nearest_beside_it(base):
+def test_a_base_that_is_not_there_is_reported_with_the_nearest_beside_it(base):
     path = over(base, "")
     path.write_text(f'extends = "{base.stem}s.toml"', "utf-8")
     with pytest.raises(MistakeError, match=rf"did you mean '{base.name}'"):

@@ -449,7 +449,7 @@ def test_an_error_from_deeper_than_the_constructor_may_be_a_bug(registry, where,
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
+INFERRED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
 
 
 @pytest.mark.parametrize(
@@ -464,8 +464,8 @@ SURROUNDED = {"dataset": "points", "autoencoder": "coder", "denoiser": "net"}
         ),
     ],
 )
-def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, written, said):
-    resolved = Recipe.from_dict({**SURROUNDED, **written}).resolve(registry)
+def test_what_follows_from_other_components_is_filled_in_or_must_agree(registry, written, said):
+    resolved = Recipe.from_dict({**INFERRED, **written}).resolve(registry)
     builder = ComponentStore(resolved.components)
     if said is None:
         assert (
@@ -477,7 +477,7 @@ def test_what_follows_from_other_nouns_is_filled_in_or_must_agree(registry, writ
     assert str(caught.value).startswith(said) and "leave it out" in str(caught.value)
 
 
-def test_without_surroundings_the_option_must_be_written(registry):
+def test_without_inferred_options_the_option_must_be_written(registry):
     (problem,) = check(Recipe.from_dict({"denoiser": "net"}), registry)
     assert str(problem).startswith("denoiser: missing option 'channels' (an integer)")
 
@@ -494,7 +494,7 @@ def test_a_later_record_of_one_plugin_takes_the_earlier_ones_place(registry):
     assert isinstance(building.build(registry, "loss", "distance"), Plain)
 
 
-def test_descriptions_tell_options_and_documentation(registry):
+def test_descriptions_give_options_and_documentation(registry):
     described = building.describe(registry, "optimizer", "sgd")
     assert described.doc.startswith("Plain descent.")
     (option,) = described.options

@@ -62,7 +62,7 @@ MISTAKES = {
         ("steps = 6", 'autoencoder = { ref = "denoiser" }'),
         "16: stages.first.autoencoder.ref: expected an autoencoder, [denoiser] is a denoiser",
     ),
-    "missing noun": (
+    "missing component": (
         ('[denoiser]\nuse = "net"\n', "\n\n"),
         "19: stages.second: needs a denoiser, and the recipe has none",
     ),
@@ -166,7 +166,7 @@ def test_variables_keep_their_type_and_go_into_strings(registry, write):
     assert resolved.stages["second"].options["text"] == "a big 7"
 
 
-def test_nouns_are_named_by_kind_ending_or_word(registry, write):
+def test_components_are_named_by_kind_ending_or_word(registry, write):
     extra = '[small_denoiser]\nuse = "net"\n[tiny]\nkind = "denoiser"\nuse = "net"\n[stages.first]'
     path = write(("[stages.first]", extra), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
     resolved = Recipe.load(path).resolve(registry)
@@ -213,7 +213,7 @@ def test_a_new_use_leaves_no_option_of_the_old_component_behind(registry, write)
 
 
 @pytest.mark.parametrize("override", ["steps", "=3", "a..b=1", ".a=1", "a[x]=1", "a[0=1"])
-def test_what_is_no_override_is_told_with_the_recipes_other_problems(registry, write, override):
+def test_what_is_no_override_is_reported_with_the_recipes_other_problems(registry, write, override):
     found = problems(registry, write(("steps = 6", "steps = 0")), [override])
     assert [text.partition("\n")[0] for text in found] == [
         "16: stages.first.steps: expected an integer >= 1, got 0",
@@ -221,7 +221,7 @@ def test_what_is_no_override_is_told_with_the_recipes_other_problems(registry, w
     ]
 
 
-def test_overrides_that_lead_nowhere_are_told_with_the_recipes_other_problems(registry, write):
+def test_overrides_that_lead_nowhere_are_reported_with_the_recipes_other_problems(registry, write):
     path = write(("steps = 6", "steps = 0"))
     item = "stages.first.losses[4]=1"
     found = problems(registry, path, ["seed.x=1", item])
@@ -232,7 +232,7 @@ def test_overrides_that_lead_nowhere_are_told_with_the_recipes_other_problems(re
     ]
 
 
-def test_a_slip_in_an_overrides_key_is_told_the_nearest(registry, write):
+def test_a_slip_in_an_overrides_key_is_reported_the_nearest(registry, write):
     for override, said in [
         ("stages.frist.steps=3", "stages.frist: there is no stage 'frist' (did you mean 'first'?)"),
         ("denoisr.width=3", "denoisr: unknown table 'denoisr' (did you mean 'denoiser'?)"),

@@ -232,11 +232,11 @@ MISTAKES = {
         ("[stages.first]", '[tiny]\nkind = "denoisr"\nuse = "net"\n[stages.first]'),
         "15: tiny.kind: unknown kind 'denoisr' (did you mean 'denoiser'?)",
     ),
-    "a verb as a noun": (
+    "a stage as a component": (
         ("[stages.first]", '[stage]\nuse = "draw"\n[stages.first]'),
         "14: stage: 'draw' is a stage",
     ),
-    "a number for a noun": (
+    "a number for a component": (
         ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),
         "11: denoiser: expected a denoiser (a name or a table), got [{ x = 1 }]",
     ),
@@ -390,7 +390,7 @@ def shared(registry):
     return registry
 
 
-def test_a_noun_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_path):
+def test_a_component_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_path):
     made = Recipe.from_dict(SHARED).resolve(shared)
     assert made.components["denoiser"].options["width"] == 5
     assert made.stages["b"].options["denoiser"] == Reference("denoiser")
@@ -400,7 +400,7 @@ def test_a_noun_that_stages_imply_is_one_for_all_that_agree_on_it(shared, tmp_pa
     assert not (folder / "stages/c/weights").exists()
 
 
-def test_an_implied_noun_resolves_to_a_written_one(shared):
+def test_an_implied_component_resolves_to_a_written_one(shared):
     made = Recipe.from_dict(SHARED).resolve(shared)
     again = resolved_again(made, shared)
     assert again.to_toml() == made.to_toml() and "denoiser" in again.components
@@ -510,7 +510,7 @@ class Pair(nn.Module):
     encode = decode = forward = lambda self, x: x
 
 
-def test_a_noun_is_one_instance_wherever_it_is_referred_to(registry):
+def test_a_component_is_one_instance_wherever_it_is_referred_to(registry):
     registry.register(Component("autoencoder", "pair", Pair))
     reference = {"ref": "quantizer"}
     data = {
@@ -536,12 +536,12 @@ def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
 
 
 @pytest.mark.parametrize("override", ["a." * 2000 + "a=1", "seed=" + "[" * 200 + "]" * 200])
-def test_an_override_nested_too_deeply_is_told(registry, write, override):
+def test_an_override_nested_too_deeply_is_reported(registry, write, override):
     (problem,) = problems_of(registry, write(), override)
     assert "nested too deeply" in problem
 
 
-def test_python_values_nested_too_deeply_or_in_themselves_are_told():
+def test_python_values_nested_too_deeply_or_in_themselves_are_reported():
     deep: dict = {}
     deep["seed"] = deep
     for _ in range(2):
@@ -592,7 +592,7 @@ def test_what_cannot_be_judged_because_of_another_problem_is_not_reported(regist
     ],
     ids=["lists", "texts", "deep"],
 )
-def test_variables_that_grow_beyond_measure_are_told_at_once(registry, variables):
+def test_variables_that_grow_beyond_measure_are_reported_at_once(registry, variables):
     problem, *_ = errors(Recipe.from_dict({"vars": variables, "seed": "${vars.v0}"}), registry)
     assert str(problem.where) == "seed" and problem.what == "grows too large as its variables are filled in"
 

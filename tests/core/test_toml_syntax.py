@@ -75,7 +75,7 @@ def test_the_text_is_good_and_has_brackets_to_lose():
 
 @pytest.mark.parametrize(("offset", "line"), list(brackets()))
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_a_lost_bracket_is_told_where_it_was_opened(offset, line, ending, tmp_path_factory):
+def test_a_lost_bracket_is_reported_where_it_was_opened(offset, line, ending, tmp_path_factory):
     text = GOOD[:offset] + GOOD[offset + 1 :]
     (problem,) = problems(text.replace("\n", ending), tmp_path_factory)
     on_one_line = GOOD.count("\n", 0, offset) + 1 == line
@@ -86,7 +86,7 @@ def test_a_lost_bracket_is_told_where_it_was_opened(offset, line, ending, tmp_pa
     ("old", "line"),
     [('"vqvae"', 8), ('name = "a]b}c"', 9), ('"l1"', 17), ("'b'", 20), ("'''\n[not", 2), ('"a"', 20)],
 )
-def test_a_lost_quote_is_told_where_the_string_was_opened(old, line, tmp_path_factory):
+def test_a_lost_quote_is_reported_where_the_string_was_opened(old, line, tmp_path_factory):
     lost = old[: -len("\n[not")] + "\n[not" if "\n" in old else old[:-1]
     text = GOOD.replace(old, lost)
     if "\n" in old:
@@ -96,7 +96,7 @@ def test_a_lost_quote_is_told_where_the_string_was_opened(old, line, tmp_path_fa
 
 
 @given(st.data())
-def test_a_key_that_is_written_twice_is_told_with_both_lines(tmp_path_factory, data):
+def test_a_key_that_is_written_twice_is_reported_with_both_lines(tmp_path_factory, data):
     lines = GOOD.splitlines()
     simple = [
         index
@@ -118,14 +118,14 @@ def test_a_key_that_is_written_twice_is_told_with_both_lines(tmp_path_factory, d
         ("a.b = 1\n\na.b = 2", "a.b", (1, 3)),
     ],
 )
-def test_a_table_that_is_written_in_two_ways_is_told_with_both_lines(text, key, lines, tmp_path_factory):
+def test_a_table_that_is_written_in_two_ways_is_reported_with_both_lines(text, key, lines, tmp_path_factory):
     (problem,) = problems(text, tmp_path_factory)
     assert dotted(problem.where.key) == key
     assert (problem.hint, problem.where.line) == (f"first on line {lines[0]}: keep one of the two", lines[1])
 
 
 @given(st.integers(0, len(GOOD)), st.integers(1, 8))
-def test_whatever_is_cut_out_is_told_on_a_line_of_the_file(tmp_path_factory, begin, length):
+def test_whatever_is_cut_out_is_reported_on_a_line_of_the_file(tmp_path_factory, begin, length):
     text = GOOD[:begin] + GOOD[begin + length :]
     try:
         parse_toml(text)

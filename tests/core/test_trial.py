@@ -159,6 +159,7 @@ def test_a_constructors_error_is_located_at_the_component(tried):
     assert problem.where.key == ("denoiser",)
     assert problem.what == "heads = 4 does not divide width 6 of 4 channels"
     assert (problem.code, problem.hint) == ("component-error", "")
+    assert isinstance(problem.cause, ValueError) and MistakeError(problem).__cause__ is problem.cause
 
 
 def test_a_mistake_that_a_component_finds_itself_stands_within_it(tried):

@@ -125,7 +125,7 @@ def _set(document: Document, override: _Override) -> None:
 
 
 def _part(container: Any, name: str | int, key: Key, text: str) -> str | int:
-    """Return a name that may stand in a table, or an index that leads into a list."""
+    """Return a key of a table, or an index of a list."""
     if isinstance(container, list):
         return _index(container, name, key, text)
     if isinstance(name, int):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +12,8 @@ from annotated_types import Ge
 from attrs import define, evolve, field
 
 from uldm_core.errors import (
-    Code,
     Key,
     MistakeError,
-    Problem,
     Where,
     did_you_mean,
     expected,
@@ -27,7 +25,6 @@ from uldm_core.kinds import Kind
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.runs import component_of_run
-from uldm_core.registry.lookup import Registry
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.format_types import describe_option
 from uldm_core.spec.options import Option, options_of
@@ -42,16 +39,11 @@ _SEED = Option("seed", Annotated[int, Ge(0)], 0, "every random number follows fr
 
 
 @define
-class Reader:
+class Reader(Validator):
     """Reads one recipe's tables, variables filled in, and collects problems.
 
     Args:
-        registry: what components there are.
         data: the tables.
-        texts: of what the command line sets, as typed.
-        folder: gives the folder that a path at a key is relative to.
-        needs_data: whether the paths of datasets must exist.
-        problems: what is wrong, located by key.
         seed: of the run.
         run: the ``[run]`` table.
         components: by name.
@@ -59,12 +51,8 @@ class Reader:
         unread: names of tables at the top that may be components, of which one cannot say the kind.
     """
 
-    registry: Registry
-    data: Mapping[str, object]
-    texts: Mapping[Key, str] = field(factory=dict)
     folder: Callable[[Key], Path] = lambda key: Path()
-    needs_data: bool = True
-    problems: list[Problem] = field(factory=list)
+    data: Mapping[str, Any] = field(factory=dict)
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
     components: dict[str, ComponentSpec] = field(factory=dict)
@@ -75,34 +63,21 @@ class Reader:
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
-        kinds = self._kinds()
-        validator = self._validator(kinds)
-        seed = validator.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
+        self.kinds, self.versions = self._kinds(), self._table("versions")
+        self.all_known = not self.unread
+        seed = self.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
         self.seed = 0 if seed is LEFT_OUT else seed
-        self.run = self._run_options(validator)
+        self.run = self._run_options()
         tables = self._table("stages")  # first, since they say which components are missing
-        stages = {name: self._stage(validator, name, tables) for name in tables}
-        components = {name: self._component(validator, kind, name) for name, kind in kinds.items()}
+        stages = {name: self._stage(name, tables) for name in tables}
+        components = {name: self._component(kind, name) for name, kind in self.kinds.items()}
         self._refuse_aliases(components)
-        self.components = {**_specs(components), **validator.implied}
-        self.stages = _specs(stages)
+        self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
         complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
         right = all(problem.warning for problem in self.problems)
         self.problems += graph_problems(
-            self.components, self.stages, complete=complete and not self.unread, right=right
-        )
-
-    def _validator(self, kinds: Mapping[str, Kind]) -> Validator:
-        return Validator(
-            self.registry,
-            kinds,
-            all_known=not self.unread,
-            texts=self.texts,
-            folder=self.folder,
-            data=self.needs_data,
-            versions=self._versions(),
-            problems=self.problems,
+            self.components, self.stages, complete=complete and self.all_known, right=right
         )
 
     def _known_format(self) -> bool:
@@ -112,7 +87,7 @@ class Reader:
         newer = type(version) is int and version > FORMAT
         what = f"recipe format {version!r} is not known to this uldm, which reads format {FORMAT}"
         hint = "upgrade uldm: pip install -U uldm" if newer else f"write uldm = {FORMAT}"
-        self._problem("unsupported-format", ("uldm",), what, hint)
+        self.problem("unsupported-format", ("uldm",), what, hint)
         return False
 
     def _table(self, name: str) -> dict[str, object]:
@@ -120,21 +95,17 @@ class Reader:
         if isinstance(table, dict):
             return table
         hint = "write [stages.NAME]" if name == "stages" else ""
-        self._problem("wrong-type", (name,), expected("a table", table), hint)
+        self.problem("wrong-type", (name,), expected("a table", table), hint)
         return {}
 
-    def _versions(self) -> dict[str, object]:
-        versions = self.data.get("versions")
-        return versions if isinstance(versions, dict) else {}
-
-    def _run_options(self, validator: Validator) -> RunOptions:
+    def _run_options(self) -> RunOptions:
         table, options = self._table("run"), options_of(RunOptions)
         for name in [name for name in table if name not in options]:
             accepted = "; ".join(describe_option(self.registry, option) for option in options.values())
             what = f"unknown option {name!r}{did_you_mean(name, options)}"
-            self._problem("unknown-option", ("run", name), what, f"[run] takes: {accepted}")
+            self.problem("unknown-option", ("run", name), what, f"[run] takes: {accepted}")
         values: dict[str, Any] = {
-            name: validator.option(option, table[name], ("run", name), "[run]")
+            name: self.option(option, table[name], ("run", name), "[run]")
             for name, option in options.items()
             if name in table
         }
@@ -153,7 +124,7 @@ class Reader:
             known = False
         if not known:
             hint = "such as auto, cpu, cuda, cuda:1, mps"
-            self._problem("out-of-range", ("run", "device"), f"unknown device {device!r}", hint)
+            self.problem("out-of-range", ("run", "device"), f"unknown device {device!r}", hint)
 
     def _refuse_listed_twice(self, specs: Sequence[ComponentSpec]) -> None:
         """Refuse the same component with other options; the very same is a duplicate, refused already."""
@@ -161,7 +132,7 @@ class Reader:
             twins = [other for other in specs[:index] if other.component == spec.component]
             if twins and spec.to_dict() not in [twin.to_dict() for twin in twins]:
                 what = f"{spec.component.path} is listed twice"
-                self._problem("duplicate", spec.key, what, "once is enough")
+                self.problem("duplicate", spec.key, what, "once is enough")
 
     @property
     def trackers(self) -> list[ComponentSpec]:
@@ -176,7 +147,7 @@ class Reader:
         """Return the kind of each component at the top."""
         if "extends" in self.data:
             what = "comes too late: only a file can extend another"
-            self._problem("bad-override", ("extends",), what, "write it into the file")
+            self.problem("bad-override", ("extends",), what, "write it into the file")
         kinds = {name: self._kind(name) for name in self.data if name not in RESERVED}
         return {name: kind for name, kind in kinds.items() if kind is not None}
 
@@ -187,7 +158,7 @@ class Reader:
         named = self.registry.kinds.get(name)
         if named and named.listed:
             what = f"{with_article(name)} is no component of the recipe's own"
-            self._problem("wrong-kind", (name,), what, f"list it in {named.listed}")
+            self.problem("wrong-kind", (name,), what, f"list it in {named.listed}")
             return None
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
         by_name = kinds[max(endings, key=len)] if endings else None
@@ -202,27 +173,25 @@ class Reader:
     ) -> Kind | None:
         if written not in list(kinds):
             what = f"unknown kind {shortened(written)}{did_you_mean(str(written), kinds)}"
-            self._problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
+            self.problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
             self.unread.add(name)
             return None
         if by_name and by_name.name == name != written:
             what = f"[{name}] is {with_article(name)}, it cannot be {with_article(str(written))}"
             hint = "leave kind out, or give the table another name"
-            self._problem("wrong-kind", (name, "kind"), what, hint)
+            self.problem("wrong-kind", (name, "kind"), what, hint)
             return by_name
         return kinds[str(written)]
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
-        use = table.get("use") if isinstance(table, dict) else None
-        stages = [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]
-        if use in stages:
-            what, hint = f"{use!r} is a stage", f"write [stages.{name}]"
-            self._problem("wrong-kind", (name,), what, hint)
-            return
         if isinstance(table, (dict, str)):
             self.unread.add(name)
-        self._problem("unknown-table", (name,), *self._meaning(name, table, kinds))
+        use = table.get("use") if isinstance(table, dict) else None
+        if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].verb]:
+            self.problem("wrong-kind", (name,), f"{use!r} is a stage", f"write [stages.{name}]")
+        else:
+            self.problem("unknown-table", (name,), *self._meaning(name, table, kinds))
 
     def _meaning(self, name: str, table: object, kinds: Mapping[str, Kind]) -> tuple[str, str]:
         """Return what is wrong with a key at the top, and a hint at what may be meant."""
@@ -239,18 +208,17 @@ class Reader:
         hint = f"the top of a recipe has {listing(RESERVED)} and components: {listing(list(kinds))}"
         return f"unknown key {name!r}{near}", hint
 
-    def _component(self, validator: Validator, kind: Kind, name: str) -> object:
+    def _component(self, kind: Kind, name: str) -> object:
         self._check_name((name,))
         table = self.data[name]
         if isinstance(table, dict):
             table = {option: value for option, value in table.items() if option != "kind"}
             if "from" in table:
-                return self._component_of_run(validator, kind, name, table)
-        return self._validated(validator, kind, table, (name,), self.data)
+                return self._component_of_run(kind, name, table)
+        others = [other for other in self.data if other not in (name, *RESERVED)]
+        return self.component(kind, table, (name,), siblings=others)
 
-    def _component_of_run(
-        self, validator: Validator, kind: Kind, name: str, table: dict[str, object]
-    ) -> object:
+    def _component_of_run(self, kind: Kind, name: str, table: dict[str, object]) -> object:
         key = (name, "from")
         run = as_typed(table["from"], self.texts.get(key), str)
         table["from"] = run = os.path.expanduser(run) if isinstance(run, str) else run
@@ -259,48 +227,36 @@ class Reader:
         except MistakeError as error:
             self.problems += [evolve(problem, where=Where(key)) for problem in error.problems]
             return LEFT_OUT
-        spec = validator.component(kind, taken, (name,))
+        spec = self.component(kind, taken, (name,))
         if isinstance(spec, ComponentSpec):
             spec.source = str(located(run, self.folder(key)))
         return spec
 
-    def _stage(self, validator: Validator, name: str, tables: Mapping[str, object]) -> object:
+    def _stage(self, name: str, tables: Mapping[str, object]) -> object:
         self._check_name(("stages", name))
         kind = next(kind for kind in self.registry.kinds.values() if kind.verb)
-        return self._validated(validator, kind, tables[name], ("stages", name), tables)
-
-    def _validated(
-        self, validator: Validator, kind: Kind, table: object, key: Key, siblings: Collection[str]
-    ) -> object:
-        """Validate a component; the name of a table that names none may be another's, misspelt."""
-        others = [name for name in siblings if name != key[-1] and name not in RESERVED]
-        return validator.component(kind, table, key, siblings=others)
+        others = [other for other in tables if other != name]
+        return self.component(kind, tables[name], ("stages", name), siblings=others)
 
     def _check_name(self, key: Key) -> None:
         """Refuse a name that cannot be a file's and a folder's as well."""
         if not NAME.fullmatch(str(key[-1])):
-            self._problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
+            self.problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
 
     def _refuse_aliases(self, components: Mapping[str, object]) -> None:
         for name, component in components.items():
             if isinstance(component, Reference):
                 what = "a table at the top is a component of its own, it cannot be another one"
-                self._problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
+                self.problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
 
     def _check_versions(self) -> None:
         """Warn of components of another version than the recipe was resolved with."""
         specs = (*self.components.values(), *self.stages.values(), *self.run.tracker_specs)
         here = {part.component.path: part.component.origin for spec in specs for part in spec.nested()}
-        for path, then in self._table("versions").items():
+        for path, then in self.versions.items():
             if path in here and then != here[path]:
                 what = f"{path} was of {then} when this was written, and is of {here[path] or 'none'} now"
-                self.problems.append(
-                    Problem(Where(("versions", path)), what, "results may differ", True, code="other-version")
-                )
-
-    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> object:
-        self.problems.append(Problem(Where(key), what, hint, code=code))
-        return LEFT_OUT
+                self.problem("other-version", ("versions", path), what, "results may differ", warning=True)
 
 
 def _specs(found: Mapping[str, object]) -> dict[str, ComponentSpec]:

@@ -114,8 +114,13 @@ class Recipe:
             data: as of ``resolve``.
         """
         filled = substitute(self.document.data)
-        texts, folder = self._texts(filled), self.document.folder
-        reader = Reader(registry or default(), filled.data, texts, folder=folder, needs_data=data)
+        reader = Reader(
+            registry or default(),
+            data=filled.data,
+            texts=self._texts(filled),
+            folder=self.document.folder,
+            needs_data=data,
+        )
         reader.read()
         resolved = ResolvedRecipe(
             self, filled, reader.seed, reader.run, reader.components, reader.stages, reader.trackers

@@ -127,9 +127,8 @@ class _Filler:
     def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
         self.outermost = self.outermost if within else key
-        path: Key = tuple(
-            int(part) if part.isdecimal() else part for part in re.split(r"\.|\[|\]\.?", name) if part
-        )
+        parts = filter(None, re.split(r"\.|\[|\]\.?", name))
+        path: Key = tuple(int(part) if part.isdecimal() else part for part in parts)
         value: Any = self.variables
         for depth, part in enumerate(path):
             try:

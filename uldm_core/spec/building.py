@@ -114,7 +114,7 @@ def located_errors(key: Key) -> Iterator[None]:
         yield
     except ValueError as error:
         what, hint = str(error) or repr(error), _where_raised(error)
-        raise MistakeError(Problem(Where(key), what, hint, code="component-error")) from error
+        raise MistakeError(Problem(Where(key), what, hint, code="component-error", cause=error)) from error
 
 
 def _where_raised(error: ValueError) -> str:

@@ -28,7 +28,7 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import Annotation, without_none
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.format_types import describe_option, takes_component
+from uldm_core.spec.format_types import describe_option, describe_type, takes_component
 from uldm_core.spec.options import Option, Partial, Weighted, options_of
 from uldm_core.spec.structure import Mismatch, as_typed, check_constraints, relative_to, structure
 
@@ -38,7 +38,7 @@ _NOT_FROM = "only a component at the top comes from another run"
 
 
 class _LeftOut:
-    """Stands for an option that is not passed: inferred, or wrong and reported."""
+    """The value of an option that is not passed: it is inferred, or wrong and reported."""
 
 
 LEFT_OUT: Any = _LeftOut()
@@ -53,12 +53,12 @@ class Validator:
 
     Args:
         registry: what components there are.
-        components: the kinds of the recipe's components, by name.
+        kinds: of the recipe's components, by name.
         all_known: whether these are all that the recipe has; if not, it may have any that is not among them.
         in_recipe: whether there is a recipe; if not, a stage takes its default components for itself.
         texts: the values that the command line sets, as typed.
         folder: gives the folder that a path at a key is relative to.
-        data: whether the paths of datasets must exist.
+        needs_data: whether the paths of datasets must exist.
         versions: which distribution brought each component when the recipe was resolved, by ``kind/name``.
         implied: the components that stages made from their defaults.
         problems: what is wrong.
@@ -66,12 +66,12 @@ class Validator:
     """
 
     registry: Registry
-    components: Mapping[str, Kind] = Factory(dict)
+    kinds: Mapping[str, Kind] = Factory(dict)
     all_known: bool = True
     in_recipe: bool = True
     texts: Mapping[Key, str] = Factory(dict)
     folder: Callable[[Key], Path] | None = None
-    data: bool = True
+    needs_data: bool = True
     versions: Mapping[str, object] = Factory(dict)
     implied: dict[str, ComponentSpec] = Factory(dict)
     problems: list[Problem] = Factory(list)
@@ -106,53 +106,64 @@ class Validator:
             return self._object(kind, value, key)
         if "ref" in value:
             return self._reference(kind, value, key)
-        use = value.get("use")
-        if not isinstance(use, str):
+        if not isinstance(value.get("use"), str):
             return self._nameless(kind, value, key, siblings)
-        if (component := self._record(kind, use, (*key, "use"))) is None:
-            return LEFT_OUT
-        table = {name: item for name, item in value.items() if name != "use"}
+        component = self._record(kind, value["use"], (*key, "use"))
+        return self._spec(kind, component, value, key, partial, beside) if component else LEFT_OUT
+
+    def _spec(
+        self,
+        kind: Kind,
+        component: Component,
+        table: Mapping[str, object],
+        key: Key,
+        partial: bool,
+        beside: Iterable[str],
+    ) -> ComponentSpec:
+        """Validate the options of a component; those that are wrong are left out."""
+        use, table = str(table["use"]), {name: item for name, item in table.items() if name != "use"}
         options = options_of(component.load())
-        inferred = {o for o in kind.inferred if o in options and self._has(kind.inferred[o].components)}
-        written = frozenset(table)
-        spec = ComponentSpec(kind, component, key, {}, partial, use, written, frozenset(inferred))
+        inferred = frozenset(
+            o for o in kind.inferred if o in options and self._has(kind.inferred[o].components)
+        )
+        spec = ComponentSpec(kind, component, key, {}, partial, use, frozenset(table), inferred)
         self._options(spec, options, table)
         self._refuse_unknown(spec, options, [name for name in table if name not in options], beside)
         self._refuse_both(spec, options)
         return spec
 
     def _has(self, names: Iterable[str]) -> bool:
-        return not self.all_known or all(name in self.components for name in names)
+        return not self.all_known or all(name in self.kinds for name in names)
 
     def _object(self, kind: Kind, value: object, key: Key) -> object:
         if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
             return value
         what = expected(f"{with_article(kind.name)} (a name or a table)", value)
-        return self._problem("wrong-type", key, what, self._registered(kind))
+        return self.problem("wrong-type", key, what, self._registered(kind))
 
     def _nameless(self, kind: Kind, table: Mapping[str, object], key: Key, siblings: Iterable[str]) -> object:
         """Report a table without ``use``, at the key that names a component in its place, if there is one."""
         registered = self._registered(kind)
         if "use" in table:
             what = expected("a name", table["use"])
-            return self._problem("wrong-type", (*key, "use"), what, registered)
+            return self.problem("wrong-type", (*key, "use"), what, registered)
         if name := next(filter(names_code, table), None):
             hint = f'write use = "..."; {registered}'
-            return self._problem("names-code", (*key, name), f"{name!r}: {NO_CODE}", hint)
+            return self.problem("names-code", (*key, name), f"{name!r}: {NO_CODE}", hint)
         if name := self._misspelt_use(kind, table, key):
-            near = did_you_mean(name, words(kind, key)) or " (did you mean 'use'?)"
-            return self._problem("unknown-option", (*key, name), f"unknown option {name!r}{near}", registered)
+            near = did_you_mean(name, _keys(kind, key)) or " (did you mean 'use'?)"
+            return self.problem("unknown-option", (*key, name), f"unknown option {name!r}{near}", registered)
         if "from" in table:
-            return self._problem("unknown-option", (*key, "from"), _NOT_FROM, registered)
+            return self.problem("unknown-option", (*key, "from"), _NOT_FROM, registered)
         if near := did_you_mean(key[-1], siblings):
             hint = f'write use = "..." to make one: {listing(self.registry.names(kind.name))}'
-            return self._problem("missing-option", key, f"there is no {kind.name} {key[-1]!r}{near}", hint)
-        return self._problem("missing-option", key, f'names no {kind.name}: write use = "..."', registered)
+            return self.problem("missing-option", key, f"there is no {kind.name} {key[-1]!r}{near}", hint)
+        return self.problem("missing-option", key, f'names no {kind.name}: write use = "..."', registered)
 
     def _misspelt_use(self, kind: Kind, table: Mapping[str, object], key: Key) -> str:
         """Return the key of a table that is spelt like ``use``, or whose value is a component's name."""
         texts = [str(name) for name, item in table.items() if isinstance(item, str)]
-        near = [name for name in texts if nearest(name, words(kind, key))]
+        near = [name for name in texts if nearest(name, _keys(kind, key))]
         named = [name for name in texts if table.get(name) in self.registry.names(kind.name)]
         return next(iter([*near, *named]), "")
 
@@ -161,7 +172,7 @@ class Validator:
         if ":" in use or "." in use:
             near = did_you_mean(re.split(r"[.:/]", use)[-1], self.registry.names(kind.name))
             what = f"{use!r} is an import path: {NO_CODE}{near}"
-            self._problem("names-code", key, what, self._registered(kind))
+            self.problem("names-code", key, what, self._registered(kind))
             return None
         code: Code = "unknown-component"
         try:
@@ -169,10 +180,12 @@ class Validator:
             code = "unavailable-component"
             component.load()
         except MistakeError as error:
-            hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.components else ""
+            hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.kinds else ""
             hint += _how_to_install(self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}"))
-            for problem in error.problems:
-                self._problem(code, key, problem.what, hint + problem.hint)
+            self.problems += [
+                Problem(Where(key), problem.what, hint + problem.hint, code=code, cause=error.__cause__)
+                for problem in error.problems
+            ]
             return None
         return component
 
@@ -192,7 +205,7 @@ class Validator:
     def _refuse_unknown(
         self, owner: ComponentSpec, options: Mapping[str, Option], unknown: list[str], beside: Iterable[str]
     ) -> None:
-        known = [*options, *beside, *words(owner.kind, owner.key)]
+        known = [*options, *beside, *_keys(owner.kind, owner.key)]
         texts = [describe_option(self.registry, option) for option in options.values()]
         accepted = f"{owner.component.path} takes: {'; '.join([*texts, *beside]) or 'no options'}"
         for name in unknown:
@@ -202,7 +215,7 @@ class Validator:
                 what = _NOT_FROM
             if code == "names-code":
                 what = f"{name!r}: {NO_CODE}"
-            self._problem(code, (*owner.key, name), what, f"{_nested_with(owner, name)}{accepted}")
+            self.problem(code, (*owner.key, name), what, f"{_nested_with(owner, name)}{accepted}")
 
     def _refuse_both(self, owner: ComponentSpec, options: Mapping[str, Option]) -> None:
         """Of an option and the one that it replaces only one may be given; the other is not passed."""
@@ -213,7 +226,7 @@ class Validator:
             if other in owner.written:
                 hint = f"leave one of them out; {name}: {option.help.rstrip('.')}"
                 what = f"{name} and {other} exclude each other"
-                self._problem("exclusive-options", (*owner.key, name), what, hint)
+                self.problem("exclusive-options", (*owner.key, name), what, hint)
             owner.options.pop(other, None)
 
     def option(self, option: Option, value: object, key: Key, owner: str) -> Any:
@@ -238,19 +251,19 @@ class Validator:
 
     def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
         """Report a missing option, unless what it is inferred from is reported as missing."""
-        what = f"missing option {option.name!r} ({describe_option(self.registry, option).partition(' (')[2]}"
+        what = f"missing option {option.name!r} ({describe_type(self.registry, option.annotation)})"
         hint = self._explain(owner.component.path, option)
         if inferred := owner.kind.inferred.get(option.name):
             if self.missing & {*inferred.components}:
                 return LEFT_OUT
             names = " and ".join(f"[{name}]" for name in inferred.components)
             hint += f"; it follows from {inferred.says} where the recipe has {names}"
-        return self._problem("missing-option", owner.key, what, hint)
+        return self.problem("missing-option", owner.key, what, hint)
 
     def _component_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
         """Take the recipe's component of the option's name, made from its default if there is none."""
         key = (*owner.key, option.name)
-        if option.name in self.components:
+        if option.name in self.kinds:
             return self._reference(kind, {"ref": option.name}, key)
         if not self.all_known:
             return Reference(option.name)
@@ -269,7 +282,7 @@ class Validator:
         self.missing.add(option.name)
         what = f"needs {with_article(option.name)}, and the recipe has none"
         hint = f"add a table [{option.name}]; {self._registered(kind)}"
-        return self._problem("missing-component", owner.key, what, hint)
+        return self.problem("missing-component", owner.key, what, hint)
 
     def _default(self, option: Option, key: Key) -> object:
         """Return a default; one that names components is validated like any other table."""
@@ -297,7 +310,7 @@ class Validator:
 
     def _list(self, annotation: Annotation, value: object, key: Key) -> object:
         if not isinstance(value, (list, tuple)):
-            return self._problem("wrong-type", key, expected("a list", value))
+            return self.problem("wrong-type", key, expected("a list", value))
         items = [self.value(annotation, item, (*key, index)) for index, item in enumerate(value)]
         self._refuse_repeated(items, key)
         return [item for item in items if item is not LEFT_OUT]
@@ -308,12 +321,12 @@ class Validator:
             with relative_to(self.folder(key)) if self.folder else nullcontext():
                 return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
-            kind, parts = self.components.get(str(key[0])), list(mismatch.parts())
-            unread = not self.data and kind is not None and kind.name == "dataset"
+            kind, parts = self.kinds.get(str(key[0])), list(mismatch.parts())
+            unread = not self.needs_data and kind is not None and kind.name == "dataset"
             if unread and all(part.code == "missing-file" for part in parts):
                 return [Path(path) for path in value] if isinstance(value, list) else Path(str(value))
             for part in parts:
-                self._problem(part.code, (*key, *part.key), part.what)
+                self.problem(part.code, (*key, *part.key), part.what)
             return LEFT_OUT
 
     def _constrained(self, annotation: Annotation, value: object, key: Key) -> object:
@@ -322,7 +335,7 @@ class Validator:
             if isinstance(found, list) and isinstance(value, (list, tuple)) and len(found) == len(value):
                 check_constraints(found, annotation, value)
         except Mismatch as mismatch:
-            return self._problem(mismatch.code, key, mismatch.what)
+            return self.problem(mismatch.code, key, mismatch.what)
         return found
 
     def _refuse_repeated(self, items: list[object], key: Key) -> None:
@@ -332,7 +345,7 @@ class Validator:
             if tables[index] is not None and tables[index] in tables[:index]:
                 what = f"a duplicate of {dotted((*key[-1:], tables.index(tables[index])))}"
                 weight = "; weight says how much it counts" if isinstance(item, Weighted) else ""
-                self._problem("duplicate", (*key, index), what, f"write it once{weight}")
+                self.problem("duplicate", (*key, index), what, f"write it once{weight}")
 
     def _partial(self, annotation: Annotation, value: object, key: Key) -> object:
         kind = self.registry.kind_of(annotation)
@@ -360,32 +373,32 @@ class Validator:
         try:
             return structure(value, Weighted.FIELDS[name])
         except Mismatch as mismatch:
-            return self._problem(mismatch.code, key, mismatch.what, f"{name}: {Weighted.HELP[name]}")
+            return self.problem(mismatch.code, key, mismatch.what, f"{name}: {Weighted.HELP[name]}")
 
     def _reference(self, kind: Kind, table: Mapping[str, object], key: Key) -> object:
         for name in [name for name in table if name != "ref"]:
             code: Code = "exclusive-options" if name == "use" else "unknown-option"
             what = "use and ref exclude each other" if name == "use" else f"unknown option {name!r}"
-            self._problem(code, (*key, name), f"{what}: with ref, a table holds nothing else")
+            self.problem(code, (*key, name), f"{what}: with ref, a table holds nothing else")
         written, key = table["ref"], (*key, "ref")
         if not isinstance(written, str):
-            return self._problem("wrong-type", key, expected("the name of a table at the top", written))
+            return self.problem("wrong-type", key, expected("the name of a table at the top", written))
         name = written
-        if name not in self.components:
+        if name not in self.kinds:
             return self._no_component(kind, name, key) if self.all_known else Reference(name)
-        if self.components[name] is not kind:
-            found = with_article(self.components[name].name)
+        if self.kinds[name] is not kind:
+            found = with_article(self.kinds[name].name)
             what = f"expected {with_article(kind.name)}, [{name}] is {found}"
-            return self._problem("wrong-kind", key, what)
+            return self.problem("wrong-kind", key, what)
         return Reference(name)
 
     def _no_component(self, kind: Kind, name: str, key: Key) -> object:
         """Report a reference to a component that the recipe does not have."""
-        known = [other for other in self.components if self.components[other] is kind]
-        near = did_you_mean(name, known) or did_you_mean(name, self.components)
+        known = [other for other in self.kinds if self.kinds[other] is kind]
+        near = did_you_mean(name, known) or did_you_mean(name, self.kinds)
         several = f"{kind.name}es" if kind.name.endswith("s") else f"{kind.name}s"
         what, hint = f"there is no [{name}] in the recipe{near}", f"its {several} are: {listing(known)}"
-        return self._problem("missing-component", key, what, hint)
+        return self.problem("missing-component", key, what, hint)
 
     def _explain(self, owner: str, option: Option) -> str:
         """Return an option with its default, its type and its help."""
@@ -395,8 +408,9 @@ class Validator:
     def _registered(self, kind: Kind) -> str:
         return f"registered: {listing(self.registry.names(kind.name))}"
 
-    def _problem(self, code: Code, key: Key, what: str, hint: str = "") -> object:
-        self.problems.append(Problem(Where(key), what, hint, code=code))
+    def problem(self, code: Code, key: Key, what: str, hint: str = "", warning: bool = False) -> object:
+        """Report a problem at a key; returns ``LEFT_OUT``."""
+        self.problems.append(Problem(Where(key), what, hint, warning, code=code))
         return LEFT_OUT
 
 
@@ -406,8 +420,8 @@ def names_code(name: object) -> bool:
     return str(name).startswith("@") or dunder or name in _CODE
 
 
-def words(kind: Kind, key: Key) -> tuple[str, ...]:
-    """Return the keys that a table may have whatever component it names."""
+def _keys(kind: Kind, key: Key) -> tuple[str, ...]:
+    """Return the keys that the table of any component of a kind may have."""
     return ("use", "ref", "from") if len(key) == 1 and not kind.verb else ("use", "ref")
 
 

@@ -1,13 +1,10 @@
-"""The line of every key and array item of a TOML text, which TOML parsers do not give.
-
-The text must be well-formed, except that a key may be written twice.
-"""
+"""The line of every key and array item of a TOML text, which TOML parsers do not give."""
 
 from __future__ import annotations
 
 import re
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from uldm_core.errors import Key
 
@@ -29,38 +26,39 @@ class Unreadable(ValueError):
     """The text is not TOML."""
 
 
+@frozen
+class Repeated(Unreadable):
+    """A key or table is written twice: its key, and the first and the second line."""
+
+    key: Key
+    first: int
+    again: int
+
+
 def locate(text: str) -> dict[Key, int]:
-    """Return the line (from 1) of every table, key and array item of a well-formed TOML text."""
-    return walk(text).lines
+    """Return the line (from 1) of every table, key and array item of a TOML text.
 
-
-def walk(text: str) -> Walker:
-    """Walk a TOML text; raises ``Unreadable`` where it is not TOML."""
-    walker = Walker(text.replace("\r\n", "\n"))
+    Raises:
+        Unreadable: it is not TOML; not all that is wrong is found.
+    """
+    walker = _Walker(text.replace("\r\n", "\n"))
     try:
         walker.walk()
     except (IndexError, RecursionError) as error:
         raise Unreadable(str(error)) from error
-    return walker
+    return walker.lines
 
 
 @define
-class Walker:
-    """Walks a text once and collects positions.
-
-    Args:
-        text: with ``\\n`` as line ends.
-        lines: of every table, key and array item.
-        repeated: keys that are written twice, with the first and the second line.
-    """
+class _Walker:
+    """Walks a text once and collects the lines of every table, key and array item."""
 
     text: str
     lines: dict[Key, int] = field(factory=dict)
-    repeated: list[tuple[Key, int, int]] = field(factory=list)
     at: int = 0
     counts: dict[Key, int] = field(factory=dict)
-    _dotted: dict[Key, int] = field(factory=dict)
-    _written: dict[Key, int] = field(factory=dict)
+    dotted: set[Key] = field(factory=set)
+    defined: dict[Key, int] = field(factory=dict)
 
     def walk(self) -> None:
         """Collect the line of every key."""
@@ -73,14 +71,11 @@ class Walker:
                 self._pair(table)
             self._skip(_BLANK)
 
-    def _write(self, key: Key, line: int) -> None:
-        """Note that a value or a table is defined here."""
-        self._refuse(key, line)
-        self._written.setdefault(key, line)
-
-    def _refuse(self, key: Key, line: int) -> None:
-        if key in self._written:
-            self.repeated.append((key, self._written[key], line))
+    def _define(self, key: Key, line: int) -> None:
+        """Note the line that defines a value or a table; raises ``Repeated`` if another one does."""
+        if key in self.defined:
+            raise Repeated(key, self.defined[key], line)
+        self.defined[key] = line
 
     def _header(self) -> Key:
         """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
@@ -94,15 +89,14 @@ class Walker:
             key = self._innermost((*key, part))
         key = (*key, last)
         self.lines.setdefault(key, line)
-        if not array:
-            if key in self.counts or key in self._dotted:
-                self.repeated.append((key, self.lines[key], line))
-            self._write(key, line)
-            return key
-        self._refuse(key, line)
-        index = self.counts[key] = self.counts.get(key, -1) + 1
-        self.lines[(*key, index)] = line
-        return (*key, index)
+        if array and key not in self.defined:
+            index = self.counts[key] = self.counts.get(key, -1) + 1
+            self.lines[(*key, index)] = line
+            return (*key, index)
+        if key in self.counts or key in self.dotted:
+            raise Repeated(key, self.lines[key], line)
+        self._define(key, line)
+        return key
 
     def _innermost(self, key: Key) -> Key:
         """A key that names an array of tables means its last table."""
@@ -113,10 +107,10 @@ class Walker:
         key = table
         for part in self._key():
             if key != table:
-                self._dotted.setdefault(key, line)
+                self.dotted.add(key)
             key = (*key, part)
             self.lines.setdefault(key, line)
-        self._write(key, line)
+        self._define(key, line)
         self._skip(_SPACE)
         self._take(_EQUALS)
         self._skip(_SPACE)

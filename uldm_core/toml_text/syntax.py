@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 
 from uldm_core.errors import Key, Problem, Where, dotted
-from uldm_core.toml_text.locate import Unreadable, walk
+from uldm_core.toml_text.locate import Repeated, Unreadable, locate
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
@@ -19,36 +19,47 @@ _TOKEN = re.compile(
 )
 _CLOSES = {"[": "]", "{": "}"}
 TOO_DEEP = "nested too deeply"
-_PLAIN = {
-    "Invalid value": "expected a value",
-    "Invalid statement": "expected KEY = VALUE or [TABLE]",
-    "Expected newline or end of document after a statement": "there is something after the value",
-    "Expected '=' after a key in a key/value pair": "expected KEY = VALUE",
-    "Invalid initial character for a key part": "expected a key",
-    "Unclosed array": "expected ',' or ']'",
-    "Unclosed inline table": "expected ',' or '}'",
-    "Unescaped '\\' in a string": "a backslash that begins no escape",
-    "Expected ']' at the end of a table declaration": "'[' is never closed",
-    "Expected ']]' at the end of an array declaration": "'[[' is never closed",
-}
-_HINTS = {
-    "expected a value": (
+_EXPLAINED = {
+    "Invalid value": (
+        "expected a value",
         'a string needs quotes ("..."); true and false are lower-case; '
-        "a number begins with a digit; there is no null: leave the key out"
+        "a number begins with a digit; there is no null: leave the key out",
     ),
-    "expected KEY = VALUE": "a value follows '=': KEY = VALUE; a table begins with [NAME]",
-    "expected KEY = VALUE or [TABLE]": "a value is KEY = VALUE, a table begins with [NAME]",
-    "there is something after the value": "one KEY = VALUE a line; a string needs quotes",
-    "a backslash that begins no escape": "a path in single quotes keeps its backslashes: 'C:\\images'",
-    "'[' is never closed": "close it with ']'",
-    "'[[' is never closed": "close it with ']]'",
-    "expected a key": "no comma before '}'; a key of more than letters, digits, _ and - needs quotes",
-    "there is something after the name of the table": "one [NAME] a line, and nothing after it",
-    "expected the name of a table": "a table is [NAME] or [NAME.NAME]",
+    "Invalid statement": (
+        "expected KEY = VALUE or [TABLE]",
+        "a value is KEY = VALUE, a table begins with [NAME]",
+    ),
+    "Expected newline or end of document after a statement": (
+        "there is something after the value",
+        "one KEY = VALUE a line; a string needs quotes",
+    ),
+    "Expected '=' after a key in a key/value pair": (
+        "expected KEY = VALUE",
+        "a value follows '=': KEY = VALUE; a table begins with [NAME]",
+    ),
+    "Invalid initial character for a key part": (
+        "expected a key",
+        "no comma before '}'; a key of more than letters, digits, _ and - needs quotes",
+    ),
+    "Unclosed array": ("expected ',' or ']'", ""),
+    "Unclosed inline table": ("expected ',' or '}'", ""),
+    "Unescaped '\\' in a string": (
+        "a backslash that begins no escape",
+        "a path in single quotes keeps its backslashes: 'C:\\images'",
+    ),
+    "Expected ']' at the end of a table declaration": ("'[' is never closed", "close it with ']'"),
+    "Expected ']]' at the end of an array declaration": ("'[[' is never closed", "close it with ']]'"),
 }
-_OF_HEADERS = {
-    "there is something after the value": "there is something after the name of the table",
-    "expected a key": "expected the name of a table",
+"""What the parser's messages mean, and how to fix it."""
+_EXPLAINED_IN_HEADERS = {
+    "Expected newline or end of document after a statement": (
+        "there is something after the name of the table",
+        "one [NAME] a line, and nothing after it",
+    ),
+    "Invalid initial character for a key part": (
+        "expected the name of a table",
+        "a table is [NAME] or [NAME.NAME]",
+    ),
 }
 _LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
 
@@ -76,12 +87,10 @@ def syntax_problem(text: str, error: ValueError) -> Problem:
         return unplaced
     if opening := _never_closed(text, offset):
         return _not_toml(_line(text, opening[0]), f"{opening[1]} is never closed", opening[2])
-    what = (message[: found.start()] if found else message).partition(";")[0]
-    what = _PLAIN.get(what, what[:1].lower() + what[1:])
-    line = _line(text, offset)
-    if text.split("\n")[line - 1].lstrip().startswith("["):
-        what = _OF_HEADERS.get(what, what)
-    return _not_toml(line, what, _HINTS.get(what, ""))
+    message, line = (message[: found.start()] if found else message).partition(";")[0], _line(text, offset)
+    in_header = text.split("\n")[line - 1].lstrip().startswith("[")
+    explained = _EXPLAINED | _EXPLAINED_IN_HEADERS if in_header else _EXPLAINED
+    return _not_toml(line, *explained.get(message, (message[:1].lower() + message[1:], "")))
 
 
 def _not_toml(line: int, what: str, hint: str = "") -> Problem:
@@ -101,7 +110,7 @@ def _unplaced(text: str, error: ValueError) -> Problem | None:
 def _deepest(text: str) -> int:
     """Return the line on which tables and lists are nested deepest."""
     with suppress(Unreadable):
-        lines = walk(text).lines
+        lines = locate(text)
         return lines[max(lines, key=len)]
     depth, deepest, line = 0, 0, 1
     for token in _TOKEN.finditer(text):
@@ -114,14 +123,15 @@ def _deepest(text: str) -> int:
 def _repeated(text: str) -> Problem | None:
     """Return the first key or table that is written twice, which no parser accepts."""
     try:
-        repeated = walk(text).repeated
+        locate(text)
+    except Repeated as found:
+        what, hint = (
+            f"{_last_part(found.key)} is written twice",
+            f"first on line {found.first}: keep one of the two",
+        )
+        return Problem(Where(found.key, None, found.again), what, hint, code="toml-syntax")
     except Unreadable:
-        return None
-    keys = {key for key, _, _ in repeated}
-    for key, first, again in repeated:
-        if not any(key[:end] in keys for end in range(1, len(key))):  # else its table is the one repeated
-            what, hint = f"{_last_part(key)} is written twice", f"first on line {first}: keep one of the two"
-            return Problem(Where(key, None, again), what, hint, code="toml-syntax")
+        pass
     return None
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
 
@@ -45,7 +46,7 @@ class DigitClassifier(Frozen):
         if weights != "random":
             path = _WEIGHTS / f"{shipped}.safetensors" if weights == "mnist" else Path(weights)
             if not path.is_file():
-                raise ValueError(
+                raise OptionError(
                     f"weights must be 'mnist', 'random' or a safetensors file; there is no {path}"
                 )
             if not is_shapes_only():
