@@ -233,7 +233,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     command = [sys.executable, "-c", KILLED, str(SMOKE), str(tmp_path / "cut"), *overrides]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
     assert json.loads((tmp_path / "cut/run.json").read_text())["state"] == "running"
-    assert RunFolder(tmp_path / "cut").stage("first").checkpoint() == 2
+    assert RunFolder(tmp_path / "cut").stage("first").checkpoints.last() == 2
     assert len(list((tmp_path / "cut/stages/first/images/reconstructions").iterdir())) == 5
     monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
     folders = [

@@ -19,7 +19,8 @@ from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.preflight.preflight import preflight
 from uldm_core.recipe import Recipe
-from uldm_core.run_folder.files import read_state, read_tensors
+from uldm_core.run_folder.checkpoint import read_state
+from uldm_core.run_folder.files import read_tensors
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -101,7 +101,7 @@ def test_a_damaged_file_ends_a_training_with_its_last_step_saved(tmp_path, name)
     with pytest.raises(RunError, match=r"stages\.s: step 4: the dataset .* x\.png: cut short") as caught:
         run_stage(stage, tmp_path, name="s", options=RunOptions(device="cpu"))
     assert "the state is saved" in caught.value.problems[0].hint
-    assert RunFolder(tmp_path).stage("s").checkpoint() == 3
+    assert RunFolder(tmp_path).stage("s").checkpoints.last() == 3
 
 
 def test_the_average_follows_its_formula_and_survives_saving():

@@ -135,7 +135,7 @@ def test_results_of_other_code_are_kept_and_taken_back(resolved, ideas, tmp_path
     late.write_text(text)
     reporter = Lines()
     run(resolved, out=out, reporter=reporter)
-    assert any("first is taken back" in line for line in reporter.lines)
+    assert any("first is restored" in line for line in reporter.lines)
     assert reporter.lines[-1].endswith("nothing to do: every stage is done")
 
 

@@ -61,7 +61,7 @@ def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
         'second: redo, text "hello" -> "ho"; denoiser.width 2 -> 3',
         "third: redo, drawing.txt is made anew",
     ]
-    assert told(registry, path, out, "stages.first.steps=8")[0] == "first: go on, from step 6 of 8"
+    assert told(registry, path, out, "stages.first.steps=8")[0] == "first: resume, from step 6 of 8"
     assert (
         told(registry, path, out, "stages.first.steps=5")[0] == "first: redo, 6 steps are done, 5 are wanted"
     )
@@ -72,5 +72,5 @@ def test_a_result_that_was_set_aside_is_taken_back(registry, write, tmp_path):
     path, out = write(), tmp_path / "out"
     run(resolved(registry, path), out=out)
     run(resolved(registry, path, "stages.second.text=ho"), out=out)
-    assert told(registry, path, out)[1] == "second: reuse, what was set aside earlier is of these options"
+    assert told(registry, path, out)[1] == "second: reuse, the archived result is of these options"
     assert RunFolder(out).stage("second").record().key.made_of["stage"]["text"] == "ho"

@@ -19,7 +19,8 @@ from uldm_core.engine.run import run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Recipe, RunOptions
-from uldm_core.run_folder.files import read_state, read_tensors, write_state
+from uldm_core.run_folder.checkpoint import read_state, write_state
+from uldm_core.run_folder.files import read_tensors
 from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import stage_keys
 
@@ -86,10 +87,10 @@ def test_a_state_survives_the_disk(tmp_path_factory, state):
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
     folder = RunFolder(tmp_path).stage("s")
-    folder.write_checkpoint(3, {"a": torch.ones(2)})
+    folder.checkpoints.save(3, {"a": torch.ones(2)})
     (folder.path / "checkpoints" / "9.part").mkdir()
-    assert folder.checkpoint() == 3
-    folder.write_checkpoint(5, {"a": torch.zeros(2)})
+    assert folder.checkpoints.last() == 3
+    folder.checkpoints.save(5, {"a": torch.zeros(2)})
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["5"]
 
 
@@ -193,7 +194,7 @@ def test_a_stopped_run_equals_an_uninterrupted_one_bit_for_bit(registry, write, 
     stop = Stop()
     with pytest.raises(Interrupted, match="SIGTERM"):
         run(plan_of(registry, write), out=tmp_path / "cut", reporter=Recorder(stop, at), stop=stop)
-    assert RunFolder(tmp_path / "cut").stage("first").checkpoint() == at
+    assert RunFolder(tmp_path / "cut").stage("first").checkpoints.last() == at
     cut = run(plan_of(registry, write), out=tmp_path / "cut")
     for path in (
         "stages/first/weights/autoencoder.safetensors",

@@ -20,7 +20,7 @@ from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
-from uldm_core.engine.progress import Clock, Lines, Silent, say_metrics, say_seconds
+from uldm_core.engine.progress import Clock, Lines, Silent, format_metrics, format_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
 from uldm_core.engine.run import _lock, folder_of, run
 from uldm_core.engine.signals import Interrupted, Stop
@@ -28,14 +28,8 @@ from uldm_core.engine.trackers import Trackers
 from uldm_core.protocols import Dataset, Denoiser, RunStart
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder import files
-from uldm_core.run_folder.files import (
-    damaged,
-    read_state,
-    read_tensors,
-    write_bytes,
-    write_state,
-    write_tensors,
-)
+from uldm_core.run_folder.checkpoint import read_state, write_state
+from uldm_core.run_folder.files import damaged, read_tensors, write_bytes, write_tensors
 from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import stage_keys
 from uldm_plugins.trackers.jsonl import Jsonl
@@ -176,14 +170,14 @@ def test_a_file_is_replaced_not_written_over(tmp_path):
 
 def test_leftovers_beside_checkpoints_are_neither_read_nor_in_the_way(tmp_path):
     folder = StageFolder(tmp_path)
-    assert folder.checkpoint() is None
+    assert folder.checkpoints.last() is None
     checkpoints = tmp_path / "checkpoints"
     (checkpoints / "70.part").mkdir(parents=True)
     (checkpoints / ".DS_Store").write_text("left by a file browser")
-    assert folder.checkpoint() is None
-    folder.write_checkpoint(9, {})
-    folder.write_checkpoint(10, {})
-    assert folder.checkpoint() == 10
+    assert folder.checkpoints.last() is None
+    folder.checkpoints.save(9, {})
+    folder.checkpoints.save(10, {})
+    assert folder.checkpoints.last() == 10
     assert sorted(path.name for path in checkpoints.iterdir()) == [".DS_Store", "10"]
 
 
@@ -258,7 +252,7 @@ class Walk:
 def context_in(folder, **more):
     log = Jsonl()
     log.begin(RunStart(folder, "run", {}, ["s"]))
-    return Context("s", 0, CPU, RunFolder(folder).stage("s"), trackers=Trackers(told={"log": log}), **more)
+    return Context("s", 0, CPU, RunFolder(folder).stage("s"), trackers=Trackers(by_path={"log": log}), **more)
 
 
 def trained(folder, steps, **more):
@@ -316,7 +310,7 @@ def test_a_crash_between_checkpoints_repeats_steps_but_not_lines(tmp_path, monke
 
     with pytest.raises(MemoryError):
         loop.train(Crashing(6), context_in(tmp_path / "cut"))
-    assert RunFolder(tmp_path / "cut").stage("s").checkpoint() == 2
+    assert RunFolder(tmp_path / "cut").stage("s").checkpoints.last() == 2
     last = trained(tmp_path / "cut", 6)
     assert last.done == [2, 3, 4, 5] and torch.equal(whole.layer.running_mean, last.layer.running_mean)
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
@@ -338,7 +332,7 @@ def test_numbers_that_are_none_stop_a_trainer_with_its_last_checkpoint_kept(tmp_
     with pytest.raises(RunError, match=r"stages\.s: loss is inf at step 4") as caught:
         loop.train(Walk(6, bad=3), context_in(tmp_path))
     assert "learning rate" in caught.value.problems[0].hint
-    assert RunFolder(tmp_path).stage("s").checkpoint() == 3
+    assert RunFolder(tmp_path).stage("s").checkpoints.last() == 3
 
 
 def test_a_trainer_that_is_done_takes_no_step_but_finishes(tmp_path):
@@ -608,12 +602,12 @@ def test_lines_come_at_most_so_often():
     for done in range(5, 10):
         reporter.advanced(done, {"loss": 1.0}, 0.0)
     reporter.message("hello")
-    assert lines == ["[s] training steps: going on at 4 of 10", "hello"]
+    assert lines == ["[s] training steps: resumed at 4 of 10", "hello"]
 
 
 def test_durations_metrics_and_the_time_left_are_said_plainly(monkeypatch):
-    assert [say_seconds(s) for s in (0.4, 59.4, 60, 185, 3599)] == ["0 s", "59 s", "1:00", "3:05", "59:59"]
-    assert say_metrics({"loss": 0.123456, "psnr": 31.0}) == "loss 0.1235 psnr 31"
+    assert [format_seconds(s) for s in (0.4, 59.4, 60, 185, 3599)] == ["0 s", "59 s", "1:00", "3:05", "59:59"]
+    assert format_metrics({"loss": 0.123456, "psnr": 31.0}) == "loss 0.1235 psnr 31"
     monkeypatch.setattr("uldm_core.engine.progress.time.monotonic", lambda: 12.0)
     assert Clock(first=4, start=10.0).left(6, 10) == 4.0 and Clock(first=4, start=10.0).left(4, 10) == 0.0
 

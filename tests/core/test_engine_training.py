@@ -141,7 +141,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch, what, 
     assert "step 6" in problem.what or "at a step from 4 to" in problem.what
     assert problem.what.endswith("; this state is not saved")
     folder = RunFolder(tmp_path).stage("s")
-    assert folder.checkpoints() == [3] and "mask" in str(folder.read_checkpoint(3))
+    assert folder.checkpoints.steps() == [3] and "mask" in str(folder.checkpoints.load(3))
     again, train = fragile(tmp_path)
     train()
     assert again.done == list(range(3, 9)), "the next one goes on from the last good checkpoint"
@@ -151,14 +151,14 @@ def test_an_infinite_gradient_in_the_last_step_is_no_end(tmp_path):
     happens = {8: lambda trainer: trainer.net.weight.register_hook(lambda gradient: gradient * INF)}
     with pytest.raises(RunError, match=r"net\.weight became nan or infinite at a step from 1 to 9"):
         fragile(tmp_path, happens=happens)[1]()
-    assert RunFolder(tmp_path).stage("s").checkpoints() == []
+    assert RunFolder(tmp_path).stage("s").checkpoints.steps() == []
 
 
 @pytest.mark.parametrize(
     ("precision", "saved", "adjustable", "hint"),
     [
         ("float32", 0, True, "a lower learning rate usually helps; there is no checkpoint yet"),
-        ("bfloat16", 3, True, "precision float32, usually helps; `uldm run` goes on with it from the "),
+        ("bfloat16", 3, True, "precision float32, usually helps; `uldm run` resumes with it from the "),
         ("float32", 3, False, "with other options `uldm run` begins at step 0"),
         ("bfloat16", 3, False, "begins at step 0, with another precision from the checkpoint of step 3"),
     ],
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_used(tmp_path, steps, begins):
         other.net.mean += NAN if step == 4 else 0.0
         state = {name: part.state_dict() for name, part in other.stateful().items()}
         (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        RunFolder(tmp_path / str(step)).stage("s").write_checkpoint(step, state)
+        RunFolder(tmp_path / str(step)).stage("s").checkpoints.save(step, state)
         source = tmp_path / str(step) / "stages/s/checkpoints" / str(step)
         source.rename(folder.path / "checkpoints" / str(step))
     trainer, train = fragile(tmp_path, reporter=reporter)
@@ -205,7 +205,7 @@ def test_data_that_fails_ends_a_training_with_its_last_step_saved(tmp_path, step
         fragile(tmp_path, happens={step: fail})[1]()
     what, hint = caught.value.problems[0].what, caught.value.problems[0].hint
     assert what == f"stages.s: step {step + 1}: the dataset cannot give its images: x.png is cut short"
-    assert RunFolder(tmp_path).stage("s").checkpoint() == (step or None)
+    assert RunFolder(tmp_path).stage("s").checkpoints.last() == (step or None)
     assert ("the state is saved" in hint) is bool(step)
     again, train = fragile(tmp_path)
     train()
@@ -220,7 +220,7 @@ def test_data_that_fails_saves_no_state_that_is_not_finite(tmp_path):
 
     with pytest.raises(RunError, match="share is inf at step 2"):
         fragile(tmp_path, happens={1: SPOIL["share is inf"], 3: fail})[1]()
-    assert RunFolder(tmp_path).stage("s").checkpoints() == []
+    assert RunFolder(tmp_path).stage("s").checkpoints.steps() == []
 
 
 class Walk:
@@ -309,14 +309,14 @@ def test_a_training_in_progress_goes_on_at_another_rate(go, tmp_path):
     said, _, error = go(**stop_after(7))
     assert isinstance(error, Interrupted) and said == []
     said, told, error = go("stages.first.optimizer.lr=0.01")
-    assert told == "first: go on, from step 7 of 20, with optimizer.lr 0.1 -> 0.01" and error is None
+    assert told == "first: resume, from step 7 of 20, with optimizer.lr 0.1 -> 0.01" and error is None
     assert said == [
-        "stages.first goes on from step 7 of 20, with optimizer.lr 0.1 -> 0.01",
+        "stages.first resumes from step 7 of 20, with optimizer.lr 0.1 -> 0.01",
         "stages.first: optimizer.lr was 0.1 up to step 7, then 0.01",
     ]
     assert record(tmp_path).done and record(tmp_path).summary == {"first": 7.0}
     assert adjusted(tmp_path) == [{"step": 7, "options": {"optimizer.lr": [0.1, 0.01]}}]
-    state = RunFolder(tmp_path / "out").stage("first").read_checkpoint(20)
+    state = RunFolder(tmp_path / "out").stage("first").checkpoints.load(20)
     assert state["optimizer"]["param_groups"][0]["lr"] == 0.01, "the old rate does not come back"
     assert go("stages.first.optimizer.lr=0.01")[0] == said[1:], "it is not hidden that it was done so"
     go("stages.first.optimizer.lr=0.01", out="alone")
@@ -354,9 +354,9 @@ def test_what_is_done_again_is_said_before_with_its_reason(go, tmp_path, overrid
     kept = "the finished result" if done else "its checkpoint of step 7"
     assert told == f"first: redo, {why}" and error is None
     assert said == [f"stages.first {does}: {why}; {kept} is kept in set_aside/first-{key}"]
-    assert RunFolder(tmp_path / "out").set_aside("first", key) and record(tmp_path).adjusted == []
+    assert RunFolder(tmp_path / "out").is_archived("first", key) and record(tmp_path).adjusted == []
     said, _, _ = go()
-    assert said == [f"stages.first is taken back from set_aside/first-{key}"]
+    assert said == [f"stages.first is restored from set_aside/first-{key}"]
     assert record(tmp_path).summary == {"first": 0.0 if done else 7.0}
 
 
@@ -364,7 +364,7 @@ def test_a_training_is_not_adjusted_where_the_wanted_one_is_there_or_takes_fewer
     wanted = "stages.first.optimizer.lr=0.01"
     go(wanted)
     go(**stop_after(7))
-    assert "taken back" in go(wanted)[0][0] and record(tmp_path).adjusted == []
+    assert "restored" in go(wanted)[0][0] and record(tmp_path).adjusted == []
     said = go(wanted, "stages.first.clip=1", **stop_after(7))[0]
     assert "is done again: clip 0.0 -> 1.0" in said[0]
     said = go(wanted, "stages.first.clip=2", "stages.first.steps=15")[0]
@@ -392,7 +392,7 @@ def test_the_advice_after_numbers_gone_bad_works_as_it_is_given(go, tmp_path, mo
 
     def burst(trainer):
         monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 1e9)
-        if trainer.lr > 0.05 and trainer.context.machine.precision is torch.bfloat16:
+        if trainer.lr > 0.05 and trainer.context.run_device.precision is torch.bfloat16:
             trainer.net.weight.data.fill_(INF)
 
     happens = {**saves, 6: burst}

@@ -16,7 +16,7 @@ from uldm_core.recipe.document import parse_toml
 from uldm_core.run_folder.files import digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
-from uldm_core.run_folder.pretrained import origins, weights_from
+from uldm_core.run_folder.pretrained import pretrained_weights, weights_from
 from uldm_core.spec.building import ComponentStore
 
 TAKEN = (
@@ -93,7 +93,9 @@ def test_it_counts_what_the_weights_are_not_where_they_lie(registry, write, othe
         plan = Recipe.load(write(*replacements)).resolve(registry)
         return {
             name: key.content
-            for name, key in stage_keys(plan, ComponentStore(plan.components), brought=origins(plan)).items()
+            for name, key in stage_keys(
+                plan, ComponentStore(plan.components), brought=pretrained_weights(plan)
+            ).items()
         }
 
     shutil.copytree("other", "moved")

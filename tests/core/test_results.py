@@ -274,7 +274,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     ):
         with pytest.raises(MistakeError, match=said) as caught:
             ask()
-        assert caught.value.problems[0].hint == f"go on with: uldm run {place.out} --out {place.out}"
+        assert caught.value.problems[0].hint == f"resume it: uldm run {place.out} --out {place.out}"
     opened.component("autoencoder")
     assert place.run("stages.first.batch_size=4").done == ["second", "third", "fourth"]
     place.open().stage("paint")
@@ -497,7 +497,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     DAMAGE[how](path)
     with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
         place.open().require_trained("denoiser")
-    assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: go on, {path}")
+    assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: resume, {path}")
     notes = place.run()
     assert notes.done == ["second"] and digest(path) == before
     assert any("stages.second is done again, from its last checkpoint" in line for line in notes.lines)

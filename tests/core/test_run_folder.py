@@ -18,7 +18,8 @@ from uldm_core.engine.run import run
 from uldm_core.paths import inside, listed, remove, whole
 from uldm_core.preflight.forecast import forecast
 from uldm_core.recipe import Recipe
-from uldm_core.run_folder.files import read_tensors, write_bytes, write_state
+from uldm_core.run_folder.checkpoint import write_state
+from uldm_core.run_folder.files import read_tensors, write_bytes
 from uldm_core.run_folder.folder import RunFolder
 
 
@@ -364,8 +365,8 @@ def read_all(sent, components, path):
     parts = {"autoencoder": Coder(1, Codes(16)), "optimizer": sgd([torch.nn.Parameter(torch.zeros(3))])}
     for name in ("first", "second", "third"):
         RunFolder(sent).stage(name).record()
-    state = RunFolder(sent).stage("first").read_checkpoint(6)
-    RunFolder(sent).stage("first").restore(6, state, parts)
+    state = RunFolder(sent).stage("first").checkpoints.load(6)
+    RunFolder(sent).stage("first").checkpoints.restore(6, state, parts)
 
 
 def go_on(sent, components, path):
@@ -407,12 +408,12 @@ def test_what_a_crash_left_and_what_is_not_ours_is_told_apart(tmp_path):
     (folder.path / "checkpoints" / "notes").mkdir(parents=True)
     (folder.path / "checkpoints" / ".0a1b.part").mkdir()
     (folder.path / "checkpoints" / "²").mkdir()
-    folder.write_checkpoint(3, {})
-    folder.write_checkpoint(4, {})
+    folder.checkpoints.save(3, {})
+    folder.checkpoints.save(4, {})
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["4", "notes", "²"]
     with pytest.raises(TypeError):
         write_state(folder.path / "checkpoints" / "5", {"a": object()})
-    assert folder.checkpoint() == 4 and len(listed(folder.path / "checkpoints")) == 3
+    assert folder.checkpoints.last() == 4 and len(listed(folder.path / "checkpoints")) == 3
 
 
 @pytest.mark.parametrize(
@@ -481,4 +482,4 @@ def test_a_state_of_an_earlier_version_has_no_checksum_and_one_that_changed_is_s
     path = sent / "stages/first/checkpoints/8/state.json"
     path.write_text(path.read_text().replace("0.8", "0.9"))
     with pytest.raises(MistakeError, match=r"8/state\.json: .*the checksum differs"):
-        RunFolder(sent).stage("first").read_checkpoint(8)
+        RunFolder(sent).stage("first").checkpoints.load(8)

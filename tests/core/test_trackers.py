@@ -119,7 +119,9 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning(plan_of, tmp_path, ev
     messages = Messages()
     run(plan_of(f'[{{ use = "notes", fail_in = "{event}" }}]'), out=tmp_path / "out", reporter=messages)
     (warning,) = [text for text in messages.said if text.startswith("warning: ")]
-    assert warning.startswith("warning: tracker/notes failed, the run goes on without it: OSError: no space")
+    assert warning.startswith(
+        "warning: tracker/notes failed, the run continues without it: OSError: no space"
+    )
     assert "test_trackers.py" in warning
     assert Notes.told[-1][0] == event and len(events(event)) == 1
     assert (tmp_path / "out/stages/first/metrics.jsonl").is_file(), "the other tracker is still told"
@@ -142,7 +144,7 @@ def test_one_that_is_always_told_is_left_out_where_it_cannot_be_built(plan_of, r
     run(plan_of(), out=tmp_path / "out", reporter=messages)
     (warning,) = [text for text in messages.said if text.startswith("warning: ")]
     assert warning.startswith(
-        "warning: tracker/sick failed, the run goes on without it: tracker/sick cannot be"
+        "warning: tracker/sick failed, the run continues without it: tracker/sick cannot be"
     )
 
 
@@ -237,7 +239,7 @@ def test_a_living_run_is_noted_now_and_then(tmp_path, monkeypatch):
 
 
 def test_images_are_handed_on_to_trackers_and_progress_is_a_sign_of_life(tmp_path):
-    told, beats = trackers.Trackers(told={"notes": Notes()}), []
+    told, beats = trackers.Trackers(by_path={"notes": Notes()}), []
     context = Context(
         "s",
         0,

@@ -738,7 +738,7 @@ class SeedOfItsOwn(Draws):
     """Noise is drawn with seed 0 in every run."""
 
     def noise(self, context, number):
-        return super().noise(type(context)("", 0, context.machine, context.folder), number)
+        return super().noise(type(context)("", 0, context.run_device, context.folder), number)
 
 
 @mutant("stage", killed_by="whole_whatever_the_batch")

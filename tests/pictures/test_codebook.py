@@ -23,7 +23,7 @@ def test_every_place_of_the_split_is_counted(uldm, run):
     assert report["images"] == len(test) and sum(book["counts"]) == len(test) * 7 * 7
     images = to_float(test.images(torch.arange(len(test))))
     codes = trained.component("autoencoder").cpu().eval().encode_with_indices(images)[2]
-    if trained.machine.precision is torch.float32:
+    if trained.device.precision is torch.float32:
         assert book["counts"] == codes.flatten().bincount(minlength=512).tolist()
     assert (
         book["used"] == sum(count > 0 for count in book["counts"]) and 1 <= book["perplexity"] <= book["used"]

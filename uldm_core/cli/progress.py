@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from uldm_core.engine.progress import Clock, Lines, Reporter, say_metrics, say_seconds
+from uldm_core.engine.progress import Clock, Lines, Reporter, format_metrics, format_seconds
 
 REFRESHED_PER_SECOND = 4
 MARKS = {"waiting": "·", "running": "▸", "stopped": "■", "done": "✓"}
@@ -62,7 +62,7 @@ class Row:
 
     def _bar(self) -> Iterator[RenderableType]:
         if self.total:
-            left = f"{say_seconds(self.left)} left" if self.left else ""
+            left = f"{format_seconds(self.left)} left" if self.left else ""
             line = Table.grid(padding=(0, 2, 0, 0))
             line.add_column(max_width=WIDEST_BAR)
             line.add_row(ProgressBar(self.total, self.done), f"{self.done}/{self.total}", left)
@@ -72,10 +72,10 @@ class Row:
         yield self.doing
         if self.rate:
             yield f"{self.rate:.0f} images/s"
-        yield from (say_metrics({name: value}) for name, value in self.metrics.items())
+        yield from (format_metrics({name: value}) for name, value in self.metrics.items())
 
 
-class Terminal:
+class Terminal(Reporter):
     """The stages of a run below each other, each with its state; messages are above them."""
 
     def __init__(self, console: Console) -> None:
@@ -112,7 +112,7 @@ class Terminal:
 
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show how long the stage took, and its summary."""
-        text = f"{say_seconds(seconds)}  {say_metrics(summary)}".rstrip()
+        text = f"{format_seconds(seconds)}  {format_metrics(summary)}".rstrip()
         self.rows[stage] = Row(stage, "done", text=text)
 
     def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:

@@ -1,1 +1,1 @@
-"""The engine: stages and their content keys, the training loop, checkpoints, randomness, devices."""
+"""The engine: runs, the training loop, randomness, devices, trackers, opened runs."""

@@ -15,7 +15,7 @@ from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import seeded
 from uldm_core.errors import RunError
 from uldm_core.recipe import ResolvedRecipe
-from uldm_core.run_folder.files import damaged, read_tensors, why
+from uldm_core.run_folder.files import damaged, format_error, read_tensors
 from uldm_core.run_folder.pretrained import misfits
 from uldm_core.spec.building import ComponentStore
 
@@ -62,5 +62,5 @@ class RunComponents(ComponentStore):
         try:
             component.load_state_dict(weights)
         except Exception as error:  # each component has its own way to say so
-            first = "; ".join(islice(misfits(component, path), 3)) or why(error)
+            first = "; ".join(islice(misfits(component, path), 3)) or format_error(error)
             raise damaged(path, f"not weights of the recipe's {type(component).__name__}: {first}") from error

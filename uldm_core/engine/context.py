@@ -1,4 +1,4 @@
-"""What a stage is handed: its place, its machine, its randomness, and ears for its progress."""
+"""What the engine gives a stage: its folder, device, randomness, and where it reports to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import define, field
@@ -22,23 +21,23 @@ from uldm_core.run_folder.folder import StageFolder
 
 @define
 class Context:
-    """A stage's surroundings while it runs.
+    """What a stage is given while it runs; see ``protocols.Context``.
 
     Args:
         name: the stage's name in the recipe.
         seed: the run's seed.
-        machine: device and precision.
+        run_device: device and precision.
         folder: the stage's folder.
-        products: where earlier stages left the artifacts they make, by name.
-        reporter: told of progress.
-        stop: asked whether to stop.
-        trackers: told of scalars and images.
-        beat: called as often as there is a sign of life.
+        products: the artifacts of earlier stages, by name.
+        reporter: shows progress.
+        stop: says whether to stop.
+        trackers: log scalars and images.
+        beat: called while the stage makes progress.
     """
 
     name: str
     seed: int
-    machine: Device
+    run_device: Device
     folder: StageFolder
     products: Mapping[str, Path] = field(factory=dict)
     reporter: Reporter = field(factory=Silent)
@@ -52,11 +51,11 @@ class Context:
     @property
     def device(self) -> torch.device:
         """Where tensors live."""
-        return self.machine.device
+        return self.run_device.device
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         """Return the context for forward passes."""
-        return self.machine.autocast()
+        return self.run_device.autocast()
 
     def generator(self, *path: str | int) -> torch.Generator:
         """Return a CPU generator for a place within this stage, a step say."""
@@ -73,23 +72,23 @@ class Context:
         return path
 
     def publish(self, name: str) -> None:
-        """Put a copy of an artifact where a person looks first: the run's own folder."""
+        """Copy an artifact to the top of the run's folder."""
         copy(self.folder.artifact(name), inside(self.folder.path.parent.parent, name))
         self.published.append(name)
 
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
-        """Show images to whoever tracks the run, as a grid of ten a row.
+        """Pass images to the trackers, to be shown as a grid of ten a row.
 
         Args:
             name: what they are; the same name at another step shows how they change.
             images: uint8 [N, C, H, W].
-            step: after how many steps.
+            step: steps done.
         """
         shown = images.detach().cpu()
         self.trackers.notify(lambda tracker: tracker.images(self.name, step, name, shown))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell whoever tracks the run what was measured after so many steps."""
+        """Pass the values measured after ``step`` steps to the trackers."""
         self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
         self.beat()
 
@@ -101,18 +100,18 @@ class Context:
         """Raise ``Interrupted`` if the run is to stop."""
         self.stop.check()
 
-    def goes_on(self, step: int, total: int) -> None:
-        """Tell whoever tracks the run that the stage is at ``step`` of ``total``, and goes on from there."""
+    def resume(self, step: int, total: int) -> None:
+        """Notify the trackers that the stage runs, from ``step`` of ``total``."""
         self.resumed_at = step
         self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:
-        """Tell that the stage begins ``doing`` something, with ``done`` of ``total`` steps or images done."""
+        """Report that the stage begins ``doing`` something, ``done`` of ``total`` steps or images done."""
         self._started = time.monotonic()
         self.reporter.started(self.name, doing, total, done)
 
     def advance(self, done: int) -> None:
-        """Tell how many images are done; raises ``Interrupted`` if the run is to stop."""
+        """Report the number of images done; raises ``Interrupted`` if the run is to stop."""
         rate = done / max(time.monotonic() - self._started, 1e-9)
         self.reporter.advanced(done, {}, rate)
         self.beat()

@@ -79,7 +79,7 @@ def _held(value: object) -> Iterable[object]:
 
 
 def choose_device(options: RunOptions) -> Device:
-    """Choose as a recipe's ``[run]`` table says; raises ``MistakeError`` for what this machine lacks."""
+    """Return the device of a recipe's ``[run]`` table; raises ``MistakeError`` if there is none such here."""
     if options.threads:
         torch.set_num_threads(options.threads)
     device = _device(options.device)

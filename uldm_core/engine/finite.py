@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def not_finite(state: Any) -> list[str]:
+def not_finite(state: object) -> list[str]:
     """Return the names of the tensors in a nested state that hold nan or infinity, in the state's order.
 
     Numbers outside of tensors may be infinite: "the best so far" begins so. Waits once for each device.
@@ -26,7 +25,7 @@ def not_finite(state: Any) -> list[str]:
     return [name for index, (name, _) in enumerate(tensors) if not finite[index]]
 
 
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex():
             yield name, value.detach()

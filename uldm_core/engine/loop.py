@@ -35,7 +35,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
     trainer.prepare(context)
     state = _State(trainer, context)
     step = state.resume()
-    context.goes_on(step, trainer.steps)
+    context.resume(step, trainer.steps)
     context.begin("training steps", trainer.steps, step)
     log = _Log(state, step)
     previews = _preview_steps(trainer)
@@ -62,13 +62,13 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
 
 
 def _preview_steps(trainer: Trainer) -> set[int]:
-    """Return after which steps a trainer shows itself: evenly over the training, the last one among them."""
+    """Return the steps after which a trainer shows previews: evenly spaced, the last step among them."""
     count = trainer.previews if isinstance(trainer, Previewing) else 0
     return {-(-trainer.steps * place // count) for place in range(1, count + 1)}
 
 
 def _preview(trainer: Any, context: Context, step: int) -> bool:
-    """Have a trainer show itself; return whether it could. Training goes on with the same numbers."""
+    """Have a trainer show a preview; return whether it could. Training continues with the same numbers."""
     try:
         with seeded(context.seed, context.name, "preview", step):
             trainer.preview(step, context)
@@ -83,26 +83,26 @@ def _preview(trainer: Any, context: Context, step: int) -> bool:
 class _State:
     """A trainer's state and its checkpoints: one that is not finite is neither saved nor loaded.
 
-    What is not finite before the first step (a mask of -inf, say) is meant to be so.
+    What is not finite before the first step (a mask of -inf, say) may stay so.
     """
 
     trainer: Trainer
     context: Context
     saved: int = field(default=0, init=False)
-    meant: frozenset[str] = field(init=False)
+    never_finite: frozenset[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.meant = frozenset(not_finite(self._read()))
+        self.never_finite = frozenset(not_finite(self._read()))
 
     def resume(self) -> int:
         """Load the last checkpoint that is finite; return its step, 0 without one."""
         skipped = []
-        for step in self.context.folder.checkpoints():
-            state = self.context.folder.read_checkpoint(step)
+        for step in self.context.folder.checkpoints.steps():
+            state = self.context.folder.checkpoints.load(step)
             if bad := self._bad(state):
                 skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
                 continue
-            self.context.folder.restore(step, state, self.trainer.stateful())
+            self.context.folder.checkpoints.restore(step, state, self.trainer.stateful())
             self.saved = step
             break
         if skipped:
@@ -116,18 +116,18 @@ class _State:
         if bad := self._bad(state):
             first = self.saved + 1
             when = f"at step {step}" if first >= step else f"at a step from {first} to {step}"
-            raise self.broken(f"{bad} became nan or infinite {when}")
-        self.context.folder.write_checkpoint(step, state)
+            raise self.not_finite_error(f"{bad} became nan or infinite {when}")
+        self.context.folder.checkpoints.save(step, state)
         self.saved = step
 
-    def broken(self, what: str) -> RunError:
+    def not_finite_error(self, what: str) -> RunError:
         """Return the error of a state that is not finite, with what to do."""
-        exact = self.context.machine.precision is torch.float32
+        exact = self.context.run_device.precision is torch.float32
         means = "a lower learning rate" if exact else "a lower learning rate, or precision float32,"
         if not self.saved:
             then = "there is no checkpoint yet, so `uldm run` begins at step 0"
         elif isinstance(self.trainer, Adjustable):
-            then = f"`uldm run` goes on with it from the checkpoint of step {self.saved}"
+            then = f"`uldm run` resumes with it from the checkpoint of step {self.saved}"
         else:
             other = "" if exact else f", with another precision from the checkpoint of step {self.saved}"
             then = f"with other options `uldm run` begins at step 0{other}"
@@ -138,21 +138,21 @@ class _State:
         """Save the state after ``step`` steps, and return the error of the next one's data."""
         if step > self.saved:
             self.save(step)
-        then = f"the state is saved; with the data as it was, `uldm run` goes on from step {step}"
+        then = f"the state is saved; with the data as it was, `uldm run` resumes from step {step}"
         hint = then if step else "nothing was trained yet"
         return RunError(f"stages.{self.context.name}: step {step + 1}: {error}", hint=hint)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, object]:
         return {name: part.state_dict() for name, part in self.trainer.stateful().items()}
 
-    def _bad(self, state: Mapping[str, Any]) -> str:
+    def _bad(self, state: Mapping[str, object]) -> str:
         """Return the name of the first tensor that is not finite and should be, or nothing."""
-        return next((name for name in not_finite(state) if name not in self.meant), "")
+        return next((name for name in not_finite(state) if name not in self.never_finite), "")
 
 
 @define
 class _Log:
-    """Passes metrics on to trackers and the reporter; stops the training at those that are not finite."""
+    """Passes metrics to trackers and the reporter; raises an error of one that is not finite."""
 
     state: _State
     last_step: int
@@ -182,7 +182,7 @@ class _Log:
         for step, values in read:
             for name, value in values.items():
                 if not math.isfinite(value):
-                    raise self.state.broken(f"{name} is {value} at step {step}")
+                    raise self.state.not_finite_error(f"{name} is {value} at step {step}")
 
     def _read(self) -> list[tuple[int, dict[str, float]]]:
         """Fetch all scalars from the device at once."""

@@ -24,7 +24,7 @@ from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, results_of
-from uldm_core.run_folder.pretrained import origin_of
+from uldm_core.run_folder.pretrained import pretrained_of
 from uldm_core.spec.component_spec import components_behind
 
 
@@ -65,19 +65,19 @@ class TrainedRun:
         device = choose_device(resolved.run)
         run = cls(resolved, RunFolder(path), device, RunComponents.of(resolved, device))
         run._leave_data_unopened()
-        run._take_origins()
+        run._take_pretrained()
         run._take_results()
         if changed := changed_code(resolved, run.folder):
             many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            said = f"{path}: the code of {changed[0]}{many} has changed since it was trained"
-            warnings.warn(said, RunWarning, stacklevel=2)
+            message = f"{path}: the code of {changed[0]}{many} has changed since it was trained"
+            warnings.warn(message, RunWarning, stacklevel=2)
         return run
 
     def component(self, name: str) -> Any:
         """Return a component by its name in the recipe.
 
         Raises:
-            MistakeError: there is none, or what it was trained with is not what the recipe says now.
+            MistakeError: there is none, or what it was trained with is not what the recipe has now.
         """
         if name not in self.resolved.components:
             raise MistakeError(
@@ -86,15 +86,15 @@ class TrainedRun:
         self._refuse([name])
         return self.store.component(name)
 
-    def stage(self, verb: str) -> tuple[str, Any]:
-        """Return the last stage that uses the component ``verb``, with its name.
+    def stage(self, use: str) -> tuple[str, Any]:
+        """Return the last stage that uses the component ``use``, with its name.
 
         Raises:
             MistakeError: the recipe has none, or what it acts on does not belong to the recipe.
         """
-        names = [name for name, stage in self.resolved.stages.items() if stage.component.name == verb]
+        names = [name for name, stage in self.resolved.stages.items() if stage.component.name == use]
         if not names:
-            raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {verb!r}")
+            raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {use!r}")
         self._refuse(sorted(components_behind(self.resolved.stages[names[-1]], self.resolved.components)))
         try:
             return names[-1], self.store.build(self.resolved.stages[names[-1]])
@@ -109,16 +109,17 @@ class TrainedRun:
         """
         self._refuse([name])
         if name not in self.artifacts:
-            raise MistakeError(f"{self.folder.path} has no {name} yet", hint=self._how_to_go_on())
+            raise MistakeError(f"{self.folder.path} has no {name} yet", hint=self._how_to_resume())
         return self.artifacts[name]
 
     def require_trained(self, *components: str) -> None:
-        """Raise ``MistakeError`` unless each noun that some stage trains has its weights."""
+        """Raise ``MistakeError`` unless each component that some stage trains has its weights."""
         self._refuse(components)
         for name, stage in self.resolved.stages.items():
-            for noun in set(products(stage)) & set(components) - self.trained:
+            for component in set(products(stage)) & set(components) - self.trained:
                 raise MistakeError(
-                    f"{self.folder.path}: {noun} is not trained yet (stage {name})", hint=self._how_to_go_on()
+                    f"{self.folder.path}: {component} is not trained yet (stage {name})",
+                    hint=self._how_to_resume(),
                 )
 
     def context(
@@ -131,14 +132,14 @@ class TrainedRun:
     def _refuse(self, names: Iterable[str]) -> None:
         for name in names:
             if name in self.refused:
-                raise MistakeError(f"{self.folder.path}: {self.refused[name]}", hint=self._how_to_go_on())
+                raise MistakeError(f"{self.folder.path}: {self.refused[name]}", hint=self._how_to_resume())
 
-    def _how_to_go_on(self) -> str:
-        return f"go on with: {command_for(self.folder.path)}"
+    def _how_to_resume(self) -> str:
+        return f"resume it: {command_for(self.folder.path)}"
 
     def _leave_data_unopened(self) -> None:
-        for name, noun in self.resolved.components.items():
-            if noun.kind.data and (shape := shape_of(name, self.resolved, self.folder)):
+        for name, spec in self.resolved.components.items():
+            if spec.kind.data and (shape := shape_of(name, self.resolved, self.folder)):
                 self.store.built[name] = Unopened(*shape, partial(self._open, name))
 
     def _open(self, dataset: str) -> Dataset:
@@ -151,10 +152,10 @@ class TrainedRun:
         finally:
             self.store.built.setdefault(dataset, unopened)
 
-    def _take_origins(self) -> None:
+    def _take_pretrained(self) -> None:
         """Take the weights that components start from: those that the run has kept."""
-        for name in [name for name, noun in self.resolved.components.items() if noun.source]:
-            path, why = origin_of(name, self.resolved, self.folder)
+        for name in [name for name, spec in self.resolved.components.items() if spec.source]:
+            path, why = pretrained_of(name, self.resolved, self.folder)
             if path:
                 self.store.weights[name] = path
             else:

@@ -18,7 +18,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.loop import train
-from uldm_core.engine.progress import Reporter, Silent, say_seconds
+from uldm_core.engine.progress import Reporter, Silent, format_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
 from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
@@ -32,7 +32,7 @@ from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest, holds, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
-from uldm_core.run_folder.pretrained import keep_origins
+from uldm_core.run_folder.pretrained import keep_pretrained
 from uldm_core.spec.structure import path_of
 
 
@@ -47,14 +47,14 @@ def run(
 ) -> Path:
     """Run a recipe and return its folder.
 
-    Stages whose results are there already are not done again; an unfinished one goes on from its last
+    Stages whose results are there already are not done again; an unfinished one resumes from its last
     checkpoint.
 
     Args:
         recipe: the recipe, resolved or not.
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
-        reporter: told of progress; silent by default.
+        reporter: shows progress; by default none does.
         stop: asked after every step whether to stop.
         command: what a person typed, for whoever looks at the run.
 
@@ -106,14 +106,14 @@ def _is_a_runs(recipe: Path) -> bool:
 
 def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
     """Raise ``MistakeError`` if a component comes from the run that is to be made."""
-    for name, noun in resolved.components.items():
-        if noun.source and path_of(noun.source).resolve() == folder.resolve():
-            what = f"{noun.source} is the folder of this run itself"
+    for name, spec in resolved.components.items():
+        if spec.source and path_of(spec.source).resolve() == folder.resolve():
+            what = f"{spec.source} is the folder of this run itself"
             problem = Problem(Where((name, "from")), what, "name another run, or give another folder: --out")
             raise resolved.located(MistakeError(problem))
 
 
-def _lock(path: Path) -> AbstractContextManager[Any]:
+def _lock(path: Path) -> AbstractContextManager[object]:
     """Keep a second run out of the folder, until the context ends."""
     path.mkdir(parents=True, exist_ok=True)
     lock = inside(path, ".lock")
@@ -131,7 +131,7 @@ def _lock(path: Path) -> AbstractContextManager[Any]:
 class _Runner:
     resolved: ResolvedRecipe
     folder: RunFolder
-    machine: Device
+    device: Device
     reporter: Reporter
     stop: Stop
     command: str
@@ -144,7 +144,7 @@ class _Runner:
     watched: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.store = RunComponents.of(self.resolved, self.machine)
+        self.store = RunComponents.of(self.resolved, self.device)
         self.status = RunStatus(self.folder.file("run.json"), self.command)
         self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
@@ -155,7 +155,7 @@ class _Runner:
         changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
-        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.machine))
+        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.device))
         started, worked = time.monotonic(), []
         self.reporter.stages(wanted)
         with ExitStack() as watch:
@@ -163,7 +163,7 @@ class _Runner:
                 if not self.watched and (changed or not all(self.records[name].done for name in wanted)):
                     watch.enter_context(self._watching())
                 worked.append(self._stage(name, self.records[name]))
-        seconds = say_seconds(time.monotonic() - started)
+        seconds = format_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
 
@@ -188,7 +188,7 @@ class _Runner:
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
         data = Data(self.store)
-        brought = keep_origins(self.resolved, self.folder, self.reporter.message)
+        brought = keep_pretrained(self.resolved, self.folder, self.reporter.message)
         self.store.weights.update(brought)
         try:
             keys = stage_keys(self.resolved, self.store, brought=brought, data=data)
@@ -207,17 +207,17 @@ class _Runner:
             remove(path)
 
     def _settle(self, keys: Mapping[str, StageKey], wanted: Collection[str]) -> dict[str, StageRecord]:
-        """Have the folder hold nothing but what belongs to the recipe; return what is known of each stage.
+        """Leave nothing in the folder but what belongs to the recipe; return the record of each stage.
 
-        Results of other options are set aside, also those of stages that are not to be done now: they would
+        Results of other options are archived, also those of stages that are not to be done now: they would
         be used together with what is made anew before them.
         """
         before = self.folder.copies()
         there = [name for name in keys if name not in wanted and self.folder.stage(name).record()]
         records = {name: self._claimed(name, key) for name, key in keys.items()}
         if gone := [name for name in there if not self.folder.stage(name).path.exists()]:
-            said = f"set aside, since they are of other options than the recipe has now: {listing(gone)}"
-            self.reporter.message(said)
+            message = f"archived, since they are of other options than the recipe has now: {listing(gone)}"
+            self.reporter.message(message)
         copies = [self.folder.published(name, record) for name, record in records.items() if record.done]
         self.folder.publish({name: path for each in copies for name, path in each.items()}, before)
         return records
@@ -231,7 +231,7 @@ class _Runner:
         files = result_files(self.resolved.stages[name], folder, record) if record.done else []
         damage = folder.damage(record, files)
         if damage:
-            how = "from its last checkpoint" if folder.checkpoint() else "anew"
+            how = "from its last checkpoint" if folder.checkpoints.last() else "anew"
             self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
         record = evolve(record, key=key, done=record.done and not damage)
         if record != known or key.made_of != known.key.made_of:
@@ -239,28 +239,28 @@ class _Runner:
         return record
 
     def _announce(self, keys: Mapping[str, StageKey]) -> None:
-        """Say what is done again and why, before anything is set aside."""
-        said = [forecast.announcement for forecast in forecast_of(self.folder, self.resolved, keys)]
-        if any(said):
-            self.reporter.message("\n".join(filter(None, said)))
+        """Show what is done again and why, before anything is archived."""
+        lines = [forecast.announcement for forecast in forecast_of(self.folder, self.resolved, keys)]
+        if any(lines):
+            self.reporter.message("\n".join(filter(None, lines)))
 
     def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
         if record.done:
             self.reporter.reused(name, record.seconds, record.summary)
-            self._say_adjustments(name, record)
+            self._show_adjustments(name, record)
         else:
             self._work(name, record)
-        self._hand_on(name)
-        self._set_aside_what_used(name, again=not record.done)
+        self._pass_on(name)
+        self._archive_what_used(name, again=not record.done)
         return not record.done
 
-    def _set_aside_what_used(self, name: str, again: bool) -> None:
-        """Set aside results of later stages that were made of another outcome of a stage.
+    def _archive_what_used(self, name: str, again: bool) -> None:
+        """Archive results of later stages that were made of another outcome of a stage.
 
-        A stage that is done again with the same options may come out otherwise: it had lost its weights, say,
-        and was adjusted the first time, or done with another precision. Records of earlier versions do not
-        say which outcome they used: it was another one if the stage is done ``again`` now.
+        A stage that is done again with the same options may come out otherwise: its weights were lost, for
+        example, and it was adjusted the first time, or done with another precision. Records of earlier
+        versions do not know which outcome they used: it was another one if the stage is done ``again`` now.
         """
         mine, aside = str(self.records[name].key), set[str]()
         for later in list(self.resolved.stages)[list(self.resolved.stages).index(name) + 1 :]:
@@ -321,9 +321,9 @@ class _Runner:
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
-        self._say_adjustments(name, done)
+        self._show_adjustments(name, done)
 
-    def _say_adjustments(self, name: str, record: StageRecord) -> None:
+    def _show_adjustments(self, name: str, record: StageRecord) -> None:
         for line in describe_adjustments(record.adjusted):
             self.reporter.message(f"stages.{name}: {line}")
 
@@ -331,7 +331,7 @@ class _Runner:
         return Context(
             name,
             self.resolved.seed,
-            self.machine,
+            self.device,
             self.folder.stage(name),
             self.products,
             self.reporter,
@@ -340,15 +340,15 @@ class _Runner:
             self.status.beat,
         )
 
-    def _hand_on(self, name: str) -> None:
-        """Give later stages what this one trained and made."""
+    def _pass_on(self, name: str) -> None:
+        """Pass what a stage trained and made on to later ones."""
         folder = self.folder.stage(name)
         trained, made = results_of(self.resolved.stages[name])
         self.products |= {artifact: folder.artifact(artifact) for artifact in made}
         for path in map(folder.artifact, made):
             require(path)
-        for noun in trained:
-            self.store.use_weights(noun, folder.weights(noun))
+        for component in trained:
+            self.store.use_weights(component, folder.weights(component))
         record = folder.record()
         self.digests |= {
             what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
@@ -358,7 +358,7 @@ class _Runner:
 def _do(stage: Any, context: Context) -> Mapping[str, float]:
     if is_trainer(stage):
         return train(stage, context)
-    context.goes_on(0, 0)
+    context.resume(0, 0)
     summary: Mapping[str, float] = stage.run(context)
     return summary
 
@@ -381,7 +381,7 @@ def _up_to(stages: list[str], until: str | None) -> list[str]:
     return stages if until is None else stages[: stages.index(until) + 1]
 
 
-def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
+def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, object]:
     components = [
         part.component for spec in (*resolved.specs(), *resolved.trackers) for part in spec.nested()
     ]
@@ -390,6 +390,6 @@ def _environment(resolved: ResolvedRecipe, machine: Device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "machine": str(machine),
+        "machine": str(device),
         "plugins": plugins,
     }

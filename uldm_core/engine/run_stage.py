@@ -39,7 +39,7 @@ def run_stage(
         name: the stage's; by default its class's.
         seed: of its randomness, together with the name.
         options: device, precision and so on, as in a recipe's ``[run]`` table.
-        reporter: told of progress; silent by default.
+        reporter: shows progress; by default none does.
         stop: asked after every step whether to stop.
 
     Raises:
@@ -53,13 +53,13 @@ def run_stage(
             f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
         )
     products = dict(_needed(stage.needs, out))
-    machine = choose_device(options or RunOptions())
-    machine.place(stage)
+    device = choose_device(options or RunOptions())
+    device.place(stage)
     name = name or type(stage).__name__
     folder = RunFolder(out).stage(name)
     remove(folder.path)
     folder.path.mkdir(parents=True)
-    context = Context(name, seed, machine, folder, products, reporter or Silent(), stop or Stop())
+    context = Context(name, seed, device, folder, products, reporter or Silent(), stop or Stop())
     return train(stage, context) if is_trainer(stage) else stage.run(context)
 
 

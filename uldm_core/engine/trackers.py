@@ -1,4 +1,4 @@
-"""Telling others of a run while it goes on: its trackers, and whoever reads ``run.json``."""
+"""A run's trackers, and its state in ``run.json``."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Trackers:
     """The trackers of a run, by name. One that fails is left out from then on, with one warning."""
 
     warn: Callable[[str], object] = print
-    told: dict[str, Tracker] = field(factory=dict)
+    by_path: dict[str, Tracker] = field(factory=dict)
 
     @classmethod
     def of(cls, resolved: ResolvedRecipe, warn: Callable[[str], object]) -> Trackers:
         """Build a recipe's trackers.
 
         Raises:
-            MistakeError: one that the recipe lists objects to its options.
+            MistakeError: one that the recipe lists refuses its options.
         """
         trackers = cls(warn)
         for spec in resolved.trackers:
             path = spec.component.path
             try:
-                trackers.told[path] = ComponentStore().build(spec)
+                trackers.by_path[path] = ComponentStore().build(spec)
             except Exception as error:
                 if isinstance(error, MistakeError) and spec in resolved.specs():
                     raise resolved.located(error) from error
@@ -47,26 +47,26 @@ class Trackers:
         return trackers
 
     def notify(self, what: Callable[[Tracker], None]) -> None:
-        """Call each tracker; what fails in one keeps neither the others nor the run."""
-        for path, tracker in list(self.told.items()):
+        """Call ``what`` with each tracker; an error in one stops neither the others nor the run."""
+        for path, tracker in list(self.by_path.items()):
             try:
                 what(tracker)
             except Exception as error:
                 self.leave_out(path, error)
 
     def leave_out(self, path: str, error: Exception) -> None:
-        """Tell a tracker nothing more, and say why."""
-        self.told.pop(path, None)
+        """Notify a tracker no more, and warn of the reason."""
+        self.by_path.pop(path, None)
         reason = str(error) if isinstance(error, UldmError) else format_failure(error)
-        self.warn(f"warning: {path} failed, the run goes on without it: {reason}")
+        self.warn(f"warning: {path} failed, the run continues without it: {reason}")
 
 
 @define
 class RunStatus:
-    """``run.json``: how a run is, for whoever looks at its folder while it goes on or afterwards.
+    """``run.json``: the state of a run, for those who read its folder during the run or afterwards.
 
-    ``updated`` grows at least every ``BEAT_EVERY_SECONDS`` while steps are made: a run that is said to be
-    ``running`` and is not updated any more was killed.
+    ``updated`` grows at least every ``BEAT_EVERY_SECONDS`` while steps are made: a run that is ``running``
+    and is not updated any more was killed.
     """
 
     path: Path
@@ -88,15 +88,15 @@ class RunStatus:
             return False
 
     def beat(self) -> None:
-        """Note that the run is alive, now and then."""
+        """Write that the run is alive, if that is due."""
         if time.monotonic() - self.written > BEAT_EVERY_SECONDS:
             self.write("running")
 
     @contextmanager
     def watching(self, end: Callable[[str], None]) -> Iterator[None]:
-        """Write how the run is while the context lasts, then how it ended; ``end`` is told as well."""
+        """Write that the run is running, then how it ended; ``end`` is called with that state."""
         self.write("running")
-        state, said = "failed", ""
+        state, message = "failed", ""
         try:
             yield
             state = "done"
@@ -104,10 +104,10 @@ class RunStatus:
             state = "stopped"
             raise
         except BaseException as error:
-            said = str(error) or repr(error)
+            message = str(error) or repr(error)
             raise
         finally:
-            self.write(state, said)
+            self.write(state, message)
             end(state)
 
 

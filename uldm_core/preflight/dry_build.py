@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -24,6 +24,7 @@ from uldm_core.shapes import shapes_only
 from uldm_core.spec.building import ComponentStore, MissingComponentError
 from uldm_core.spec.component_spec import ComponentSpec
 
+Function = Callable[..., object]
 META = torch.device("meta")
 MANY = 1_000_000
 """More numbers than these are not a few."""
@@ -67,9 +68,9 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     used = set().union(*(needs(stage, resolved.components) for stage in resolved.stages.values()))
     trained = set().union(*(trained_by(stage) for stage in resolved.stages.values()))
     for name in sorted((used & resolved.components.keys()) - trained):
-        noun, component = resolved.components[name], tried.components.get((name,))
-        loaded = noun.source or noun.options.get("weights") is not None
-        network = noun.kind.learned and not loaded
+        spec, component = resolved.components[name], tried.components.get((name,))
+        loaded = spec.source or spec.options.get("weights") is not None
+        network = spec.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
         if any(weight.requires_grad for weight in weights):
             what = "nothing trains it: it stays as it was drawn at random"
@@ -105,7 +106,7 @@ class Deadline(TorchFunctionMode):
             self.clock.until += time.monotonic() - started
         return result
 
-    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         """Call the function."""
         return function(*args, **kwargs)
 
@@ -116,7 +117,7 @@ _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Te
 class _Shapes(Deadline):
     """Keeps tensors on the meta device, wherever they are sent, and does not draw their values."""
 
-    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         fills = function in _FILLS or getattr(function, "__module__", "") == "torch.nn.init"
         given = args[0] if args else kwargs.get("tensor")
         if isinstance(given, Tensor) and given.is_meta and (fills or function is Tensor.cpu):
@@ -222,12 +223,12 @@ def reason(error: BaseException) -> str:
     """Say why a component cannot be built or run for its shapes alone."""
     if isinstance(error, TooLongError):
         return "took too long"
-    said = shorten(first_line(error), 120, placeholder=" ...")
-    if isinstance(error, NotImplementedError) and said:
-        return said
-    return f"{type(error).__name__}: {said}".removesuffix(": ")
+    text = shorten(first_line(error), 120, placeholder=" ...")
+    if isinstance(error, NotImplementedError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def first_line(said: object) -> str:
-    """Return the first line of what an error, or anything else, says."""
-    return (str(said).strip().splitlines() or [""])[0]
+def first_line(text: object) -> str:
+    """Return the first line of the text of an error, or of anything else."""
+    return (str(text).strip().splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""What a run would do: reuse, go on, do, or redo, and why."""
+"""What a run would do with each stage: reuse, resume, do or redo it, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uldm_core.errors import dotted, listing
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
-from uldm_core.run_folder.pretrained import origins
+from uldm_core.run_folder.pretrained import pretrained_weights
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.format_types import format_value
@@ -20,9 +20,9 @@ from uldm_core.spec.format_types import format_value
 
 @frozen
 class Forecast:
-    """What becomes of one stage: ``reuse``, ``go on``, ``do`` or ``redo``, and why.
+    """What a run would do with one stage: ``reuse``, ``resume``, ``do`` or ``redo``, and why.
 
-    ``announcement`` is what a run says before it does so; empty where that goes without saying.
+    ``announcement`` is the message of a run before it does so; empty where there is nothing to tell.
     """
 
     stage: str
@@ -37,14 +37,16 @@ class Forecast:
 def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
-    The dataset is opened, since what it holds decides as well.
+    The dataset is opened: its content decides as well.
 
     Raises:
         MistakeError: the recipe has no stages; weights of another run are not there.
     """
     require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(resolved, ComponentStore(resolved.components), brought=origins(resolved, folder))
+    keys = stage_keys(
+        resolved, ComponentStore(resolved.components), brought=pretrained_weights(resolved, folder)
+    )
     return forecast_of(folder, resolved, keys)
 
 
@@ -80,32 +82,32 @@ def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
 
 def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec) -> Forecast:
     record = folder.stage(name).record()
-    if folder.set_aside(name, key) and (record is None or not record.key.same(key)):
-        what = f"stages.{name} is taken back from set_aside/{folder.aside(name, key).name}"
-        return Forecast(name, "reuse", "what was set aside earlier is of these options", what)
+    if folder.is_archived(name, key) and (record is None or not record.key.same(key)):
+        what = f"stages.{name} is restored from set_aside/{folder.archived(name, key).name}"
+        return Forecast(name, "reuse", "the archived result is of these options", what)
     if record is None:
         return Forecast(name, "do", "nothing of it is there yet")
     if adjusted := folder.adjustments(name, key):
-        changes = ", ".join(_say_change(option, *values) for option, values in adjusted.items())
-        why = f"from step {folder.stage(name).checkpoint()} of {key.steps}, with {changes}"
-        return Forecast(name, "go on", why, f"stages.{name} goes on {why}")
+        changes = ", ".join(_format_change(option, *values) for option, values in adjusted.items())
+        why = f"from step {folder.stage(name).checkpoints.last()} of {key.steps}, with {changes}"
+        return Forecast(name, "resume", why, f"stages.{name} resumes {why}")
     if not record.key.same_work(key):
         return _redo(
             folder,
             name,
             record,
-            "; ".join(_changes(record.key, key)) or "the options are others",
+            "; ".join(_changes(record.key, key)) or "the options differ",
         )
     own = folder.stage(name)
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
-        return Forecast(name, "go on" if own.checkpoint() else "redo", damage)
+        return Forecast(name, "resume" if own.checkpoints.last() else "redo", damage)
     if record.key.steps > key.steps:
         return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
     return _of_the_same(folder, name, key, record)
 
 
 def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
-    step = folder.stage(name).checkpoint()
+    step = folder.stage(name).checkpoints.last()
     if not (record.done or step):  # nothing of worth is lost
         return Forecast(name, "redo", why)
     does, kept = (
@@ -113,37 +115,37 @@ def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Foreca
         if record.done
         else ("begins at step 0", f"its checkpoint of step {step}")
     )
-    where = f"{kept} is kept in set_aside/{folder.aside(name, record.key).name}"
+    where = f"{kept} is kept in set_aside/{folder.archived(name, record.key).name}"
     return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
 
 
 def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
     if record.done and record.key.steps == key.steps:
         return Forecast(name, "reuse", "it is done")
-    done = folder.stage(name).checkpoint() or 0
+    done = folder.stage(name).checkpoints.last() or 0
     until = f" of {key.steps}" if key.steps else ""
     return (
-        Forecast(name, "go on", f"from step {done}{until}")
+        Forecast(name, "resume", f"from step {done}{until}")
         if done
         else Forecast(name, "do", "it was not finished")
     )
 
 
 def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
-    """Yield what differs between what two keys are made of, as a person would say it."""
+    """Yield the differences of what two keys are made of, one line each."""
     if not old.made_of:
         return
     earlier = isinstance(old.made_of.get("data"), list)
     if earlier:  # which held paths among the options, and no names of datasets and files
         yield "its record is of an earlier version"
     for key, (was, now) in new.changes(old).items():
-        told = key[0] in ("sources", "code") and None in (was, now)  # another `use` tells of itself
-        told = told or (key[0] == "sources" and bool(old.code))  # its file does
-        if not told and not (earlier and (key[0] in ("data", "files") or now is None)):
-            yield _say_change(key, was, now)
+        known = key[0] in ("sources", "code") and None in (was, now)  # another `use` tells of itself
+        known = known or (key[0] == "sources" and bool(old.code))  # its file does
+        if not known and not (earlier and (key[0] in ("data", "files") or now is None)):
+            yield _format_change(key, was, now)
 
 
-def _say_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
+def _format_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
     group, rest = key[0], key[1:]
     if not rest and group != "seed":
         return f"{group} {format_value(old)} -> {format_value(new)}"

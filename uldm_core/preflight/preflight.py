@@ -29,7 +29,7 @@ from uldm_core.preflight.shape_errors import ShapeError, ShapeErrors
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.run_folder.pretrained import misfits, origins
+from uldm_core.run_folder.pretrained import misfits, pretrained_weights
 from uldm_core.spec.component_spec import ComponentSpec
 
 SECONDS = 5.0
@@ -237,7 +237,7 @@ def _weights_that_do_not_fit(
 ) -> Iterator[Problem]:
     """Yield what is wrong with the weights of other runs."""
     try:
-        files = origins(resolved, folder)
+        files = pretrained_weights(resolved, folder)
     except MistakeError as error:
         yield from error.problems
         return

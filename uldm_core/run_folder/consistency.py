@@ -27,16 +27,18 @@ Makers = Mapping[str, tuple[str, str]]
 """By what was trained or made: the last stage that did, and its key; an empty one if it is not there."""
 
 
-def stale_stages(resolved: ResolvedRecipe, folder: RunFolder, origins: Mapping[str, Path]) -> dict[str, str]:
+def stale_stages(
+    resolved: ResolvedRecipe, folder: RunFolder, pretrained: Mapping[str, Path]
+) -> dict[str, str]:
     """Return the stages whose results do not belong to the recipe as it is now, with what was different.
 
-    They were done with other options than the recipe says, or with what an earlier stage made before it was
+    They were done with other options than the recipe's, or with what an earlier stage made before it was
     done anew. Whether the data are still the same is not asked.
 
     Args:
         resolved: the recipe.
         folder: the run's.
-        origins: the weights that components start from.
+        pretrained: the weights that components start from.
     """
     found: dict[str, str] = {}
     makers: dict[str, tuple[str, str]] = {}
@@ -44,7 +46,7 @@ def stale_stages(resolved: ResolvedRecipe, folder: RunFolder, origins: Mapping[s
     for name, stage in resolved.stages.items():
         record = folder.stage(name).record()
         if record and record.done:
-            why = _difference(record.key, name, resolved, makers, origins) or _other_outcome(
+            why = _difference(record.key, name, resolved, makers, pretrained) or _other_outcome(
                 record.used, digests
             )
             found |= {name: why} if why else {}
@@ -68,31 +70,31 @@ def stale_results(path: Path) -> dict[str, str]:
         resolved = Recipe.load(folder.recipe).resolve(data=False)
     except MistakeError:
         return {}
-    kept = {name: folder.pretrained(name) for name, noun in resolved.components.items() if noun.source}
+    kept = {name: folder.pretrained(name) for name, spec in resolved.components.items() if spec.source}
     return stale_stages(resolved, folder, {name: file for name, file in kept.items() if file.is_file()})
 
 
 def _difference(
-    key: StageKey, name: str, resolved: ResolvedRecipe, makers: Makers, origins: Mapping[str, Path]
+    key: StageKey, name: str, resolved: ResolvedRecipe, makers: Makers, pretrained: Mapping[str, Path]
 ) -> str:
-    """Return how a stage was done otherwise than the recipe says, or an empty string."""
+    """Return how a stage was done otherwise than the recipe's, or an empty string."""
     stage = resolved.stages[name]
     if changes := list(_changed_options(key, name, resolved)):
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         return f"with other options ({changes[0]}{more})"
     if key.steps != (steps := steps_of(stage)):
         return f"for {key.steps} steps, the recipe says {steps}"
-    verb: Any = stage.component.load()
-    used = [*components_behind(stage, resolved.components), *verb.needs]
+    target: Any = stage.component.load()
+    used = [*components_behind(stage, resolved.components), *target.needs]
     recorded = key.made_of.get("from", {what: makers[what][1] for what in used if what in makers})
     for what in sorted({*recorded, *(what for what in used if what in makers)}):
         maker, now = makers.get(what, ("", ""))
         if recorded.get(what, "") != now:
             then, now = recorded.get(what) or "none", now or "not done, or stale itself,"
             return f"with another {what} (stage {name} is of {maker} {then}, which is {now} now)"
-    for noun, weights in key.made_of.get("weights", {}).items():
-        if noun in origins and digest(origins[noun]) != weights:
-            return f"from other weights of {resolved.components[noun].source}"
+    for component, weights in key.made_of.get("weights", {}).items():
+        if component in pretrained and digest(pretrained[component]) != weights:
+            return f"from other weights of {resolved.components[component].source}"
     return ""
 
 
@@ -106,12 +108,15 @@ def _changed_options(key: StageKey, name: str, resolved: ResolvedRecipe) -> Iter
     stage, written = resolved.stages[name], resolved.filled.data
     then = {part: key.made_of[part] for part in ("seed", "stage", "nouns") if part in key.made_of}
     now = {"seed": resolved.seed, **options_behind(stage, resolved)}
-    said = flattened({"stage": written.get("stages", {}).get(name, {}), "nouns": written})
-    components = {noun: resolved.components[noun] for noun in components_behind(stage, resolved.components)}
-    spared = {path for path, _ in paths_in({"stage": stage, "nouns": components})}
-    spared |= {("stage", "steps"), ("stage", "previews")}
+    present = flattened({"stage": written.get("stages", {}).get(name, {}), "nouns": written})
+    components = {
+        component: resolved.components[component]
+        for component in components_behind(stage, resolved.components)
+    }
+    ignored = {path for path, _ in paths_in({"stage": stage, "nouns": components})}
+    ignored |= {("stage", "steps"), ("stage", "previews")}
     for difference in differences(then, now):
-        if difference.key not in spared and (difference.left is not None or difference.key in said):
+        if difference.key not in ignored and (difference.left is not None or difference.key in present):
             yield str(Difference(_place(difference.key, name), difference.left, difference.right))
 
 

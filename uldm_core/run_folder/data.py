@@ -29,7 +29,7 @@ class Data:
     store: ComponentStore
     splits: dict[tuple[str, str], Dataset | None] = field(factory=dict)
 
-    def content(self, name: str, reads: Sequence[str] | None) -> dict[str, Any]:
+    def content(self, name: str, reads: Sequence[str] | None) -> dict[str, object]:
         """Return what identifies the images that a stage reads: their shape, and each split's fingerprint.
 
         ``given`` is the dataset as the recipe names it. A split without a fingerprint is known by its length,

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
-from uldm_core.paths import beside, refused, remove, whole
+from uldm_core.paths import refused, whole
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What taking apart a file raises that is damaged, or not what its name says."""
+"""The errors of parsing a file that is damaged, or not what its name says."""
 
 
 def damaged(path: Path, what: str) -> MistakeError:
-    """Return the error that says what is wrong with a file of a run, and how to get a good one."""
+    """Return the error of a damaged file of a run, with how to get a good one."""
     stage = next((folder for folder in path.parents if folder.parent.name == "stages"), None)
     run = next((folder for folder in path.parents if (folder / "recipe.toml").is_file()), None)
     again = f" and run again: {command_for(run)}" if run else ""
@@ -30,15 +30,15 @@ def damaged(path: Path, what: str) -> MistakeError:
 
 
 def command_for(run: str | Path) -> str:
-    """Return the command that goes on with a run in its folder, as a person types it."""
+    """Return the command that resumes a run in its folder, quoted for a shell."""
     folder = shlex.quote(str(run))
     return f"uldm run {folder} --out {folder}"
 
 
-def why(error: BaseException) -> str:
-    """Say in one line what an error is that came of a file."""
-    said = " ".join(str(error).split())[:200]
-    return said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
+def format_error(error: BaseException) -> str:
+    """Format an error of reading a file, on one line."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,7 +57,7 @@ def digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all; what UTF-8 lacks (in the name of a file) is escaped."""
+    """Write UTF-8 text, whole or not at all; lone surrogates (in names of files) are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -66,7 +66,7 @@ def holds(path: Path, text: str) -> bool:
     return read_bytes(path) == text.encode("utf-8", "backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -95,8 +95,7 @@ def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> A
 
     Args:
         path: the file.
-        make: what is to become of it; raises ``ValueError``, ``TypeError`` or ``KeyError`` of what does not
-            suit.
+        make: converts the value; raises ``ValueError``, ``TypeError`` or ``KeyError`` of what does not suit.
 
     Raises:
         MistakeError: it cannot be read, is no JSON, or does not suit.
@@ -109,11 +108,11 @@ def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> A
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON: {why(error)}") from error
+        raise damaged(path, f"no JSON: {format_error(error)}") from error
     try:
         return make(value)
     except MISREAD as error:
-        raise damaged(path, f"not what uldm writes there: {why(error)}") from error
+        raise damaged(path, f"not what uldm writes there: {format_error(error)}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -132,7 +131,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
-        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+        raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
@@ -142,7 +141,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # as above
-        raise damaged(path, f"no safetensors that can be read: {why(error)}") from error
+        raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
 
 
 def is_readable(path: Path) -> bool:
@@ -154,82 +153,7 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a nested state (modules, optimizers) as a folder: ``state.safetensors`` and ``state.json``.
-
-    The folder appears under its name only when it is complete.
-    """
-    tensors: dict[str, Tensor] = {}
-    skeleton = _split(state, tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(folder)
-    temporary.mkdir()
-    try:
-        write_tensors(temporary / "state.safetensors", tensors)
-        checksum = _checksum(temporary / "state.safetensors", skeleton)
-        write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
-        remove(folder)
-        temporary.replace(folder)
-    except BaseException:
-        remove(temporary)
-        raise
-    _sync(folder.parent)
-
-
-def read_state(folder: Path) -> Any:
-    """Read what ``write_state`` wrote.
-
-    Raises:
-        MistakeError: a file of it is missing, damaged, or not of the other.
-    """
-    tensors = read_tensors(folder / "state.safetensors")
-    require(folder / "state.json")
-
-    def joined(skeleton: Any) -> Any:
-        checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
-        if checksum is not None and checksum != _checksum(folder / "state.safetensors", skeleton):
-            raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
-        return _join(skeleton, tensors)
-
-    return read_json(folder / "state.json", joined)
-
-
-def _checksum(tensors: Path, skeleton: Any) -> str:
-    """Return what tells whether a file of tensors and what belongs to it are as they were written."""
-    digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
-    with tensors.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace each tensor by its name among ``tensors``; mark containers, so that any key survives JSON."""
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"dict": [[key, _split(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_split(item, tensors) for item in value]}
-    return {"value": value}
-
-
-def _join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    ((form, content),) = skeleton.items()
-    if form == "tensor":
-        return tensors[content]
-    if form == "dict":
-        return {key: _join(item, tensors) for key, item in content}
-    if form == "list":
-        return [_join(item, tensors) for item in content]
-    if form != "value":
-        raise ValueError(f"a value is said to be a {form!r}")
-    return content
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the system to have written a file or folder before we go on."""
     if os.name == "nt":  # pragma: no cover (folders cannot be opened there)
         return

@@ -1,4 +1,4 @@
-"""A run's folder: what is done, what can be gone on with, and what is set aside."""
+"""A run's folder: records and files of its stages, and archived results."""
 
 from __future__ import annotations
 
@@ -11,44 +11,35 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, asdict, field, frozen
+from attrs import Attribute, Factory, asdict, field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
 
 from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
 from uldm_core.paths import copy, inside, listed, names_in, remove
 from uldm_core.recipe.compare import flattened
 from uldm_core.recipe.runs import KEPT
-from uldm_core.run_folder.files import (
-    damaged,
-    digest,
-    is_readable,
-    read_json,
-    read_state,
-    why,
-    write_json,
-    write_state,
-)
+from uldm_core.run_folder.checkpoint import Checkpoints
+from uldm_core.run_folder.files import digest, is_readable, read_json, write_json
 
-_STEP = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]+")
 
 
-def _is_number(instance: object, attribute: Any, value: Any) -> None:
+def _is_number(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
 
 
-def _is_whole(instance: object, attribute: Any, value: Any) -> None:
+def _is_whole(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
 
 
-def _is_pair(instance: object, attribute: Any, value: Any) -> None:
+def _is_pair(instance: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
 
 
-def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
+def _is_made_of(instance: object, attribute: Attribute[Any], value: object) -> None:
     tables = value if isinstance(value, Mapping) else {"it": value}
     for name in {"it", "stage", "nouns", "from", "weights", "sources", "code"} & tables.keys():
         table, any_value = tables[name], name in ("stage", "nouns")
@@ -63,8 +54,8 @@ def _is_made_of(instance: object, attribute: Any, value: Any) -> None:
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
 
-    ``made_of`` is what was hashed, to tell what has changed. ``adjustable`` are the stage's options whose
-    numbers may change in mid-training.
+    ``made_of`` is what was hashed, and the ``code``, to tell what has changed. ``adjustable`` are the stage's
+    options whose numbers may change in mid-training.
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
@@ -91,7 +82,7 @@ class StageKey:
         """Whether the results are the same."""
         return self.steps == other.steps and self.same_work(other)
 
-    def changes(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+    def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
         old, new = flattened(earlier.made_of), flattened(self.made_of)
         if not earlier.code:
@@ -100,7 +91,7 @@ class StageKey:
         pairs = {key: (old.get(key), new.get(key)) for key in keys}
         return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
 
-    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[Any, Any]]:
+    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key, if a training can go on with it; else nothing."""
         changes = self.changes(earlier)
         options = {("stage", option) for option in self.adjustable}
@@ -108,7 +99,7 @@ class StageKey:
         return changes if all(may) else {}
 
 
-def _numbers(old: Any, new: Any) -> bool:
+def _numbers(old: object, new: object) -> bool:
     """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(_numbers, old, new))
@@ -134,13 +125,13 @@ _TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
 
 @frozen
 class StageRecord:
-    """What is known of a stage's folder.
+    """The content of ``stage.json``.
 
     Args:
         key: what its result depends on.
         done: whether the result is there.
-        seconds: that it took.
-        summary: its numbers.
+        seconds: the time that it took.
+        summary: the numbers that the stage returned.
         files: the size in bytes of each file of the result, by its path in the folder.
         digests: of the content of each of these files; none in records of earlier versions.
         used: the digest of each product of earlier stages that it was made of, by the product's name.
@@ -172,7 +163,7 @@ class StageRecord:
         return {what: self.digests[name] for what, name in names.items() if name in self.digests}
 
 
-def _record(data: Any) -> StageRecord:
+def _record(data: object) -> StageRecord:
     """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
         raise ValueError("it has no key")
@@ -204,7 +195,7 @@ class StageFolder:
 
     @property
     def images(self) -> Path:
-        """The images shown while it ran: a folder a name, a PNG a step."""
+        """The folder of the images shown while it ran: a folder a name, a PNG a step."""
         return self.inside("images")
 
     def shown(self, name: str) -> list[tuple[int, Path]]:
@@ -213,15 +204,15 @@ class StageFolder:
         return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
 
     def weights(self, component: str) -> Path:
-        """Where a component trained here leaves its weights."""
+        """Return the path of the weights of a component that is trained here."""
         return self.inside("weights", f"{component}.safetensors")
 
     def artifact(self, name: str) -> Path:
-        """Where a product of this stage lies."""
+        """Return the path of an artifact of this stage."""
         return self.inside("artifacts", *name.split("/"))
 
     def record(self) -> StageRecord | None:
-        """Read what is known, or None if nothing is; raises ``MistakeError`` if the file is damaged."""
+        """Read the record; None if there is none. Raises ``MistakeError`` if the file is damaged."""
         record: StageRecord | None = read_json(self.inside("stage.json"), _record)
         return record
 
@@ -267,41 +258,13 @@ class StageFolder:
         return ""
 
     def write_record(self, record: StageRecord) -> None:
-        """Write what is known."""
+        """Write the record."""
         write_json(self.inside("stage.json"), asdict(record))
 
-    def checkpoint(self) -> int | None:
-        """Return the step of the last complete checkpoint."""
-        return next(iter(self.checkpoints()), None)
-
-    def checkpoints(self) -> list[int]:
-        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
-        names = names_in(self.inside("checkpoints"))
-        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
-
-    def read_checkpoint(self, step: int) -> Any:
-        """Read the state of that step."""
-        folder = self.inside("checkpoints", str(step))
-        for name in ("state.json", "state.safetensors"):
-            inside(folder, name)
-        return read_state(folder)
-
-    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
-        """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-        except Exception as error:  # each part has its own way to say so
-            what = f"not a state of what the recipe builds: {why(error)}"
-            raise damaged(self.inside("checkpoints", str(step)), what) from error
-
-    def write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
-        folder = self.inside("checkpoints")
-        write_state(self.inside("checkpoints", str(step)), state)
-        for name in names_in(folder):
-            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
-                remove(folder / name)
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The states of its training."""
+        return Checkpoints(self.inside("checkpoints"), self.run)
 
 
 @frozen
@@ -311,7 +274,7 @@ class RunFolder:
     path: Path
 
     def stage(self, name: str) -> StageFolder:
-        """The current folder of a stage."""
+        """Return the current folder of a stage."""
         return StageFolder(inside(self.path, "stages", name), self.path)
 
     def file(self, *names: str) -> Path:
@@ -328,11 +291,11 @@ class RunFolder:
         return path
 
     def pretrained(self, component: str) -> Path:
-        """Where the run keeps the weights of another run that a component starts from."""
+        """Return the path of the copied weights of another run that a component starts from."""
         return self.file(KEPT, f"{component}.safetensors")
 
     def copies(self) -> set[str]:
-        """Return the files in this folder that are copies of an artifact of some stage, set aside or not."""
+        """Return the files in this folder that are copies of an artifact of some stage, archived or not."""
         stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
         artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
         return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
@@ -346,7 +309,7 @@ class RunFolder:
         return {artifact: self.stage(name).artifact(artifact) for artifact in names}
 
     def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
-        """Have this folder hold copies of some artifacts, by their names, and the ``gone`` ones no more."""
+        """Copy artifacts to this folder, by their names, and remove the ``gone`` ones."""
         for name in set(gone) - set(copies):
             remove(self.file(name))
         for name, path in copies.items():
@@ -354,11 +317,11 @@ class RunFolder:
                 copy(path, self.file(name))
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
-        """Make a stage's folder fit for ``key``, and return what is known of it.
+        """Prepare a stage's folder for ``key``, and return its record.
 
-        A result of other options is set aside under its key; one of these options that was set aside
-        before is taken back. More steps of the same go on in place, and so does a training that is not done
-        and whose options are adjusted.
+        A result of other options is archived under its key; an archived one of these options is restored. A
+        training of fewer steps resumes in place, and so does one that is not done and whose options are
+        adjusted.
         """
         folder = self.stage(name)
         record = folder.record()
@@ -366,43 +329,43 @@ class RunFolder:
         if record and not adjusted and not self._serves(name, record.key, key):
             self.archive(name, record.key)
             record = None
-        if record is None and self.aside(name, key).is_dir():
+        if record is None and self.archived(name, key).is_dir():
             remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
-            self.aside(name, key).rename(folder.path)
+            self.archived(name, key).rename(folder.path)
             record = folder.record()
         if record is None or record.key.same(key):
             return record or StageRecord(key)
         options = {dotted(option[1:]): values for option, values in adjusted.items()}
-        step = folder.checkpoint() or 0
+        step = folder.checkpoints.last() or 0
         if step and record.key.steps != key.steps:  # on which schedules depend
             options["steps"] = (record.key.steps, key.steps)
         more = [Adjustment(step, options)] if options else []
         return StageRecord(key, seconds=record.seconds, used=record.used, adjusted=[*record.adjusted, *more])
 
     def archive(self, name: str, key: StageKey) -> Path:
-        """Set aside what is in a stage's folder, under its key, in the place of what was there."""
-        aside = self.aside(name, key)
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        remove(aside)
-        return self.stage(name).path.rename(aside)
+        """Archive a stage's folder under its key, replacing what was archived there."""
+        archived = self.archived(name, key)
+        archived.parent.mkdir(parents=True, exist_ok=True)
+        remove(archived)
+        return self.stage(name).path.rename(archived)
 
-    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[Any, Any]]:
-        """Return the options with whose new values a stage goes on from its checkpoint; mostly none."""
+    def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[object, object]]:
+        """Return the options with whose new values a stage resumes from its checkpoint; mostly none."""
         record = self.stage(name).record()
-        if record is None or record.done or record.key.steps > key.steps or self.set_aside(name, key):
+        if record is None or record.done or record.key.steps > key.steps or self.is_archived(name, key):
             return {}
-        step = self.stage(name).checkpoint() or 0
+        step = self.stage(name).checkpoints.last() or 0
         return key.adjustments(record.key) if 0 < step < key.steps else {}
 
-    def set_aside(self, name: str, key: StageKey) -> bool:
-        """Whether a result of ``key`` was set aside for another one's sake."""
-        return self.aside(name, key).is_dir()
+    def is_archived(self, name: str, key: StageKey) -> bool:
+        """Whether there is an archived result of ``key``."""
+        return self.archived(name, key).is_dir()
 
-    def aside(self, name: str, key: StageKey) -> Path:
-        """Return where a stage's result of ``key`` lies or goes when it is set aside.
+    def archived(self, name: str, key: StageKey) -> Path:
+        """Return the folder of a stage's archived result of ``key``.
 
-        A result of the same options and other code, which lies there already, keeps its place.
+        An archived result of the same options and other code keeps its folder.
         """
         place = inside(self.path, "set_aside", f"{name}-{key}")
         there = StageFolder(place, self.path).record() if place.is_dir() else None
@@ -413,9 +376,9 @@ class RunFolder:
         )
 
     def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
-        """Whether a folder of ``have`` is ``wanted``, or is best gone on with to become it."""
+        """Whether a folder of ``have`` is ``wanted``, or may be resumed to become it."""
         fewer = have.same_work(wanted) and have.steps < wanted.steps
-        return have.same(wanted) or (fewer and not self.aside(name, wanted).is_dir())
+        return have.same(wanted) or (fewer and not self.archived(name, wanted).is_dir())
 
 
 def _short(code: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from attrs import evolve
 from uldm_core.errors import Key, MistakeError, dotted
 from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
+from uldm_core.recipe.graph import trained_by
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.code import code_of
 from uldm_core.run_folder.data import Data
@@ -46,45 +47,40 @@ def stage_keys(
     Args:
         resolved: the recipe.
         store: builds its datasets.
-        brought: the weights that come from other runs, see ``origins``.
+        brought: the weights that come from other runs, see ``pretrained_weights``.
         data: the datasets, if some are open already.
     """
     keys: dict[str, StageKey] = {}
     data = data or Data(store)
-    weights = {noun: digest(path) for noun, path in brought.items()}
+    weights = {name: digest(path) for name, path in brought.items()}
     makers: dict[str, str] = {}
     for name, stage in resolved.stages.items():
         stage = without_previews(stage)
-        verb: Any = stage.component.load()
-        used = [*sorted(components_behind(stage, resolved.components)), *verb.needs]
+        target: Any = stage.component.load()
+        used = [*sorted(components_behind(stage, resolved.components)), *target.needs]
         content = {
             **_made_of(stage, resolved, data),
-            "weights": {noun: weights[noun] for noun in used if noun in weights},
+            "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: str(keys[makers[what]]) for what in used if what in makers},
         }
-        known = {noun for noun in content["data"] if data.has_fingerprint(noun)}
-        components = {noun: options for noun, options in content["nouns"].items() if noun not in known}
+        known = {name for name in content["data"] if data.has_fingerprint(name)}
+        components = {name: options for name, options in content["nouns"].items() if name not in known}
         counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
         made_of = {**content, "code": code_behind(stage, resolved)}
-        adjustable = tuple(verb.adjustable) if isinstance(verb, Adjustable) else ()
+        adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
         keys[name] = StageKey(counts, steps_of(stage), made_of, adjustable)
         makers.update({product: name for product in products(stage)})
     return keys
 
 
 def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict[str, Any]:
-    """Return what a stage's result depends on, apart from what other stages and runs made."""
-    components = {
-        noun: resolved.components[noun] for noun in sorted(components_behind(stage, resolved.components))
-    }
+    """Return what a stage's result depends on, apart from the products of other stages and runs."""
+    used = sorted(components_behind(stage, resolved.components))
+    datasets = [name for name in used if resolved.components[name].kind.data]
+    known = {name for name in datasets if data.has_fingerprint(name)}
+    others = {name: resolved.components[name] for name in used if name not in known}
     target: object = stage.component.load()
     reads = target.reads if isinstance(target, ReadsSplits) else None
-    datasets = [name for name, noun in components.items() if noun.kind.data]
-    others = {
-        name: noun
-        for name, noun in components.items()
-        if not (name in datasets and data.has_fingerprint(name))
-    }
     return {
         "seed": resolved.seed,
         **options_behind(stage, resolved),
@@ -95,7 +91,7 @@ def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict
 
 
 def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord) -> list[Path]:
-    """Return the files of a stage's result: what it hands on, and what else it is recorded to have left."""
+    """Return the files of a stage's result: its products, and the others that its record names."""
     handed_on = folder.handed_on(*results_of(stage)).values()
     return list(dict.fromkeys([*handed_on, *(folder.inside(*name.split("/")) for name in record.files)]))
 
@@ -113,15 +109,15 @@ def without_previews(stage: ComponentSpec) -> ComponentSpec:
     return evolve(stage, options=counted)
 
 
-def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, Any]:
-    """Return a stage's options that change its result, ``stage``, and those of the ``nouns`` it uses."""
+def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, object]:
+    """Return a stage's options that change its result, ``stage``, and its components', ``nouns``."""
     options = without_paths(without_previews(stage)).to_dict()
     if is_trainer(stage.component.load()):
         options.pop("steps", None)
     components = sorted(components_behind(stage, resolved.components))
     return {
         "stage": options,
-        "nouns": {noun: without_paths(resolved.components[noun]).to_dict() for noun in components},
+        "nouns": {name: without_paths(resolved.components[name]).to_dict() for name in components},
     }
 
 
@@ -151,20 +147,19 @@ def require_stages(resolved: ResolvedRecipe) -> None:
 
 
 def products(stage: ComponentSpec) -> list[str]:
-    """Return what a stage hands on: the nouns it trains and the artifacts it makes."""
+    """Return the products of a stage: the components it trains and the artifacts it makes."""
     trained, made = results_of(stage)
     return [*trained, *made]
 
 
 def results_of(stage: ComponentSpec) -> tuple[list[str], list[str]]:
-    """Return the nouns that a stage trains, and the artifacts that it makes."""
-    verb: Any = stage.component.load()
-    references = stage.references()
-    return [references[option] for option in verb.trains if option in references], [*verb.makes]
+    """Return the components that a stage trains, and the artifacts that it makes."""
+    target: Any = stage.component.load()
+    return sorted(trained_by(stage)), [*target.makes]
 
 
 def without_paths(value: Any) -> Any:
-    """Return a blueprint, or an option's value, without paths and without the run its weights come from."""
+    """Return a spec, or an option's value, without paths and without the run its weights come from."""
     if isinstance(value, ComponentSpec):
         options = {name: without_paths(item) for name, item in value.options.items()}
         return evolve(value, options=options, source="")
@@ -175,8 +170,8 @@ def without_paths(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
-def paths_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, Path]]:
-    """Yield the paths among the options of a blueprint and of what is nested in it, with their keys."""
+def paths_in(value: object, key: Key = ()) -> Iterator[tuple[Key, Path]]:
+    """Yield the paths among the options of a spec and of what is nested in it, with their keys."""
     if isinstance(value, ComponentSpec):
         value = value.options
     if isinstance(value, Weighted):

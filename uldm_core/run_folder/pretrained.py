@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
-    """Return the weights that the last finished stage of a run left for a noun.
+def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Path:
+    """Return the weights that the last finished stage of a run left for a component.
 
     Where that run has them from another one, and trained them no more, they are those it started from.
 
     Args:
         run: its folder.
-        noun: the component's name.
+        component: the component's name.
         behind: the runs that have them from this one.
 
     Raises:
-        MistakeError: no stage that is done trained it, not as that run's recipe says now, or the run has it
-            from itself in the end; the problem is at the noun's ``from``.
+        MistakeError: no stage that is done trained it, not as that run's recipe is now, or the run has it
+            from itself in the end; the problem is at the component's ``from``.
     """
-    where, hint = Where((noun, "from")), f"finish that run: {command_for(run)}"
+    where, hint = Where((component, "from")), f"finish that run: {command_for(run)}"
     place = Path(run).resolve()
     if place in behind:
         names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))
-        what = f"a cycle: no run has trained {noun}, each has it from the next: {names}"
+        what = f"a cycle: no run has trained {component}, each has it from the next: {names}"
         raise MistakeError(Problem(where, what, "name a run that trained it"))
     stale = stale_results(Path(run))
     recipe = Document.read(RunFolder(Path(run)).recipe).data
@@ -45,25 +45,25 @@ def weights_from(run: str, noun: str, behind: tuple[Path, ...] = ()) -> Path:
     for name in reversed(stages if isinstance(stages, dict) else {}):
         folder = RunFolder(Path(run)).stage(name)
         record = folder.record()
-        if record and record.done and folder.weights(noun).is_file():
+        if record and record.done and folder.weights(component).is_file():
             if name in stale:
-                raise MistakeError(Problem(where, f"{noun} of {run} was trained {stale[name]}", hint))
-            if damage := folder.damage(record, [folder.weights(noun)]):
+                raise MistakeError(Problem(where, f"{component} of {run} was trained {stale[name]}", hint))
+            if damage := folder.damage(record, [folder.weights(component)]):
                 raise MistakeError(Problem(where, damage, hint))
-            return folder.weights(noun)
-    table = recipe.get(noun)
+            return folder.weights(component)
+    table = recipe.get(component)
     if source := table.get("from") if isinstance(table, dict) else None:
-        kept, theirs = RunFolder(Path(run)).pretrained(noun), str(located(source, Path(run)))
-        return kept if kept.is_file() else weights_from(theirs, noun, (*behind, place))
-    raise MistakeError(Problem(where, f"{run} has no trained weights of {noun}", hint))
+        kept, theirs = RunFolder(Path(run)).pretrained(component), str(located(source, Path(run)))
+        return kept if kept.is_file() else weights_from(theirs, component, (*behind, place))
+    raise MistakeError(Problem(where, f"{run} has no trained weights of {component}", hint))
 
 
-def _say_nothing(text: str) -> None:
-    """Take a warning that somebody else gives."""
+def _ignore(text: str) -> None:
+    """Ignore a warning."""
 
 
-def origins(
-    resolved: ResolvedRecipe, folder: RunFolder | None = None, warn: Callable[[str], object] = _say_nothing
+def pretrained_weights(
+    resolved: ResolvedRecipe, folder: RunFolder | None = None, warn: Callable[[str], object] = _ignore
 ) -> dict[str, Path]:
     """Return the weights of every component that comes from another run.
 
@@ -73,11 +73,11 @@ def origins(
     Raises:
         MistakeError: some are nowhere.
     """
-    sources = {name: noun.source for name, noun in resolved.components.items() if noun.source}
-    return {name: _origin(resolved, folder, name, source, warn) for name, source in sources.items()}
+    sources = {name: spec.source for name, spec in resolved.components.items() if spec.source}
+    return {name: _weights_of(resolved, folder, name, source, warn) for name, source in sources.items()}
 
 
-def _origin(
+def _weights_of(
     resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
     folders = [folder] if folder else []
@@ -100,7 +100,7 @@ def _origin(
         raise resolved.located(error) from error
 
 
-def keep_origins(
+def keep_pretrained(
     resolved: ResolvedRecipe, folder: RunFolder, warn: Callable[[str], object]
 ) -> dict[str, Path]:
     """Copy the weights of other runs into a run's folder, and return the copies.
@@ -110,7 +110,7 @@ def keep_origins(
     Raises:
         MistakeError: some are not there, and there is no copy.
     """
-    found = origins(resolved, folder, warn)
+    found = pretrained_weights(resolved, folder, warn)
     for name, path in found.items():
         kept = folder.pretrained(name)
         if path == kept or (kept.is_file() and digest(kept) == digest(path)):
@@ -122,7 +122,7 @@ def keep_origins(
     return {name: folder.pretrained(name) for name in found}
 
 
-def origin_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[Path | None, str]:
+def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[Path | None, str]:
     """Return the weights that a component starts from, or None and why they cannot be had.
 
     They are those that the run has kept. A run of an earlier version has kept none: then they are the other

@@ -100,7 +100,8 @@ class _LocatedPartial(Partial[Any]):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with located_errors(self.key):
-            return self.place(self.target(*args, **{**self.options, **options}))
+            component = self.target(*args, **{**self.options, **options})
+        return self.place(component)
 
 
 @contextmanager

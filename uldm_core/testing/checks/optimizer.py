@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uldm_core.protocols import Optimizer
-from uldm_core.run_folder.files import read_state, write_state
+from uldm_core.run_folder.checkpoint import read_state, write_state
 from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.expectations import expect, expect_close, expect_finite
 

@@ -398,14 +398,14 @@ def resumes_exactly(case: Case) -> None:
         halves[0].prepare(context)
         for step in range(3):
             _step(halves[0], step, context)
-        context.folder.write_checkpoint(
+        context.folder.checkpoints.save(
             3, {name: part.state_dict() for name, part in halves[0].stateful().items()}
         )
-        state = context.folder.read_checkpoint(3)
+        state = context.folder.checkpoints.load(3)
     fresh = _trainer(case)
     with _context() as context:
         fresh[0].prepare(context)
-        context.folder.restore(3, state, fresh[0].stateful())
+        context.folder.checkpoints.restore(3, state, fresh[0].stateful())
         for step in range(3, 6):
             _step(fresh[0], step, context)
     whole[0].finish(context)
