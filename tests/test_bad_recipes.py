@@ -85,14 +85,14 @@ class Expected:
 
     line: int
     key: str = ""
-    says: str = ""
+    what: str = ""
     hint: str = field(default="")
 
 
 def expected_of(text):
-    """Read the header: ``# line:`` begins a problem, ``# key:``, ``# says:`` and ``# hint:`` belong to it."""
+    """Read the header: ``# line:`` begins a problem, ``# key:``, ``# what:`` and ``# hint:`` belong to it."""
     found = []
-    for name, value in re.findall(r"^# (line|key|says|hint): ?(.*?)\r?$", text, re.MULTILINE):
+    for name, value in re.findall(r"^# (line|key|what|hint): ?(.*?)\r?$", text, re.MULTILINE):
         if name == "line":
             found.append(Expected(int(value)))
         else:
@@ -138,7 +138,7 @@ def test_every_problem_is_reported_with_its_place_its_code_and_how_to_fix_it(pat
     for wanted, problem in zip(expected, found):
         assert (problem.where.source, problem.where.line) == (str(path), wanted.line), problem
         assert dotted(problem.where.key) == wanted.key, problem
-        assert wanted.says in problem.what, problem
+        assert wanted.what in problem.what, problem
         assert wanted.hint in problem.hint, problem
         assert problem.code in CODES[category(path)], problem
         assert str(problem).startswith(f"{path}:{wanted.line}: "), problem

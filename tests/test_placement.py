@@ -70,7 +70,7 @@ def test_all_that_a_stage_is_built_of_is_on_the_device(stage, made):
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_that_a_metric_within_a_stage_is_built_of_is_on_the_device(metric, made):
     backbone = "backbone" in {option.name for option in registry.describe("metric", metric).options}
-    build("evaluate", {"metrics": [{"use": metric, **({"backbone": "dummy"} if backbone else {})}]})
+    build("evaluate", {"metrics": [{"use": metric, **({"backbone": "mnist_judge"} if backbone else {})}]})
     assert made and not elsewhere(made)
 
 

@@ -228,7 +228,7 @@ run(Recipe.load(sys.argv[1], sys.argv[3:]), out=sys.argv[2], until="first")
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, monkeypatch):
     overrides = (*TINY, "stages.first.previews=6")
     command = [sys.executable, "-c", KILLED, str(SMOKE), str(tmp_path / "cut"), *overrides]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL

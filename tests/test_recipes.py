@@ -165,7 +165,7 @@ def interrupted_at(step, stage):
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch, stage):
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, monkeypatch, stage):
     monkeypatch.setattr("uldm_core.engine.loop.LOG_EVERY_STEPS", 1)
     overrides = (*TINY, "stages.first.steps=6", "stages.second.steps=6")
     whole = run(Recipe.load(SMOKE, overrides), out=tmp_path / "whole", until=stage)
@@ -252,7 +252,7 @@ def test_a_component_comes_from_a_file(tmp_path):
     assert 'use = "mine"' in (tmp_path / "run" / "recipe.toml").read_text("utf-8")
 
 
-def test_ctrl_c_saves_the_state_and_the_next_run_goes_on(tmp_path):
+def test_ctrl_c_saves_the_state_and_the_next_run_resumes(tmp_path):
     overrides = [*TINY, "stages.first.steps=100000"]
     command = [sys.executable, "-m", "uldm_core.cli.main", "run", str(SMOKE), *overrides, "--until", "first"]
     command += ["--out", str(tmp_path / "run"), "--threads", "1"]

@@ -100,7 +100,7 @@ def test_a_class_without_a_file_has_no_code_and_a_broken_module_has_its_digest(i
     assert "ideas/late.py" in code_of([Own])
 
 
-def test_an_edit_of_any_file_behind_a_component_is_told_and_redone(resolved, ideas, tmp_path):
+def test_an_edit_of_any_file_behind_a_component_is_reported_and_redone(resolved, ideas, tmp_path):
     out = tmp_path / "out"
     run(resolved, out=out)
     assert [found.does for found in forecast(resolved, out)] == ["reuse"] * 3

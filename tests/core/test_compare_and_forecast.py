@@ -43,34 +43,34 @@ def test_one_and_true_are_not_the_same():
     assert differences({"a": 1.5, "b": [1, 2]}, {"b": [1, 2], "a": 1.5}) == []
 
 
-def told(registry, path, out, *overrides):
+def logged(registry, path, out, *overrides):
     return [str(line) for line in forecast(resolved(registry, path, *overrides), out)]
 
 
 def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
     path, out = write(), tmp_path / "out"
     new = "do, nothing of it is there yet"
-    assert told(registry, path, out) == [f"{name}: {new}" for name in ("first", "second", "third")]
+    assert logged(registry, path, out) == [f"{name}: {new}" for name in ("first", "second", "third")]
     assert not out.exists()
     run(resolved(registry, path), out=out)
     done = [f"{name}: reuse, it is done" for name in ("first", "second", "third")]
-    assert told(registry, path, out) == done
-    assert told(registry, path, out, "run.threads=1") == done
-    assert told(registry, path, out, "stages.second.text=ho", "denoiser.width=3") == [
+    assert logged(registry, path, out) == done
+    assert logged(registry, path, out, "run.threads=1") == done
+    assert logged(registry, path, out, "stages.second.text=ho", "denoiser.width=3") == [
         done[0],
         'second: redo, text "hello" -> "ho"; denoiser.width 2 -> 3',
         "third: redo, drawing.txt is made anew",
     ]
-    assert told(registry, path, out, "stages.first.steps=8")[0] == "first: resume, from step 6 of 8"
+    assert logged(registry, path, out, "stages.first.steps=8")[0] == "first: resume, from step 6 of 8"
     assert (
-        told(registry, path, out, "stages.first.steps=5")[0] == "first: redo, 6 steps are done, 5 are wanted"
+        logged(registry, path, out, "stages.first.steps=5")[0] == "first: redo, 6 steps are done, 5 are wanted"
     )
-    assert told(registry, path, out, "seed=4")[0] == "first: redo, seed 3 -> 4"
+    assert logged(registry, path, out, "seed=4")[0] == "first: redo, seed 3 -> 4"
 
 
-def test_a_result_that_was_set_aside_is_taken_back(registry, write, tmp_path):
+def test_a_result_that_was_archived_is_taken_back(registry, write, tmp_path):
     path, out = write(), tmp_path / "out"
     run(resolved(registry, path), out=out)
     run(resolved(registry, path, "stages.second.text=ho"), out=out)
-    assert told(registry, path, out)[1] == "second: reuse, the archived result is of these options"
+    assert logged(registry, path, out)[1] == "second: reuse, the archived result is of these options"
     assert RunFolder(out).stage("second").record().key.made_of["stage"]["text"] == "ho"

@@ -492,7 +492,7 @@ def test_a_sound_plugin_passes():
         ([Component("loss", "total", Total, xfail={"scalr": "?"})], "there is no check 'scalr'"),
     ],
 )
-def test_a_plugin_with_a_fault_is_told_it(components, said):
+def test_a_plugin_with_a_fault_is_reported(components, said):
     report = check_plugin(plugin_of(*components))
     assert not report.ok
     assert said in str(report)
@@ -500,7 +500,7 @@ def test_a_plugin_with_a_fault_is_told_it(components, said):
         report.raise_for_failures()
 
 
-def test_a_plugin_module_that_imports_torch_is_told_so(tmp_path, monkeypatch):
+def test_a_plugin_module_that_imports_torch_is_reported(tmp_path, monkeypatch):
     (tmp_path / "eager_plugin.py").write_text(
         "import torch\nfrom uldm_core import Component, hookimpl\n\n\n"
         "@hookimpl\ndef uldm_components():\n"

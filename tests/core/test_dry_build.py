@@ -145,7 +145,7 @@ def said(dry_build):
     return [str(problem) for problem in dry_build.problems]
 
 
-def test_every_noun_stage_and_part_is_built_for_its_shapes(tried):
+def test_every_component_stage_and_part_is_built_for_its_shapes(tried):
     found = tried(stages={"first": {"use": "train"}})
     assert not found.problems and not found.unmeasured
     coder = found.components["autoencoder",]
@@ -187,7 +187,7 @@ def test_what_needs_a_component_that_failed_is_passed_over(tried):
     assert {("stages", "first"), ("stages", "second")} <= found.unmeasured.keys()
 
 
-def test_an_option_must_agree_with_its_surroundings(tried):
+def test_an_option_must_agree_with_what_is_inferred(tried):
     (problem,) = tried(denoiser={"use": "picky", "channels": 7}).problems
     assert problem.where.key == ("denoiser", "channels")
     assert problem.what == "is 7, but autoencoder.latent_channels is 4"
@@ -235,7 +235,7 @@ def test_nothing_is_allocated(tried):
     assert vast.layer.weight.shape == (10**6, 10**6) and vast.weight.shape == (10**12,)
 
 
-def test_a_trial_says_nothing_and_draws_nothing(tried, caplog, recwarn):
+def test_a_dry_build_says_nothing_and_draws_nothing(tried, caplog, recwarn):
     state = torch.get_rng_state()
     assert not tried(loss="talker", noise_scheduler="process").unmeasured
     assert torch.equal(torch.get_rng_state(), state)
@@ -244,7 +244,7 @@ def test_a_trial_says_nothing_and_draws_nothing(tried, caplog, recwarn):
     assert len(caplog.records) == 1
 
 
-def test_components_are_told_that_only_shapes_are_wanted(tried):
+def test_components_are_notified_that_only_shapes_are_wanted(tried):
     curious = tried(loss="curious").components["loss",]
     assert curious.shapes_only and curious.device == "meta"
     assert not is_shapes_only() and torch.zeros(1).device.type == "cpu"
@@ -263,7 +263,7 @@ def test_a_dataset_is_stood_in_for_by_what_its_class_or_its_options_say(tried):
     assert len(by_options.labels) == len(by_options)
 
 
-def test_without_a_datasets_shapes_there_is_no_trial_of_what_needs_them(tried):
+def test_without_a_datasets_shapes_there_is_no_dry_build_of_what_needs_them(tried):
     found = tried(dataset="faceless")
     assert found.unmeasured["dataset",] == "neither its class nor its options say its channels"
     assert found.unmeasured["autoencoder",] == "needs dataset, which could not be built"
@@ -292,7 +292,7 @@ def test_the_shipped_recipes_are_tried_without_a_network_or_a_file_of_weights(pa
     assert not found.problems and not found.unmeasured
 
 
-def test_a_trial_is_quick_since_torch_imports_nothing_for_it():
+def test_a_dry_build_is_quick_since_torch_imports_nothing_for_it():
     code = (
         "import sys\n"
         "from uldm_core.recipe import Recipe\n"

@@ -94,7 +94,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["5"]
 
 
-def test_results_are_set_aside_by_key_and_taken_back(tmp_path):
+def test_results_are_archived_by_key_and_taken_back(tmp_path):
     run_folder = RunFolder(tmp_path)
     one, two = StageKey("one", 5), StageKey("two", 5)
     for key in (one, two):
@@ -233,14 +233,14 @@ def test_a_folder_in_use_is_refused(registry, write, tmp_path):
         run(plan_of(registry, write), out=tmp_path / "out")
 
 
-def test_a_surrounding_that_is_written_must_agree(registry, write, tmp_path):
+def test_an_inferred_option_that_is_written_must_agree(registry, write, tmp_path):
     with pytest.raises(MistakeError) as caught:
         run(plan_of(registry, write, "denoiser.channels=9"), out=tmp_path / "out")
     assert "denoiser.channels: is 9, but autoencoder.latent_channels is 4" in str(caught.value)
     run(plan_of(registry, write, "denoiser.channels=4"), out=tmp_path / "out")
 
 
-def test_a_components_objection_is_placed_in_the_file(registry, write, tmp_path):
+def test_a_components_error_is_placed_in_the_file(registry, write, tmp_path):
     path = write(("codebook_size = 16", "codebook_size = 13"))
     with pytest.raises(MistakeError) as caught:
         run(Recipe.load(path).resolve(registry), out=tmp_path / "out")

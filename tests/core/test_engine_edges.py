@@ -206,7 +206,7 @@ def test_claims_of_a_folder(tmp_path):
     assert sorted(path.name for path in (tmp_path / "set_aside").iterdir()) == ["s-a-2", "s-b-5"]
 
 
-def test_the_seconds_of_a_stage_add_up_when_it_goes_on(tmp_path):
+def test_the_seconds_of_a_stage_add_up_when_it_resumes(tmp_path):
     folder = RunFolder(tmp_path)
     claimed(folder, StageKey("a", 5))
     assert folder.claim("s", StageKey("a", 9)) == StageRecord(StageKey("a", 9), seconds=1.0)
@@ -355,7 +355,7 @@ def test_a_signal_is_noted_and_a_second_one_stops_at_once():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_verb_is_stopped_between_batches(tmp_path):
+def test_a_stage_in_one_go_is_stopped_between_batches(tmp_path):
     context = context_in(tmp_path, stop=Stop(signal.SIGINT))
     context.begin("drawing", 10)
     with pytest.raises(Interrupted):
@@ -394,7 +394,7 @@ def test_keys_do_not_depend_on_the_order_in_which_a_table_is_written(registry, w
     assert keys_of(planned(registry, write)) == keys_of(planned(registry, write, changes=[default]))
 
 
-def test_a_nouns_own_reference_counts_in_the_keys(registry, write):
+def test_a_components_own_reference_counts_in_the_keys(registry, write):
     before = ('quantizer = { use = "codes", codebook_size = 16 }', 'quantizer = { ref = "quantizer" }')
     component = ("[denoiser]", '[quantizer]\nuse = "codes"\ncodebook_size = 16\n[denoiser]')
     resolved = planned(registry, write, changes=[before, component])
@@ -441,7 +441,7 @@ def test_a_run_in_pieces_is_the_run_in_one(registry, write, tmp_path):
     assert (whole / drawing).read_text() == (pieces / drawing).read_text()
 
 
-def test_a_noun_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
+def test_a_component_is_drawn_alike_whatever_else_the_recipe_holds(registry, write):
     small = '[small_denoiser]\nuse = "net"\n[denoiser]'
     weights = []
     for changes in ([], [("[denoiser]", small)]):
@@ -525,7 +525,7 @@ TUNED = {
 }
 
 
-def test_each_stage_goes_on_from_the_weights_of_the_one_before(registry, tmp_path):
+def test_each_stage_starts_from_the_weights_of_the_one_before(registry, tmp_path):
     registry.register(Component("stage", "tune", Tune))
     resolved = Recipe.from_dict(TUNED).resolve(registry)
     start = RunComponents.of(resolved, CPU).component("denoiser").weight.detach()

@@ -305,7 +305,7 @@ def adjusted(folder):
     return json.loads((folder / "out/stages/first/stage.json").read_text())["adjusted"]
 
 
-def test_a_training_in_progress_goes_on_at_another_rate(go, tmp_path):
+def test_a_training_in_progress_resumes_at_another_rate(go, tmp_path):
     said, _, error = go(**stop_after(7))
     assert isinstance(error, Interrupted) and said == []
     said, told, error = go("stages.first.optimizer.lr=0.01")

@@ -104,7 +104,7 @@ def test_overrides_come_last(registry, base):
     assert recipe.resolve(registry).stages["first"].options["steps"] == 3
 
 
-def test_extending_goes_on_through_folders(registry, base, tmp_path):
+def test_extending_continues_through_folders(registry, base, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "middle.toml").write_text('extends = "../r.toml"\nseed = 8')
     (tmp_path / "top.toml").write_text('extends = "deep/middle.toml"\n[denoiser]\nwidth = 4')

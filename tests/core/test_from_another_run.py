@@ -44,7 +44,7 @@ def test_a_component_comes_with_its_options_and_its_weights(registry, write, oth
     assert torch.equal(opened.component("autoencoder").weight, other["weight"])
 
 
-def test_training_goes_on_from_the_weights_it_is_given(registry, write, other):
+def test_training_starts_from_the_weights_it_is_given(registry, write, other):
     run(Recipe.load(write(TAKEN, ("steps = 6", "steps = 1"))).resolve(registry), out="tuned")
     run(Recipe.load(write(("steps = 6", "steps = 1"))).resolve(registry), out="fresh")
     tuned, fresh = (

@@ -406,7 +406,7 @@ def test_an_implied_component_resolves_to_a_written_one(shared):
     assert again.to_toml() == made.to_toml() and "denoiser" in again.components
 
 
-def test_a_stage_may_act_on_another_noun_of_the_kind(registry, write):
+def test_a_stage_may_act_on_another_component_of_the_kind(registry, write):
     small = '[small_denoiser]\nuse = "net"\nwidth = 1\n[stages.first]'
     path = write(("[stages.first]", small), ('"draw"', '"draw"\ndenoiser = { ref = "small_denoiser" }'))
     made = resolved(registry, path)
@@ -429,7 +429,7 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_nouns_that_are_made_from_themselves_are_refused(registry, length):
+def test_components_that_are_made_from_themselves_are_refused(registry, length):
     registry.register(Component("loss", "wrapped", Wrapped))
     ring = {
         f"l{n}_loss": {"use": "wrapped", "inner": {"ref": f"l{(n + 1) % length}_loss"}} for n in range(length)

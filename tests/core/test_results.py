@@ -99,7 +99,7 @@ class Paint:
         return {}
 
 
-class Judge:
+class Score:
     """Measures the picture against the test images."""
 
     trains, makes, needs, reads = (), (), ("picture.txt",), ("train", "test")
@@ -148,12 +148,12 @@ use = "fit"
 use = "paint"
 
 [stages.fourth]
-use = "judge"
+use = "score"
 """
 COMPONENTS = [
     Component("dataset", "pictures", Pictures),
     Component("denoiser", "loaded", Loaded),
-    *(Component("stage", verb.__name__.lower(), verb) for verb in (Fit, Paint, Judge)),
+    *(Component("stage", verb.__name__.lower(), verb) for verb in (Fit, Paint, Score)),
 ]
 
 
@@ -223,7 +223,7 @@ def place(tmp_path, registry, monkeypatch):
 ALL = ["first", "second", "third", "fourth"]
 
 
-def test_what_was_built_on_something_else_is_set_aside_before_that_is_made_anew(place):
+def test_what_was_built_on_something_else_is_archived_before_that_is_made_anew(place):
     assert place.run().done == ALL
     first, top = read_tensors(place.out / "stages/second/weights/denoiser.safetensors"), place.top()
     notes = place.run("autoencoder.quantizer.decay=0.9", until="first")

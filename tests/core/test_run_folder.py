@@ -74,7 +74,7 @@ class Said(Silent):
         self.messages.append(text)
 
 
-def goes_on(path, registry, changes=CHANGES):
+def resumes(path, registry, changes=CHANGES):
     """Go on with a run as ``uldm run PATH CHANGES`` does; return what was said, errors included."""
     said = Said()
     try:
@@ -167,7 +167,7 @@ TRIED = ("stages/first", "stages/first/checkpoints", "run.json", "stages/first/m
     + [(place, plant) for place in TRIED for plant in (to_precious, dangling, within, pipe, other_kind)]
     + [("recipe.toml", pipe), ("recipe.toml", dangling), ("set_aside", other_kind), (".lock", dangling)],
 )
-def test_nothing_is_followed_out_of_a_run_that_goes_on(sent, components, tmp_path, place, plant):
+def test_nothing_is_followed_out_of_a_run_that_resumes(sent, components, tmp_path, place, plant):
     plant(sent / place, tmp_path / "precious" / "own", sent)
     before, kept = held(tmp_path / "precious"), held(sent / "kept")
     if place == "recipe.toml" and plant in (dangling, pipe, other_kind):
@@ -176,9 +176,9 @@ def test_nothing_is_followed_out_of_a_run_that_goes_on(sent, components, tmp_pat
         return
     if place.startswith("stages/second"):  # which is read by the third, if that is still to be done
         shutil.rmtree(sent / "stages/third")
-        said = goes_on(sent, components, changes=())
+        said = resumes(sent, components, changes=())
     else:
-        said = goes_on(sent, components)
+        said = resumes(sent, components)
     passed_over = plant is other_kind and "images" in place
     assert str(sent / place) in said or passed_over, said
     assert said.count("\n") < 6 and "Traceback" not in said
@@ -190,7 +190,7 @@ def test_a_run_may_be_reached_through_a_link_and_its_files_may_have_other_names(
     os.link(sent / "stages/first/weights/autoencoder.safetensors", tmp_path / "precious" / "hard")
     os.link(sent / "stages/first/metrics.jsonl", tmp_path / "precious" / "log")
     before = held(tmp_path / "precious")
-    assert "done in" in goes_on(tmp_path / "link" / "x", components)
+    assert "done in" in resumes(tmp_path / "link" / "x", components)
     assert held(tmp_path / "precious") == before
     assert TrainedRun.open(tmp_path / "link" / "x", registry=components).component("autoencoder")
 
@@ -201,7 +201,7 @@ def test_old_names_of_unfinished_files_are_not_written_through(sent, components,
     for place in places:
         (sent / f"{place}.part").symlink_to(tmp_path / "precious" / "1" / "stage.json")
     before = held(tmp_path / "precious")
-    assert "done in" in goes_on(sent, components)
+    assert "done in" in resumes(sent, components)
     assert held(tmp_path / "precious") == before
 
 
@@ -229,7 +229,7 @@ def test_a_key_that_is_none_becomes_no_path(sent, components, tmp_path, content)
     record = json.loads((sent / "stages/first/stage.json").read_text())
     record["key"]["content"] = content
     (sent / "stages/first/stage.json").write_text(json.dumps(record))
-    said = goes_on(sent, components)
+    said = resumes(sent, components)
     assert f"{sent / 'stages/first/stage.json'}: not what uldm writes there" in said and "uldm run" in said
     assert {path for path in before if "precious" in path} <= held(tmp_path).keys()
 
@@ -403,7 +403,7 @@ def test_any_bytes_of_any_file_end_in_a_line_or_in_success(finished, components,
     assert said > times
 
 
-def test_what_a_crash_left_and_what_is_not_ours_is_told_apart(tmp_path):
+def test_what_a_crash_left_and_what_is_not_ours_is_distinguished(tmp_path):
     folder = RunFolder(tmp_path).stage("s")
     (folder.path / "checkpoints" / "notes").mkdir(parents=True)
     (folder.path / "checkpoints" / ".0a1b.part").mkdir()
@@ -478,7 +478,7 @@ def test_a_state_of_an_earlier_version_has_no_checksum_and_one_that_changed_is_s
     state = json.loads(path.read_text())
     assert len(state.pop("checksum")) == 32
     path.write_text(json.dumps(state).replace("0.9", "0.8") + " ")
-    assert goes_on(sent, components).count("done in") == 1
+    assert resumes(sent, components).count("done in") == 1
     path = sent / "stages/first/checkpoints/8/state.json"
     path.write_text(path.read_text().replace("0.8", "0.9"))
     with pytest.raises(MistakeError, match=r"8/state\.json: .*the checksum differs"):

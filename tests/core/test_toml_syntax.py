@@ -146,7 +146,7 @@ def test_whatever_is_cut_out_is_reported_on_a_line_of_the_file(tmp_path_factory,
         (b"x = [" + b"[" * 600 + b"]" * 600 + b"]", "nested"),
     ],
 )
-def test_odd_files_are_read_or_told_what_is_odd(content, said, tmp_path):
+def test_odd_files_are_read_or_reported_as_odd(content, said, tmp_path):
     path = tmp_path / "r.toml"
     path.write_bytes(content)
     try:

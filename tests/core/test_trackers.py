@@ -83,7 +83,7 @@ def events(*names):
     return [told for told in Notes.told if told[0] in names]
 
 
-def test_a_tracker_is_told_of_everything_in_order(plan_of, tmp_path):
+def test_a_tracker_is_notified_of_everything_in_order(plan_of, tmp_path):
     resolved = plan_of('["notes"]')
     run(resolved, out=tmp_path / "out", command="uldm run it")
     kinds = [event[0] for event in Notes.told]
@@ -99,13 +99,13 @@ def test_a_tracker_is_told_of_everything_in_order(plan_of, tmp_path):
     assert events("stage_done")[0][3].keys() == {"weight"} and events("end") == [("end", "done")]
 
 
-def test_of_what_is_done_already_only_begin_and_end_are_told(plan_of, tmp_path):
+def test_of_what_is_done_already_only_begin_and_end_are_notified(plan_of, tmp_path):
     run(plan_of(), out=tmp_path / "out")
     run(plan_of('["notes"]'), out=tmp_path / "out")
     assert [event[0] for event in Notes.told] == ["begin", "end"]
 
 
-def test_a_run_that_goes_on_tells_from_which_step(plan_of, tmp_path):
+def test_a_run_that_resumes_tells_from_which_step(plan_of, tmp_path):
     stop = Stop()
     with pytest.raises(Interrupted):
         run(plan_of('["notes"]'), out=tmp_path / "out", reporter=Messages(stop, 4), stop=stop)
@@ -128,7 +128,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning(plan_of, tmp_path, ev
     assert json.loads((tmp_path / "out/run.json").read_text())["state"] == "done"
 
 
-def test_a_listed_trackers_objection_is_a_mistake_in_the_recipe(plan_of, registry, write, tmp_path):
+def test_a_listed_trackers_error_is_a_mistake_in_the_recipe(plan_of, registry, write, tmp_path):
     listed = 'run.trackers = ["jsonl", { use = "notes", objects = true }]'
     recipe = Recipe.load(write(("seed = 3", f"seed = 3\n{listed}")))
     said = f"{tmp_path / 'r.toml'}:3: run.trackers[1]: it objects"
@@ -138,7 +138,7 @@ def test_a_listed_trackers_objection_is_a_mistake_in_the_recipe(plan_of, registr
     assert str(caught.value).splitlines()[0] == said
 
 
-def test_one_that_is_always_told_is_left_out_where_it_cannot_be_built(plan_of, registry, tmp_path):
+def test_one_that_is_always_notified_is_left_out_where_it_cannot_be_built(plan_of, registry, tmp_path):
     registry.register(Component("tracker", "sick", "no_such_module:Sick", always=True))
     messages = Messages()
     run(plan_of(), out=tmp_path / "out", reporter=messages)
@@ -148,7 +148,7 @@ def test_one_that_is_always_told_is_left_out_where_it_cannot_be_built(plan_of, r
     )
 
 
-def test_one_that_is_always_told_takes_the_options_that_a_recipe_lists(plan_of, registry):
+def test_one_that_is_always_notified_takes_the_options_that_a_recipe_lists(plan_of, registry):
     registry.register(Component("tracker", "notes", Notes, always=True))
     paths = [spec.component.path for spec in plan_of().trackers]
     assert sorted(paths) == ["tracker/jsonl", "tracker/notes"]
@@ -181,13 +181,13 @@ def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
         ('[{ ref = "notes" }]', "there is no [notes] in the recipe"),
     ],
 )
-def test_mistakes_in_the_list_are_told(plan_of, listed, said):
+def test_mistakes_in_the_list_are_reported(plan_of, listed, said):
     with pytest.raises(MistakeError) as caught:
         plan_of(listed)
     assert said in str(caught.value) and len(caught.value.problems) == 1
 
 
-def test_a_table_of_a_tracker_is_told_where_it_belongs(plan_of):
+def test_a_table_of_a_tracker_is_reported_where_it_belongs(plan_of):
     with pytest.raises(
         MistakeError, match=r"tracker: a tracker is no component of the recipe's own\n.*run\.trackers"
     ):
@@ -264,7 +264,7 @@ def log(tmp_path):
     return log
 
 
-def test_the_log_drops_what_is_behind_the_step_it_goes_on_from(log, tmp_path):
+def test_the_log_drops_what_is_behind_the_step_it_resumes_from(log, tmp_path):
     folder = tmp_path / "stages" / "s"
     log.stage("s", 0, 9)
     for step in (1, 2, 3):

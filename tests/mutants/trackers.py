@@ -311,7 +311,7 @@ class RowsOfAll(Deaf):
 
 
 @mutant("tracker", killed_by="leaves_the_process_alone")
-class HeartGoesOnBeating(Deaf):
+class HeartKeepsBeating(Deaf):
     """A thread that says that the run is alive is still there when it is not."""
 
     def begin(self, run):
