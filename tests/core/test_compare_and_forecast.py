@@ -63,7 +63,8 @@ def test_what_a_run_would_do_is_what_it_does(registry, write, tmp_path):
     ]
     assert logged(registry, path, out, "stages.first.steps=8")[0] == "first: resume, from step 6 of 8"
     assert (
-        logged(registry, path, out, "stages.first.steps=5")[0] == "first: redo, 6 steps are done, 5 are wanted"
+        logged(registry, path, out, "stages.first.steps=5")[0]
+        == "first: redo, 6 steps are done, 5 are wanted"
     )
     assert logged(registry, path, out, "seed=4")[0] == "first: redo, seed 3 -> 4"
 
