@@ -111,5 +111,7 @@ adversarial = "hinge"
         problem for problem in preflight(Recipe.load(path).resolve(), 20).problems if not problem.warning
     ]
     assert problem.where.line == 6
-    said = f"images of {size}x{size} are too small, it takes {side}x{side} or more: give fewer"
-    assert said in problem.what and option in problem.what and f"dataset of size >= {side}" in problem.what
+    refusal = (
+        f"images of {side}x{side} or more, not {size}x{size}: give a dataset of size >= {side}, or fewer"
+    )
+    assert refusal in problem.what and option in problem.what

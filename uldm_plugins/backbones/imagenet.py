@@ -13,6 +13,7 @@ from torchvision import models
 from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.shared.images import refuse_small
 from uldm_plugins.shared.pretrained import existing, published, read_state
 
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -69,12 +70,7 @@ class Trunk(Frozen):
         Raises:
             ValueError: the images are too small for the deepest stage.
         """
-        if min(images.shape[-2:]) < self.smallest_size:
-            height, width = images.shape[-2:]
-            raise ValueError(
-                f"{self.architecture} needs images of {self.smallest_size}x{self.smallest_size} or more, "
-                f"not {height}x{width}: give a dataset of size >= {self.smallest_size}, or another backbone"
-            )
+        refuse_small(images, self.smallest_size, self.architecture, "another backbone")
         maps = [(images - self.shift) / self.scale]  # a grey image broadcasts to three channels
         for stage in self.stages:
             maps.append(stage(maps[-1]))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from uldm_plugins.discriminators.patchgan import PatchGAN, check_size
+from uldm_plugins.discriminators.patchgan import PatchGAN
+from uldm_plugins.shared.images import refuse_small
 
 Counts = tuple[Annotated[int, Ge(1)], ...]
 _KERNEL = 3
@@ -61,7 +62,8 @@ class MultiScale(nn.Module):
         Raises:
             ValueError: the images are smaller than ``smallest_size``.
         """
-        check_size(images, self.smallest_size, f"fewer num_scales, or {PatchGAN.fewer}")
+        fewer = f"fewer num_scales, or {PatchGAN.fewer}"
+        refuse_small(images, self.smallest_size, type(self).__name__, fewer)
         verdicts: list[Tensor] = []
         for patchgan in self.scales:
             images = _halved(images) if verdicts else images

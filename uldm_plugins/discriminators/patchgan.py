@@ -7,6 +7,8 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from uldm_plugins.shared.images import refuse_small
+
 
 class PatchGAN(nn.Module):
     """Convolutions with BatchNorm and LeakyReLU(0.2) between; bias on the first and last only.
@@ -60,18 +62,8 @@ class PatchGAN(nn.Module):
         Raises:
             ValueError: the images are smaller than ``smallest_size``.
         """
-        check_size(images, self.smallest_size, self.fewer)
+        refuse_small(images, self.smallest_size, type(self).__name__, self.fewer)
         return self.blocks(images)
-
-
-def check_size(images: Tensor, smallest: int, fewer: str) -> None:
-    """Raise ``ValueError`` if images are too small, with the options that are to be fewer."""
-    height, width = images.shape[-2:]
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"images of {height}x{width} are too small, it takes {smallest}x{smallest} or more: "
-            f"give {fewer}, or a dataset of size >= {smallest}"
-        )
 
 
 def smallest_size(kernels: tuple[int, ...], strides: tuple[int, ...], paddings: tuple[int, ...]) -> int:

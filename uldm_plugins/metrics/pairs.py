@@ -12,10 +12,11 @@ from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
-from uldm_plugins.shared.images import in_batches, to_float
+from uldm_plugins.shared.images import in_batches, refuse_small, to_float
 from uldm_plugins.shared.place import device_of
 
 _WINDOW, _DEVIATION = 11, 1.5
+_LEAVE_OUT = "leave it out of metrics"
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -89,7 +90,7 @@ class SSIM(Pairs):
         Raises:
             ValueError: images smaller than the window.
         """
-        _check_size(images, _WINDOW, "ssim")
+        refuse_small(images, _WINDOW, "ssim", _LEAVE_OUT)
         super().update(images, real=real)
 
     def compute(self) -> dict[str, float]:
@@ -117,7 +118,8 @@ class LPIPSMetric(Pairs):
         Raises:
             ValueError: images smaller than the backbone's ``smallest_size``.
         """
-        _check_size(images, self.smallest_size, f"lpips on {type(self.distance.backbone).__name__}")
+        name = f"lpips on {type(self.distance.backbone).__name__}"
+        refuse_small(images, self.smallest_size, name, _LEAVE_OUT)
         super().update(images, real=real)
 
     @property
@@ -147,7 +149,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: images smaller than the window.
     """
-    _check_size(first, _WINDOW, "ssim")
+    refuse_small(first, _WINDOW, "ssim", _LEAVE_OUT)
     means = [_blurred(images) for images in (first, second)]
     squares = [_blurred(images.square()) for images in (first, second)]
     products = means[0] * means[1]
@@ -156,15 +158,6 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     variance = squares[0] + squares[1] - energy
     index = (2 * products + _C1) * (2 * covariance + _C2) / ((energy + _C1) * (variance + _C2))
     return index.mean((1, 2, 3))
-
-
-def _check_size(images: Tensor, smallest: int, name: str) -> None:
-    height, width = images.shape[-2:]
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"{name} needs images of {smallest}x{smallest} or more, not {height}x{width}: leave it out of "
-            f"metrics, or give a dataset of size >= {smallest}"
-        )
 
 
 def _blurred(images: Tensor) -> Tensor:

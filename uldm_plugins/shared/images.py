@@ -44,6 +44,23 @@ def in_batches(images: Tensor, scale: int = 1) -> Sequence[Tensor]:
     return images.split(images_at_a_time(scale * height, scale * width))
 
 
+def refuse_small(images: Tensor, smallest: int, name: str, instead: str) -> None:
+    """Raise ``ValueError`` if images are smaller than a component can take.
+
+    Args:
+        images: [B, C, H, W].
+        smallest: the least height and width.
+        name: of the component.
+        instead: what else helps than larger images, for the message.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{name} needs images of {smallest}x{smallest} or more, not {height}x{width}: "
+            f"give a dataset of size >= {smallest}, or {instead}"
+        )
+
+
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
     """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
     with whole(path) as file:
