@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from attrs import define, field
 from torch import Tensor
 
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import Clock, DryBuild, TooLongError
+from uldm_core.preflight.dry_build import Clock, DryBuild
 
 
 @define
@@ -60,11 +59,6 @@ class Inputs:
             raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)
         return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
-
-    def check_time(self) -> None:
-        """Raise ``TooLongError`` if time is up; for what runs without torch functions being watched."""
-        if time.monotonic() > self.clock.until:
-            raise TooLongError
 
     def _noted(self, name: str, tensor: Tensor) -> Tensor:
         self.name, self.shape = name, tuple(tensor.shape)

@@ -16,6 +16,7 @@ from uldm_core.preflight import measure
 from uldm_core.preflight.dry_build import (
     Clock,
     DryBuild,
+    ShapeError,
     TooLongError,
     dry_build,
     first_line,
@@ -25,7 +26,6 @@ from uldm_core.preflight.dry_build import (
     without_values,
 )
 from uldm_core.preflight.inputs import Inputs
-from uldm_core.preflight.shape_errors import ShapeError, ShapeErrors
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
@@ -113,7 +113,7 @@ def preflight(
     clock = Clock(time.monotonic() + seconds)
     tried = dry_build(resolved, seconds=seconds / 2)
     walk = _Walk(Inputs(tried, clock), resolved)
-    with silence(), without_values(clock), ShapeErrors():
+    with silence(), without_values(clock):
         rows = [walk.row(spec) for spec in _in_order(resolved)]
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
