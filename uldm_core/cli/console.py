@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -60,14 +59,7 @@ def show_problems(problems: Iterable[Problem]) -> None:
         place = style(f"{problem.where}: ", bold=True) if str(problem.where) else ""
         click.echo(f"{place}{prefix(logging.WARNING) if problem.warning else ''}{problem.what}", err=True)
         if problem.hint:
-            click.echo(_wrapped(problem.hint), err=True)
-
-
-def _wrapped(hint: str) -> str:
-    """Indent a hint; wrap it where a terminal is narrower."""
-    if not sys.stderr.isatty():
-        return f"    {hint}"
-    return click.wrap_text(hint, max(40, shutil.get_terminal_size().columns), "    ", "      ")
+            click.echo(f"    {problem.hint}", err=True)
 
 
 def show_tracebacks(*errors: BaseException | None) -> None:

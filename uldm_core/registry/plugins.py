@@ -18,7 +18,7 @@ from attrs import evolve, field, frozen
 
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
 from uldm_core.kinds import Kind
-from uldm_core.registry.component import Component, missing_library, own_frames
+from uldm_core.registry.component import Component, missing_library
 
 GROUP = "uldm.plugins"
 OWN_PLUGIN = "uldm"
@@ -154,7 +154,7 @@ def load_file(path: Path) -> Plugin:
         plugin = collect(module, path.stem, distribution=str(path))
     except (Exception, SystemExit) as error:
         what = f"--plugin {path}: {_format_error(error)}"
-        raise MistakeError(what, hint=_own_traceback(error).strip()) from error
+        raise MistakeError(what, hint=_format_traceback(error).strip()) from error
     if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise MistakeError(
             f"--plugin {path}: it announces nothing",
@@ -165,13 +165,10 @@ def load_file(path: Path) -> Plugin:
 
 def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
     """Call the plugin's hooks and return its records; raises if any of them is malformed."""
-    known = [hook for hook in vars(HookSpecs) if hook.startswith("uldm_")]
-    for hook in dir(module):
-        if getattr(getattr(module, hook, None), "uldm_impl", None) and hook not in known:
-            raise ValueError(f"there is no hook {hook!r}{did_you_mean(hook, known)}")
     manager = pluggy.PluginManager("uldm")
     manager.add_hookspecs(HookSpecs)
     manager.register(module, name)
+    manager.check_pending()
     components: dict[str, Component] = {}
     for component in _records(manager, "uldm_components", Component):
         if component.path in components:
@@ -215,9 +212,8 @@ def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
         failed = evolve(plugin, seconds=time.monotonic() - started)
-        return failed.without(
-            _format_error(error), missing_library(error, entry.module), _own_traceback(error)
-        )
+        fix = missing_library(error, entry.module)
+        return failed.without(_format_error(error), fix, _format_traceback(error))
     found = evolve(found, seconds=time.monotonic() - started)
     if plugin.name == OWN_PLUGIN or had_torch or "torch" not in sys.modules:
         return found
@@ -232,11 +228,8 @@ def _format_error(error: BaseException) -> str:
     return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _own_traceback(error: BaseException) -> str:
-    """Return the traceback, without the frames of the import system and of this file if others are left."""
-    frames = own_frames(error, __file__) or traceback.extract_tb(error.__traceback__)
-    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
-    return "".join(["Traceback (most recent call last):\n", *lines])
+def _format_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
