@@ -37,7 +37,10 @@ def inside(folder: Path, *names: str) -> Path:
     """
     path = Path(folder)
     for left, name in zip(range(len(names) - 1, -1, -1), names):
-        path = path / checked_name(name, path)
+        odd = name in ("", ".", "..") or any(sign in "/\\" or sign < " " for sign in name)
+        if odd or len(os.fsencode(name)) > LONGEST_NAME:
+            raise refused(path, f"{shortened(name, 60)} is no name of a file in a run's folder")
+        path = path / name
         if what := _obstacle(path, is_folder=left > 0):
             raise refused(path, *what)
     return path
@@ -51,18 +54,6 @@ def listed(folder: Path) -> list[Path]:
 def names_in(folder: Path) -> list[str]:
     """Return the names of what lies in a folder, sorted; none if it is not there."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def checked_name(name: str, folder: Path | str = "") -> str:
-    """Return a name that is one of a file or folder, and nothing else.
-
-    Raises:
-        MistakeError: it is empty, ``.`` or ``..``, too long, or has a separator or a control sign in it.
-    """
-    odd = name in ("", ".", "..") or any(sign in "/\\" or sign < " " for sign in name)
-    if odd or len(os.fsencode(name)) > LONGEST_NAME:
-        raise refused(folder, f"{shortened(name, 60)} is no name of a file in a run's folder")
-    return name
 
 
 def refused(path: Path | str, what: str, hint: str = "") -> MistakeError:

@@ -548,17 +548,13 @@ class Adjustable(_Optional, Protocol):
 class RunStart:
     """What a tracker is given when a run begins, or resumes.
 
-    Args:
-        folder: the run's folder, ``runs/<name>``.
-        name: the folder's name.
-        recipe: resolved, as nested dicts, lists, strings, numbers and booleans.
-        stages: the names of its stages, in order.
-        command: how it was started; empty if from Python.
+    ``recipe`` is resolved: nested dicts, lists, strings, numbers and booleans. ``stages`` are their names, in
+    order. ``command`` is how it was started; empty if from Python.
     """
 
     folder: Path
     name: str
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     stages: Sequence[str]
     command: str = ""
 

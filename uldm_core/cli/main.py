@@ -8,8 +8,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from logging import ERROR
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import click
@@ -76,8 +76,7 @@ class LazyGroup(click.Group):
 
 
 def _imported(target: str, summary: str) -> click.Command:
-    module, _, attribute = target.partition(":")
-    command: click.Command = getattr(import_module(module), attribute)
+    command: click.Command = resolve_name(target)
     command.short_help = summary  # which completion shows
     return command
 
@@ -99,10 +98,6 @@ def _options_of_all_first(args: Sequence[str]) -> list[str]:
     return first + rest
 
 
-def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    context.meta[console.TRACEBACK] = wanted
-
-
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--strict", is_flag=True, help="Fail where a plugin is faulty (ULDM_STRICT=1).")
 @click.option("--block", multiple=True, metavar="NAME", help="Leave a plugin out (ULDM_BLOCK). Repeatable.")
@@ -110,14 +105,13 @@ def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: 
     "--traceback",
     is_flag=True,
     envvar="ULDM_TRACEBACK",
-    expose_value=False,
-    callback=_keep_traceback,
     help="Show where an error was raised, and its causes (ULDM_TRACEBACK=1).",
 )
 @click.version_option(package_name="uldm", prog_name="uldm")
 @click.pass_context
-def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
+def cli(context: click.Context, strict: bool, block: tuple[str, ...], traceback: bool) -> None:
     """Unconditional latent diffusion from registered components."""
+    context.meta[console.TRACEBACK] = traceback
     if strict or block:
         context.with_resource(_plugins_loaded_anew(strict, block))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -38,11 +38,11 @@ def _flag(name: str, annotation: object) -> Callable[[Function], Function]:
     )
 
 
-def _type(annotation: Any) -> Any:
+def _type(annotation: object) -> object:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if get_origin(annotation) is Annotated:
-        interval = annotation.__metadata__[0]
+        _, interval = get_args(annotation)
         return click.IntRange(interval.ge, interval.le)
     return annotation
 

@@ -34,12 +34,9 @@ MANY = 1_000_000
 
 @define
 class DryBuild:
-    """What came of building a recipe's components on torch's meta device.
+    """What came of building a recipe's components on torch's meta device, by key.
 
-    Args:
-        components: those that could be built, by key.
-        problems: what components object to, located by key.
-        unmeasured: why a component could not be built so, by key. Nothing is wrong with it.
+    ``unmeasured`` is why a component could not be built so, though nothing is wrong with it.
     """
 
     components: dict[Key, Any] = field(factory=dict)
@@ -127,7 +124,13 @@ class Deadline(TorchFunctionMode):
         super().__init__()
         self.clock = clock
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Function,
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Check the time and call the function."""
         self.clock.check()
         started, imported = time.monotonic(), "torch._dynamo" in sys.modules
@@ -250,7 +253,7 @@ class _DryComponents(ComponentStore):
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
 
-    def _made(self, spec: ComponentSpec) -> Any:
+    def _made(self, spec: ComponentSpec) -> object:
         if spec.kind.data:
             return stand_in(spec)
         if spec.kind.numbers:

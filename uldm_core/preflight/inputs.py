@@ -11,17 +11,14 @@ from torch import Tensor
 
 from uldm_core.kinds import latent_size
 from uldm_core.preflight.dry_build import Clock, DryBuild
+from uldm_core.protocols import Autoencoder
 
 
 @define
 class Inputs:
     """Images and latents of a recipe's shapes; tensors are made on the device that is current.
 
-    Args:
-        tried: the recipe's components, built for their shapes.
-        clock: until when there is time.
-        name: of what was asked for last, ``images`` say; empty if nothing was.
-        shape: of what was asked for last.
+    ``name`` and ``shape`` are of what was asked for last; empty if nothing was.
     """
 
     tried: DryBuild
@@ -44,12 +41,8 @@ class Inputs:
             raise NotImplementedError("the dataset's shapes are not known")
         return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
 
-    def latents(self, batch: int, autoencoder: Any = None) -> Tensor:
-        """Return latents of the shape that an autoencoder declares, float [batch, C, h, w].
-
-        Args:
-            batch: how many.
-            autoencoder: the component of this name unless another is given.
+    def latents(self, batch: int, autoencoder: Autoencoder | None = None) -> Tensor:
+        """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w].
 
         Raises:
             NotImplementedError: the shape is not known.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 from attrs import asdict, define, evolve, field, frozen
 from torch import Tensor, nn
@@ -42,17 +41,11 @@ Probe = Callable[..., object]
 
 @frozen
 class Row:
-    """What is known of one component.
+    """What is known of one component: its key and name, the shape of its output, and what it costs.
 
-    Args:
-        component: its key in the recipe, and its name.
-        output: the shape of what it gives; empty if it gives no tensor.
-        why: if it is not measurable, why.
-        parameters: how many numbers it has.
-        trainable: how many of them training changes.
-        flops: operations a sample, of one call.
-        memory: bytes of a training step, for what a stage trains: parameters, gradients, the optimizer's
-            state, and what its forward pass keeps for a batch.
+    ``why`` is the reason where it is not measurable. ``flops`` are of one call, a sample. ``memory`` is bytes
+    of a training step, for what a stage trains: parameters, gradients, the optimizer's state, and what its
+    forward pass keeps for a batch.
     """
 
     component: str
@@ -85,7 +78,7 @@ class Preflight:
             for line in lines
         )
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return the rows as plain values."""
         return [asdict(row) for row in self.rows]
 
@@ -255,7 +248,7 @@ def _weights_that_do_not_fit(
             yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
 
 
-def _format_output(output: Any) -> str:
+def _format_output(output: object) -> str:
     if isinstance(output, Tensor):
         return _format_shape(["B", *output.shape[1:]]) if output.ndim else "a number"
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
@@ -264,7 +257,7 @@ def _format_output(output: Any) -> str:
     return ""
 
 
-def _format_shape(shape: list[Any]) -> str:
+def _format_shape(shape: Iterable[object]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 

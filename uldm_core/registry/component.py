@@ -40,7 +40,7 @@ class Component:
     target: str | Callable[..., object] = field()
     summary: str = field(default="", kw_only=True)
     requires: str | None = field(default=None, kw_only=True)
-    example: Mapping[str, Any] = field(factory=dict, kw_only=True)
+    example: Mapping[str, object] = field(factory=dict, kw_only=True)
     xfail: Mapping[str, str] = field(factory=dict, kw_only=True)
     always: bool = field(default=False, kw_only=True)
     plugin: str = field(default="", kw_only=True)

@@ -69,18 +69,9 @@ class HookSpecs:
 class Plugin:
     """One plugin as it was found: what it brought, or why it was skipped.
 
-    Args:
-        name: its entry point's.
-        distribution: that brought it.
-        version: of the distribution.
-        kinds: that it adds.
-        components: that it adds.
-        commands: that it adds.
-        recipes: folders of recipes that it brings.
-        error: what is wrong with it, with the traceback if there is one; empty if nothing is.
-        fix: what to do about that.
-        skipped: whether nothing of it was registered.
-        seconds: that its import took.
+    ``name`` is its entry point's. ``error`` is what is wrong with it, with the traceback if there is one, and
+    ``fix`` what to do about that; empty if nothing is. ``skipped``: nothing of it was registered.
+    ``seconds``: that its import took.
     """
 
     name: str
@@ -103,15 +94,8 @@ class Plugin:
         """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
         warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
-        return Plugin(
-            self.name,
-            self.distribution,
-            self.version,
-            error=error or cause,
-            fix=fix or leave_out,
-            skipped=True,
-            seconds=self.seconds,
-        )
+        empty = evolve(self, kinds=(), components=(), commands=(), recipes=())
+        return evolve(empty, error=error or cause, fix=fix or leave_out, skipped=True)
 
     def with_fault(self, cause: str, fix: str) -> Plugin:
         """Return it as one that works but should be fixed, and warn."""
