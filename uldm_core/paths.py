@@ -122,14 +122,6 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(content, file)
 
 
-def append(path: Path, text: str) -> None:
-    """Add UTF-8 text to a file, which is made if it is not there; a link is not followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
-        file.write(text)
-
-
 def remove(path: Path) -> None:
     """Remove a file or folder if it is there; of a link the link itself, never what it points to."""
     if path.is_symlink() or path.is_file():

@@ -411,17 +411,12 @@ class Context(Protocol):
     artifacts of earlier stages, by name. What a stage draws at random comes from ``generator`` and ``batch``.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def seed(self) -> int: ...
+    name: str
+    seed: int
+    products: Mapping[str, Path]
 
     @property
     def device(self) -> torch.device: ...
-
-    @property
-    def products(self) -> Mapping[str, Path]: ...
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a network's forward pass: it multiplies in the run's precision."""

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 import click
 
@@ -78,19 +77,14 @@ def show_tracebacks(*errors: BaseException | None) -> None:
             error = error.__cause__ or error.__context__
 
 
-def show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Show our own warnings as one line; leave the place on everybody else's."""
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return our own warnings as one line; leave the place on everybody else's."""
     from uldm_core.registry.plugins import PluginWarning
 
     place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
-    click.echo(f"{prefix(logging.WARNING)}{place}{message}", err=True)
+    return f"{prefix(logging.WARNING)}{place}{message}\n"
 
 
 class _Handler(logging.Handler):
