@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from logging import ERROR
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -83,18 +84,18 @@ def _imported(target: str, summary: str) -> click.Command:
 
 def _options_of_all_first(args: Sequence[str]) -> list[str]:
     """Move the options that every command takes to the front: some decide which plugins are loaded."""
-    first, rest, waiting = [], [], list(args)
-    while waiting:
-        arg = waiting.pop(0)
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
         if arg == "--":
             rest += [arg, *waiting]
-            break
-        if arg == "--block":
-            first += [arg, *waiting[:1]]
-            del waiting[:1]
+        elif arg == "--block":
+            first += [arg, *islice(waiting, 1)]
+        elif arg in ("--strict", "--traceback") or arg.startswith("--block="):
+            first.append(arg)
         else:
-            own = arg in ("--strict", "--traceback") or arg.startswith("--block=")
-            (first if own else rest).append(arg)
+            rest.append(arg)
     return first + rest
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 from attrs import asdict, define, evolve, field, frozen
@@ -203,10 +204,12 @@ class _Walk:
         yield Problem(Where(spec.key), what, self._sizes(), code="shape-mismatch")
 
     def _sizes(self) -> str:
-        shapes = {"images": _shape_of(self.inputs.images), "latents": _shape_of(self.inputs.latents)}
-        return "; ".join(
-            f"{name} are {_format_shape(['B', *shape[1:]])}" for name, shape in shapes.items() if shape
-        )
+        """Return the shapes of images and latents, those that are known."""
+        found = []
+        for name, make in (("images", self.inputs.images), ("latents", self.inputs.latents)):
+            with suppress(Exception):
+                found.append(f"{name} are {_format_output(make(BATCH))}")
+        return "; ".join(found)
 
 
 def _layer_of(component: object, error: BaseException) -> str:
@@ -217,48 +220,30 @@ def _layer_of(component: object, error: BaseException) -> str:
     return next((names[id(caller)] for caller in reversed(callers) if id(caller) in names), "")
 
 
-def _shape_of(make: Callable[[int], Tensor]) -> list[int]:
-    """Return the shape of images or latents; empty if it is not known."""
-    try:
-        return list(make(BATCH).shape)
-    except Exception:
-        return []
-
-
 def _weights_that_do_not_fit(
     resolved: ResolvedRecipe, tried: DryBuild, folder: RunFolder | None
 ) -> Iterator[Problem]:
     """Yield what is wrong with the weights of other runs."""
     try:
-        files = pretrained_weights(resolved, folder)
+        for name, file in pretrained_weights(resolved, folder).items():
+            component = tried.components.get((name,))
+            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+            if wrong:
+                more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+                what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
+                hint = "leave out use and options to take the component as that run has it"
+                yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
     except MistakeError as error:
         yield from error.problems
-        return
-    for name, file in files.items():
-        component = tried.components.get((name,))
-        try:
-            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
-        except MistakeError as error:
-            yield from error.problems
-            continue
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
-            hint = "leave out use and options to take the component as that run has it"
-            yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
 
 
 def _format_output(output: object) -> str:
     if isinstance(output, Tensor):
-        return _format_shape(["B", *output.shape[1:]]) if output.ndim else "a number"
+        return f"[{', '.join(['B', *map(str, output.shape[1:])])}]" if output.ndim else "a number"
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         more = f" and {len(output) - 1} more" if len(output) > 1 else ""
         return _format_output(output[0]) + more
     return ""
-
-
-def _format_shape(shape: Iterable[object]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
