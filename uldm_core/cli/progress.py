@@ -47,7 +47,6 @@ class Terminal(Reporter):
         self.console = console
         self.marks = ASCII_MARKS if console.options.ascii_only else MARKS
         self.rows: dict[str, tuple[str, RenderableType]] = {}
-        self.closing: list[str] = []
         self.live = Live(
             console=console,
             get_renderable=self.rendered,
@@ -96,10 +95,9 @@ class Terminal(Reporter):
 
     def message(self, text: str) -> None:
         """Print above the list; what comes when all is done, below it."""
-        if self.rows and all(state == "done" for state, _ in self.rows.values()):
-            self.closing.append(text)
-        else:
-            self._print(text)
+        if not self.live.transient and all(state == "done" for state, _ in self.rows.values()):
+            self.live.stop()
+        self.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the list as it is, with what runs as stopped."""
@@ -108,8 +106,6 @@ class Terminal(Reporter):
                 where = f"stopped at {self.done} of {self.total}" if self.total else "stopped"
                 self.rows[name] = "stopped", Text(where)
         self.live.stop()
-        for text in self.closing:
-            self._print(text)
 
     def rendered(self) -> RenderableType:
         """Return the list."""
@@ -121,6 +117,3 @@ class Terminal(Reporter):
         for name, (state, shown) in list(self.rows.items()):
             table.add_row(Text(self.marks[state], STYLES[state]), Text(name, STYLES[state]), shown)
         return table
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)

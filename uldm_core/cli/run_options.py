@@ -19,23 +19,20 @@ def run_options(*names: str) -> Callable[[Function], Function]:
     """Return a decorator that adds a flag for each option; those given go to ``run_options``, a parameter."""
 
     def decorate(command: Function) -> Function:
+        annotations = get_type_hints(RunOptions, include_extras=True)
         for name in reversed(names):
-            command = _flag(name, get_type_hints(RunOptions, include_extras=True)[name])(command)
+            flag, text = name.replace("_", "-"), argument_help(RunOptions)[name].replace("``", "")
+            command = click.option(
+                f"--{flag}/--no-{flag}" if annotations[name] is bool else f"--{flag}",
+                default=None,
+                type=_type(annotations[name]),
+                expose_value=False,
+                callback=_collect,
+                help=f"{text[0].upper()}{text[1:]}",
+            )(command)
         return command
 
     return decorate
-
-
-def _flag(name: str, annotation: object) -> Callable[[Function], Function]:
-    flag, text = name.replace("_", "-"), argument_help(RunOptions)[name].replace("``", "")
-    return click.option(
-        f"--{flag}/--no-{flag}" if annotation is bool else f"--{flag}",
-        default=None,
-        type=_type(annotation),
-        expose_value=False,
-        callback=_collect,
-        help=f"{text[0].upper()}{text[1:]}",
-    )
 
 
 def _type(annotation: object) -> object:
