@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from uldm_core.engine.run import run
     from uldm_core.engine.run_stage import run_stage
     from uldm_core.errors import MistakeError, OptionError, Problem, RunError, UldmError, Where
-    from uldm_core.preflight.check import check
+    from uldm_core.preflight.dry_build import check
     from uldm_core.recipe import Recipe
     from uldm_core.registry import Component, Registry
     from uldm_core.registry.plugins import Command, hookimpl
@@ -47,7 +47,7 @@ _HOMES = {
     "uldm_core.errors": ("MistakeError", "OptionError", "Problem", "RunError", "UldmError", "Where"),
     "uldm_core.spec.options": ("Excludes", "Exists", "Partial", "Weighted", "use"),
     "uldm_core.registry.plugins": ("Command", "hookimpl"),
-    "uldm_core.preflight.check": ("check",),
+    "uldm_core.preflight.dry_build": ("check",),
     "uldm_core.recipe": ("Recipe",),
     "uldm_core.registry": ("Registry",),
 }

@@ -6,7 +6,7 @@ Importing this module imports no torch, no protocol, no check and no probe.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, cast
 
 from attrs import field, frozen
@@ -44,14 +44,10 @@ class Kind:
             the same name.
         listed: where recipes list its components, ``"run.trackers"`` say, if not in tables at the top.
         checks: ``"module:attribute"`` of the ``Contract`` its components are held to.
-        probe: ``"module:function"`` that preflight runs on shapes alone: ``probe(inputs, component, batch)``
-            calls the component on ``Inputs`` for so many samples and returns its output. It raises
-            ``MistakeError`` where that does not fit; a ``ValueError`` of the component is taken for its
-            refusal of these inputs.
-        data: its components are data: opened when they are read, known by their fingerprint, and stood in
-            for by their shapes before a run.
-        numbers: its components are a few numbers, which others ask for: before a run too they are built with
-            their values.
+        probe: ``"module:function"``, ``(inputs, component, batch) -> output`` on shapes alone, for preflight.
+            It raises ``MistakeError`` where a shape does not fit, or the component a ``ValueError``.
+        data: its components are data, known by their fingerprint; their shapes stand in before a run.
+        numbers: its components are a few numbers: before a run too they are built with their values.
         network: diagrams show its modules level by level.
         learned: a component with trainable weights is of no use before it is trained or loaded.
     """
@@ -76,16 +72,11 @@ class Kind:
 
     def load_protocol(self) -> type:
         """Import and return the protocol class."""
-        return cast(type, _load(self.protocol))
+        return cast(type, resolve_name(self.protocol))
 
     def load_probe(self) -> Callable[..., object] | None:
         """Import and return the probe; None without one."""
-        return cast("Callable[..., object]", _load(self.probe)) if self.probe else None
-
-
-def _load(address: str) -> object:
-    module, _, attribute = address.partition(":")
-    return getattr(import_module(module), attribute)
+        return cast("Callable[..., object]", resolve_name(self.probe)) if self.probe else None
 
 
 def latent_size(size: int, downscale: int) -> int:

@@ -37,7 +37,10 @@ def inside(folder: Path, *names: str) -> Path:
     """
     path = Path(folder)
     for left, name in zip(range(len(names) - 1, -1, -1), names):
-        path = path / checked_name(name, path)
+        odd = name in ("", ".", "..") or any(sign in "/\\" or sign < " " for sign in name)
+        if odd or len(os.fsencode(name)) > LONGEST_NAME:
+            raise refused(path, f"{shortened(name, 60)} is no name of a file in a run's folder")
+        path = path / name
         if what := _obstacle(path, is_folder=left > 0):
             raise refused(path, *what)
     return path
@@ -51,18 +54,6 @@ def listed(folder: Path) -> list[Path]:
 def names_in(folder: Path) -> list[str]:
     """Return the names of what lies in a folder, sorted; none if it is not there."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def checked_name(name: str, folder: Path | str = "") -> str:
-    """Return a name that is one of a file or folder, and nothing else.
-
-    Raises:
-        MistakeError: it is empty, ``.`` or ``..``, too long, or has a separator or a control sign in it.
-    """
-    odd = name in ("", ".", "..") or any(sign in "/\\" or sign < " " for sign in name)
-    if odd or len(os.fsencode(name)) > LONGEST_NAME:
-        raise refused(folder, f"{shortened(name, 60)} is no name of a file in a run's folder")
-    return name
 
 
 def refused(path: Path | str, what: str, hint: str = "") -> MistakeError:
@@ -129,14 +120,6 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file; the copy appears whole or not at all."""
     with source.open("rb") as content, whole(target) as file:
         shutil.copyfileobj(content, file)
-
-
-def append(path: Path, text: str) -> None:
-    """Add UTF-8 text to a file, which is made if it is not there; a link is not followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
-        file.write(text)
 
 
 def remove(path: Path) -> None:

@@ -1,6 +1,7 @@
 """What each kind of component promises: one protocol a kind, and small ones for what is optional.
 
-Optional members are asked for by ``isinstance``.
+Optional members are asked for by ``isinstance``. A protocol says what its members are called with and return;
+what they must keep to beyond that is said, and checked, in ``uldm_core.testing.checks``, a module a kind.
 
 Images are float tensors [B, C, H, W] in [-1, 1] unless noted otherwise. Time ``t`` is a float tensor [B] in
 [0, 1], where 0 is data and 1 is noise. ``losses`` are dicts of name to scalar tensor, already weighted.
@@ -17,21 +18,18 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from abc import ABCMeta as _ProtocolMeta
     from contextlib import AbstractContextManager
 
     import torch
     from torch import Generator, Tensor
     from torch.nn import Module, Parameter
     from typing_extensions import TypeIs  # of the type checker alone
+else:
+    _ProtocolMeta = type(Protocol)
 
 Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
-
-
-if TYPE_CHECKING:
-    from abc import ABCMeta as _ProtocolMeta
-else:
-    _ProtocolMeta = type(Protocol)
 
 
 class _ByName(_ProtocolMeta):
@@ -56,7 +54,7 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
 
 
 @runtime_checkable
@@ -71,9 +69,9 @@ class Network(Stateful, Protocol):
 
     def modules(self) -> Iterator[Module]: ...
 
-    def train(self, mode: bool = True) -> Any: ...
+    def train(self, mode: bool = True) -> object: ...
 
-    def eval(self) -> Any: ...
+    def eval(self) -> object: ...
 
 
 @runtime_checkable
@@ -85,13 +83,11 @@ class HasSmallestSize(_Optional, Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Images by index, uint8, any access order.
+    """Images by index, uint8, in any order; an index is one image in every instance and process.
 
-    An index is one image, whatever is asked with it, in every instance and process: files are sorted. Images
-    belong to who asked for them. ``size`` is the images' side.
+    ``size`` is the images' side. Without a fingerprint it is known by its class, options and length.
 
-    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``. A dataset without a fingerprint is known by
-    its class, options and length.
+    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``.
     """
 
     channels: int
@@ -102,11 +98,9 @@ class Dataset(Protocol):
 
     def images(self, indices: Tensor) -> Tensor:
         """Return the images at ``indices`` (int64 [B], B >= 1, each 0 to N - 1) as uint8 [B, C, H, W]."""
-        ...
 
     def split(self, name: str) -> Dataset:
         """Return the named split, one of ``splits``; this one, and others, stay as they are."""
-        ...
 
 
 @runtime_checkable
@@ -118,10 +112,7 @@ class HasLabels(_Optional, Protocol):
 
 @runtime_checkable
 class Fingerprinted(_Optional, Protocol):
-    """A dataset with a string that changes with its content, and with nothing else.
-
-    Neither the process counts, nor where files lie or when they were written.
-    """
+    """A dataset with a string that changes with its content only: not with processes, places or times."""
 
     fingerprint: str
 
@@ -137,9 +128,7 @@ class HasLeftOut(_Optional, Protocol):
 class Backbone(Network, Protocol):
     """A frozen feature network: images -> feature maps, finest first.
 
-    It scales its own input, [-1, 1], and takes grey images, and those that are odd or not square. No
-    parameter requires grad; train mode changes nothing. It is used with gradients and without, by turns.
-    Images of a size that it cannot take raise ``ValueError``.
+    It scales its own input, [-1, 1], grey or RGB. Images of a size that it cannot take raise ``ValueError``.
 
     Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``.
     """
@@ -160,17 +149,16 @@ class HasLogits(_Optional, Protocol):
 class Thawable(_Optional, Protocol):
     """A backbone that can be trained: ``thaw`` makes it an ordinary network, ``freeze`` ends that."""
 
-    def thaw(self) -> Any: ...
+    def thaw(self) -> Network: ...
 
-    def freeze(self) -> Any: ...
+    def freeze(self) -> object: ...
 
 
 @runtime_checkable
 class Autoencoder(Network, Protocol):
     """Images to latents and back. ``latents`` are [B, latent_channels, h, w], h = H / downscale rounded up.
 
-    A size that it cannot bring back is refused with a ``ValueError``. ``decode`` needs nothing but latents,
-    which may be a sampler's. ``losses`` are means over the batch; those of eval mode exist in training too.
+    A size that it cannot bring back raises ``ValueError``. ``losses`` are means over the batch.
 
     Optional: ``Quantized``, ``HasLastLayer``.
     """
@@ -189,9 +177,8 @@ class Autoencoder(Network, Protocol):
 class Quantizer(Network, Protocol):
     """Latents [B, D, H, W] -> (quantized, losses, indices); indices [B, H, W] or [B, Q, H, W].
 
-    Indices are integers in [0, codebook_size), each of another code; ``lookup`` gives the quantized latents
-    for them. Gradients pass to the latents; ``losses`` are means. Codes change in training only, and one
-    that is in use stays with its latents. Latents may be bfloat16 where the quantizer is float32.
+    Indices are integers in [0, codebook_size); ``lookup`` gives the quantized latents for them. Codes change
+    in training only. Latents may be bfloat16 where the quantizer is float32.
     """
 
     dim: int
@@ -215,15 +202,11 @@ class Quantized(Autoencoder, HasQuantizer, Protocol):
 
     def encode_with_indices(self, x: Tensor, /) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return what ``encode`` does, and the indices of the codes, [B, h, w] or [B, Q, h, w]."""
-        ...
 
 
 @runtime_checkable
 class HasLastLayer(_Optional, Protocol):
-    """An autoencoder that names the weight of its decoder's last layer: no other comes after it.
-
-    Adaptive adversarial weights are measured there.
-    """
+    """An autoencoder that names the weight of its decoder's last layer, for adaptive adversarial weights."""
 
     @property
     def last_layer(self) -> Tensor: ...
@@ -233,8 +216,7 @@ class HasLastLayer(_Optional, Protocol):
 class Discriminator(Network, Protocol):
     """Images -> logits [B, 1, h, w], above 0 for real ones; one a patch of ``receptive_field`` pixels.
 
-    ``receptive_field`` counts from the first pixel that a logit sees to the last; images of any shape from
-    there up are taken. Logits lie as their patches do; every pixel but for a border reaches one.
+    ``receptive_field`` counts from the first pixel that a logit sees to the last.
     """
 
     receptive_field: int
@@ -246,8 +228,7 @@ class Discriminator(Network, Protocol):
 class Loss(Protocol):
     """``(prediction, target) -> scalar``; a distance (zero at equality) unless ``distance`` is False.
 
-    It has the images' dtype, is averaged over the batch and over places, and all of an image counts. Images
-    are grey or RGB, of any size; those that it cannot take are refused with a ``ValueError``.
+    Images are grey or RGB, of any size; those that it cannot take raise ``ValueError``.
 
     Optional: ``HasSmallestSize``.
     """
@@ -257,10 +238,7 @@ class Loss(Protocol):
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """The two sides of a GAN loss, both scalar: means over batch and patches, of real and fake apart.
-
-    Neither saturates: at logits of 40 on the wrong side the gradient is no less than near 0.
-    """
+    """The two sides of a GAN loss, both scalar: means over batch and patches, of real and fake apart."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor, /) -> Tensor: ...
 
@@ -275,9 +253,6 @@ class NoiseScheduler(Protocol):
     of discrete steps, or None for continuous time; step k of T is t = k / (T - 1), however that is rounded.
     A prediction that does not determine data and noise at t = 0 or 1 is refused when it is built.
 
-    All follows from each sample's own time, float32 [B], float32 data and noise give float32, and nothing
-    that is given is written into.
-
     Optional: ``ScalesInput``.
     """
 
@@ -285,11 +260,7 @@ class NoiseScheduler(Protocol):
     timesteps: int | None
 
     def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return ``(alpha, sigma)``, each [B]; finite, >= 0, alpha / sigma strictly falling in t.
-
-        t = 0 is nearly data (the first of few timesteps need not be), t = 1 nearly noise.
-        """
-        ...
+        """Return ``(alpha, sigma)``, each [B]; finite, >= 0, alpha / sigma strictly falling in t."""
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor, /) -> Tensor: ...
 
@@ -299,14 +270,9 @@ class NoiseScheduler(Protocol):
 
     def split(self, prediction: Tensor, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return ``(x0, noise)`` as the prediction implies them, finite for t in [0, 1]."""
-        ...
 
     def conditioning(self, t: Tensor, /) -> Tensor:
-        """Return the conditioning of the denoiser on the time, [B]: finite, and another number for each time.
-
-        On the scale of 1,000 timesteps, or anything else, log-SNR say: it need not rise.
-        """
-        ...
+        """Return the denoiser's conditioning on the time, [B]: of 1,000 timesteps, or a log-SNR, say."""
 
 
 @runtime_checkable
@@ -320,9 +286,8 @@ class ScalesInput(_Optional, Protocol):
 class LatentScaling(Stateful, Protocol):
     """The affine map between an autoencoder's latents and what the denoiser sees (unit variance).
 
-    ``fit`` reads the batches once, of any sizes, and forgets what it was fitted to before. A constant channel
-    stays finite. What it was fitted to is in ``state_dict()``, as tensors, and ``load_state_dict`` restores
-    it: a module has both. float32 latents stay float32, and none are written into.
+    ``fit`` reads the batches once, and forgets what it was fitted to before. What it was fitted to is in
+    ``state_dict()``, as tensors.
     """
 
     def fit(self, batches: Iterable[Tensor], /) -> None: ...
@@ -336,9 +301,8 @@ class LatentScaling(Stateful, Protocol):
 class TimestepWeighting(Protocol):
     """Which times are trained, and how much each counts.
 
-    ``sample`` returns n floats in [0, 1] that the generator alone decides; no place in the batch is noisier
-    on the whole. ``weight`` is finite, >= 0, one a time, and follows from that time alone; a process or
-    prediction that it has no weights for is refused with a ``ValueError``.
+    ``sample`` returns n floats in [0, 1] that the generator alone decides; ``weight`` is finite, >= 0, one a
+    time. A process or prediction that it has no weights for raises ``ValueError``.
     """
 
     def sample(self, n: int, generator: Generator, /) -> Tensor: ...
@@ -352,10 +316,7 @@ class Sampler(Protocol):
 
     The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
     deviation at t = 1. One that cannot sample a process, or not in so many steps, raises ``ValueError``.
-
-    Fresh noise comes from the generator, which is on the CPU, and is fresh in every value. Each latent comes
-    out as if it were alone, with gradients on, off or in inference mode. The denoiser is given latents of the
-    noise's dtype and a float time for each.
+    Fresh noise comes from the generator, which is on the CPU.
     """
 
     def __call__(
@@ -367,9 +328,8 @@ class Sampler(Protocol):
 class Denoiser(Network, Protocol):
     """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape.
 
-    Every value of the prediction follows from the latents, and every latent influences it. The noise
-    scheduler decides what ``conditioning`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to 1.1. A
-    denoiser that knows one of them only raises an error at the other, and does not take its times for one.
+    The noise scheduler decides what ``conditioning`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to
+    1.1. A denoiser that knows one of them only raises an error at the other.
     """
 
     def __call__(self, latents: Tensor, conditioning: Tensor, /) -> Tensor: ...
@@ -377,17 +337,11 @@ class Denoiser(Network, Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Accumulates batches of uint8 images and gives a dict of floats.
+    """Accumulates batches of uint8 images, grey or RGB, on the CPU, and gives a dict of finite floats.
 
     ``update(images, real=...)`` is called any number of times, then ``compute()``; fake images may come
-    after that as well. How the images are cut into batches does not change the result, nor does their order
-    (but for what draws parts of a set, seeded), nor whether real or fake ones come first. One that
-    ``compares`` needs real images as well, and not as many of them, unless it is ``paired``; one that does
-    not is given none.
-
-    Images are grey or RGB, of any size, on the CPU. What it cannot measure, of so few images or so small
-    ones, is refused with a ``ValueError``, in ``update`` or in ``compute``; its numbers are finite. An
-    autoencoder that it is given is used in eval mode, and left in the mode that it was in.
+    after that as well. One that ``compares`` needs real images as well; one that does not is given none. What
+    it cannot measure, of so few images or so small ones, raises ``ValueError``, in ``update`` or ``compute``.
 
     Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasSmallestSize``; ``higher_is_better`` (of all
     its numbers, or a dict of those that have a direction); ``smallest_count`` (the least number of
@@ -399,7 +353,6 @@ class Metric(Protocol):
 
     def reset(self, *, keep_real: bool = False) -> None:
         """Forget all images, or all but the real ones."""
-        ...
 
     def update(self, images: Tensor, /, *, real: bool) -> None: ...
 
@@ -431,24 +384,21 @@ class HasBackbone(_Optional, Protocol):
 class Optimizer(Stateful, Protocol):
     """A torch optimizer: built by its owner from parameters of any shape, scalars too; see ``Partial``.
 
-    Each of ``param_groups`` obeys its own ``lr``, which changes between steps. A parameter whose ``grad``
-    is None stays as it is. Gradients of zero leave all finite and let nothing grow. ``state_dict`` holds
-    tensors, numbers, texts, and dicts and lists of these: what a checkpoint keeps.
+    Each of ``param_groups`` obeys its own ``lr``, which changes between steps.
     """
 
     param_groups: list[dict[str, Any]]
 
-    def step(self) -> Any: ...
+    def step(self) -> object: ...
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
 
 
 @runtime_checkable
 class LRSchedule(Protocol):
-    """``step -> factor`` of the learning rate, >= 0. Built by its owner from the number of steps.
+    """``step -> factor`` of the learning rate, >= 0, in any order of steps from 0 to their number less one.
 
-    It is asked for steps from 0 to the number less one, in any order; the factor, a Python float, follows
-    from the step alone.
+    Built by its owner from the number of steps.
     """
 
     def __call__(self, step: int, /) -> float: ...
@@ -461,61 +411,45 @@ class Context(Protocol):
     artifacts of earlier stages, by name. What a stage draws at random comes from ``generator`` and ``batch``.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def seed(self) -> int: ...
+    name: str
+    seed: int
+    products: Mapping[str, Path]
 
     @property
     def device(self) -> torch.device: ...
 
-    @property
-    def products(self) -> Mapping[str, Path]: ...
-
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a network's forward pass: it multiplies in the run's precision."""
-        ...
 
     def generator(self, *path: str | int) -> Generator:
         """Return a CPU generator that is seeded by the run's seed, the stage's name and ``path``."""
-        ...
 
     def batch(self, size: int, batch_size: int, step: int) -> Tensor:
         """Return the indices of a step's batch, int64 [batch_size], each from 0 to ``size`` - 1."""
-        ...
 
     def artifact(self, name: str) -> Path:
         """Return where to write an artifact of this stage; its folder exists."""
-        ...
 
     def publish(self, name: str) -> None:
         """Copy an artifact to the top of the run's folder."""
-        ...
 
     def show(self, name: str, images: Tensor, step: int = 0) -> None:
         """Pass images to the trackers, uint8 [N, C, H, W]."""
-        ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass measured values to the trackers."""
-        ...
 
     def message(self, text: str) -> None:
         """Show a line to whoever started the run."""
-        ...
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:
         """Report that ``done`` of ``total`` steps or images of some work are done."""
-        ...
 
     def advance(self, done: int) -> None:
         """Report progress; raises ``Interrupted`` if the run is to stop."""
-        ...
 
     def check_stop(self) -> None:
         """Raise ``Interrupted`` if the run is to stop."""
-        ...
 
 
 @runtime_checkable
@@ -523,9 +457,7 @@ class Stage(Protocol):
     """A step of a recipe: a ``Trainer``, which has ``step``, or an ``OneShotStage``, which has ``run``.
 
     ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
-    pass from an earlier stage to a later one. What it trains is in training mode meanwhile, all else in eval
-    mode and unchanged; components come in either mode. It writes into the run's folder only. A summary is
-    a dict of Python numbers.
+    pass from an earlier stage to a later one. A summary is a dict of Python numbers.
 
     Optional: ``ReadsSplits``. A stage without it depends on all splits.
     """
@@ -539,8 +471,8 @@ class Stage(Protocol):
 class ReadsSplits(_Optional, Protocol):
     """A stage that names the splits of its dataset that its result depends on, ``("train", "test")`` say.
 
-    It is done again when one of them changes. ``()`` reads no images, only their shape; any other also reads
-    the dataset as it is given. What a preview shows does not count.
+    ``()`` reads no images, only their shape; any other also reads the dataset as it is given. What a preview
+    shows does not count.
     """
 
     reads: Sequence[str]
@@ -557,17 +489,13 @@ class OneShotStage(Stage, Protocol):
 class Trainer(Stage, Protocol):
     """A stage done step by step; the engine keeps the loop, the checkpoints and the logs.
 
-    ``step`` returns scalar tensors without graphs, which are read only when they are logged; their names may
-    come and go. Its random numbers are derived from the step: torch's generator is seeded for each, and
-    ``context.generator(step)`` is another. ``stateful`` names every object whose ``state_dict`` a resumed run
-    needs: tensors, numbers, texts, and dicts and lists of these. ``finish`` leaves in the trained components
-    what later stages shall get (with an option ``ema_decay`` the average of the weights), under the names
-    that a component built anew has.
+    ``step`` returns scalar tensors without graphs, and begins with its images: ``DataError`` means that the
+    dataset could not give them and that nothing of the step is done. torch's generator is seeded for each
+    step, and ``context.generator(step)`` is another. ``stateful`` names every object whose state a resumed
+    run needs. ``finish`` leaves in the trained components what later stages shall get (with an option
+    ``ema_decay`` the average of the weights), under the names that a component built anew has.
 
     Optional: ``Previewing``, ``Adjustable``.
-
-    ``step`` begins with its images; ``DataError`` means that the dataset could not give them and that nothing
-    of the step is done.
     """
 
     steps: int
@@ -577,28 +505,22 @@ class Trainer(Stage, Protocol):
 
     def step(self, step: int, context: Context, /) -> Mapping[str, Tensor]: ...
 
-    def stateful(self) -> Mapping[str, Any]: ...
+    def stateful(self) -> Mapping[str, Stateful]: ...
 
     def finish(self, context: Context, /) -> Mapping[str, float]: ...
 
 
-@runtime_checkable
-class _HasStep(Protocol):
-    def step(self, *args: Any) -> Any: ...
-
-
 def is_trainer(stage: object) -> TypeIs[Trainer]:
     """Whether a stage, or a stage's class, is a trainer rather than one that runs in one go."""
-    return issubclass(stage if isinstance(stage, type) else type(stage), _HasStep)
+    return hasattr(stage, "step")
 
 
 @runtime_checkable
 class Previewing(_Optional, Protocol):
-    """A trainer that shows what it has come to.
+    """A trainer that shows what it has come to, and leaves everything as it was.
 
     ``previews`` is how often over the whole training, ``preview(step, context)`` does so by
-    ``context.show``. It leaves everything as it was; its own random numbers are its affair. Options whose
-    names begin with ``preview`` do not count in the stage's content key.
+    ``context.show``. Options whose names begin with ``preview`` do not count in the stage's content key.
     """
 
     if TYPE_CHECKING:  # so that a class can be asked as well
@@ -611,8 +533,7 @@ class Previewing(_Optional, Protocol):
 class Adjustable(_Optional, Protocol):
     """A trainer with options whose numbers may change in mid-training (``optimizer``, say).
 
-    A training that is not done resumes from its checkpoint with their new values, so what ``stateful`` loads
-    must not bring back the old ones.
+    What ``stateful`` loads must not bring back their old values.
     """
 
     adjustable: Sequence[str]
@@ -622,17 +543,13 @@ class Adjustable(_Optional, Protocol):
 class RunStart:
     """What a tracker is given when a run begins, or resumes.
 
-    Args:
-        folder: the run's folder, ``runs/<name>``.
-        name: the folder's name.
-        recipe: resolved, as nested dicts, lists, strings, numbers and booleans.
-        stages: the names of its stages, in order.
-        command: how it was started; empty if from Python.
+    ``recipe`` is resolved: nested dicts, lists, strings, numbers and booleans. ``stages`` are their names, in
+    order. ``command`` is how it was started; empty if from Python.
     """
 
     folder: Path
     name: str
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     stages: Sequence[str]
     command: str = ""
 
@@ -641,11 +558,10 @@ class RunStart:
 class Tracker(Protocol):
     """Is notified of a run's progress.
 
-    It never disturbs the run: an error in it is reported once as a warning, and the run continues without it.
-    A stage that is done already is not reported. ``stage`` at a step above 0 resumes from a checkpoint:
-    what was reported after that step is void and comes again; what was reported before it is kept. A stage
-    without steps has a ``total`` of 0. Names of values are any text, with slashes in it; values any Python
-    numbers, nan and infinity too. After ``end`` all is written, and nothing is left running.
+    An error in it is reported once as a warning, and the run continues without it. A stage that is done
+    already is not reported. ``stage`` at a step above 0 resumes from a checkpoint: what was reported after
+    that step is void and comes again. A stage without steps has a ``total`` of 0. Names of values are any
+    text; values any Python numbers, nan and infinity too. After ``end`` nothing is left running.
     """
 
     def begin(self, run: RunStart, /) -> None: ...
@@ -656,10 +572,8 @@ class Tracker(Protocol):
 
     def images(self, stage: str, step: int, name: str, images: Tensor, /) -> None:
         """Take images to show as a grid of ten a row: uint8 [N, C, H, W] on the CPU; not to be changed."""
-        ...
 
     def stage_done(self, stage: str, seconds: float, summary: Mapping[str, float], /) -> None: ...
 
     def end(self, state: str, /) -> None:
         """Take how the run ended: ``done``, ``stopped`` (to be resumed) or ``failed``."""
-        ...

@@ -53,7 +53,7 @@ FAULTS = {  # name: (code of the plugin's module, what the warning says, what th
     "doubles": (records(f"[{GOOD}, {GOOD}]"), "brings loss/doubles_loss twice", "--block doubles"),
     "mistypes": (
         "from uldm_core import hookimpl\n@hookimpl\ndef uldm_component():\n    return []",
-        "there is no hook 'uldm_component' (did you mean 'uldm_components'?)",
+        "unknown hook 'uldm_component'",
         "--block mistypes",
     ),
     "usurps": (

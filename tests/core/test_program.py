@@ -76,7 +76,7 @@ def uldm(tmp_path, monkeypatch, capsys):
     Path("wait.py").write_text(PLUGIN)
     Path("r.toml").write_text('[stages.only]\nuse = "wait"\n')
     registry.default.cache_clear()
-    monkeypatch.setattr("warnings.showwarning", None)  # main() sets it: have it put back
+    monkeypatch.setattr("warnings.formatwarning", None)  # main() sets it: have it put back
 
     def uldm(*arguments):
         with pytest.raises(SystemExit) as caught:
@@ -293,10 +293,10 @@ def test_several_problems_and_hints_are_said_line_by_line(capsys, monkeypatch):
         assert capsys.readouterr().err == "a\n    c\nb\n    c\n"
 
 
-def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys):
-    console.show_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
-    console.show_warning("odd", UserWarning, "f.py", 3)
-    assert capsys.readouterr().err == "warning: plugin 'x' was skipped\nwarning: f.py:3: odd\n"
+def test_a_warning_of_ours_is_one_line_and_others_keep_their_place():
+    ours = console.format_warning(PluginWarning("plugin 'x' was skipped"), PluginWarning, "f.py", 3)
+    assert ours == "warning: plugin 'x' was skipped\n"
+    assert console.format_warning("odd", UserWarning, "f.py", 3) == "warning: f.py:3: odd\n"
 
 
 def shell(command, **environment):

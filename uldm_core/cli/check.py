@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from uldm_core.cli.common import completing, component_named, components, plugin_option
-from uldm_core.cli.console import UNREAD, leave_broken_pipes, show_tracebacks
+from uldm_core.cli.console import show_tracebacks
 from uldm_core.errors import UldmError, is_unavailable
 
 if TYPE_CHECKING:
@@ -38,15 +38,11 @@ def check(component: str | None, options: tuple[str, ...], everything: bool, dee
 
     chosen = registry.default().components() if component is None else [component_named(component)]
     before = running()
-    try:
-        states = [_check(one, options, deep) for one in chosen]
-        if len(states) > 1:
-            unchecked = f", {states.count('unchecked')} unchecked" if "unchecked" in states else ""
-            click.echo(f"{states.count('ok')} of {len(states)} components keep their contract{unchecked}")
-        code = 1 if not states or "failed" in states or (deep and "unchecked" in states) else 0
-    except BrokenPipeError:
-        leave_broken_pipes()
-        code = UNREAD
+    states = [_check(one, options, deep) for one in chosen]
+    if len(states) > 1:
+        unchecked = f", {states.count('unchecked')} unchecked" if "unchecked" in states else ""
+        click.echo(f"{states.count('ok')} of {len(states)} components keep their contract{unchecked}")
+    code = 1 if not states or "failed" in states or (deep and "unchecked" in states) else 0
     if [one for one in running() if one not in before]:  # a component left it, and Python would wait for it
         sys.stdout.flush()
         os._exit(code)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 import click
 
@@ -60,14 +58,7 @@ def show_problems(problems: Iterable[Problem]) -> None:
         place = style(f"{problem.where}: ", bold=True) if str(problem.where) else ""
         click.echo(f"{place}{prefix(logging.WARNING) if problem.warning else ''}{problem.what}", err=True)
         if problem.hint:
-            click.echo(_wrapped(problem.hint), err=True)
-
-
-def _wrapped(hint: str) -> str:
-    """Indent a hint; wrap it where a terminal is narrower."""
-    if not sys.stderr.isatty():
-        return f"    {hint}"
-    return click.wrap_text(hint, max(40, shutil.get_terminal_size().columns), "    ", "      ")
+            click.echo(f"    {problem.hint}", err=True)
 
 
 def show_tracebacks(*errors: BaseException | None) -> None:
@@ -86,19 +77,14 @@ def show_tracebacks(*errors: BaseException | None) -> None:
             error = error.__cause__ or error.__context__
 
 
-def show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Show our own warnings as one line; leave the place on everybody else's."""
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return our own warnings as one line; leave the place on everybody else's."""
     from uldm_core.registry.plugins import PluginWarning
 
     place = "" if issubclass(category, (PluginWarning, RunWarning)) else f"{filename}:{lineno}: "
-    click.echo(f"{prefix(logging.WARNING)}{place}{message}", err=True)
+    return f"{prefix(logging.WARNING)}{place}{message}\n"
 
 
 class _Handler(logging.Handler):

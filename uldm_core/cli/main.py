@@ -8,8 +8,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
+from itertools import islice
 from logging import ERROR
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import click
@@ -76,31 +77,26 @@ class LazyGroup(click.Group):
 
 
 def _imported(target: str, summary: str) -> click.Command:
-    module, _, attribute = target.partition(":")
-    command: click.Command = getattr(import_module(module), attribute)
+    command: click.Command = resolve_name(target)
     command.short_help = summary  # which completion shows
     return command
 
 
 def _options_of_all_first(args: Sequence[str]) -> list[str]:
     """Move the options that every command takes to the front: some decide which plugins are loaded."""
-    first, rest, waiting = [], [], list(args)
-    while waiting:
-        arg = waiting.pop(0)
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
         if arg == "--":
             rest += [arg, *waiting]
-            break
-        if arg == "--block":
-            first += [arg, *waiting[:1]]
-            del waiting[:1]
+        elif arg == "--block":
+            first += [arg, *islice(waiting, 1)]
+        elif arg in ("--strict", "--traceback") or arg.startswith("--block="):
+            first.append(arg)
         else:
-            own = arg in ("--strict", "--traceback") or arg.startswith("--block=")
-            (first if own else rest).append(arg)
+            rest.append(arg)
     return first + rest
-
-
-def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    context.meta[console.TRACEBACK] = wanted
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,14 +106,13 @@ def _keep_traceback(context: click.Context, parameter: click.Parameter, wanted: 
     "--traceback",
     is_flag=True,
     envvar="ULDM_TRACEBACK",
-    expose_value=False,
-    callback=_keep_traceback,
     help="Show where an error was raised, and its causes (ULDM_TRACEBACK=1).",
 )
 @click.version_option(package_name="uldm", prog_name="uldm")
 @click.pass_context
-def cli(context: click.Context, strict: bool, block: tuple[str, ...]) -> None:
+def cli(context: click.Context, strict: bool, block: tuple[str, ...], traceback: bool) -> None:
     """Unconditional latent diffusion from registered components."""
+    context.meta[console.TRACEBACK] = traceback
     if strict or block:
         context.with_resource(_plugins_loaded_anew(strict, block))
 
@@ -142,7 +137,7 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
     console.prepare_streams()
-    warnings.showwarning = console.show_warning
+    warnings.formatwarning = console.format_warning
     with console.logs_shown():
         sys.exit(_run(arguments))
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import click
-from attrs import define, field
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -38,52 +37,16 @@ def reporter() -> Iterator[Reporter]:
         terminal.close()
 
 
-@define
-class Row:
-    """A stage in the list: ``waiting``, ``running``, ``done``, or ``stopped`` where it was when all ended."""
-
-    name: str
-    state: str = "waiting"
-    doing: str = ""
-    done: int = 0
-    total: int = 0
-    rate: float = 0.0
-    left: float = 0.0
-    metrics: Mapping[str, float] = field(factory=dict)
-    text: str = ""
-
-    def rendered(self) -> RenderableType:
-        """Return what is shown beside its name."""
-        if self.state == "running":
-            return Group(*self._bar(), Text(", ".join(self._details()), style="dim"))
-        if self.state == "stopped":
-            return Text(f"stopped at {self.done} of {self.total}" if self.total else "stopped")
-        return Text(self.text or self.state, style="dim" if self.state == "waiting" else "")
-
-    def _bar(self) -> Iterator[RenderableType]:
-        if self.total:
-            left = f"{format_seconds(self.left)} left" if self.left else ""
-            line = Table.grid(padding=(0, 2, 0, 0))
-            line.add_column(max_width=WIDEST_BAR)
-            line.add_row(ProgressBar(self.total, self.done), f"{self.done}/{self.total}", left)
-            yield line
-
-    def _details(self) -> Iterator[str]:
-        yield self.doing
-        if self.rate:
-            yield f"{self.rate:.0f} images/s"
-        yield from (format_metrics({name: value}) for name, value in self.metrics.items())
-
-
 class Terminal(Reporter):
-    """The stages of a run below each other, each with its state; messages are above them."""
+    """The stages of a run below each other, each with its state; messages are above them.
+
+    A state is ``waiting``, ``running``, ``done``, or ``stopped`` where it was when all ended.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.marks = ASCII_MARKS if console.options.ascii_only else MARKS
-        self.rows: dict[str, Row] = {}
-        self.running = Row("")
-        self.closing: list[str] = []
+        self.rows: dict[str, tuple[str, RenderableType]] = {}
         self.live = Live(
             console=console,
             get_renderable=self.rendered,
@@ -93,47 +56,56 @@ class Terminal(Reporter):
 
     def stages(self, names: Sequence[str]) -> None:
         """Show the list; it stays when the run has ended."""
-        self.rows = {name: Row(name) for name in names}
+        self.rows = {name: ("waiting", Text("waiting", "dim")) for name in names}
         self.console.print()
         self.live.transient = False
         self.live.start()
 
     def started(self, stage: str, doing: str, total: int, done: int) -> None:
         """Show what the stage does."""
-        self.running = self.rows[stage] = Row(stage, "running", doing, done, total)
+        self.stage, self.doing, self.total = stage, doing, total
         self.clock = Clock(done)
+        self.advanced(done, {}, 0.0)
         self.live.start()
 
     def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
         """Show how far the stage is."""
-        row = self.running
-        row.done, row.metrics, row.rate = done, metrics, rate
-        row.left = self.clock.left(done, row.total)
+        self.done = done
+        details = [self.doing, *([f"{rate:.0f} images/s"] if rate else [])]
+        details += [format_metrics({name: value}) for name, value in metrics.items()]
+        text = Text(", ".join(details), "dim")
+        self.rows[self.stage] = "running", Group(self._bar(), text) if self.total else text
+
+    def _bar(self) -> RenderableType:
+        seconds = self.clock.left(self.done, self.total)
+        left = f"{format_seconds(seconds)} left" if seconds else ""
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(max_width=WIDEST_BAR)
+        line.add_row(ProgressBar(self.total, self.done), f"{self.done}/{self.total}", left)
+        return line
 
     def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show how long the stage took, and its summary."""
-        text = f"{format_seconds(seconds)}  {format_metrics(summary)}".rstrip()
-        self.rows[stage] = Row(stage, "done", text=text)
+        self.rows[stage] = "done", Text(f"{format_seconds(seconds)}  {format_metrics(summary)}".rstrip())
 
     def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
         """Show that the stage was done before."""
-        self.finished(stage, seconds, summary)
-        self.rows[stage].text = f"done before, in {self.rows[stage].text}"
+        text = f"done before, in {format_seconds(seconds)}  {format_metrics(summary)}"
+        self.rows[stage] = "done", Text(text.rstrip())
 
     def message(self, text: str) -> None:
         """Print above the list; what comes when all is done, below it."""
-        if self.rows and all(row.state == "done" for row in self.rows.values()):
-            self.closing.append(text)
-        else:
-            self._print(text)
+        if not self.live.transient and all(state == "done" for state, _ in self.rows.values()):
+            self.live.stop()
+        self.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the list as it is, with what runs as stopped."""
-        for row in self.rows.values():
-            row.state = "stopped" if row.state == "running" else row.state
+        for name, (state, _) in self.rows.items():
+            if state == "running":
+                where = f"stopped at {self.done} of {self.total}" if self.total else "stopped"
+                self.rows[name] = "stopped", Text(where)
         self.live.stop()
-        for text in self.closing:
-            self._print(text)
 
     def rendered(self) -> RenderableType:
         """Return the list."""
@@ -142,10 +114,6 @@ class Terminal(Reporter):
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, max_width=max(8, self.console.width // 4), overflow="ellipsis")
         table.add_column(ratio=1)
-        for row in list(self.rows.values()):
-            style = STYLES[row.state]
-            table.add_row(Text(self.marks[row.state], style), Text(row.name, style), row.rendered())
+        for name, (state, shown) in list(self.rows.items()):
+            table.add_row(Text(self.marks[state], STYLES[state]), Text(name, STYLES[state]), shown)
         return table
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)

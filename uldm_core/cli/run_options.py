@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -19,30 +19,27 @@ def run_options(*names: str) -> Callable[[Function], Function]:
     """Return a decorator that adds a flag for each option; those given go to ``run_options``, a parameter."""
 
     def decorate(command: Function) -> Function:
+        annotations = get_type_hints(RunOptions, include_extras=True)
         for name in reversed(names):
-            command = _flag(name, get_type_hints(RunOptions, include_extras=True)[name])(command)
+            flag, text = name.replace("_", "-"), argument_help(RunOptions)[name].replace("``", "")
+            command = click.option(
+                f"--{flag}/--no-{flag}" if annotations[name] is bool else f"--{flag}",
+                default=None,
+                type=_type(annotations[name]),
+                expose_value=False,
+                callback=_collect,
+                help=f"{text[0].upper()}{text[1:]}",
+            )(command)
         return command
 
     return decorate
 
 
-def _flag(name: str, annotation: object) -> Callable[[Function], Function]:
-    flag, text = name.replace("_", "-"), argument_help(RunOptions)[name].replace("``", "")
-    return click.option(
-        f"--{flag}/--no-{flag}" if annotation is bool else f"--{flag}",
-        default=None,
-        type=_type(annotation),
-        expose_value=False,
-        callback=_collect,
-        help=f"{text[0].upper()}{text[1:]}",
-    )
-
-
-def _type(annotation: Any) -> Any:
+def _type(annotation: object) -> object:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if get_origin(annotation) is Annotated:
-        interval = annotation.__metadata__[0]
+        _, interval = get_args(annotation)
         return click.IntRange(interval.ge, interval.le)
     return annotation
 

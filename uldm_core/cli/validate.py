@@ -38,7 +38,7 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
 
 def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list[Problem], str, object]:
     """Return what is wrong, and where it was asked for the table of shapes, as text and as data."""
-    from uldm_core.preflight.check import check
+    from uldm_core.preflight.dry_build import check
     from uldm_core.recipe import Recipe
 
     try:

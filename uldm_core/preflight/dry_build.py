@@ -1,4 +1,4 @@
-"""Building a recipe's components for their shapes alone: what they object to is found before a run."""
+"""Building a recipe's components for their shapes alone: what they refuse is found before a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.recipe.graph import needs, trained_by
-from uldm_core.recipe.recipe import ResolvedRecipe
+from uldm_core.recipe.recipe import Recipe, ResolvedRecipe, in_order
+from uldm_core.registry import Registry
 from uldm_core.run_folder.data import stand_in
 from uldm_core.shapes import shapes_only
 from uldm_core.spec.building import ComponentStore, MissingComponentError
@@ -32,17 +34,34 @@ MANY = 1_000_000
 
 @define
 class DryBuild:
-    """What came of building a recipe's components on torch's meta device.
+    """What came of building a recipe's components on torch's meta device, by key.
 
-    Args:
-        components: those that could be built, by key.
-        problems: what components object to, located by key.
-        unmeasured: why a component could not be built so, by key. Nothing is wrong with it.
+    ``unmeasured`` is why a component could not be built so, though nothing is wrong with it.
     """
 
     components: dict[Key, Any] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     unmeasured: dict[Key, str] = field(factory=dict)
+
+
+def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
+    """Return everything that is wrong with a recipe, each at its place; an empty list if nothing is.
+
+    Every component whose own options are right is built for its shapes alone, so that what its constructor
+    refuses is found as well. What cannot be checked because of another problem is left until that is fixed.
+
+    Args:
+        recipe: as written.
+        registry: what components there are; the default one unless another is given.
+    """
+    resolved, problems = recipe.read(registry)
+    unfit = (*problems, *resolved.filled.problems)  # some of which are left out of the former
+    wrong = [problem.where.key for problem in unfit if not problem.warning]
+    built = dry_build(resolved, wrong=wrong)
+    found = [*problems, *map(resolved.placed, built.problems)]
+    if all(problem.warning for problem in found):
+        found += map(resolved.placed, untrained(resolved, built))
+    return in_order(found)
 
 
 def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
@@ -82,11 +101,20 @@ class TooLongError(BaseException):
     """Time is up; no ``except Exception`` of a component keeps it back."""
 
 
+class ShapeError(RuntimeError):
+    """A torch function does not take tensors of these shapes, whatever their values are."""
+
+
 @define
 class Clock:
     """When time is up, by ``time.monotonic``."""
 
     until: float
+
+    def check(self) -> None:
+        """Raise ``TooLongError`` if time is up."""
+        if time.monotonic() > self.until:
+            raise TooLongError
 
 
 class Deadline(TorchFunctionMode):
@@ -96,17 +124,22 @@ class Deadline(TorchFunctionMode):
         super().__init__()
         self.clock = clock
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at the clock and call the function."""
+    def __torch_function__(
+        self,
+        function: Function,
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Check the time and call the function."""
+        self.clock.check()
         started, imported = time.monotonic(), "torch._dynamo" in sys.modules
-        if started > self.clock.until:
-            raise TooLongError
-        result = self.call(function, args, dict(kwargs or {}))
+        result = self.call(function, args, kwargs or {})
         if not imported and "torch._dynamo" in sys.modules:  # a second, for the first sum of meta tensors
             self.clock.until += time.monotonic() - started
         return result
 
-    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
+    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Call the function."""
         return function(*args, **kwargs)
 
@@ -115,9 +148,22 @@ _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Te
 
 
 class _Shapes(Deadline):
-    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values."""
+    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
 
-    def call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
+    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
+    ``RuntimeError`` for both reasons.
+    """
+
+    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        try:
+            return self._call(function, args, dict(kwargs))
+        except NotImplementedError:
+            raise
+        except RuntimeError:
+            _try_on_zeros(function, args, kwargs)
+            raise
+
+    def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         fills = function in _FILLS or getattr(function, "__module__", "") == "torch.nn.init"
         given = args[0] if args else kwargs.get("tensor")
         if isinstance(given, Tensor) and given.is_meta and (fills or function is Tensor.cpu):
@@ -127,6 +173,20 @@ class _Shapes(Deadline):
         if function in (torch.rand, torch.randn):
             function, kwargs = torch.empty, {name: kwargs[name] for name in kwargs if name != "generator"}
         return function(*args, **kwargs)
+
+
+def _try_on_zeros(function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """Try one function with values: this costs the memory of its arguments, not that of the component."""
+    with torch._C.DisableTorchFunction(), torch.no_grad():  # under which tensors keep their values
+        args, kwargs = tree_map_only(Tensor, _zeros, (args, dict(kwargs)))
+        try:
+            function(*args, **kwargs)
+        except RuntimeError as error:
+            raise ShapeError(*error.args) from None  # with the better message of the two
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 @contextmanager
@@ -193,7 +253,7 @@ class _DryComponents(ComponentStore):
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
 
-    def _made(self, spec: ComponentSpec) -> Any:
+    def _made(self, spec: ComponentSpec) -> object:
         if spec.kind.data:
             return stand_in(spec)
         if spec.kind.numbers:

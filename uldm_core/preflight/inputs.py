@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
@@ -11,18 +10,15 @@ from attrs import define, field
 from torch import Tensor
 
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import Clock, DryBuild, TooLongError
+from uldm_core.preflight.dry_build import Clock, DryBuild
+from uldm_core.protocols import Autoencoder
 
 
 @define
 class Inputs:
     """Images and latents of a recipe's shapes; tensors are made on the device that is current.
 
-    Args:
-        tried: the recipe's components, built for their shapes.
-        clock: until when there is time.
-        name: of what was asked for last, ``images`` say; empty if nothing was.
-        shape: of what was asked for last.
+    ``name`` and ``shape`` are of what was asked for last; empty if nothing was.
     """
 
     tried: DryBuild
@@ -45,12 +41,8 @@ class Inputs:
             raise NotImplementedError("the dataset's shapes are not known")
         return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
 
-    def latents(self, batch: int, autoencoder: Any = None) -> Tensor:
-        """Return latents of the shape that an autoencoder declares, float [batch, C, h, w].
-
-        Args:
-            batch: how many.
-            autoencoder: the component of this name unless another is given.
+    def latents(self, batch: int, autoencoder: Autoencoder | None = None) -> Tensor:
+        """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w].
 
         Raises:
             NotImplementedError: the shape is not known.
@@ -60,11 +52,6 @@ class Inputs:
             raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)
         return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
-
-    def check_time(self) -> None:
-        """Raise ``TooLongError`` if time is up; for what runs without torch functions being watched."""
-        if time.monotonic() > self.clock.until:
-            raise TooLongError
 
     def _noted(self, name: str, tensor: Tensor) -> Tensor:
         self.name, self.shape = name, tuple(tensor.shape)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
 import torch
-from attrs import define, field
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from uldm_core.protocols import Thawable
@@ -48,34 +48,19 @@ def flops(component: object, forward: Callable[[], object]) -> tuple[object, int
     return output, int(counter.get_total_flops())
 
 
-@define
-class Saved:
-    """Counts the bytes that a forward pass keeps for the backward pass, every storage once."""
-
-    skipped: set[int]
-    kept: dict[int, Tensor] = field(factory=dict)
-
-    def note(self, tensor: Tensor) -> Tensor:
-        """Take note of a tensor that is kept."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.skipped:
-            self.kept[storage._cdata] = tensor  # which keeps the storage, so that no other gets its number
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes are kept."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self.kept.values())
-
-
 def activations(component: nn.Module, forward: Callable[[], object]) -> int:
     """Return the bytes that a forward pass in train mode keeps for the backward pass, beside parameters."""
-    own = [*component.parameters(), *component.buffers()]
-    saved = Saved({tensor.untyped_storage()._cdata for tensor in own})
+    own = {t.untyped_storage()._cdata for t in (*component.parameters(), *component.buffers())}
+    kept: dict[int, Tensor] = {}  # every storage once, held so that no other gets its number
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
     component.train()
-    with torch.enable_grad(), saved_tensors_hooks(saved.note, lambda tensor: tensor):
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
-    return saved.bytes
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
 _SIDES = ((), (2,), (3, 4), (5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15, 16))
@@ -95,7 +80,8 @@ def optimizer_state(make: Callable[[list[nn.Parameter]], Any], parameters: Itera
             parameter.grad = torch.ones_like(parameter)
         optimizer = make(small)
         optimizer.step()
-        kept = [tensor for tensor in _tensors(optimizer.state_dict()) if tensor.numel() > 1]
+        state = tree_leaves(optimizer.state_dict())
+    kept = [leaf for leaf in state if isinstance(leaf, Tensor) and leaf.numel() > 1]
     return sum(_enlarged(tensor, shape) for tensor in kept for shape in shapes)
 
 
@@ -105,15 +91,6 @@ def _enlarged(state: Tensor, shape: tuple[int, ...]) -> int:
     if not all(side in sides for side in state.shape):
         return 0
     return state.element_size() * prod(sides[side] for side in state.shape)
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """Yield the tensors inside nested tables and lists."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:

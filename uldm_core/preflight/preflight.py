@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from attrs import asdict, define, evolve, field, frozen
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from uldm_core.preflight import measure
 from uldm_core.preflight.dry_build import (
     Clock,
     DryBuild,
+    ShapeError,
     TooLongError,
     dry_build,
     first_line,
@@ -25,7 +26,6 @@ from uldm_core.preflight.dry_build import (
     without_values,
 )
 from uldm_core.preflight.inputs import Inputs
-from uldm_core.preflight.shape_errors import ShapeError, ShapeErrors
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
@@ -42,17 +42,11 @@ Probe = Callable[..., object]
 
 @frozen
 class Row:
-    """What is known of one component.
+    """What is known of one component: its key and name, the shape of its output, and what it costs.
 
-    Args:
-        component: its key in the recipe, and its name.
-        output: the shape of what it gives; empty if it gives no tensor.
-        why: if it is not measurable, why.
-        parameters: how many numbers it has.
-        trainable: how many of them training changes.
-        flops: operations a sample, of one call.
-        memory: bytes of a training step, for what a stage trains: parameters, gradients, the optimizer's
-            state, and what its forward pass keeps for a batch.
+    ``why`` is the reason where it is not measurable. ``flops`` are of one call, a sample. ``memory`` is bytes
+    of a training step, for what a stage trains: parameters, gradients, the optimizer's state, and what its
+    forward pass keeps for a batch.
     """
 
     component: str
@@ -85,7 +79,7 @@ class Preflight:
             for line in lines
         )
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return the rows as plain values."""
         return [asdict(row) for row in self.rows]
 
@@ -113,7 +107,7 @@ def preflight(
     clock = Clock(time.monotonic() + seconds)
     tried = dry_build(resolved, seconds=seconds / 2)
     walk = _Walk(Inputs(tried, clock), resolved)
-    with silence(), without_values(clock), ShapeErrors():
+    with silence(), without_values(clock):
         rows = [walk.row(spec) for spec in _in_order(resolved)]
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
@@ -210,10 +204,12 @@ class _Walk:
         yield Problem(Where(spec.key), what, self._sizes(), code="shape-mismatch")
 
     def _sizes(self) -> str:
-        shapes = {"images": _shape_of(self.inputs.images), "latents": _shape_of(self.inputs.latents)}
-        return "; ".join(
-            f"{name} are {_format_shape(['B', *shape[1:]])}" for name, shape in shapes.items() if shape
-        )
+        """Return the shapes of images and latents, those that are known."""
+        found = []
+        for name, make in (("images", self.inputs.images), ("latents", self.inputs.latents)):
+            with suppress(Exception):
+                found.append(f"{name} are {_format_output(make(BATCH))}")
+        return "; ".join(found)
 
 
 def _layer_of(component: object, error: BaseException) -> str:
@@ -224,48 +220,30 @@ def _layer_of(component: object, error: BaseException) -> str:
     return next((names[id(caller)] for caller in reversed(callers) if id(caller) in names), "")
 
 
-def _shape_of(make: Callable[[int], Tensor]) -> list[int]:
-    """Return the shape of images or latents; empty if it is not known."""
-    try:
-        return list(make(BATCH).shape)
-    except Exception:
-        return []
-
-
 def _weights_that_do_not_fit(
     resolved: ResolvedRecipe, tried: DryBuild, folder: RunFolder | None
 ) -> Iterator[Problem]:
     """Yield what is wrong with the weights of other runs."""
     try:
-        files = pretrained_weights(resolved, folder)
+        for name, file in pretrained_weights(resolved, folder).items():
+            component = tried.components.get((name,))
+            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
+            if wrong:
+                more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+                what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
+                hint = "leave out use and options to take the component as that run has it"
+                yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
     except MistakeError as error:
         yield from error.problems
-        return
-    for name, file in files.items():
-        component = tried.components.get((name,))
-        try:
-            wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
-        except MistakeError as error:
-            yield from error.problems
-            continue
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            what = f"the weights of {resolved.components[name].source} do not fit: {wrong[0]}{more}"
-            hint = "leave out use and options to take the component as that run has it"
-            yield Problem(Where((name, "from")), what, hint, code="shape-mismatch")
 
 
-def _format_output(output: Any) -> str:
+def _format_output(output: object) -> str:
     if isinstance(output, Tensor):
-        return _format_shape(["B", *output.shape[1:]]) if output.ndim else "a number"
+        return f"[{', '.join(['B', *map(str, output.shape[1:])])}]" if output.ndim else "a number"
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         more = f" and {len(output) - 1} more" if len(output) > 1 else ""
         return _format_output(output[0]) + more
     return ""
-
-
-def _format_shape(shape: list[Any]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

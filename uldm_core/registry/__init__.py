@@ -51,7 +51,7 @@ def describe(kind: str, name: str) -> Description:
     return building.describe(default(), kind, name)
 
 
-def build(kind: str, spec: str | Mapping[str, Any], /, *args: Any, **options: Any) -> Any:
+def build(kind: str, spec: str | Mapping[str, object], /, *args: object, **options: object) -> Any:
     """Build a component from its name (or a table with ``use``) and options.
 
     Args:
@@ -68,7 +68,7 @@ def build(kind: str, spec: str | Mapping[str, Any], /, *args: Any, **options: An
     return building.build(default(), kind, spec, *args, **options)
 
 
-def partial(kind: str, spec: str | Mapping[str, Any], /, **options: Any) -> Partial[Any]:
+def partial(kind: str, spec: str | Mapping[str, object], /, **options: object) -> Partial[Any]:
     """Return a component that its owner finishes: ``partial("optimizer", "adamw")(parameters)``.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ class Component:
     target: str | Callable[..., object] = field()
     summary: str = field(default="", kw_only=True)
     requires: str | None = field(default=None, kw_only=True)
-    example: Mapping[str, Any] = field(factory=dict, kw_only=True)
+    example: Mapping[str, object] = field(factory=dict, kw_only=True)
     xfail: Mapping[str, str] = field(factory=dict, kw_only=True)
     always: bool = field(default=False, kw_only=True)
     plugin: str = field(default="", kw_only=True)
@@ -105,32 +106,21 @@ def how_to_install(module: str, distribution: str = "") -> str:
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
-        lines = (requires(distribution) if distribution else None) or []
+        text = "\n".join((requires(distribution) if distribution else None) or [])
     except PackageNotFoundError:
-        lines = []
-    extras: dict[str, set[str]] = {}
-    for line in lines:
-        name, extra = re.match(r"[\w.\-]+", line), re.search(r"extra == ['\"]([\w\-]+)['\"]", line)
-        if name and extra:
-            extras.setdefault(extra[1], set()).add(_normalized(name[0]))
-    bringing = [extra for extra, names in extras.items() if _normalized(module.partition(".")[0]) in names]
+        text = ""
+    extra = r"(?![\w.\-]).*extra == ['\"]([\w\-]+)['\"]"
+    sizes = Counter(re.findall(extra, text))
+    library = re.sub(r"[-_.]+", "[-_.]+", module.partition(".")[0])
+    bringing = re.findall(f"^{library}{extra}", text, re.MULTILINE | re.IGNORECASE)
     if not bringing:
         return f"pip install {module}"
-    return f"pip install '{distribution}[{min(bringing, key=lambda extra: (len(extras[extra]), extra))}]'"
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return f"pip install '{distribution}[{min(bringing, key=lambda name: (sizes[name], name))}]'"
 
 
 def format_failure(error: BaseException) -> str:
     """Return an error's type and message and, if it was raised in a component, the line of its code."""
-    own = own_frames(error, __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
-
-
-def own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
-    """Return the frames of a traceback that are neither of the import system nor of ``file``."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame for frame in frames if frame.filename != file and "importlib" not in frame.filename]

@@ -74,12 +74,11 @@ class Registry:
 
     def _warned_of_taken_names(self, plugin: Plugin) -> Plugin:
         """Warn of another distribution's plugin that brings names of our own, which keep them."""
-        own = self.plugins.get(OWN_PLUGIN)
-        ours = {component.path for component in own.components} if own else set()
+        own = self.plugins.get(OWN_PLUGIN, plugin)
+        ours = {component.path for component in own.components}
         taken = [component for component in plugin.components if component.path in ours]
-        if own is None or plugin.name == OWN_PLUGIN or not taken:
-            return plugin
-        if own.distribution and plugin.distribution == own.distribution:  # it means the names
+        meant = plugin.name == OWN_PLUGIN or (own.distribution and plugin.distribution == own.distribution)
+        if own is plugin or meant or not taken:
             return plugin
         choices = listing([f"{plugin.name}/{component.name}" for component in taken])
         return plugin.with_fault(

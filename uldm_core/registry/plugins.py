@@ -18,7 +18,7 @@ from attrs import evolve, field, frozen
 
 from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
 from uldm_core.kinds import Kind
-from uldm_core.registry.component import Component, missing_library, own_frames
+from uldm_core.registry.component import Component, missing_library
 
 GROUP = "uldm.plugins"
 OWN_PLUGIN = "uldm"
@@ -69,18 +69,9 @@ class HookSpecs:
 class Plugin:
     """One plugin as it was found: what it brought, or why it was skipped.
 
-    Args:
-        name: its entry point's.
-        distribution: that brought it.
-        version: of the distribution.
-        kinds: that it adds.
-        components: that it adds.
-        commands: that it adds.
-        recipes: folders of recipes that it brings.
-        error: what is wrong with it, with the traceback if there is one; empty if nothing is.
-        fix: what to do about that.
-        skipped: whether nothing of it was registered.
-        seconds: that its import took.
+    ``name`` is its entry point's. ``error`` is what is wrong with it, with the traceback if there is one, and
+    ``fix`` what to do about that; empty if nothing is. ``skipped``: nothing of it was registered.
+    ``seconds``: that its import took.
     """
 
     name: str
@@ -103,15 +94,8 @@ class Plugin:
         """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
         warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
-        return Plugin(
-            self.name,
-            self.distribution,
-            self.version,
-            error=error or cause,
-            fix=fix or leave_out,
-            skipped=True,
-            seconds=self.seconds,
-        )
+        empty = evolve(self, kinds=(), components=(), commands=(), recipes=())
+        return evolve(empty, error=error or cause, fix=fix or leave_out, skipped=True)
 
     def with_fault(self, cause: str, fix: str) -> Plugin:
         """Return it as one that works but should be fixed, and warn."""
@@ -154,7 +138,7 @@ def load_file(path: Path) -> Plugin:
         plugin = collect(module, path.stem, distribution=str(path))
     except (Exception, SystemExit) as error:
         what = f"--plugin {path}: {_format_error(error)}"
-        raise MistakeError(what, hint=_own_traceback(error).strip()) from error
+        raise MistakeError(what, hint=_format_traceback(error).strip()) from error
     if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise MistakeError(
             f"--plugin {path}: it announces nothing",
@@ -165,13 +149,10 @@ def load_file(path: Path) -> Plugin:
 
 def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
     """Call the plugin's hooks and return its records; raises if any of them is malformed."""
-    known = [hook for hook in vars(HookSpecs) if hook.startswith("uldm_")]
-    for hook in dir(module):
-        if getattr(getattr(module, hook, None), "uldm_impl", None) and hook not in known:
-            raise ValueError(f"there is no hook {hook!r}{did_you_mean(hook, known)}")
     manager = pluggy.PluginManager("uldm")
     manager.add_hookspecs(HookSpecs)
     manager.register(module, name)
+    manager.check_pending()
     components: dict[str, Component] = {}
     for component in _records(manager, "uldm_components", Component):
         if component.path in components:
@@ -215,9 +196,8 @@ def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
         failed = evolve(plugin, seconds=time.monotonic() - started)
-        return failed.without(
-            _format_error(error), missing_library(error, entry.module), _own_traceback(error)
-        )
+        fix = missing_library(error, entry.module)
+        return failed.without(_format_error(error), fix, _format_traceback(error))
     found = evolve(found, seconds=time.monotonic() - started)
     if plugin.name == OWN_PLUGIN or had_torch or "torch" not in sys.modules:
         return found
@@ -232,11 +212,8 @@ def _format_error(error: BaseException) -> str:
     return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _own_traceback(error: BaseException) -> str:
-    """Return the traceback, without the frames of the import system and of this file if others are left."""
-    frames = own_frames(error, __file__) or traceback.extract_tb(error.__traceback__)
-    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
-    return "".join(["Traceback (most recent call last):\n", *lines])
+def _format_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
