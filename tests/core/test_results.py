@@ -495,7 +495,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     path = place.out / "stages/second/weights/denoiser.safetensors"
     before = digest(path)
     DAMAGE[how](path)
-    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
+    with pytest.raises(MistakeError, match=f"{path} (is missing|has changed)"):
         place.open().require_trained("denoiser")
     assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: resume, {path}")
     notes = place.run()
@@ -762,7 +762,7 @@ def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
     place.run(until="second")
     place.run("stages.second.steps=5", until="second")
     (noted,) = RunFolder(place.out).stage("second").record().adjusted
-    assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
+    assert (noted.step, noted.options) == (2, {"steps": (2, 5)})
     again = place.run("stages.second.steps=5", until="second")
     assert "stages.second: steps was 2 up to step 2, then 5" in again.lines
 

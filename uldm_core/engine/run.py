@@ -29,7 +29,7 @@ from uldm_core.protocols import RunStart, is_trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest, holds, require, write_json, write_tensors, write_text
+from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_pretrained
@@ -170,7 +170,8 @@ class _Runner:
     def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
         """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
         recipe = self.folder.file("recipe.toml")
-        if not (self.status.is_done() and recipe.is_file() and holds(recipe, self.resolved.to_toml())):
+        text = self.resolved.to_toml().encode("utf-8", "backslashreplace")  # as write_text does
+        if not (self.status.is_done() and recipe.is_file() and recipe.read_bytes() == text):
             return False
         records = {name: self.folder.stage(name).record() for name in keys}
         return all(record is None or record.key.same(keys[name]) for name, record in records.items())

@@ -52,8 +52,8 @@ def stale_stages(
             found |= {name: why} if why else {}
         key = str(record.key) if record and name not in found else ""
         makers |= {product: (name, key) for product in products(stage)}
-        digests |= dict.fromkeys(products(stage), "")
-        digests |= record.outcomes(*results_of(stage)) if record else {}
+        for what, path in folder.stage(name).handed_on(*results_of(stage)).items():
+            digests[what] = folder.stage(name).recorded_digest(record, path)
     return found
 
 

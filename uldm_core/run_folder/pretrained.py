@@ -11,7 +11,7 @@ from uldm_core.paths import copy
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
-from uldm_core.run_folder.files import command_for, digest, read_shapes
+from uldm_core.run_folder.files import command_for, digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.spec.structure import located
 
@@ -145,7 +145,7 @@ def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tup
 def misfits(component: Module, weights: Path) -> Iterator[str]:
     """Yield what of a file of weights does not fit a component, by its names and shapes."""
     ours = {name: list(tensor.shape) for name, tensor in component.state_dict().items()}
-    theirs = read_shapes(weights)
+    theirs = {name: list(tensor.shape) for name, tensor in read_tensors(weights).items()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             yield f"{name} is {ours.get(name, 'not here')} here and {theirs.get(name, 'not there')} there"
