@@ -264,9 +264,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     place.run("stages.first.batch_size=4", until="first")
     back()
     opened = place.open()
-    said = (
-        r"x: denoiser was trained with another autoencoder \(stage second is of first \w+-3, which is \w+-3 n"
-    )
+    said = "x: denoiser was trained with another autoencoder than the run has now"
     for ask in (
         lambda: opened.component("denoiser"),
         lambda: opened.require_trained("denoiser"),
@@ -316,7 +314,7 @@ def test_a_stage_put_before_another_makes_that_stale(place):
     place.write(again)
     resolved, folder = place.resolve(), RunFolder(place.out)
     stale = stale_stages(resolved, folder, {})
-    assert "another autoencoder (stage second is of more" in stale["second"] and "first" not in stale
+    assert stale["second"].startswith("with another autoencoder") and "first" not in stale
 
 
 def test_records_of_earlier_versions_open(place):

@@ -15,11 +15,19 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
-from uldm_core.protocols import Adjustable, Previewing, Trainer
+from uldm_core.protocols import Adjustable, OneShotStage, Previewing, Trainer, is_trainer
 from uldm_core.registry.component import format_failure
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_SECONDS = 120.0
+
+
+def do_stage(stage: Trainer | OneShotStage, context: Context) -> Mapping[str, float]:
+    """Train, or do a stage that is done in one go, and return its summary; raises what ``train`` does."""
+    if is_trainer(stage):
+        return train(stage, context)
+    context.resume(0, 0)
+    return stage.run(context)
 
 
 def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
@@ -51,7 +59,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
             log.write()
         if step in previews and not _preview(trainer, context, step):
-            previews.clear()
+            previews = set()
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
             log.check()

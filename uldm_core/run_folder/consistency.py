@@ -78,9 +78,7 @@ def _difference(
         return f"for {record.key.steps} steps, the recipe says {steps}"
     now = {what: keys[what] for what in used_by(stage, resolved) if what in keys}
     then = made_of.get("from", now)
-    if others := [
-        what for what in sorted(then.keys() | now.keys()) if then.get(what, "") != now.get(what, "")
-    ]:
+    if others := sorted(what for what in {*then, *now} if then.get(what, "") != now.get(what, "")):
         return f"with another {others[0]} than the run has now"
     for component, weights in made_of.get("weights", {}).items():
         if component in pretrained and digest(pretrained[component]) != weights:
@@ -97,10 +95,8 @@ def _changed_options(made_of: Mapping[str, Any], name: str, resolved: ResolvedRe
     if "stage" not in made_of:
         return []
     behind = options_behind(resolved.stages[name], resolved)
-    then, now = (
-        {"seed": of["seed"], "stages": {name: of["stage"]}, **of["nouns"]}
-        for of in ({"seed": resolved.seed, "nouns": {}, **made_of}, {"seed": resolved.seed, **behind})
-    )
+    then = {"seed": made_of["seed"], "stages": {name: made_of["stage"]}, **made_of["nouns"]}
+    now = {"seed": resolved.seed, "stages": {name: behind["stage"]}, **behind["nouns"]}
     present = flattened(resolved.filled.data)
     ignored = {path for path, _ in paths_in({"stages": resolved.stages, **resolved.components})}
     ignored |= {("stages", name, "steps"), ("stages", name, "previews")}
