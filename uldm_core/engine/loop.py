@@ -103,19 +103,16 @@ class _State:
         self.never_finite = frozenset(not_finite(self._read()))
 
     def resume(self) -> int:
-        """Load the last checkpoint that is finite; return its step, 0 without one."""
-        skipped = []
-        for step in self.context.folder.checkpoints.steps():
-            state = self.context.folder.checkpoints.load(step)
+        """Load the last checkpoint and return its step, 0 without one; ``RunError`` if it is not finite."""
+        folder = self.context.folder
+        self.saved = folder.checkpoints.last() or 0
+        if self.saved:
+            state = folder.checkpoints.load(self.saved)
             if bad := self._bad(state):
-                skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
-                continue
-            self.context.folder.checkpoints.restore(step, state, self.trainer.stateful())
-            self.saved = step
-            break
-        if skipped:
-            what = f"{'; '.join(skipped)}: training begins at step {self.saved}"
-            self.context.reporter.message(f"stages.{self.context.name}: {what}")
+                what = f"{bad} is not finite in the checkpoint of step {self.saved}"
+                hint = f"remove {folder.checkpoints.path} and run again: it begins at step 0"
+                raise RunError(f"stages.{self.context.name}: {what}", hint=hint)
+            folder.checkpoints.restore(self.saved, state, self.trainer.stateful())
         return self.saved
 
     def save(self, step: int) -> None:

@@ -30,7 +30,7 @@ from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_pretrained
 from uldm_core.spec.structure import path_of
@@ -283,7 +283,8 @@ class _Runner:
     def _work(self, name: str, record: StageRecord) -> None:
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
-        record = evolve(record, used={what: self.digests[what] for what in uses})
+        adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
+        record = evolve(record, used={what: self.digests[what] for what in uses}, adjusted=adjusted)
         folder.write_record(record)
         context = Context(
             name,
@@ -300,9 +301,7 @@ class _Runner:
 
         def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
             seconds = record.seconds + time.monotonic() - started
-            adjusted = _up_to_step(record.adjusted, context.resumed_at)
-            summary = dict(summary)
-            return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
+            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
 
         try:
             stage = self.store.build(self.resolved.stages[name])
@@ -351,16 +350,6 @@ class _Runner:
 
 def _not_finite(components: Mapping[str, Any]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
-
-
-def _up_to_step(adjusted: list[Adjustment], step: int | None) -> list[Adjustment]:
-    """Return the adjustments of a training that went on from ``step``; None if it did not come so far.
-
-    It is an earlier step than was expected if the last checkpoint could not be used.
-    """
-    if step is None:
-        return adjusted
-    return [evolve(adjustment, step=min(adjustment.step, step)) for adjustment in adjusted if step]
 
 
 def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, object]:

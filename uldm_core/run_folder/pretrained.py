@@ -58,12 +58,10 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
     raise MistakeError(Problem(where, f"{run} has no trained weights of {component}", hint))
 
 
-def _ignore(text: str) -> None:
-    """Ignore a warning."""
-
-
 def pretrained_weights(
-    resolved: ResolvedRecipe, folder: RunFolder | None = None, warn: Callable[[str], object] = _ignore
+    resolved: ResolvedRecipe,
+    folder: RunFolder | None = None,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Path]:
     """Return the weights of every component that comes from another run.
 
@@ -80,24 +78,21 @@ def pretrained_weights(
 def _weights_of(
     resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
-    folders = [folder] if folder else []
-    if resolved.recipe.document.source:
-        folders.append(RunFolder(Path(resolved.recipe.document.source).parent))
+    own = resolved.recipe.document.source
+    folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
+    copies = [place.pretrained(name) for place in folders]
     try:
         found = weights_from(source, name)
-        kept = folders[-1].pretrained(name) if resolved.recipe.document.source else found
-        if kept.is_file() and digest(kept) != digest(
-            found
-        ):  # a run's own recipe means what that started from
-            warn(f"warning: {name}: {source} has other weights now; the copy {kept} is used")
-            return kept
-        return found
     except MistakeError as error:
-        for kept in (place.pretrained(name) for place in folders):
-            if kept.is_file():
-                warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
-                return kept
-        raise resolved.located(error) from error
+        kept = next(filter(Path.is_file, copies), None)
+        if kept is None:
+            raise resolved.located(error) from error
+        warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
+        return kept
+    if own and copies[-1].is_file() and digest(copies[-1]) != digest(found):
+        warn(f"warning: {name}: {source} has other weights now; the copy {copies[-1]} is used")
+        return copies[-1]  # a run's own recipe means what that started from
+    return found
 
 
 def keep_pretrained(
