@@ -7,7 +7,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import define, evolve, field
@@ -25,7 +24,7 @@ from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, 
 from uldm_core.paths import inside, refused, remove
 from uldm_core.preflight.forecast import describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import checked
-from uldm_core.protocols import RunStart
+from uldm_core.protocols import RunStart, Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
@@ -348,7 +347,7 @@ class _Runner:
             self.digests[product] = folder.digest(record, path)
 
 
-def _not_finite(components: Mapping[str, Any]) -> list[str]:
+def _not_finite(components: Mapping[str, Stateful]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
 
 

@@ -58,16 +58,13 @@ def forecast_of(folder: RunFolder, resolved: ResolvedRecipe, keys: Mapping[str, 
         if used and of_stage.does == "reuse":
             why = f"{listing(used)} is made anew"
             of_stage = Forecast(name, "redo", why, f"stages.{name} is done again if {listing(used)} changes")
-        if of_stage.does == "redo":
-            anew.update(products(resolved.stages[name]) if _code_changed(folder, name, key) or used else ())
+        record = folder.stage(name).record()
+        # where only the code is another, later stages do not tell by their keys
+        code = record and record.key.content == key.content and not record.key.same_work(key)
+        if of_stage.does == "redo" and (code or used):
+            anew.update(products(resolved.stages[name]))
         found.append(of_stage)
     return found
-
-
-def _code_changed(folder: RunFolder, name: str, key: StageKey) -> bool:
-    """Whether a stage is done again for its code alone: later ones do not tell by their keys."""
-    record = folder.stage(name).record()
-    return record is not None and record.key.content == key.content and not record.key.same_work(key)
 
 
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:

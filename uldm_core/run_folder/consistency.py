@@ -17,7 +17,6 @@ from uldm_core.run_folder.keys import (
     options_behind,
     paths_in,
     results_of,
-    sources_of,
     steps_of,
     used_by,
 )
@@ -110,16 +109,14 @@ def _changed_options(made_of: Mapping[str, Any], name: str, resolved: ResolvedRe
 def changed_code(resolved: ResolvedRecipe, folder: RunFolder) -> list[str]:
     """Return the files whose code has changed since something was trained with it.
 
-    Records of earlier versions know components, by their paths, and not files.
+    Records of earlier versions know no files.
     """
     changed: set[str] = set()
     for name, stage in resolved.stages.items():
         record = folder.stage(name).record()
         if record and record.done and results_of(stage)[0]:
-            known = record.key.code
-            then = known or record.key.made_of.get("sources", {})
-            now = code_behind(stage, resolved) if known else sources_of(stage, resolved)
-            changed |= {path for path in then if path in now and then[path] != now[path]}
+            now = code_behind(stage, resolved)
+            changed |= {path for path, then in record.key.code.items() if now.get(path, then) != then}
     return sorted(changed)
 
 

@@ -137,7 +137,7 @@ def stand_in(spec: ComponentSpec) -> StandIn:
     Raises:
         NotImplementedError: they declare none.
     """
-    target: Any = spec.component.load()
+    target: object = spec.component.load()
 
     def declared(name: str) -> int:
         for value in (getattr(target, name, None), spec.options.get(name)):

@@ -8,13 +8,15 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
 from uldm_core.paths import refused, whole
+
+T = TypeVar("T")
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """The errors of parsing a file that is damaged, or not what its name says."""
@@ -84,7 +86,7 @@ def require(path: Path) -> None:
         raise damaged(path, "a folder where a file belongs" if path.is_dir() else "missing")
 
 
-def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> Any:
+def read_json(path: Path, make: Callable[[Any], T]) -> T | None:
     """Read JSON, or return None if there is no such file.
 
     Args:

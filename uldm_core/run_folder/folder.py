@@ -187,8 +187,7 @@ class StageFolder:
 
     def record(self) -> StageRecord | None:
         """Read the record; None if there is none. Raises ``MistakeError`` if the file is damaged."""
-        record: StageRecord | None = read_json(self.inside("stage.json"), _record)
-        return record
+        return read_json(self.inside("stage.json"), _record)
 
     def result(self) -> dict[str, Path]:
         """Return the files of the result, by their paths in this folder."""

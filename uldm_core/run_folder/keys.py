@@ -65,7 +65,10 @@ def stage_keys(
         content = {
             "seed": resolved.seed,
             **options,
-            "files": _files({"stage": stage, **others}),
+            "files": {
+                dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
+                for key, path in paths_in({"stage": stage, **others})
+            },
             "sources": sources_of(stage, resolved),
             "data": {name: data.content(name, reads) for name in datasets},
             "weights": {name: weights[name] for name in used if name in weights},
@@ -183,14 +186,6 @@ def paths_in(value: object, key: Key = ()) -> Iterator[tuple[Key, Path]]:
             yield from paths_in(item, (*key, index))
     elif isinstance(value, Path):
         yield key, value
-
-
-def _files(specs: Mapping[str, ComponentSpec]) -> dict[str, str]:
-    """Return a digest of each file that options name, by the option; of a folder, where it lies."""
-    return {
-        dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
-        for key, path in paths_in(specs)
-    }
 
 
 def _source_digest(component: Component) -> str:

@@ -39,11 +39,11 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
         names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))
         what = f"a cycle: no run has trained {component}, each has it from the next: {names}"
         raise MistakeError(Problem(where, what, "name a run that trained it"))
-    stale = stale_results(Path(run))
-    recipe = Document.read(RunFolder(Path(run)).recipe).data
+    of_run = RunFolder(Path(run))
+    stale, recipe = stale_results(Path(run)), Document.read(of_run.recipe).data
     stages = recipe.get("stages", {})
     for name in reversed(stages if isinstance(stages, dict) else {}):
-        folder = RunFolder(Path(run)).stage(name)
+        folder = of_run.stage(name)
         record = folder.record()
         if record and record.done and folder.weights(component).is_file():
             if name in stale:
@@ -53,7 +53,8 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
             return folder.weights(component)
     table = recipe.get(component)
     if source := table.get("from") if isinstance(table, dict) else None:
-        kept, theirs = RunFolder(Path(run)).pretrained(component), str(located(source, Path(run)))
+        kept = of_run.pretrained(component)
+        theirs = str(located(source, Path(run)))
         return kept if kept.is_file() else weights_from(theirs, component, (*behind, place))
     raise MistakeError(Problem(where, f"{run} has no trained weights of {component}", hint))
 
@@ -108,7 +109,7 @@ def keep_pretrained(
     found = pretrained_weights(resolved, folder, warn)
     for name, path in found.items():
         kept = folder.pretrained(name)
-        if path == kept or (kept.is_file() and digest(kept) == digest(path)):
+        if kept.is_file() and digest(kept) == digest(path):
             continue
         if kept.is_file():
             source = resolved.components[name].source
@@ -117,24 +118,28 @@ def keep_pretrained(
     return {name: folder.pretrained(name) for name in found}
 
 
-def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[Path | None, str]:
-    """Return the weights that a component starts from, or None and why they cannot be had.
+def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> Path:
+    """Return the weights that a component starts from.
 
     They are those that the run has kept. A run of an earlier version has kept none: then they are the other
     run's, if those are still the same.
+
+    Raises:
+        MistakeError: they cannot be had.
     """
     kept, source = folder.pretrained(name), resolved.components[name].source
     if kept.is_file():
-        return kept, ""
+        return kept
     try:
         path = weights_from(source, name)
     except MistakeError as error:
-        return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
+        what = f"{name} starts from weights that are not there: {error.problems[0].what}"
+        raise MistakeError(what) from error
     records = filter(None, (folder.stage(stage).record() for stage in resolved.stages))
     then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
     if then and digest(path) not in then:
-        return None, f"{name} started from weights of {source}, which has others now"
-    return path, ""
+        raise MistakeError(f"{name} started from weights of {source}, which has others now")
+    return path
 
 
 def misfits(component: Module, weights: Path) -> Iterator[str]:
