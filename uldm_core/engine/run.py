@@ -146,7 +146,9 @@ class _Runner:
         stages = list(self.resolved.stages)
         wanted = stages[: stages.index(until) + 1] if until else stages
         keys = self._keys()
-        self._announce({name: keys[name] for name in wanted})
+        found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
+        if lines := [forecast.announcement for forecast in found if forecast.announcement]:
+            self.reporter.message("\n".join(lines))  # before anything is archived
         changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
@@ -233,12 +235,6 @@ class _Runner:
         if record != known or key.made_of != known.key.made_of:
             folder.write_record(record)
         return record
-
-    def _announce(self, keys: Mapping[str, StageKey]) -> None:
-        """Show what is done again and why, before anything is archived."""
-        found = forecast_of(self.folder, self.resolved, keys)
-        if lines := [forecast.announcement for forecast in found if forecast.announcement]:
-            self.reporter.message("\n".join(lines))
 
     def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""

@@ -69,7 +69,7 @@ def stage_keys(
                 dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
                 for key, path in paths_in({"stage": stage, **others})
             },
-            "sources": sources_of(stage, resolved),
+            "sources": {each.path: _source_digest(each) for each in _records(stage, resolved)},
             "data": {name: data.content(name, reads) for name in datasets},
             "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: made[what] for what in used if what in made},
@@ -121,11 +121,6 @@ def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, 
         "stage": options,
         "nouns": {name: without_paths(resolved.components[name]).to_dict() for name in components},
     }
-
-
-def sources_of(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
-    """Return a digest of the source file of each component that a stage uses, by the component's path."""
-    return {component.path: _source_digest(component) for component in _records(stage, resolved)}
 
 
 def code_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
