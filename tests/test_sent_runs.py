@@ -135,7 +135,7 @@ def test_a_page_or_a_comparison_names_the_link(uldm, sent, tmp_path, place):
     code, _, error = uldm(*COMMANDS["compare"])
     assert code == 0 and ("a symbolic link" in Path("y.html").read_text()) == (place != "report.html")
     code, _, error = uldm(*COMMANDS["report"])
-    assert ("a symbolic link" in error) == (place != "stages/second/weights")
+    assert "a symbolic link" in error
     assert (held(tmp_path / "own") or (tmp_path / "own").read_bytes()) == before
 
 
@@ -165,7 +165,7 @@ def test_a_damaged_artifact_is_made_again(uldm, sent):
     before = (sent / SAMPLES).read_bytes()
     (sent / SAMPLES).write_bytes(b"")
     code, out, error = uldm(*COMMANDS["run"])
-    assert code == 0 and f"x/{SAMPLES} is not whole: it has 0 bytes of {len(before)}" in out + error
+    assert code == 0 and f"x/{SAMPLES} has changed since it was written" in out + error
     assert (sent / SAMPLES).read_bytes() == before
 
 

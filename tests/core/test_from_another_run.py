@@ -197,6 +197,6 @@ def test_another_run_holds_its_own_files(registry, write, other, tmp_path, place
 def test_weights_that_are_damaged_are_said_before_anything_is_done(registry, write, other, tmp_path):
     path = tmp_path / "other/stages/first/weights/autoencoder.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors is not whole"):
+    with pytest.raises(MistakeError, match=r"weights/autoencoder\.safetensors has changed"):
         run(Recipe.load(write(TAKEN, ONLY_DRAW)).resolve(registry), out="mine")
     assert not (tmp_path / "mine" / "stages").exists()

@@ -264,9 +264,7 @@ def test_weights_of_an_earlier_version_that_were_trained_on_others_are_refused(p
     place.run("stages.first.batch_size=4", until="first")
     back()
     opened = place.open()
-    said = (
-        r"x: denoiser was trained with another autoencoder \(stage second is of first \w+-3, which is \w+-3 n"
-    )
+    said = "x: denoiser was trained with another autoencoder than the run has now"
     for ask in (
         lambda: opened.component("denoiser"),
         lambda: opened.require_trained("denoiser"),
@@ -316,7 +314,7 @@ def test_a_stage_put_before_another_makes_that_stale(place):
     place.write(again)
     resolved, folder = place.resolve(), RunFolder(place.out)
     stale = stale_stages(resolved, folder, {})
-    assert "another autoencoder (stage second is of more" in stale["second"] and "first" not in stale
+    assert stale["second"].startswith("with another autoencoder") and "first" not in stale
 
 
 def test_records_of_earlier_versions_open(place):
@@ -387,13 +385,10 @@ def test_changed_code_is_no_refusal_but_a_warning(place):
     place.run()
     folder = RunFolder(place.out).stage("first")
     record = folder.record()
-    made_of = {
-        **record.key.made_of,
-        "sources": {**record.key.made_of["sources"], "autoencoder/coder": "older"},
-    }
-    del made_of["code"]  # as in records of earlier versions
+    (file,) = [path for path in record.key.code if path.endswith("conftest.py")][:1]
+    made_of = {**record.key.made_of, "code": {**record.key.code, file: "older"}}
     folder.write_record(evolve(record, key=evolve(record.key, made_of=made_of)))
-    with pytest.warns(RunWarning, match="x: the code of autoencoder/coder has changed since it was trained"):
+    with pytest.warns(RunWarning, match=r"x: the code of .*conftest\.py has changed since it was trained"):
         place.open().require_trained("denoiser")
 
 
@@ -495,7 +490,7 @@ def test_a_stage_whose_weights_are_not_whole_is_done_again_from_its_last_checkpo
     path = place.out / "stages/second/weights/denoiser.safetensors"
     before = digest(path)
     DAMAGE[how](path)
-    with pytest.raises(MistakeError, match=f"{path} (is missing|is not whole|cannot be read|has changed)"):
+    with pytest.raises(MistakeError, match=f"{path} (is missing|has changed)"):
         place.open().require_trained("denoiser")
     assert str(forecast(place.resolve(), place.out)[1]).startswith(f"second: resume, {path}")
     notes = place.run()
@@ -762,7 +757,7 @@ def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):
     place.run(until="second")
     place.run("stages.second.steps=5", until="second")
     (noted,) = RunFolder(place.out).stage("second").record().adjusted
-    assert (noted.step, noted.options) == (2, {"steps": [2, 5]})
+    assert (noted.step, noted.options) == (2, {"steps": (2, 5)})
     again = place.run("stages.second.steps=5", until="second")
     assert "stages.second: steps was 2 up to step 2, then 5" in again.lines
 

@@ -45,7 +45,6 @@ class Context:
     trackers: Trackers = field(factory=Trackers)
     beat: Callable[[], None] = lambda: None
     published: list[str] = field(factory=list, init=False)
-    resumed_at: int | None = field(default=None, init=False)
     _started: float = field(factory=time.monotonic, init=False)
 
     @property
@@ -77,13 +76,7 @@ class Context:
         self.published.append(name)
 
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
-        """Pass images to the trackers, to be shown as a grid of ten a row.
-
-        Args:
-            name: what they are; the same name at another step shows how they change.
-            images: uint8 [N, C, H, W].
-            step: steps done.
-        """
+        """Pass images to the trackers, uint8 [N, C, H, W]; a name at several steps shows how they change."""
         shown = images.detach().cpu()
         self.trackers.notify(lambda tracker: tracker.images(self.name, step, name, shown))
 
@@ -102,7 +95,6 @@ class Context:
 
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
-        self.resumed_at = step
         self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:

@@ -15,11 +15,19 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
 from uldm_core.engine.randomness import derive, seeded
 from uldm_core.errors import DataError, RunError
-from uldm_core.protocols import Adjustable, Previewing, Trainer
+from uldm_core.protocols import Adjustable, OneShotStage, Previewing, Trainer, is_trainer
 from uldm_core.registry.component import format_failure
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_EVERY_SECONDS = 120.0
+
+
+def do_stage(stage: Trainer | OneShotStage, context: Context) -> Mapping[str, float]:
+    """Train, or do a stage that is done in one go, and return its summary; raises what ``train`` does."""
+    if is_trainer(stage):
+        return train(stage, context)
+    context.resume(0, 0)
+    return stage.run(context)
 
 
 def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
@@ -51,7 +59,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
         if step % LOG_EVERY_STEPS == 0 or step == trainer.steps:
             log.write()
         if step in previews and not _preview(trainer, context, step):
-            previews.clear()
+            previews = set()
         due = time.monotonic() - saved_at > CHECKPOINT_EVERY_SECONDS
         if due or step == trainer.steps or context.stop.signum:
             log.check()
@@ -95,19 +103,16 @@ class _State:
         self.never_finite = frozenset(not_finite(self._read()))
 
     def resume(self) -> int:
-        """Load the last checkpoint that is finite; return its step, 0 without one."""
-        skipped = []
-        for step in self.context.folder.checkpoints.steps():
-            state = self.context.folder.checkpoints.load(step)
+        """Load the last checkpoint and return its step, 0 without one; ``RunError`` if it is not finite."""
+        folder = self.context.folder
+        self.saved = folder.checkpoints.last() or 0
+        if self.saved:
+            state = folder.checkpoints.load(self.saved)
             if bad := self._bad(state):
-                skipped.append(f"the checkpoint of step {step} is not used, {bad} is not finite")
-                continue
-            self.context.folder.checkpoints.restore(step, state, self.trainer.stateful())
-            self.saved = step
-            break
-        if skipped:
-            what = f"{'; '.join(skipped)}: training begins at step {self.saved}"
-            self.context.reporter.message(f"stages.{self.context.name}: {what}")
+                what = f"{bad} is not finite in the checkpoint of step {self.saved}"
+                hint = f"remove {folder.checkpoints.path} and run again: it begins at step 0"
+                raise RunError(f"stages.{self.context.name}: {what}", hint=hint)
+            folder.checkpoints.restore(self.saved, state, self.trainer.stateful())
         return self.saved
 
     def save(self, step: int) -> None:

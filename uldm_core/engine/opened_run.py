@@ -65,7 +65,11 @@ class TrainedRun:
         device = choose_device(resolved.run)
         run = cls(resolved, RunFolder(path), device, RunComponents.of(resolved, device))
         run._leave_data_unopened()
-        run._take_pretrained()
+        for name in [name for name, spec in resolved.components.items() if spec.source]:
+            try:
+                run.store.weights[name] = pretrained_of(name, resolved, run.folder)
+            except MistakeError as error:
+                run.refused[name] = error.problems[0].what
         run._take_results()
         if changed := changed_code(resolved, run.folder):
             many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -80,9 +84,8 @@ class TrainedRun:
             MistakeError: there is none, or what it was trained with is not what the recipe has now.
         """
         if name not in self.resolved.components:
-            raise MistakeError(
-                f"{self.folder.path} has no {name}; it has: {listing(list(self.resolved.components))}"
-            )
+            others = listing(list(self.resolved.components))
+            raise MistakeError(f"{self.folder.path} has no {name}; it has: {others}")
         self._refuse([name])
         return self.store.component(name)
 
@@ -117,10 +120,8 @@ class TrainedRun:
         self._refuse(components)
         for name, stage in self.resolved.stages.items():
             for component in set(products(stage)) & set(components) - self.trained:
-                raise MistakeError(
-                    f"{self.folder.path}: {component} is not trained yet (stage {name})",
-                    hint=self._how_to_resume(),
-                )
+                what = f"{self.folder.path}: {component} is not trained yet (stage {name})"
+                raise MistakeError(what, hint=self._how_to_resume())
 
     def context(
         self, name: str, seed: int, reporter: Reporter | None = None, stop: Stop | None = None
@@ -151,15 +152,6 @@ class TrainedRun:
             raise self.resolved.located(error) from error
         finally:
             self.store.built.setdefault(dataset, unopened)
-
-    def _take_pretrained(self) -> None:
-        """Take the weights that components start from: those that the run has kept."""
-        for name in [name for name, spec in self.resolved.components.items() if spec.source]:
-            path, why = pretrained_of(name, self.resolved, self.folder)
-            if path:
-                self.store.weights[name] = path
-            else:
-                self.refused[name] = why
 
     def _take_results(self) -> None:
         """Take the weights and artifacts of each stage that is done; what is stale or damaged is refused."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import define, evolve, field
@@ -17,7 +16,7 @@ from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.loop import train
+from uldm_core.engine.loop import do_stage
 from uldm_core.engine.progress import Reporter, Silent, format_seconds
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
@@ -25,12 +24,12 @@ from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, 
 from uldm_core.paths import inside, refused, remove
 from uldm_core.preflight.forecast import describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import checked
-from uldm_core.protocols import RunStart, is_trainer
+from uldm_core.protocols import RunStart, Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest, holds, require, write_json, write_tensors, write_text
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
+from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_pretrained
 from uldm_core.spec.structure import path_of
@@ -92,16 +91,11 @@ def folder_of(resolved: ResolvedRecipe, out: str | Path | None = None) -> Path:
         raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
     folder = path_of(out or resolved.recipe.run or resolved.run.out or Path("runs") / resolved.recipe.name)
     written = inside(folder, "recipe.toml")
-    if written.is_file() and not _is_a_runs(written):
+    others = any((folder / name).exists() for name in ("run.json", "stages"))
+    if written.is_file() and not others and "versions" not in Document.read(written).data:
         what = f"{written} is not of a run: a run would overwrite it"
         raise MistakeError(what, hint="give another folder: --out")
     return folder
-
-
-def _is_a_runs(recipe: Path) -> bool:
-    """Whether a run wrote this recipe: other things of a run lie beside it, or it is a resolved one."""
-    beside = ("run.json", "stages")
-    return any((recipe.parent / name).exists() for name in beside) or "versions" in Document.read(recipe).data
 
 
 def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
@@ -149,9 +143,12 @@ class _Runner:
         self.trackers = Trackers.of(self.resolved, self.reporter.message)
 
     def run(self, until: str | None) -> None:
-        wanted = _up_to(list(self.resolved.stages), until)
+        stages = list(self.resolved.stages)
+        wanted = stages[: stages.index(until) + 1] if until else stages
         keys = self._keys()
-        self._announce({name: keys[name] for name in wanted})
+        found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
+        if lines := [forecast.announcement for forecast in found if forecast.announcement]:
+            self.reporter.message("\n".join(lines))  # before anything is archived
         changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
         write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
@@ -170,7 +167,8 @@ class _Runner:
     def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
         """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
         recipe = self.folder.file("recipe.toml")
-        if not (self.status.is_done() and recipe.is_file() and holds(recipe, self.resolved.to_toml())):
+        text = self.resolved.to_toml().encode("utf-8", "backslashreplace")  # as write_text does
+        if not (self.status.is_done() and recipe.is_file() and recipe.read_bytes() == text):
             return False
         records = {name: self.folder.stage(name).record() for name in keys}
         return all(record is None or record.key.same(keys[name]) for name, record in records.items())
@@ -238,12 +236,6 @@ class _Runner:
             folder.write_record(record)
         return record
 
-    def _announce(self, keys: Mapping[str, StageKey]) -> None:
-        """Show what is done again and why, before anything is archived."""
-        lines = [forecast.announcement for forecast in forecast_of(self.folder, self.resolved, keys)]
-        if any(lines):
-            self.reporter.message("\n".join(filter(None, lines)))
-
     def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""
         if record.done:
@@ -263,13 +255,15 @@ class _Runner:
         versions do not know which outcome they used: it was another one if the stage is done ``again`` now.
         """
         mine, aside = str(self.records[name].key), set[str]()
+        unknown = {} if again else self.digests
         for later in list(self.resolved.stages)[list(self.resolved.stages).index(name) + 1 :]:
             if (record := self.folder.stage(later).record()) is None:
                 continue
             other = [
                 what
                 for what, key in record.key.made_of.get("from", {}).items()
-                if key in aside or (key == mine and self._is_other(record.used.get(what), what, again))
+                if key in aside
+                or (key == mine and record.used.get(what, unknown.get(what)) != self.digests[what])
             ]
             if other:
                 self.folder.publish({}, self.folder.published(later, record))
@@ -281,28 +275,34 @@ class _Runner:
                 self.records[later] = StageRecord(record.key)
                 aside.add(str(record.key))
 
-    def _is_other(self, used: str | None, product: str, again: bool) -> bool:
-        return again if used is None else used != self.digests[product]
-
     def _work(self, name: str, record: StageRecord) -> None:
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
-        record = evolve(record, used={what: self.digests[what] for what in uses})
+        adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
+        record = evolve(record, used={what: self.digests[what] for what in uses}, adjusted=adjusted)
         folder.write_record(record)
-        context = self._context(name)
+        context = Context(
+            name,
+            self.resolved.seed,
+            self.device,
+            folder,
+            self.products,
+            self.reporter,
+            self.stop,
+            self.trackers,
+            self.status.beat,
+        )
         started = time.monotonic()
 
         def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
             seconds = record.seconds + time.monotonic() - started
-            adjusted = _up_to_step(record.adjusted, context.resumed_at)
-            summary = dict(summary)
-            return evolve(record, done=done, seconds=round(seconds, 2), summary=summary, adjusted=adjusted)
+            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
 
         try:
             stage = self.store.build(self.resolved.stages[name])
             trained = {name: self.store.component(name) for name in results_of(self.resolved.stages[name])[0]}
             meant = _not_finite(trained)
-            summary = _do(stage, context)
+            summary = do_stage(stage, context)
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
                 raise RunError(f"stages.{name}: {bad[0]} is not finite when it is done; it is not saved")
         except BaseException as error:
@@ -315,9 +315,12 @@ class _Runner:
         for component, module in trained.items():
             write_tensors(folder.weights(component), module.state_dict())
         result = folder.result()
-        files = {file: path.stat().st_size for file, path in result.items()}
-        digests = {file: digest(path) for file, path in result.items()}
-        done = evolve(finished(True, summary), files=files, digests=digests, published=context.published)
+        done = evolve(
+            finished(True, summary),
+            files={file: path.stat().st_size for file, path in result.items()},
+            digests={file: digest(path) for file, path in result.items()},
+            published=context.published,
+        )
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)
@@ -327,58 +330,21 @@ class _Runner:
         for line in describe_adjustments(record.adjusted):
             self.reporter.message(f"stages.{name}: {line}")
 
-    def _context(self, name: str) -> Context:
-        return Context(
-            name,
-            self.resolved.seed,
-            self.device,
-            self.folder.stage(name),
-            self.products,
-            self.reporter,
-            self.stop,
-            self.trackers,
-            self.status.beat,
-        )
-
     def _pass_on(self, name: str) -> None:
         """Pass what a stage trained and made on to later ones."""
-        folder = self.folder.stage(name)
-        trained, made = results_of(self.resolved.stages[name])
-        self.products |= {artifact: folder.artifact(artifact) for artifact in made}
-        for path in map(folder.artifact, made):
-            require(path)
-        for component in trained:
-            self.store.use_weights(component, folder.weights(component))
+        folder, (trained, made) = self.folder.stage(name), results_of(self.resolved.stages[name])
         record = folder.record()
-        self.digests |= {
-            what: folder.digest(record, path) for what, path in folder.handed_on(trained, made).items()
-        }
+        for product, path in folder.handed_on(trained, made).items():
+            if product in made:
+                require(path)
+                self.products[product] = path
+            else:
+                self.store.use_weights(product, path)
+            self.digests[product] = folder.digest(record, path)
 
 
-def _do(stage: Any, context: Context) -> Mapping[str, float]:
-    if is_trainer(stage):
-        return train(stage, context)
-    context.resume(0, 0)
-    summary: Mapping[str, float] = stage.run(context)
-    return summary
-
-
-def _not_finite(components: Mapping[str, Any]) -> list[str]:
+def _not_finite(components: Mapping[str, Stateful]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
-
-
-def _up_to_step(adjusted: list[Adjustment], step: int | None) -> list[Adjustment]:
-    """Return the adjustments of a training that went on from ``step``; None if it did not come so far.
-
-    It is an earlier step than was expected if the last checkpoint could not be used.
-    """
-    if step is None:
-        return adjusted
-    return [evolve(adjustment, step=min(adjustment.step, step)) for adjustment in adjusted if step]
-
-
-def _up_to(stages: list[str], until: str | None) -> list[str]:
-    return stages if until is None else stages[: stages.index(until) + 1]
 
 
 def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, object]:

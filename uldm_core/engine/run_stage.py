@@ -7,12 +7,12 @@ from pathlib import Path
 
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import choose_device
-from uldm_core.engine.loop import train
+from uldm_core.engine.loop import do_stage
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
 from uldm_core.paths import inside, listed, remove
-from uldm_core.protocols import OneShotStage, Trainer, is_trainer
+from uldm_core.protocols import OneShotStage, Trainer
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.spec.structure import path_of
@@ -60,7 +60,7 @@ def run_stage(
     remove(folder.path)
     folder.path.mkdir(parents=True)
     context = Context(name, seed, device, folder, products, reporter or Silent(), stop or Stop())
-    return train(stage, context) if is_trainer(stage) else stage.run(context)
+    return do_stage(stage, context)
 
 
 def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
-from uldm_core.errors import dotted, listing
+from uldm_core.errors import Key, dotted, listing
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
@@ -59,16 +58,13 @@ def forecast_of(folder: RunFolder, resolved: ResolvedRecipe, keys: Mapping[str, 
         if used and of_stage.does == "reuse":
             why = f"{listing(used)} is made anew"
             of_stage = Forecast(name, "redo", why, f"stages.{name} is done again if {listing(used)} changes")
-        if of_stage.does == "redo":
-            anew.update(products(resolved.stages[name]) if _code_changed(folder, name, key) or used else ())
+        record = folder.stage(name).record()
+        # where only the code is another, later stages do not tell by their keys
+        code = record and record.key.content == key.content and not record.key.same_work(key)
+        if of_stage.does == "redo" and (code or used):
+            anew.update(products(resolved.stages[name]))
         found.append(of_stage)
     return found
-
-
-def _code_changed(folder: RunFolder, name: str, key: StageKey) -> bool:
-    """Whether a stage is done again for its code alone: later ones do not tell by their keys."""
-    record = folder.stage(name).record()
-    return record is not None and record.key.content == key.content and not record.key.same_work(key)
 
 
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
@@ -81,7 +77,8 @@ def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
 
 
 def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec) -> Forecast:
-    record = folder.stage(name).record()
+    own = folder.stage(name)
+    record, step = own.record(), own.checkpoints.last() or 0
     if folder.is_archived(name, key) and (record is None or not record.key.same(key)):
         what = f"stages.{name} is restored from set_aside/{folder.archived(name, key).name}"
         return Forecast(name, "reuse", "the archived result is of these options", what)
@@ -89,21 +86,19 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
         return Forecast(name, "do", "nothing of it is there yet")
     if adjusted := folder.adjustments(name, key):
         changes = ", ".join(_format_change(option, *values) for option, values in adjusted.items())
-        why = f"from step {folder.stage(name).checkpoints.last()} of {key.steps}, with {changes}"
+        why = f"from step {step} of {key.steps}, with {changes}"
         return Forecast(name, "resume", why, f"stages.{name} resumes {why}")
     if not record.key.same_work(key):
-        return _redo(
-            folder,
-            name,
-            record,
-            "; ".join(_changes(record.key, key)) or "the options differ",
-        )
-    own = folder.stage(name)
+        return _redo(folder, name, record, _changes(record.key, key) or "the options differ")
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
-        return Forecast(name, "resume" if own.checkpoints.last() else "redo", damage)
+        return Forecast(name, "resume" if step else "redo", damage)
     if record.key.steps > key.steps:
         return _redo(folder, name, record, f"{record.key.steps} steps are done, {key.steps} are wanted")
-    return _of_the_same(folder, name, key, record)
+    if record.done and record.key.steps == key.steps:
+        return Forecast(name, "reuse", "it is done")
+    if not step:
+        return Forecast(name, "do", "it was not finished")
+    return Forecast(name, "resume", f"from step {step}" + (f" of {key.steps}" if key.steps else ""))
 
 
 def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:
@@ -119,47 +114,39 @@ def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Foreca
     return Forecast(name, "redo", why, f"stages.{name} {does}: {why}; {where}")
 
 
-def _of_the_same(folder: RunFolder, name: str, key: StageKey, record: StageRecord) -> Forecast:
-    if record.done and record.key.steps == key.steps:
-        return Forecast(name, "reuse", "it is done")
-    done = folder.stage(name).checkpoints.last() or 0
-    until = f" of {key.steps}" if key.steps else ""
-    return (
-        Forecast(name, "resume", f"from step {done}{until}")
-        if done
-        else Forecast(name, "do", "it was not finished")
-    )
-
-
-def _changes(old: StageKey, new: StageKey) -> Iterator[str]:
-    """Yield the differences of what two keys are made of, one line each."""
+def _changes(old: StageKey, new: StageKey) -> str:
+    """Return the differences of what two keys are made of; empty if the old one does not say."""
     if not old.made_of:
-        return
-    earlier = isinstance(old.made_of.get("data"), list)
-    if earlier:  # which held paths among the options, and no names of datasets and files
-        yield "its record is of an earlier version"
-    for key, (was, now) in new.changes(old).items():
-        known = key[0] in ("sources", "code") and None in (was, now)  # another `use` tells of itself
-        known = known or (key[0] == "sources" and bool(old.code))  # its file does
-        if not known and not (earlier and (key[0] in ("data", "files") or now is None)):
-            yield _format_change(key, was, now)
+        return ""
+    if isinstance(old.made_of.get("data"), list):  # no names of datasets and files
+        return "its record is of an earlier version"
+    known = ("sources",) if old.code else ()  # a file's code tells of the sources in it
+    told = (
+        _format_change(key, was, now)
+        for key, (was, now) in new.changes(old).items()
+        # another `use` tells of its own sources and code
+        if key[0] not in known and not (key[0] in ("sources", "code") and None in (was, now))
+    )
+    return "; ".join(told)
 
 
-def _format_change(key: tuple[str | int, ...], old: Any, new: Any) -> str:
-    group, rest = key[0], key[1:]
-    if not rest and group != "seed":
+_FORMATS = {
+    "sources": "the code of {} has changed",
+    "files": "the file of {} has changed",
+    "weights": "the weights that {} starts from have changed",
+    "from": "{} is made anew",
+}
+
+
+def _format_change(key: Key, old: object, new: object) -> str:
+    group, rest = str(key[0]), key[1:]
+    if not rest:
         return f"{group} {format_value(old)} -> {format_value(new)}"
-    if group == "sources":
-        return f"the code of {rest[0]} has changed"
-    if group == "code" and rest[0] != "uldm_core":
-        return f"the code of {str(rest[0]).partition('/')[2] or rest[0]} has changed"
     if group == "data":
         split = f"{rest[-1]} split of the " if rest[1:2] == ("splits",) and rest[-1] != "given" else ""
         return f"the {split}dataset has changed"
-    if group == "files":
-        return f"the file of {rest[0]} has changed"
-    if group == "weights":
-        return f"the weights that {rest[0]} starts from have changed"
-    if group == "from":
-        return f"{rest[0]} is made anew"
-    return f"{dotted(rest) if rest else group} {format_value(old)} -> {format_value(new)}"
+    if group == "code" and rest[0] != "uldm_core":
+        return f"the code of {str(rest[0]).partition('/')[2] or rest[0]} has changed"
+    if group in _FORMATS:
+        return _FORMATS[group].format(rest[0])
+    return f"{dotted(rest)} {format_value(old)} -> {format_value(new)}"

@@ -13,6 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from uldm_core.paths import beside, inside, names_in, remove
+from uldm_core.protocols import Stateful
 from uldm_core.run_folder.files import (
     damaged,
     format_error,
@@ -39,13 +40,9 @@ class Checkpoints:
     path: Path
     run: Path
 
-    def steps(self) -> list[int]:
-        """Return the steps of all complete checkpoints, the last one first; more than one after a crash."""
-        return sorted((int(name) for name in names_in(self.path) if _STEP.fullmatch(name)), reverse=True)
-
     def last(self) -> int | None:
-        """Return the step of the last complete checkpoint."""
-        return next(iter(self.steps()), None)
+        """Return the step of the last complete checkpoint; after a crash there may be an earlier one."""
+        return max((int(name) for name in names_in(self.path) if _STEP.fullmatch(name)), default=None)
 
     def save(self, step: int, state: Mapping[str, object]) -> None:
         """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
@@ -61,7 +58,7 @@ class Checkpoints:
             inside(folder, name)
         return read_state(folder)
 
-    def restore(self, step: int, state: Any, parts: Mapping[str, Any]) -> None:
+    def restore(self, step: int, state: Any, parts: Mapping[str, Stateful]) -> None:
         """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
         try:
             for name, part in parts.items():
@@ -105,9 +102,9 @@ def read_state(folder: Path) -> Any:
     tensors = read_tensors(folder / "state.safetensors")
     require(folder / "state.json")
 
-    def joined(skeleton: Any) -> Any:
+    def joined(skeleton: dict[str, Any]) -> Any:
         checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
-        if checksum is not None and checksum != _checksum(folder / "state.safetensors", skeleton):
+        if checksum not in (None, _checksum(folder / "state.safetensors", skeleton)):
             raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
         return _join(skeleton, tensors)
 
@@ -136,7 +133,7 @@ def _split(value: object, tensors: dict[str, Tensor]) -> dict[str, object]:
     return {"value": value}
 
 
-def _join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _join(skeleton: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     ((form, content),) = skeleton.items()
     if form == "tensor":
         return tensors[content]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import sys
 import sysconfig
@@ -13,22 +12,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from attrs import frozen
+from uldm_core.run_folder.files import digest
 
 _BY_VERSION = {"uldm_core", "torch", "builtins", *sys.stdlib_module_names}
 """Top-level packages whose files are not read. The core counts by its version."""
-
-
-@frozen
-class _Source:
-    """What is read of a file: time of change and size, a digest, and what it imports of its own package."""
-
-    changed: tuple[int, int]
-    digest: str
-    imports: frozenset[str]
-
-
-_sources: dict[Path, _Source] = {}
 
 
 def code_of(targets: Iterable[Callable[..., object]]) -> dict[str, str]:
@@ -45,9 +32,10 @@ def code_of(targets: Iterable[Callable[..., object]]) -> dict[str, str]:
         root, module = waiting.pop()
         seen.add((root, module))
         if (path := _file(root, module)) is not None:
-            source = _read(path, root, module)
-            found[path.relative_to(root).as_posix()] = source.digest
-            waiting |= {(root, name) for name in source.imports} - seen
+            status = path.stat()
+            content_digest, imports = _read(path, root, module, status.st_mtime_ns, status.st_size)
+            found[path.relative_to(root).as_posix()] = content_digest
+            waiting |= {(root, name) for name in imports} - seen
     return {**dict(sorted(found.items())), "uldm_core": _core_version()}
 
 
@@ -66,14 +54,10 @@ def _modules_of(target: Callable[..., object]) -> Iterator[tuple[Path, str]]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and name.partition(".")[0] not in _BY_VERSION:
             path = Path(file)
-            above = name.count(".") + (path.name == "__init__.py")
-            yield (path.parents[above], name) if _is_named(path, name) else (path.parent, path.stem)
-
-
-def _is_named(path: Path, module: str) -> bool:
-    """Whether a file lies where its module's name says: one that is loaded by its path does not."""
-    last = module.rpartition(".")[2]
-    return last == (path.parent.name if path.name == "__init__.py" else path.stem)
+            place = path.parent if path.name == "__init__.py" else path.with_suffix("")
+            # one that is loaded by its path does not lie where its module's name says
+            named = place.name == name.rpartition(".")[2]
+            yield (place.parents[name.count(".")], name) if named else (path.parent, path.stem)
 
 
 def _file(root: Path, module: str) -> Path | None:
@@ -82,16 +66,11 @@ def _file(root: Path, module: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _read(path: Path, root: Path, module: str) -> _Source:
-    status = path.stat()
-    changed = (status.st_mtime_ns, status.st_size)
-    known = _sources.get(path)
-    if known is None or known.changed != changed:
-        content = path.read_bytes()
-        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        known = _sources[path] = _Source(changed, digest, frozenset(_imports(content, package, root)))
-    return known
+@cache
+def _read(path: Path, root: Path, module: str, changed: int, size: int) -> tuple[str, frozenset[str]]:
+    """Return a file's digest and what it imports of its own package; read again when it has changed."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return digest(path), frozenset(_imports(path.read_bytes(), package, root))
 
 
 def _imports(content: bytes, package: str, root: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,15 +70,14 @@ class Data:
 
 
 def _identity(split: Dataset | None) -> str:
-    if split is None:
-        return ""
-    return _fingerprint(split) or f"{len(split)} images"
+    return "" if split is None else _fingerprint(split) or f"{len(split)} images"
 
 
 def _fingerprint(dataset: object) -> str:
     return str(dataset.fingerprint) if isinstance(dataset, Fingerprinted) else ""
 
 
+@define(slots=False)
 class Unopened:
     """A dataset whose images are looked for only when they are asked for; its shape is known without them.
 
@@ -87,25 +87,22 @@ class Unopened:
         open_it: opens the dataset.
     """
 
-    def __init__(self, channels: int, size: int, open_it: Callable[[], Dataset]) -> None:
-        self.channels = channels
-        self.size = size
-        self._open_it = open_it
-        self._opened: Dataset | None = None
+    channels: int
+    size: int
+    open_it: Callable[[], Dataset]
 
+    @cached_property
     def _dataset(self) -> Dataset:
-        if self._opened is None:
-            self._opened = self._open_it()
-        return self._opened
+        return self.open_it()
 
     def __len__(self) -> int:
-        return len(self._dataset())
+        return len(self._dataset)
 
     def __getattr__(self, name: str) -> Any:
         """Open the dataset for anything else: ``images``, ``split``, ``labels``."""
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._dataset(), name)
+        return getattr(self._dataset, name)
 
 
 @frozen
@@ -140,7 +137,7 @@ def stand_in(spec: ComponentSpec) -> StandIn:
     Raises:
         NotImplementedError: they declare none.
     """
-    target: Any = spec.component.load()
+    target: object = spec.component.load()
 
     def declared(name: str) -> int:
         for value in (getattr(target, name, None), spec.options.get(name)):

@@ -8,14 +8,15 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
 from uldm_core.paths import refused, whole
+
+T = TypeVar("T")
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """The errors of parsing a file that is damaged, or not what its name says."""
@@ -61,11 +62,6 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def holds(path: Path, text: str) -> bool:
-    """Whether a file holds what ``write_text`` would write."""
-    return read_bytes(path) == text.encode("utf-8", "backslashreplace")
-
-
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
@@ -90,7 +86,7 @@ def require(path: Path) -> None:
         raise damaged(path, "a folder where a file belongs" if path.is_dir() else "missing")
 
 
-def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> Any:
+def read_json(path: Path, make: Callable[[Any], T]) -> T | None:
     """Read JSON, or return None if there is no such file.
 
     Args:
@@ -103,14 +99,8 @@ def read_json(path: Path, make: Callable[[Any], Any] = lambda value: value) -> A
     if not os.path.lexists(path):
         return None
     content = read_bytes(path)
-    if not content.strip():
-        raise damaged(path, "empty")
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON: {format_error(error)}") from error
-    try:
-        return make(value)
+        return make(json.loads(content))
     except MISREAD as error:
         raise damaged(path, f"not what uldm writes there: {format_error(error)}") from error
 
@@ -132,25 +122,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
         raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
-
-
-def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shapes of a file's tensors, which are not read; raises as ``read_tensors`` does."""
-    require(path)
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # as above
-        raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
-
-
-def is_readable(path: Path) -> bool:
-    """Whether a file is safetensors, none of its tensors cut short."""
-    try:
-        with safe_open(path, "pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def sync(path: Path) -> None:

@@ -7,47 +7,25 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from attrs import Attribute, Factory, asdict, field, frozen
-from attrs.validators import deep_iterable, deep_mapping, ge, instance_of, lt, optional
+from annotated_types import Ge, Lt
+from attrs import AttrsInstance, Factory, asdict, field, fields, frozen, resolve_types
 
-from uldm_core.errors import Key, MistakeError, dotted, must_match, shortened
+from uldm_core.errors import Key, MistakeError, dotted, must_match
 from uldm_core.paths import copy, inside, listed, names_in, remove
-from uldm_core.recipe.compare import flattened
+from uldm_core.recipe.compare import differences
 from uldm_core.recipe.runs import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
-from uldm_core.run_folder.files import digest, is_readable, read_json, write_json
+from uldm_core.run_folder.files import digest, read_json, write_json
+from uldm_core.spec.structure import Mismatch, structure
 
 _DIGITS = re.compile(r"[0-9]+")
 
-
-def _is_number(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{attribute.name} must be a number, got {shortened(value)}")
-
-
-def _is_whole(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{attribute.name} must be a whole number, got {shortened(value)}")
-
-
-def _is_pair(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"{attribute.name} must be pairs, got {shortened(value)}")
-
-
-def _is_made_of(instance: object, attribute: Attribute[Any], value: object) -> None:
-    tables = value if isinstance(value, Mapping) else {"it": value}
-    for name in {"it", "stage", "nouns", "from", "weights", "sources", "code"} & tables.keys():
-        table, any_value = tables[name], name in ("stage", "nouns")
-        sound = isinstance(table, Mapping) and all(
-            any_value or isinstance(item, str) for item in table.values()
-        )
-        if not sound:
-            raise ValueError(f"{attribute.name}: {name} is {shortened(table)}")
+Steps = Annotated[int, Ge(0), Lt(1 << 53)]
+T = TypeVar("T", bound=AttrsInstance)
 
 
 @frozen
@@ -59,11 +37,9 @@ class StageKey:
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
-    steps: int = field(default=0, validator=[_is_whole, ge(0), lt(1 << 53)])
-    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False, validator=_is_made_of)
-    adjustable: Sequence[str] = field(
-        default=(), eq=False, repr=False, validator=deep_iterable(instance_of(str))
-    )
+    steps: Steps = 0
+    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+    adjustable: Sequence[str] = field(default=(), eq=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.content}-{self.steps}" if self.steps else self.content
@@ -84,12 +60,8 @@ class StageKey:
 
     def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
-        old, new = flattened(earlier.made_of), flattened(self.made_of)
-        if not earlier.code:
-            new = {key: value for key, value in new.items() if key[0] != "code"}
-        keys = [*old, *(key for key in new if key not in old)]
-        pairs = {key: (old.get(key), new.get(key)) for key in keys}
-        return {key: (before, now) for key, (before, now) in pairs.items() if before != now}
+        found = {each.key: (each.left, each.right) for each in differences(earlier.made_of, self.made_of)}
+        return {key: pair for key, pair in found.items() if earlier.code or key[:1] != ("code",)}
 
     def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key, if a training can go on with it; else nothing."""
@@ -110,17 +82,8 @@ def _numbers(old: object, new: object) -> bool:
 class Adjustment:
     """Options of a stage that were changed after a step of its training: old and new value of each."""
 
-    step: int = field(validator=[_is_whole, ge(0), lt(1 << 53)])
-    options: dict[str, tuple[Any, Any]] = field(
-        validator=deep_mapping(instance_of(str), _is_pair, instance_of(dict))
-    )
-
-
-def _adjustments(entries: Iterable[Adjustment | Mapping[str, Any]]) -> list[Adjustment]:
-    return [entry if isinstance(entry, Adjustment) else Adjustment(**entry) for entry in entries]
-
-
-_TEXTS = deep_mapping(instance_of(str), instance_of(str), instance_of(dict))
+    step: Steps
+    options: dict[str, tuple[Any, Any]]
 
 
 @frozen
@@ -139,35 +102,46 @@ class StageRecord:
     """
 
     key: StageKey
-    done: bool = field(default=False, validator=instance_of(bool))
-    seconds: float = field(default=0.0, validator=[_is_number, ge(0), lt(inf)])
-    summary: dict[str, float] = field(
-        factory=dict, validator=deep_mapping(instance_of(str), _is_number, instance_of(dict))
-    )
-    files: dict[str, int] = field(
-        factory=dict, validator=deep_mapping(instance_of(str), _is_whole, instance_of(dict))
-    )
-    digests: dict[str, str] = field(factory=dict, validator=_TEXTS)
-    used: dict[str, str] = field(factory=dict, validator=_TEXTS)
-    published: list[str] | None = field(
-        default=None, validator=optional(deep_iterable(instance_of(str), instance_of(list)))
-    )
-    adjusted: list[Adjustment] = field(factory=list, converter=_adjustments)
-
-    def outcomes(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, str]:
-        """Return the recorded digests of the weights and artifacts that later stages use, by their names."""
-        names = {
-            **{component: f"weights/{component}.safetensors" for component in trained},
-            **{a: f"artifacts/{a}" for a in made},
-        }
-        return {what: self.digests[name] for what, name in names.items() if name in self.digests}
+    done: bool = False
+    seconds: Annotated[float, Ge(0)] = 0.0
+    summary: dict[str, float] = field(factory=dict)
+    files: dict[str, int] = field(factory=dict)
+    digests: dict[str, str] = field(factory=dict)
+    used: dict[str, str] = field(factory=dict)
+    published: list[str] | None = None
+    adjusted: list[Adjustment] = field(factory=list)
 
 
-def _record(data: object) -> StageRecord:
-    """Return the record of a ``stage.json``; raises ``ValueError`` or ``TypeError`` if it is none."""
-    if not isinstance(data, dict) or not isinstance(data.get("key"), dict):
-        raise ValueError("it has no key")
-    return StageRecord(**{**data, "key": StageKey(**data["key"])})
+_MADE_OF = {
+    **dict.fromkeys(("stage", "nouns"), dict[str, object]),
+    **dict.fromkeys(("from", "weights", "sources", "code"), dict[str, str]),
+}
+
+
+def _record(data: dict[str, Any]) -> StageRecord:
+    """Return the record of a ``stage.json``; raises an error of ``MISREAD`` if it is none."""
+    key = _made(StageKey, data["key"])
+    _structured("made_of.", key.made_of, _MADE_OF)
+    adjusted = [_made(Adjustment, entry) for entry in data.get("adjusted", [])]
+    return _made(StageRecord, {**data, "key": key, "adjusted": adjusted})
+
+
+def _made(kind: type[T], table: Mapping[str, object]) -> T:
+    """Return an object of an attrs class with the values of a table, each as its field is annotated."""
+    types = {each.name: each.type for each in fields(resolve_types(kind))}
+    return kind(**_structured("", table, types))
+
+
+def _structured(place: str, table: Mapping[str, object], types: Mapping[str, object]) -> dict[str, Any]:
+    values = {}
+    for name, value in dict(table).items():
+        # numbers of a summary may be infinite, or nan
+        wanted = dict[str, Real] if name == "summary" else types.get(name, object)
+        try:
+            values[name] = structure(value, wanted)
+        except Mismatch as mismatch:
+            raise ValueError(f"{place}{name}: {mismatch.what}") from mismatch
+    return values
 
 
 @frozen
@@ -213,8 +187,7 @@ class StageFolder:
 
     def record(self) -> StageRecord | None:
         """Read the record; None if there is none. Raises ``MistakeError`` if the file is damaged."""
-        record: StageRecord | None = read_json(self.inside("stage.json"), _record)
-        return record
+        return read_json(self.inside("stage.json"), _record)
 
     def result(self) -> dict[str, Path]:
         """Return the files of the result, by their paths in this folder."""
@@ -231,8 +204,11 @@ class StageFolder:
 
     def digest(self, record: StageRecord | None, path: Path) -> str:
         """Return the digest of a file of a result that is whole: the recorded one, if there is any."""
-        known = record.digests.get(self._name(path)) if record else None
-        return known or digest(path)
+        return self.recorded_digest(record, path) or digest(path)
+
+    def recorded_digest(self, record: StageRecord | None, path: Path) -> str:
+        """Return the digest of a file of a result as its record has it; empty if there is none."""
+        return record.digests.get(self._name(path), "") if record else ""
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
@@ -241,18 +217,12 @@ class StageFolder:
         """Return which file of a stage that is done is missing or not whole; empty if none is.
 
         Args:
-            record: says how large the files were, unless it is of an earlier version.
+            record: has the files' digests, unless it is of an earlier version.
             paths: of the files.
         """
         for path in paths:
             if not path.is_file():
                 return f"{path} is missing"
-            size = path.stat().st_size
-            wanted = record.files.get(self._name(path), size or None)
-            if size != wanted:
-                return f"{path} is not whole: it has {size} bytes" + (f" of {wanted}" if wanted else "")
-            if path.parent.name == "weights" and not is_readable(path):
-                return f"{path} cannot be read"
             if self.digest(record, path) != digest(path):
                 return f"{path} has changed since it was written"
         return ""
@@ -326,10 +296,12 @@ class RunFolder:
         folder = self.stage(name)
         record = folder.record()
         adjusted = self.adjustments(name, key)
-        if record and not adjusted and not self._serves(name, record.key, key):
+        archived = self.is_archived(name, key)
+        resumes = adjusted or (record and record.key.same_work(key) and record.key.steps < key.steps)
+        if record and not record.key.same(key) and (archived or not resumes):
             self.archive(name, record.key)
             record = None
-        if record is None and self.archived(name, key).is_dir():
+        if record is None and archived:
             remove(folder.path)
             folder.path.parent.mkdir(parents=True, exist_ok=True)
             self.archived(name, key).rename(folder.path)
@@ -369,20 +341,10 @@ class RunFolder:
         """
         place = inside(self.path, "set_aside", f"{name}-{key}")
         there = StageFolder(place, self.path).record() if place.is_dir() else None
-        return (
-            place
-            if there is None or there.key.same(key)
-            else place.with_name(f"{place.name}-{_short(key.code)}")
-        )
-
-    def _serves(self, name: str, have: StageKey, wanted: StageKey) -> bool:
-        """Whether a folder of ``have`` is ``wanted``, or may be resumed to become it."""
-        fewer = have.same_work(wanted) and have.steps < wanted.steps
-        return have.same(wanted) or (fewer and not self.archived(name, wanted).is_dir())
-
-
-def _short(code: Mapping[str, str]) -> str:
-    return hashlib.blake2b(json.dumps(code, sort_keys=True).encode(), digest_size=4).hexdigest()
+        if there is None or there.key.same(key):
+            return place
+        code = json.dumps(key.code, sort_keys=True).encode()
+        return place.with_name(f"{place.name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}")
 
 
 def _is_copy(path: Path, artifact: Path) -> bool:

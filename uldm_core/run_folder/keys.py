@@ -53,41 +53,43 @@ def stage_keys(
     keys: dict[str, StageKey] = {}
     data = data or Data(store)
     weights = {name: digest(path) for name, path in brought.items()}
-    makers: dict[str, str] = {}
+    made: dict[str, str] = {}
     for name, stage in resolved.stages.items():
         stage = without_previews(stage)
-        target: Any = stage.component.load()
-        used = [*sorted(components_behind(stage, resolved.components)), *target.needs]
+        target: object = stage.component.load()
+        used, options = used_by(stage, resolved), options_behind(stage, resolved)
+        datasets = [name for name in options["nouns"] if resolved.components[name].kind.data]
+        known = {name for name in datasets if data.has_fingerprint(name)}
+        others = {name: resolved.components[name] for name in options["nouns"] if name not in known}
+        reads = target.reads if isinstance(target, ReadsSplits) else None
         content = {
-            **_made_of(stage, resolved, data),
+            "seed": resolved.seed,
+            **options,
+            "files": {
+                dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
+                for key, path in paths_in({"stage": stage, **others})
+            },
+            "sources": {each.path: _source_digest(each) for each in _records(stage, resolved)},
+            "data": {name: data.content(name, reads) for name in datasets},
             "weights": {name: weights[name] for name in used if name in weights},
-            "from": {what: str(keys[makers[what]]) for what in used if what in makers},
+            "from": {what: made[what] for what in used if what in made},
         }
-        known = {name for name in content["data"] if data.has_fingerprint(name)}
-        components = {name: options for name, options in content["nouns"].items() if name not in known}
-        counts = _digest(json.dumps({**content, "nouns": components}, sort_keys=True).encode())
-        made_of = {**content, "code": code_behind(stage, resolved)}
+        counted = {**content, "nouns": {name: options["nouns"][name] for name in others}}
         adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
-        keys[name] = StageKey(counts, steps_of(stage), made_of, adjustable)
-        makers.update({product: name for product in products(stage)})
+        keys[name] = StageKey(
+            _digest(json.dumps(counted, sort_keys=True).encode()),
+            steps_of(stage),
+            {**content, "code": code_behind(stage, resolved)},
+            adjustable,
+        )
+        made |= dict.fromkeys(products(stage), str(keys[name]))
     return keys
 
 
-def _made_of(stage: ComponentSpec, resolved: ResolvedRecipe, data: Data) -> dict[str, Any]:
-    """Return what a stage's result depends on, apart from the products of other stages and runs."""
-    used = sorted(components_behind(stage, resolved.components))
-    datasets = [name for name in used if resolved.components[name].kind.data]
-    known = {name for name in datasets if data.has_fingerprint(name)}
-    others = {name: resolved.components[name] for name in used if name not in known}
-    target: object = stage.component.load()
-    reads = target.reads if isinstance(target, ReadsSplits) else None
-    return {
-        "seed": resolved.seed,
-        **options_behind(stage, resolved),
-        "files": _files({"stage": stage, **others}),
-        "sources": sources_of(stage, resolved),
-        "data": {name: data.content(name, reads) for name in datasets},
-    }
+def used_by(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[str]:
+    """Return the components and artifacts that a stage uses."""
+    target: Any = stage.component.load()
+    return [*sorted(components_behind(stage, resolved.components)), *target.needs]
 
 
 def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord) -> list[Path]:
@@ -109,7 +111,7 @@ def without_previews(stage: ComponentSpec) -> ComponentSpec:
     return evolve(stage, options=counted)
 
 
-def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, object]:
+def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, dict[str, object]]:
     """Return a stage's options that change its result, ``stage``, and its components', ``nouns``."""
     options = without_paths(without_previews(stage)).to_dict()
     if is_trainer(stage.component.load()):
@@ -119,11 +121,6 @@ def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, 
         "stage": options,
         "nouns": {name: without_paths(resolved.components[name]).to_dict() for name in components},
     }
-
-
-def sources_of(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
-    """Return a digest of the source file of each component that a stage uses, by the component's path."""
-    return {component.path: _source_digest(component) for component in _records(stage, resolved)}
 
 
 def code_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str]:
@@ -184,14 +181,6 @@ def paths_in(value: object, key: Key = ()) -> Iterator[tuple[Key, Path]]:
             yield from paths_in(item, (*key, index))
     elif isinstance(value, Path):
         yield key, value
-
-
-def _files(specs: Mapping[str, ComponentSpec]) -> dict[str, str]:
-    """Return a digest of each file that options name, by the option; of a folder, where it lies."""
-    return {
-        dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
-        for key, path in paths_in(specs)
-    }
 
 
 def _source_digest(component: Component) -> str:

@@ -11,7 +11,7 @@ from uldm_core.paths import copy
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
-from uldm_core.run_folder.files import command_for, digest, read_shapes
+from uldm_core.run_folder.files import command_for, digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.spec.structure import located
 
@@ -39,11 +39,11 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
         names = " -> ".join(str(path.name) for path in (*behind[behind.index(place) :], place))
         what = f"a cycle: no run has trained {component}, each has it from the next: {names}"
         raise MistakeError(Problem(where, what, "name a run that trained it"))
-    stale = stale_results(Path(run))
-    recipe = Document.read(RunFolder(Path(run)).recipe).data
+    of_run = RunFolder(Path(run))
+    stale, recipe = stale_results(Path(run)), Document.read(of_run.recipe).data
     stages = recipe.get("stages", {})
     for name in reversed(stages if isinstance(stages, dict) else {}):
-        folder = RunFolder(Path(run)).stage(name)
+        folder = of_run.stage(name)
         record = folder.record()
         if record and record.done and folder.weights(component).is_file():
             if name in stale:
@@ -53,17 +53,16 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
             return folder.weights(component)
     table = recipe.get(component)
     if source := table.get("from") if isinstance(table, dict) else None:
-        kept, theirs = RunFolder(Path(run)).pretrained(component), str(located(source, Path(run)))
+        kept = of_run.pretrained(component)
+        theirs = str(located(source, Path(run)))
         return kept if kept.is_file() else weights_from(theirs, component, (*behind, place))
     raise MistakeError(Problem(where, f"{run} has no trained weights of {component}", hint))
 
 
-def _ignore(text: str) -> None:
-    """Ignore a warning."""
-
-
 def pretrained_weights(
-    resolved: ResolvedRecipe, folder: RunFolder | None = None, warn: Callable[[str], object] = _ignore
+    resolved: ResolvedRecipe,
+    folder: RunFolder | None = None,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Path]:
     """Return the weights of every component that comes from another run.
 
@@ -80,24 +79,21 @@ def pretrained_weights(
 def _weights_of(
     resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
-    folders = [folder] if folder else []
-    if resolved.recipe.document.source:
-        folders.append(RunFolder(Path(resolved.recipe.document.source).parent))
+    own = resolved.recipe.document.source
+    folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
+    copies = [place.pretrained(name) for place in folders]
     try:
         found = weights_from(source, name)
-        kept = folders[-1].pretrained(name) if resolved.recipe.document.source else found
-        if kept.is_file() and digest(kept) != digest(
-            found
-        ):  # a run's own recipe means what that started from
-            warn(f"warning: {name}: {source} has other weights now; the copy {kept} is used")
-            return kept
-        return found
     except MistakeError as error:
-        for kept in (place.pretrained(name) for place in folders):
-            if kept.is_file():
-                warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
-                return kept
-        raise resolved.located(error) from error
+        kept = next(filter(Path.is_file, copies), None)
+        if kept is None:
+            raise resolved.located(error) from error
+        warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
+        return kept
+    if own and copies[-1].is_file() and digest(copies[-1]) != digest(found):
+        warn(f"warning: {name}: {source} has other weights now; the copy {copies[-1]} is used")
+        return copies[-1]  # a run's own recipe means what that started from
+    return found
 
 
 def keep_pretrained(
@@ -113,7 +109,7 @@ def keep_pretrained(
     found = pretrained_weights(resolved, folder, warn)
     for name, path in found.items():
         kept = folder.pretrained(name)
-        if path == kept or (kept.is_file() and digest(kept) == digest(path)):
+        if kept.is_file() and digest(kept) == digest(path):
             continue
         if kept.is_file():
             source = resolved.components[name].source
@@ -122,30 +118,34 @@ def keep_pretrained(
     return {name: folder.pretrained(name) for name in found}
 
 
-def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[Path | None, str]:
-    """Return the weights that a component starts from, or None and why they cannot be had.
+def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> Path:
+    """Return the weights that a component starts from.
 
     They are those that the run has kept. A run of an earlier version has kept none: then they are the other
     run's, if those are still the same.
+
+    Raises:
+        MistakeError: they cannot be had.
     """
     kept, source = folder.pretrained(name), resolved.components[name].source
     if kept.is_file():
-        return kept, ""
+        return kept
     try:
         path = weights_from(source, name)
     except MistakeError as error:
-        return None, f"{name} starts from weights that are not there: {error.problems[0].what}"
+        what = f"{name} starts from weights that are not there: {error.problems[0].what}"
+        raise MistakeError(what) from error
     records = filter(None, (folder.stage(stage).record() for stage in resolved.stages))
     then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
     if then and digest(path) not in then:
-        return None, f"{name} started from weights of {source}, which has others now"
-    return path, ""
+        raise MistakeError(f"{name} started from weights of {source}, which has others now")
+    return path
 
 
 def misfits(component: Module, weights: Path) -> Iterator[str]:
     """Yield what of a file of weights does not fit a component, by its names and shapes."""
     ours = {name: list(tensor.shape) for name, tensor in component.state_dict().items()}
-    theirs = read_shapes(weights)
+    theirs = {name: list(tensor.shape) for name, tensor in read_tensors(weights).items()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             yield f"{name} is {ours.get(name, 'not here')} here and {theirs.get(name, 'not there')} there"

@@ -297,8 +297,7 @@ def _json(path: Path, kind: type[T]) -> T | None:
         except cattrs.BaseValidationError as error:
             raise ValueError("; ".join(cattrs.transform_error(error, path="")[:3])) from error
 
-    found: T | None = read_json(path, structured)
-    return found
+    return read_json(path, structured)
 
 
 def _arrays(path: Path, fit: Callable[[Arrays], bool]) -> dict[str, NDArray[Any]]:
