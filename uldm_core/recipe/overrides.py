@@ -13,7 +13,7 @@ from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing,
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
 from uldm_core.spec.options import Option
 from uldm_core.spec.structure import as_typed
-from uldm_core.toml_text.syntax import TOO_DEEP, TooDeepError, syntax_problem
+from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -87,7 +87,7 @@ def _parse(override: str) -> _Override:
     parts = _PART.finditer(name.strip())
     key: Key = tuple(int(part["index"]) if part["index"] else part["name"].strip("\"'") for part in parts)
     if len(key) > DEEPEST:
-        raise _refused((), TOO_DEEP, shortened(override))
+        raise _refused((), str(TooDeepError()), shortened(override))
     return _override(key, text.strip(), override)
 
 
