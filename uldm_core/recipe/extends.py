@@ -34,8 +34,6 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
     if not isinstance(named, str) or not named:
         raise _refused(document, "wrong-type", expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
-    if not os.path.isfile(path):
-        raise _refused(document, "missing-file", *_no_file(path))
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
         raise _refused(document, "cycle", f"a cycle: {names}")
@@ -46,21 +44,19 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
 
 
 def _file_of(document: Document, folder: Path, named: str) -> Path:
+    """Return the file in a folder, or of a shipped recipe, of that name."""
     path = folder / path_of(named)
-    if os.path.exists(path) or path.suffix:
-        return path
-    try:
-        return find(named)
-    except MistakeError as error:
-        raise _refused(document, "missing-file", error.problems[0].what, error.problems[0].hint) from error
-
-
-def _no_file(path: Path) -> tuple[str, str]:
-    if os.path.isdir(path):
-        return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
-    beside = sorted(other.name for other in path.parent.glob("*.toml"))
-    what = f"there is no file {path}{did_you_mean(path.name, beside)}"
-    return what, "a path is relative to the recipe's own folder"
+    if not os.path.exists(path) and not path.suffix:
+        try:
+            path = find(named)
+        except MistakeError as error:
+            (problem,) = error.problems
+            raise _refused(document, "missing-file", problem.what, problem.hint) from error
+    if not os.path.isfile(path):
+        beside = sorted(other.name for other in path.parent.glob("*.toml"))
+        what = f"there is no file {path}{did_you_mean(path.name, beside)}"
+        raise _refused(document, "missing-file", what, "a path is relative to the recipe's own folder")
+    return path
 
 
 def _refused(document: Document, code: Code, what: str, hint: str = "") -> MistakeError:

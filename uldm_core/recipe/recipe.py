@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import Key, MistakeError, Problem, shortened
+from uldm_core.errors import Key, MistakeError, Problem, around, shortened
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
@@ -129,7 +129,7 @@ class Recipe:
         if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
             of_variables = [problem for problem in of_variables if problem.code != "unknown-variable"]
         unfilled = {problem.where.key for problem in filled.problems}
-        problems = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
+        problems = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
         problems = [*self.document.problems, *of_variables, *problems]
         return resolved, in_order(map(resolved.placed, problems))
 
@@ -142,12 +142,6 @@ class Recipe:
 
 def _is_of_a_run(file: Path) -> bool:
     return file.name == "recipe.toml" and (file.parent / "stages").is_dir()
-
-
-def _is_within(problem: Problem, keys: Collection[Key]) -> bool:
-    """Return whether a problem is of a value at one of the keys, or in it."""
-    key = problem.where.key
-    return any(key[:end] in keys for end in range(1, len(key) + 1))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

@@ -13,9 +13,11 @@ from uldm_core.errors import (
     Key,
     Problem,
     Where,
+    around,
     did_you_mean,
     dotted,
     expected,
+    in_toml,
     listing,
     nearest,
     shortened,
@@ -32,7 +34,7 @@ DEEPEST = 50
 
 
 class _TooLargeError(Exception):
-    """Variables make too much; the place of the problem is where the outermost of them is used."""
+    """Variables make too much."""
 
 
 @define
@@ -51,9 +53,7 @@ class Filled:
 
     def origin(self, key: Key) -> list[Key]:
         """Return the variables that the value at a key came from."""
-        return next(
-            (self.origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.origins), []
-        )
+        return next((self.origins[outer] for outer in around(key) if outer in self.origins), [])
 
 
 def substitute(data: Mapping[str, object]) -> Filled:
@@ -66,10 +66,13 @@ def substitute(data: Mapping[str, object]) -> Filled:
     if not isinstance(variables, dict):
         return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables), code="wrong-type")])
     filler = _Filler(variables)
-    filled = Filled({name: filler.fill_top(value, name) for name, value in rest.items()})
-    filled.origins = filler.origins
-    filled.problems = filler.problems or list(filler.unused())
-    return filled
+    try:
+        filled = {name: filler.fill(value, (name,)) for name, value in rest.items()}
+    except _TooLargeError:
+        what = "grow too large as they are filled in"
+        hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
+        return Filled({}, [Problem(Where(("vars",)), what, hint, code="bad-variable")])
+    return Filled(filled, filler.problems or list(filler.unused()), filler.origins)
 
 
 @define
@@ -79,17 +82,6 @@ class _Filler:
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
     made: int = 0
-    outermost: Key = ()
-
-    def fill_top(self, value: object, name: str) -> object:
-        """Fill in a top-level value; one that grows too large stays as it is."""
-        self.made = 0
-        try:
-            return self.fill(value, (name,))
-        except _TooLargeError:
-            what = "grows too large as its variables are filled in"
-            hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-            return self._problem("bad-variable", self.outermost, what, hint, value)
 
     def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
         """Fill in a value; ``within`` are the variables whose value it is."""
@@ -117,7 +109,7 @@ class _Filler:
             if isinstance(value, (dict, list)):
                 what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
                 return self._problem("bad-variable", key, what, "", text)
-        filled = _REFERENCE.sub(lambda found: _as_text(values[found[1]]), text)
+        filled = _REFERENCE.sub(lambda found: in_toml(values[found[1]], str), text)
         self.made += len(filled)
         return filled
 
@@ -126,7 +118,6 @@ class _Filler:
 
     def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
-        self.outermost = self.outermost if within else key
         parts = filter(None, re.split(r"\.|\[|\]\.?", name))
         path: Key = tuple(int(part) if part.isdecimal() else part for part in parts)
         value: Any = self.variables
@@ -134,7 +125,10 @@ class _Filler:
             try:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
-                return self._unknown(name, ("vars", *path[:depth]), value, key, text)
+                what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
+                hint = f"{dotted(('vars', *path[:depth]))} is {shortened(value)}"
+                hint = hint if depth else f"[vars] has: {listing(self._names())}"
+                return self._problem("unknown-variable", key, what, hint, text)
         if name in within:
             what = f"a cycle of variables: {' -> '.join((*within, name))}"
             return self._problem("cycle", key, what, "", text)
@@ -145,14 +139,6 @@ class _Filler:
             what = f"vars.{name} is a component, not a value"
             return self._problem("bad-variable", key, what, hint, text)
         return self.fill(value, key, (*within, name))
-
-    def _unknown(self, name: str, inner: Key, value: object, key: Key, text: str) -> object:
-        """Report a variable that is not there; ``inner`` is the innermost part of it that is, a ``value``."""
-        what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
-        hint = f"[vars] has: {listing(self._names())}"
-        if len(inner) > 1:
-            hint = f"{dotted(inner)} is {shortened(value)}"
-        return self._problem("unknown-variable", key, what, hint, text)
 
     def unused(self) -> Iterator[Problem]:
         """Yield a problem for each variable that nothing uses."""
@@ -175,7 +161,3 @@ def _leaves(table: Mapping[str, object], at: Key = ()) -> Iterator[Key]:
             yield from _leaves(value, (*at, name))
         else:
             yield (*at, name)
-
-
-def _as_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
