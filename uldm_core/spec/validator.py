@@ -28,8 +28,8 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import Annotation, without_none
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.format_types import describe_option, describe_type, takes_component
-from uldm_core.spec.options import Option, Partial, Weighted, options_of
+from uldm_core.spec.format_types import describe_option, format_type, takes_component
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 from uldm_core.spec.structure import Mismatch, as_typed, check_constraints, relative_to, structure
 
 NO_CODE = "a recipe names registered components, never code to import, so a stranger's recipe runs none"
@@ -251,7 +251,7 @@ class Validator:
 
     def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
         """Report a missing option, unless what it is inferred from is reported as missing."""
-        what = f"missing option {option.name!r} ({describe_type(self.registry, option.annotation)})"
+        what = f"missing option {option.name!r} ({format_type(option.annotation, self.registry)})"
         hint = self._explain(owner.component.path, option)
         if inferred := owner.kind.inferred.get(option.name):
             if self.missing & {*inferred.components}:
@@ -358,22 +358,16 @@ class Validator:
             return value
         fields = {}
         if isinstance(value, Mapping):
-            fields = {name: value[name] for name in Weighted.FIELDS if name in value}
+            fields = {name: value[name] for name in WEIGHTS if name in value}
             value = {name: item for name, item in value.items() if name not in fields}
         checked: dict[str, Any] = {
-            name: self._field(name, item, (*key, name)) for name, item in fields.items()
+            name: self.option(WEIGHTS[name], item, (*key, name), dotted(key)) for name, item in fields.items()
         }
         kind = self.registry.kind_of(annotation)
         if kind is None:
             return Weighted(self.value(annotation, value, key), **checked)
-        component = self.component(kind, value, key, beside=Weighted.FIELDS)
+        component = self.component(kind, value, key, beside=WEIGHTS)
         return LEFT_OUT if component is LEFT_OUT else Weighted(component, **checked)
-
-    def _field(self, name: str, value: object, key: Key) -> object:
-        try:
-            return structure(value, Weighted.FIELDS[name])
-        except Mismatch as mismatch:
-            return self.problem(mismatch.code, key, mismatch.what, f"{name}: {Weighted.HELP[name]}")
 
     def _reference(self, kind: Kind, table: Mapping[str, object], key: Key) -> object:
         for name in [name for name in table if name != "ref"]:
