@@ -213,7 +213,7 @@ def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, argumen
         ("utf16.toml", "utf16.toml:1: not UTF-8"),
         ("loop.toml", "loop.toml: Too many levels of symbolic links"),
         ("r.toml/x.toml", "r.toml/x.toml: Not a directory"),
-        ("", "the recipe's name is empty"),
+        ("", ".: not a file"),
     ],
 )
 def test_what_is_no_recipe_is_said_at_once(uldm, name, said):

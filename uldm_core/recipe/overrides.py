@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
@@ -69,16 +69,8 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     return document.data
 
 
-@frozen
-class _Override:
-    """One ``KEY=VALUE``.
-
-    Args:
-        key: that it sets.
-        value: what TOML makes of it, or its text.
-        text: the value as typed.
-        typed: the whole as typed.
-    """
+class _Override(NamedTuple):
+    """One ``KEY=VALUE``: its value as TOML, else as text; the value and the whole as typed."""
 
     key: Key
     value: Any

@@ -53,7 +53,7 @@ class Recipe:
         file, overrides = find(path), list(overrides)
         document = read_whole(file)
         apply_overrides(document, overrides)
-        if not _is_of_a_run(file):
+        if file.name != "recipe.toml" or not (file.parent / "stages").is_dir():
             return cls(document, file.stem)
         named = path_of(path).is_dir() and not any(text.strip().startswith("run.out") for text in overrides)
         return cls(document, file.absolute().parent.name, file.parent if named else None)
@@ -138,10 +138,6 @@ class Recipe:
         own = self.document.texts
         used = {key: own[origins[-1]] for key, origins in filled.origins.items() if origins[-1] in own}
         return {**own, **used}
-
-
-def _is_of_a_run(file: Path) -> bool:
-    return file.name == "recipe.toml" and (file.parent / "stages").is_dir()
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

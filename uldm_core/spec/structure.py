@@ -46,15 +46,8 @@ class Mismatch(Exception):
     others: tuple[Mismatch, ...] = ()
 
     def within(self, part: str | int) -> Mismatch:
-        """Return the same mismatch with ``part`` put in front of its key."""
-        others = tuple(other.within(part) for other in self.others)
-        return evolve(self, key=(part, *self.key), others=others)
-
-    def parts(self) -> Iterator[Mismatch]:
-        """Yield each part that is wrong."""
-        yield self
-        for other in self.others:
-            yield from other.parts()
+        """Return the same mismatch, without the others, with ``part`` put in front of its key."""
+        return evolve(self, key=(part, *self.key), others=())
 
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
@@ -246,9 +239,9 @@ def _structure_each(parts: Iterable[tuple[Any, object, Annotation]]) -> dict[Any
         try:
             items[key] = structure(item, annotation)
         except Mismatch as mismatch:
-            wrong.append(mismatch.within(key))
+            wrong += [part.within(key) for part in (mismatch, *mismatch.others)]
     if wrong:
-        raise evolve(wrong[0], others=(*wrong[0].others, *wrong[1:]))
+        raise evolve(wrong[0], others=tuple(wrong[1:]))
     return items
 
 
