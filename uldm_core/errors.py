@@ -168,10 +168,10 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, UnavailableError) or (cause is not None and is_unavailable(cause))
 
 
-def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
+def must_match(pattern: str, like: str) -> Callable[[object, Any, Any], None]:
     """Return a validator of an attrs field: a string that the pattern matches whole, such as ``like``."""
 
-    def validate(instance: object, attribute: Any, value: Any) -> None:
+    def validate(instance: object, attribute: Any, value: object) -> None:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError(f"{attribute.name} must be such as {like!r}, got {value!r}")
 

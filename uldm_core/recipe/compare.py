@@ -16,8 +16,8 @@ class Difference:
     """An option whose value differs between two recipes; None where only the other one has it."""
 
     key: Key
-    left: Any
-    right: Any
+    left: object
+    right: object
 
     def __str__(self) -> str:
         left, right = (

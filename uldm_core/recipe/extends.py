@@ -14,11 +14,7 @@ from uldm_core.spec.structure import path_of
 
 
 def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
-    """Read a recipe and those that it extends, merged.
-
-    Args:
-        path: the recipe's file.
-        behind: the files that extend this one, the first first.
+    """Read a recipe and those that it extends, merged; ``behind`` are the files that extend this one.
 
     Raises:
         MistakeError: a file is missing or not TOML, or a recipe extends itself.
@@ -68,12 +64,8 @@ def merge(
 ) -> None:
     """Merge one table into another, key by key; one that names another component replaces the old one.
 
-    Args:
-        base: changed in place.
-        below: a table of it.
-        over: merged into it.
-        above: the table of ``over`` that is merged into ``below``.
-        at: the key of the two tables.
+    The table ``above`` of ``over`` goes into the table ``below`` of ``base``, which is changed in place; both
+    are at the key ``at``.
     """
     for name, value in above.items():
         key = (*at, name)

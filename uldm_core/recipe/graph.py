@@ -13,13 +13,10 @@ Specs = Mapping[str, ComponentSpec]
 
 
 def graph_problems(components: Specs, stages: Specs, *, complete: bool, right: bool) -> list[Problem]:
-    """Return what is wrong between components that are each right by themselves.
+    """Return what is wrong between components and stages that are each right by themselves.
 
-    Args:
-        components: by name.
-        stages: by name, in the order written.
-        complete: whether these are all that the recipe has; if not, a product may be made by another stage.
-        right: whether nothing is wrong with them; if not, one cannot say which are used.
+    Unless these are ``complete``, another stage may make a product; unless all are ``right``, one cannot say
+    which are used.
     """
     return [
         *_cycles(components),

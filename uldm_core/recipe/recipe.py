@@ -142,12 +142,10 @@ class Recipe:
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """Sort problems by file and line, those of overrides last, and drop repeated ones."""
-
-    def place(problem: Problem) -> tuple[bool, str, int]:
-        where = problem.where
-        return where.line is None, where.source or "", where.line or 0
-
-    return sorted(dict.fromkeys(problems), key=place)
+    return sorted(
+        dict.fromkeys(problems),
+        key=lambda found: (found.where.line is None, found.where.source or "", found.where.line or 0),
+    )
 
 
 @define

@@ -22,6 +22,7 @@ from uldm_core.errors import (
     nearest,
     shortened,
 )
+from uldm_core.recipe.compare import flattened
 
 _REFERENCE = re.compile(r"\$\{\s*vars\.([^}\s]+)\s*\}")
 _FOREIGN = re.compile(r"\$\{[^}]*\}?")
@@ -83,6 +84,11 @@ class _Filler:
     used: set[Key] = field(factory=set)
     made: int = 0
 
+    @property
+    def leaves(self) -> list[Key]:
+        """The keys of the variables, those in tables one by one."""
+        return list(flattened(self.variables)) if self.variables else []
+
     def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
         """Fill in a value; ``within`` are the variables whose value it is."""
         self.made += bool(within)
@@ -114,7 +120,7 @@ class _Filler:
         return filled
 
     def _names(self) -> list[str]:
-        return [dotted(leaf) for leaf in _leaves(self.variables)]
+        return [dotted(leaf) for leaf in self.leaves]
 
     def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
@@ -142,7 +148,7 @@ class _Filler:
 
     def unused(self) -> Iterator[Problem]:
         """Yield a problem for each variable that nothing uses."""
-        for leaf in _leaves(self.variables):
+        for leaf in self.leaves:
             if not any(leaf[: len(path)] == path or path[: len(leaf)] == leaf for path in self.used):
                 hint = f'write "${{vars.{dotted(leaf)}}}" where it is wanted, or take it out'
                 near = did_you_mean(dotted(leaf), [dotted(path) for path in self.used])
@@ -152,12 +158,3 @@ class _Filler:
     def _problem(self, code: Code, key: Key, what: str, hint: str, text: object) -> object:
         self.problems.append(Problem(Where(key), what, hint, code=code))
         return text
-
-
-def _leaves(table: Mapping[str, object], at: Key = ()) -> Iterator[Key]:
-    """Yield the keys of the values in nested tables."""
-    for name, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*at, name))
-        else:
-            yield (*at, name)

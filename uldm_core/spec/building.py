@@ -55,7 +55,7 @@ def validate(
     """Check a component's options without building it.
 
     Args:
-        registry: what components there are.
+        registry: where it is looked up.
         kind: of component.
         spec: its name, or a table with its name as ``use`` and options.
         options: further options.

@@ -97,10 +97,7 @@ def plain_values(value: object) -> Any:
 def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
     """Return the text typed on a command line where text is wanted and TOML reads something else: ``2024``.
 
-    Args:
-        value: what TOML makes of it.
-        text: as typed; None if the value is not from a command line.
-        annotation: of the option.
+    ``text`` is None if the value is not from a command line.
     """
     if text is None or isinstance(value, str) or not takes_text(annotation):
         return value
@@ -174,14 +171,8 @@ def _structure_annotated(value: object, annotation: Annotation) -> object:
     return structured
 
 
-def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
-    """Raise ``Mismatch`` unless a value satisfies every constraint of its ``Annotated``.
-
-    Args:
-        structured: the value, of the type that is annotated.
-        annotation: with the constraints.
-        value: as it was written, for the message.
-    """
+def check_constraints(structured: object, annotation: Annotation, value: object) -> None:
+    """Raise ``Mismatch`` unless a structured value, written as ``value``, satisfies every constraint."""
     for constraint in constraints(annotation):
         if isinstance(constraint, Exists) and isinstance(structured, Path):
             _refuse_absent(structured, constraint, value)

@@ -37,11 +37,8 @@ _CODE = ("class_path", "class_name", "class", "cls", "target", "type", "module",
 _NOT_FROM = "only a component at the top comes from another run"
 
 
-class _LeftOut:
-    """The value of an option that is not passed: it is inferred, or wrong and reported."""
-
-
-LEFT_OUT: Any = _LeftOut()
+LEFT_OUT: Any = object()
+"""The value of an option that is not passed: it is inferred, or wrong and reported."""
 
 
 @define
@@ -103,7 +100,10 @@ class Validator:
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, Mapping):
-            return self._object(kind, value, key)
+            if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
+                return value
+            what = expected(f"{with_article(kind.name)} (a name or a table)", value)
+            return self.problem("wrong-type", key, what, self._registered(kind))
         if "ref" in value:
             return self._reference(kind, value, key)
         if not isinstance(value.get("use"), str):
@@ -123,12 +123,6 @@ class Validator:
         self._refuse_unknown(component.path, key, {**options, **(beside or {})}, table, _keys(kind, key))
         self._refuse_both(spec, options)
         return spec
-
-    def _object(self, kind: Kind, value: object, key: Key) -> object:
-        if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
-            return value
-        what = expected(f"{with_article(kind.name)} (a name or a table)", value)
-        return self.problem("wrong-type", key, what, self._registered(kind))
 
     def _nameless(self, kind: Kind, table: Mapping[str, object], key: Key, siblings: Iterable[str]) -> object:
         """Report a table without ``use``, at the key that names a component in its place, if there is one."""

@@ -57,9 +57,7 @@ class TooDeepError(ValueError):
 def syntax_problem(text: str, error: ValueError) -> Problem:
     """Explain why a text is not TOML: a repeated key, an unclosed bracket, or what the parser reports.
 
-    Args:
-        text: which is not TOML.
-        error: the parser's; its message ends in ``(at line 3, column 7)``, the only place it is given.
+    The parser's message ends in ``(at line 3, column 7)``, the only place where it tells these.
     """
     text = text.replace("\r\n", "\n")
     if repeated := _repeated(text):
