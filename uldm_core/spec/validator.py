@@ -158,7 +158,7 @@ class Validator:
         except MistakeError as error:
             hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.kinds else ""
             origin = self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}")
-            hint += f"{origin} brought it; " if origin else ""
+            hint += f"{origin} brought it: install it, or name its file with --plugin; " if origin else ""
             self.problems += [
                 Problem(Where(key), problem.what, hint + problem.hint, code=code, cause=error.__cause__)
                 for problem in error.problems
