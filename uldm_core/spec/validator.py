@@ -133,7 +133,8 @@ class Validator:
         if name := next(filter(names_code, table), None):
             hint = f'write use = "..."; {registered}'
             return self.problem("names-code", (*key, name), f"{name!r}: {NO_CODE}", hint)
-        if name := next((name for name in table if nearest(name, _keys(kind, key))), None):
+        texts = [name for name, item in table.items() if isinstance(item, str)]
+        if name := next((name for name in texts if nearest(name, _keys(kind, key))), None):
             what = f"unknown option {name!r}{did_you_mean(name, _keys(kind, key))}"
             return self.problem("unknown-option", (*key, name), what, registered)
         if "from" in table:
