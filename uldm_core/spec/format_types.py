@@ -38,18 +38,18 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
         return f"any {kind.name}"
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in args)
-    inner = [format_type(arg, registry) for arg in args if arg is not Ellipsis]
     if origin is Annotated:
         return f"{format_type(args[0], registry)} {_format_constraints(annotation)}".strip()
+    if not (is_union(annotation) or is_sequence(annotation) or origin in (Partial, Weighted)):
+        return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
+    inner = [format_type(arg, registry) for arg in args if arg is not Ellipsis]
     if is_union(annotation):
         return " or ".join(inner)
     if origin is Partial:
         return inner[0]
     if origin is Weighted:
         return f"{inner[0]} with {' and '.join(WEIGHTS)}"
-    if is_sequence(annotation):
-        return "a list" + (f" of ({inner[0]})" if len(set(inner)) == 1 else "")
-    return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
+    return "a list" + (f" of ({inner[0]})" if len(set(inner)) == 1 else "")
 
 
 def _format_constraints(annotation: Annotation) -> str:
