@@ -100,10 +100,6 @@ class Document:
         self.forget(key)
         self.places[key] = Where(key, f"override {text!r}")
 
-    def placed(self, problem: Problem) -> Problem:
-        """Return the problem with the place of its key."""
-        return evolve(problem, where=self.where(problem.where.key))
-
 
 def _read_text(path: Path) -> str:
     """Return the text of a file; raises ``MistakeError`` if it cannot be read."""

@@ -203,11 +203,13 @@ class ResolvedRecipe:
 
     def placed(self, problem: Problem) -> Problem:
         """Return a problem with the place of its key, and the variables that the value there came from."""
-        document = self.recipe.document
-        origins = self.filled.origin(problem.where.key)
+        if problem.where.source is not None:
+            return problem
+        document, key = self.recipe.document, problem.where.key
+        origins = self.filled.origin(key)
         sources = [f"{document.where(origin)} is where the value comes from" for origin in origins]
         hint = "; ".join(filter(None, [problem.hint, *sources]))
-        return document.placed(evolve(problem, hint=hint)) if problem.where.source is None else problem
+        return evolve(problem, where=document.where(key), hint=hint)
 
     def located(self, error: MistakeError) -> MistakeError:
         """Return an error raised while building, with the places of its keys."""

@@ -17,7 +17,6 @@ from uldm_core.errors import (
     did_you_mean,
     dotted,
     expected,
-    in_toml,
     listing,
     nearest,
     shortened,
@@ -115,7 +114,8 @@ class _Filler:
             if isinstance(value, (dict, list)):
                 what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
                 return self._problem("bad-variable", key, what, "", text)
-        filled = _REFERENCE.sub(lambda found: in_toml(values[found[1]], str), text)
+        texts = {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in values.items()}
+        filled = _REFERENCE.sub(lambda found: texts[found[1]], text)
         self.made += len(filled)
         return filled
 
