@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -54,13 +54,15 @@ def dotted(key: Key) -> str:
     """Write a key as TOML does: ``('stages', 'first', 'losses', 0)`` -> ``stages.first.losses[0]``."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{_bare(str(part))}"
+        bare = re.fullmatch(r"[A-Za-z0-9_\-]+", str(part))
+        name = part if bare else json.dumps(part, ensure_ascii=False)
+        text += f"[{part}]" if isinstance(part, int) else f".{name}"
     return text.removeprefix(".")
 
 
-def _bare(name: str) -> str:
-    """Write a part of a key, in quotes if it has characters that a bare key may not have."""
-    return name if re.fullmatch(r"[A-Za-z0-9_\-]+", name) else json.dumps(name, ensure_ascii=False)
+def around(key: Key) -> Iterator[Key]:
+    """Yield a key and those of the tables around it, the innermost first."""
+    return (key[:end] for end in range(len(key), 0, -1))
 
 
 @frozen
@@ -166,10 +168,10 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, UnavailableError) or (cause is not None and is_unavailable(cause))
 
 
-def must_match(pattern: str, like: str) -> Callable[[Any, Any, Any], None]:
+def must_match(pattern: str, like: str) -> Callable[[object, Any, Any], None]:
     """Return a validator of an attrs field: a string that the pattern matches whole, such as ``like``."""
 
-    def validate(instance: object, attribute: Any, value: Any) -> None:
+    def validate(instance: object, attribute: Any, value: object) -> None:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError(f"{attribute.name} must be such as {like!r}, got {value!r}")
 
@@ -222,10 +224,7 @@ def in_toml(value: object, quoted: Callable[[str], str] = repr) -> str:
 
 def shortened(value: object, most: int = 100) -> str:
     """Return a value as TOML writes it, cut short if need be."""
-    try:
-        text = in_toml(value)
-    except ValueError:  # an integer of more digits than Python writes
-        text = "a very large number"
+    text = in_toml(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -236,4 +235,4 @@ def with_article(component: str) -> str:
 
 def listing(names: Sequence[str]) -> str:
     """Join names for a message; ``none`` if there are none."""
-    return ", ".join(names) if names else "none"
+    return ", ".join(names) or "none"

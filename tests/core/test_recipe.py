@@ -228,7 +228,7 @@ def test_overrides_that_lead_nowhere_are_reported_with_the_recipes_other_problem
     assert [text.partition(": expected")[0] for text in found] == [
         "16: stages.first.steps",
         "override 'seed.x=1': seed: it is 3, which has no 'x'",
-        f"override '{item}': stages.first.losses: the list has 1 item, there is no [4]",
+        f"override '{item}': stages.first.losses: the list is of length 1, there is no [4]",
     ]
 
 

@@ -750,7 +750,7 @@ def test_a_component_of_a_file_is_asked_for_again(uldm, tmp_path):
     text = '[dataset]\nuse = "synthetic"\n[autoencoder]\nuse = "mine"\n[stages.s]\nuse = "evaluate"\n'
     (tmp_path / "r.toml").write_text(text + '[versions]\n"autoencoder/mine" = "my_idea.py"\n')
     code, _, err = uldm("validate", "r.toml")
-    assert code == 2 and "this run was made with --plugin my_idea.py: give it again" in err
+    assert code == 2 and "my_idea.py brought it: install it, or name its file with --plugin" in err
 
 
 def test_steps_that_were_raised_are_noted_since_schedules_depend_on_them(place):

@@ -16,11 +16,14 @@ class Difference:
     """An option whose value differs between two recipes; None where only the other one has it."""
 
     key: Key
-    left: Any
-    right: Any
+    left: object
+    right: object
 
     def __str__(self) -> str:
-        return f"{dotted(self.key)}: {_format(self.left)} -> {_format(self.right)}"
+        left, right = (
+            "(not there)" if value is None else format_value(value) for value in (self.left, self.right)
+        )
+        return f"{dotted(self.key)}: {left} -> {right}"
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
@@ -31,8 +34,8 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Diffe
     ours, theirs = flattened(left), flattened(right)
     keys = [*ours, *(key for key in theirs if key not in ours)]
     shared = [key for key in keys if key[:1] != ("versions",) or key in ours.keys() & theirs.keys()]
-    pairs = ((key, ours.get(key), theirs.get(key)) for key in shared)
-    return [Difference(*pair) for pair in pairs if not _same(*pair[1:])]
+    pairs = (Difference(key, ours.get(key), theirs.get(key)) for key in shared)
+    return [pair for pair in pairs if type(pair.left) is not type(pair.right) or pair.left != pair.right]
 
 
 def flattened(value: Any, at: Key = ()) -> dict[Key, Any]:
@@ -44,11 +47,3 @@ def flattened(value: Any, at: Key = ()) -> dict[Key, Any]:
     else:
         return {at: value}
     return {key: item for part in parts for key, item in part.items()}
-
-
-def _same(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and bool(left == right)
-
-
-def _format(value: object) -> str:
-    return "(not there)" if value is None else format_value(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from uldm_core.errors import Key, MistakeError, Problem, Where
+from uldm_core.errors import Key, MistakeError, Problem, Where, around
 from uldm_core.toml_text.locate import locate
 from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
 
@@ -22,9 +22,6 @@ else:
 
 DEEPEST = 100
 """The most tables and lists that may be nested in each other."""
-
-LARGEST = 10_000_000
-"""The most bytes of a recipe's file: reading more takes minutes, and nobody writes that by hand."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -84,17 +81,14 @@ class Document:
 
     def where(self, key: Key) -> Where:
         """Return the place of a key, or of the innermost table around it that has one."""
-        around = (key[:end] for end in range(len(key), 0, -1))
-        place = next((self.places[outer] for outer in around if outer in self.places), self._whole())
+        whole = Where((), self.source, 1 if self.source else None)
+        place = next((self.places[outer] for outer in around(key) if outer in self.places), whole)
         return evolve(place, key=key)
 
     def folder(self, key: Key) -> Path:
         """Return the folder that a path at a key is relative to: that of the file it is written in."""
         where = self.where(key)
         return Path(where.source).parent if where.source and where.line is not None else Path()
-
-    def _whole(self) -> Where:
-        return Where((), self.source, 1 if self.source else None)
 
     def forget(self, key: Key) -> None:
         """Drop the places of a key and of everything in it, since its value is replaced."""
@@ -106,15 +100,13 @@ class Document:
         self.forget(key)
         self.places[key] = Where(key, f"override {text!r}")
 
-    def placed(self, problem: Problem) -> Problem:
-        """Return the problem with the place of its key."""
-        return evolve(problem, where=self.where(problem.where.key))
-
 
 def _read_text(path: Path) -> str:
     """Return the text of a file; raises ``MistakeError`` if it cannot be read."""
     try:
-        _refuse_no_text(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe or a device may never end
+            hint = "name a recipe's file, or a run's folder"
+            raise MistakeError(f"{path}: not a file", hint=hint, code="unreadable-file")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = Where((), str(path), error.object[: error.start].count(b"\n") + 1)
@@ -124,17 +116,3 @@ def _read_text(path: Path) -> str:
         raise MistakeError(f"{path}: {error.strerror}", code="missing-file") from error
     except (OSError, ValueError) as error:  # ValueError: no file can have that name
         raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}", code="unreadable-file") from error
-
-
-def _refuse_no_text(path: Path) -> None:
-    """Raise ``MistakeError`` for what cannot be a recipe; reading a pipe or a device may never end."""
-    found = os.stat(path)
-    what, hint = "", ""
-    if stat.S_ISDIR(found.st_mode):
-        what, hint = "a folder without recipe.toml", "name a file, or a run's folder"
-    elif not stat.S_ISREG(found.st_mode):
-        what, hint = "neither a file nor a folder", "write the recipe into a file"
-    elif found.st_size > LARGEST:
-        what = f"of {found.st_size / 1e6:.0f} MB, no recipe is as large"
-    if what:
-        raise MistakeError(f"{path}: {what}", hint=hint, code="unreadable-file")

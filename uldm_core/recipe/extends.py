@@ -14,11 +14,7 @@ from uldm_core.spec.structure import path_of
 
 
 def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
-    """Read a recipe and those that it extends, merged.
-
-    Args:
-        path: the recipe's file.
-        behind: the files that extend this one, the first first.
+    """Read a recipe and those that it extends, merged; ``behind`` are the files that extend this one.
 
     Raises:
         MistakeError: a file is missing or not TOML, or a recipe extends itself.
@@ -34,8 +30,6 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
     if not isinstance(named, str) or not named:
         raise _refused(document, "wrong-type", expected("the path of a recipe", named))
     path = _file_of(document, folder, named)
-    if not os.path.isfile(path):
-        raise _refused(document, "missing-file", *_no_file(path))
     if path.resolve() in behind:
         names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
         raise _refused(document, "cycle", f"a cycle: {names}")
@@ -46,21 +40,19 @@ def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -
 
 
 def _file_of(document: Document, folder: Path, named: str) -> Path:
+    """Return the file in a folder, or of a shipped recipe, of that name."""
     path = folder / path_of(named)
-    if os.path.exists(path) or path.suffix:
-        return path
-    try:
-        return find(named)
-    except MistakeError as error:
-        raise _refused(document, "missing-file", error.problems[0].what, error.problems[0].hint) from error
-
-
-def _no_file(path: Path) -> tuple[str, str]:
-    if os.path.isdir(path):
-        return f"{path} is a folder, not a recipe", f"write {path.name}/NAME.toml"
-    beside = sorted(other.name for other in path.parent.glob("*.toml"))
-    what = f"there is no file {path}{did_you_mean(path.name, beside)}"
-    return what, "a path is relative to the recipe's own folder"
+    if not os.path.exists(path) and not path.suffix:
+        try:
+            path = find(named)
+        except MistakeError as error:
+            (problem,) = error.problems
+            raise _refused(document, "missing-file", problem.what, problem.hint) from error
+    if not os.path.isfile(path):
+        beside = sorted(other.name for other in path.parent.glob("*.toml"))
+        what = f"there is no file {path}{did_you_mean(path.name, beside)}"
+        raise _refused(document, "missing-file", what, "a path is relative to the recipe's own folder")
+    return path
 
 
 def _refused(document: Document, code: Code, what: str, hint: str = "") -> MistakeError:
@@ -72,12 +64,8 @@ def merge(
 ) -> None:
     """Merge one table into another, key by key; one that names another component replaces the old one.
 
-    Args:
-        base: changed in place.
-        below: a table of it.
-        over: merged into it.
-        above: the table of ``over`` that is merged into ``below``.
-        at: the key of the two tables.
+    The table ``above`` of ``over`` goes into the table ``below`` of ``base``, which is changed in place; both
+    are at the key ``at``.
     """
     for name, value in above.items():
         key = (*at, name)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
 from uldm_core.recipe.document import DEEPEST, Document, parse_toml
 from uldm_core.spec.options import Option
 from uldm_core.spec.structure import as_typed
-from uldm_core.toml_text.syntax import TOO_DEEP, TooDeepError, syntax_problem
+from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -29,15 +30,23 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     """
     parsed = []
     for typed in overrides:
-        try:
+        with _problems_noted(document, typed):
             parsed.append(_parse(typed))
-        except MistakeError as error:
-            document.problems += error.problems
     for override in sorted(parsed, key=lambda item: len(item.key) - (item.key[-1] == "use")):
-        try:
+        with _problems_noted(document, override.typed):
             _set(document, override)
-        except MistakeError as error:
-            document.problems += error.problems
+
+
+@contextmanager
+def _problems_noted(document: Document, typed: str) -> Iterator[None]:
+    """Add the problems of an override to those of the document."""
+    try:
+        yield
+    except MistakeError as error:
+        source = f"override {shortened(typed, 1000)}"
+        document.problems += [
+            evolve(problem, where=Where(problem.where.key, source)) for problem in error.problems
+        ]
 
 
 def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, Any]:
@@ -60,16 +69,8 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     return document.data
 
 
-@frozen
-class _Override:
-    """One ``KEY=VALUE``.
-
-    Args:
-        key: that it sets.
-        value: what TOML makes of it, or its text.
-        text: the value as typed.
-        typed: the whole as typed.
-    """
+class _Override(NamedTuple):
+    """One ``KEY=VALUE``: its value as TOML, else as text; the value and the whole as typed."""
 
     key: Key
     value: Any
@@ -77,81 +78,73 @@ class _Override:
     typed: str
 
 
-def _parse(override: str) -> _Override:
-    if not _is_unicode(override):
-        raise _refused((), "not UTF-8", override, "a recipe is UTF-8: rename the file or folder")
-    name, equals, text = override.partition("=")
+def _parse(typed: str) -> _Override:
+    if re.search("[\ud800-\udfff]", typed):
+        raise _refused((), "not UTF-8", "a recipe is UTF-8: rename the file or folder")
+    name, equals, text = typed.partition("=")
     if not equals or not _KEY.fullmatch(name.strip()):
         hint = "e.g. stages.first.steps=100 or stages.first.losses[0].weight=2"
-        raise _refused((), "expected KEY=VALUE", override, hint)
+        raise _refused((), "expected KEY=VALUE", hint)
     parts = _PART.finditer(name.strip())
     key: Key = tuple(int(part["index"]) if part["index"] else part["name"].strip("\"'") for part in parts)
     if len(key) > DEEPEST:
-        raise _refused((), TOO_DEEP, shortened(override))
-    return _override(key, text.strip(), override)
+        raise _refused((), str(TooDeepError()))
+    return _Override(key, _value(key, text.strip()), text.strip(), typed)
 
 
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be written as UTF-8: arguments of other encodings cannot."""
-    return text.isprintable() or not any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
-def _override(key: Key, text: str, typed: str) -> _Override:
+def _value(key: Key, text: str) -> object:
     """Return what TOML makes of a text, or the bare text; what begins as a string has to be one."""
     try:
         parsed = parse_toml(f"value = {text}")
     except ValueError as error:
         if not text.startswith(('"', "'")) and not isinstance(error, TooDeepError):
-            return _Override(key, text, text, typed)
+            return text
         wrong = syntax_problem(f"value = {text}", error)
-        raise MistakeError(evolve(wrong, where=Where(key, f"override {typed!r}"))) from error
-    return _Override(key, parsed["value"] if len(parsed) == 1 else text, text, typed)
+        raise MistakeError(evolve(wrong, where=Where(key))) from error
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _set(document: Document, override: _Override) -> None:
-    names, value, text = override.key, override.value, override.typed
+    names, typed = override.key, override.typed
     container: Any = document.data
     key: Key = ()
     for name, following in pairwise(names):
-        key = (*key, _part(container, name, key, text))
-        container = _descend(document, container, key, following, text)
-    key = (*key, _part(container, names[-1], key, text))
-    if key[-1] == "use" and container.get("use") != value:
+        key = (*key, _part(container, name, key))
+        if isinstance(container, dict) and key[-1] not in container:
+            document.override(key, typed)
+        container = _descend(container, key, following)
+    key = (*key, _part(container, names[-1], key))
+    if key[-1] == "use" and container.get("use") != override.value:
         for name in container.keys() - {"kind"}:  # which is the table's, not the old component's
             del container[name]
-    container[key[-1]] = value
-    document.override(key, text)
+    container[key[-1]] = override.value
+    document.override(key, typed)
     document.texts[key] = override.text
 
 
-def _part(container: Any, name: str | int, key: Key, text: str) -> str | int:
+def _part(container: Any, name: str | int, key: Key) -> str | int:
     """Return a key of a table, or an index of a list."""
-    if isinstance(container, list):
-        return _index(container, name, key, text)
-    if isinstance(name, int):
-        raise _refused(key, f"it is a table, there is no [{name}]", text, f"it has: {listing([*container])}")
-    return name
-
-
-def _index(items: list[Any], name: str | int, key: Key, text: str) -> int:
-    if str(name).isdecimal() and int(name) < len(items):
+    if isinstance(container, dict) and isinstance(name, int):
+        what, hint = f"it is a table, there is no [{name}]", f"it has: {listing([*container])}"
+        raise _refused(key, what, hint)
+    if isinstance(container, dict):
+        return name
+    if str(name).isdecimal() and int(name) < len(container):
         return int(name)
-    length = "1 item" if len(items) == 1 else f"{len(items)} items"
-    hint = "" if isinstance(name, int) or not items else f"write an index: {dotted(key)}[0]"
-    raise _refused(key, f"the list has {length}, there is no [{name}]", text, hint)
+    hint = "" if isinstance(name, int) or not container else f"write an index: {dotted(key)}[0]"
+    raise _refused(key, f"the list is of length {len(container)}, there is no [{name}]", hint)
 
 
-def _descend(document: Document, container: Any, key: Key, following: str | int, text: str) -> Any:
+def _descend(container: Any, key: Key, following: str | int) -> Any:
+    """Return the table or list at the last part of a key; a table that is not there is made."""
     part: Any = key[-1]
-    if isinstance(container, dict) and part not in container:
-        document.override(key, text)
     inner = container.setdefault(part, {}) if isinstance(container, dict) else container[part]
     if isinstance(inner, str):  # short for { use = "..." }
         inner = container[part] = {"use": inner}
     if not isinstance(inner, (dict, list)):
-        raise _refused(key, f"it is {shortened(inner)}, which has no {following!r}", text)
+        raise _refused(key, f"it is {shortened(inner)}, which has no {following!r}")
     return inner
 
 
-def _refused(key: Key, what: str, text: str, hint: str = "") -> MistakeError:
-    return MistakeError(Problem(Where(key, f"override {text!r}"), what, hint, code="bad-override"))
+def _refused(key: Key, what: str, hint: str = "") -> MistakeError:
+    return MistakeError(Problem(Where(key), what, hint, code="bad-override"))

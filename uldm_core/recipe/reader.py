@@ -26,7 +26,6 @@ from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.runs import component_of_run
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.format_types import describe_option
 from uldm_core.spec.options import Option, options_of
 from uldm_core.spec.structure import as_typed, located
 from uldm_core.spec.validator import LEFT_OUT, Validator
@@ -71,7 +70,6 @@ class Reader(Validator):
         tables = self._table("stages")  # first, since they say which components are missing
         stages = {name: self._stage(name, tables) for name in tables}
         components = {name: self._component(kind, name) for name, kind in self.kinds.items()}
-        self._refuse_aliases(components)
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
         complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
@@ -100,10 +98,7 @@ class Reader(Validator):
 
     def _run_options(self) -> RunOptions:
         table, options = self._table("run"), options_of(RunOptions)
-        for name in [name for name in table if name not in options]:
-            accepted = "; ".join(describe_option(self.registry, option) for option in options.values())
-            what = f"unknown option {name!r}{did_you_mean(name, options)}"
-            self.problem("unknown-option", ("run", name), what, f"[run] takes: {accepted}")
+        self._refuse_unknown("[run]", ("run",), options, table, ())
         values: dict[str, Any] = {
             name: self.option(option, table[name], ("run", name), "[run]")
             for name, option in options.items()
@@ -171,17 +166,16 @@ class Reader(Validator):
     def _kind_written(
         self, name: str, written: object, kinds: Mapping[str, Kind], by_name: Kind | None
     ) -> Kind | None:
-        if written not in list(kinds):
+        if not isinstance(written, str) or written not in kinds:
             what = f"unknown kind {shortened(written)}{did_you_mean(str(written), kinds)}"
             self.problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
             self.unread.add(name)
             return None
-        if by_name and by_name.name == name != written:
-            what = f"[{name}] is {with_article(name)}, it cannot be {with_article(str(written))}"
-            hint = "leave kind out, or give the table another name"
-            self.problem("wrong-kind", (name, "kind"), what, hint)
+        if name in kinds and name != written:
+            what = f"[{name}] is {with_article(name)}, it cannot be {with_article(written)}"
+            self.problem("wrong-kind", (name, "kind"), what, "leave kind out, or give the table another name")
             return by_name
-        return kinds[str(written)]
+        return kinds[written]
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
@@ -190,23 +184,19 @@ class Reader(Validator):
         use = table.get("use") if isinstance(table, dict) else None
         if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].stage]:
             self.problem("wrong-kind", (name,), f"{use!r} is a stage", f"write [stages.{name}]")
-        else:
-            self.problem("unknown-table", (name,), *self._meaning(name, table, kinds))
-
-    def _meaning(self, name: str, table: object, kinds: Mapping[str, Kind]) -> tuple[str, str]:
-        """Return what is wrong with a key at the top, and a hint at what may be meant."""
-        near = did_you_mean(str(name), [*RESERVED, *kinds])
+            return
+        what = f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}"
         named_so = {c.kind for c in self.registry.components() if c.name == name and c.kind in kinds}
         if len(named_so) == 1:
             (kind,) = named_so
-            return f"unknown table {name!r}: it is {with_article(kind)}", f'write [{kind}] and use = "{name}"'
-        if name in options_of(RunOptions):
-            return f"unknown key {name!r}", "write it into the table [run]"
-        if isinstance(table, (dict, str)):
-            hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}'
-            return f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}", hint
-        hint = f"the top of a recipe has {listing(RESERVED)} and components: {listing(list(kinds))}"
-        return f"unknown key {name!r}{near}", hint
+            what, hint = f"{what}: it is {with_article(kind)}", f'write [{kind}] and use = "{name}"'
+        elif name in options_of(RunOptions):
+            hint = "write it into the table [run]"
+        else:
+            what += did_you_mean(str(name), [*RESERVED, *kinds])
+            hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}; '
+            hint += f"the other keys at the top are: {listing(RESERVED)}"
+        self.problem("unknown-table", (name,), what, hint)
 
     def _component(self, kind: Kind, name: str) -> object:
         self._check_name((name,))
@@ -216,7 +206,11 @@ class Reader(Validator):
             if "from" in table:
                 return self._component_of_run(kind, name, table)
         others = [other for other in self.data if other not in (name, *RESERVED)]
-        return self.component(kind, table, (name,), siblings=others)
+        found = self.component(kind, table, (name,), siblings=others)
+        if isinstance(found, Reference):
+            what = "a table at the top is a component of its own, it cannot be another one"
+            self.problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
+        return found
 
     def _component_of_run(self, kind: Kind, name: str, table: dict[str, object]) -> object:
         key = (name, "from")
@@ -242,12 +236,6 @@ class Reader(Validator):
         """Refuse a name that cannot be a file's and a folder's as well."""
         if not NAME.fullmatch(str(key[-1])):
             self.problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
-
-    def _refuse_aliases(self, components: Mapping[str, object]) -> None:
-        for name, component in components.items():
-            if isinstance(component, Reference):
-                what = "a table at the top is a component of its own, it cannot be another one"
-                self.problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
 
     def _check_versions(self) -> None:
         """Warn of components of another version than the recipe was resolved with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import Key, MistakeError, Problem, shortened
+from uldm_core.errors import Key, MistakeError, Problem, around, shortened
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document, refuse_depth
 from uldm_core.recipe.extends import read_whole, with_base
@@ -53,7 +53,7 @@ class Recipe:
         file, overrides = find(path), list(overrides)
         document = read_whole(file)
         apply_overrides(document, overrides)
-        if not _is_of_a_run(file):
+        if file.name != "recipe.toml" or not (file.parent / "stages").is_dir():
             return cls(document, file.stem)
         named = path_of(path).is_dir() and not any(text.strip().startswith("run.out") for text in overrides)
         return cls(document, file.absolute().parent.name, file.parent if named else None)
@@ -129,7 +129,7 @@ class Recipe:
         if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
             of_variables = [problem for problem in of_variables if problem.code != "unknown-variable"]
         unfilled = {problem.where.key for problem in filled.problems}
-        problems = [problem for problem in reader.problems if not _is_within(problem, unfilled)]
+        problems = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
         problems = [*self.document.problems, *of_variables, *problems]
         return resolved, in_order(map(resolved.placed, problems))
 
@@ -140,24 +140,12 @@ class Recipe:
         return {**own, **used}
 
 
-def _is_of_a_run(file: Path) -> bool:
-    return file.name == "recipe.toml" and (file.parent / "stages").is_dir()
-
-
-def _is_within(problem: Problem, keys: Collection[Key]) -> bool:
-    """Return whether a problem is of a value at one of the keys, or in it."""
-    key = problem.where.key
-    return any(key[:end] in keys for end in range(1, len(key) + 1))
-
-
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """Sort problems by file and line, those of overrides last, and drop repeated ones."""
-
-    def place(problem: Problem) -> tuple[bool, str, int]:
-        where = problem.where
-        return where.line is None, where.source or "", where.line or 0
-
-    return sorted(dict.fromkeys(problems), key=place)
+    return sorted(
+        dict.fromkeys(problems),
+        key=lambda found: (found.where.line is None, found.where.source or "", found.where.line or 0),
+    )
 
 
 @define
@@ -215,11 +203,13 @@ class ResolvedRecipe:
 
     def placed(self, problem: Problem) -> Problem:
         """Return a problem with the place of its key, and the variables that the value there came from."""
-        document = self.recipe.document
-        origins = self.filled.origin(problem.where.key)
+        if problem.where.source is not None:
+            return problem
+        document, key = self.recipe.document, problem.where.key
+        origins = self.filled.origin(key)
         sources = [f"{document.where(origin)} is where the value comes from" for origin in origins]
         hint = "; ".join(filter(None, [problem.hint, *sources]))
-        return document.placed(evolve(problem, hint=hint)) if problem.where.source is None else problem
+        return evolve(problem, where=document.where(key), hint=hint)
 
     def located(self, error: MistakeError) -> MistakeError:
         """Return an error raised while building, with the places of its keys."""

@@ -18,17 +18,13 @@ KEPT = "pretrained"
 
 
 def component_of_run(table: Mapping[str, Any], name: str, kind: Kind, folder: Path) -> dict[str, Any]:
-    """Return the table of a component that comes from a run.
+    """Return the table of a component that comes from a run, which has it by the same name.
 
     Without ``use`` it is the run's own component; options that are written beside ``from`` change it. With
     ``use`` it is the component of these options, and only the weights are the run's.
 
-    Args:
-        table: as written, with ``from``.
-        name: the component's, here and in the run.
-        kind: of the component.
-        folder: what the run's path is relative to. If it is a run that has kept these weights, the run that
-            they came from need not exist.
+    The run's path is relative to ``folder``. If that is a run that has kept these weights, the run that they
+    came from need not exist.
 
     Raises:
         MistakeError: there is no such run, or it has no such component.
@@ -45,8 +41,7 @@ def component_of_run(table: Mapping[str, Any], name: str, kind: Kind, folder: Pa
         return options if options.keys() & {"use", "ref"} else {**theirs, **options}
     if "use" in options and os.path.isfile(folder / KEPT / f"{name}.safetensors"):
         return options
-    hint = f"looked for {recipe}; make it with: uldm run RECIPE; a run that started from it has kept the "
-    hint += "weights, and resumes by its own recipe.toml"
+    hint = f"looked for {recipe}; make it with: uldm run RECIPE"
     raise MistakeError(f"there is no run {run!r}", hint=hint, code="missing-file")
 
 
@@ -57,9 +52,7 @@ def _component_in(recipe: Path, run: str, name: str, kind: Kind) -> dict[str, An
     except UldmError as error:
         what, hint = f"the recipe of {run} cannot be read", str(error.problems[0])
         raise MistakeError(what, hint=hint, code="unreadable-file") from error
-    kinds = {
-        other: table["kind"] for other, table in tables.items() if isinstance(table, dict) and "kind" in table
-    }
+    kinds = {n: table["kind"] for n, table in tables.items() if isinstance(table, dict) and "kind" in table}
     if name not in kinds:
         what = f"{run} has no [{name}]{did_you_mean(name, kinds)}"
         hint = f"it has: {listing(list(kinds))}; give the component the name it has there"

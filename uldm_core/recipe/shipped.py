@@ -20,12 +20,8 @@ def find(text: str | Path) -> Path:
         text: a file; a run's folder; or the name of a shipped recipe, ``name`` or ``plugin/name``.
 
     Raises:
-        MistakeError: it is empty; it is a bare name, and no recipe of that name ships; it is a folder whose
-            recipe is a link.
+        MistakeError: no recipe of that bare name ships; it is a folder whose recipe is a link.
     """
-    if str(text) == "":
-        hint = "name a file, a run's folder or a shipped recipe"
-        raise MistakeError("the recipe's name is empty", hint=hint, code="missing-file")
     path = path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return inside(path, "recipe.toml")

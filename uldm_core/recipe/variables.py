@@ -13,6 +13,7 @@ from uldm_core.errors import (
     Key,
     Problem,
     Where,
+    around,
     did_you_mean,
     dotted,
     expected,
@@ -20,6 +21,7 @@ from uldm_core.errors import (
     nearest,
     shortened,
 )
+from uldm_core.recipe.compare import flattened
 
 _REFERENCE = re.compile(r"\$\{\s*vars\.([^}\s]+)\s*\}")
 _FOREIGN = re.compile(r"\$\{[^}]*\}?")
@@ -32,7 +34,7 @@ DEEPEST = 50
 
 
 class _TooLargeError(Exception):
-    """Variables make too much; the place of the problem is where the outermost of them is used."""
+    """Variables make too much."""
 
 
 @define
@@ -51,9 +53,7 @@ class Filled:
 
     def origin(self, key: Key) -> list[Key]:
         """Return the variables that the value at a key came from."""
-        return next(
-            (self.origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.origins), []
-        )
+        return next((self.origins[outer] for outer in around(key) if outer in self.origins), [])
 
 
 def substitute(data: Mapping[str, object]) -> Filled:
@@ -66,10 +66,13 @@ def substitute(data: Mapping[str, object]) -> Filled:
     if not isinstance(variables, dict):
         return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables), code="wrong-type")])
     filler = _Filler(variables)
-    filled = Filled({name: filler.fill_top(value, name) for name, value in rest.items()})
-    filled.origins = filler.origins
-    filled.problems = filler.problems or list(filler.unused())
-    return filled
+    try:
+        filled = {name: filler.fill(value, (name,)) for name, value in rest.items()}
+    except _TooLargeError:
+        what = "grow too large as they are filled in"
+        hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
+        return Filled({}, [Problem(Where(("vars",)), what, hint, code="bad-variable")])
+    return Filled(filled, filler.problems or list(filler.unused()), filler.origins)
 
 
 @define
@@ -79,17 +82,11 @@ class _Filler:
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
     made: int = 0
-    outermost: Key = ()
 
-    def fill_top(self, value: object, name: str) -> object:
-        """Fill in a top-level value; one that grows too large stays as it is."""
-        self.made = 0
-        try:
-            return self.fill(value, (name,))
-        except _TooLargeError:
-            what = "grows too large as its variables are filled in"
-            hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-            return self._problem("bad-variable", self.outermost, what, hint, value)
+    @property
+    def leaves(self) -> list[Key]:
+        """The keys of the variables, those in tables one by one."""
+        return list(flattened(self.variables)) if self.variables else []
 
     def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
         """Fill in a value; ``within`` are the variables whose value it is."""
@@ -117,16 +114,16 @@ class _Filler:
             if isinstance(value, (dict, list)):
                 what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
                 return self._problem("bad-variable", key, what, "", text)
-        filled = _REFERENCE.sub(lambda found: _as_text(values[found[1]]), text)
+        texts = {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in values.items()}
+        filled = _REFERENCE.sub(lambda found: texts[found[1]], text)
         self.made += len(filled)
         return filled
 
     def _names(self) -> list[str]:
-        return [dotted(leaf) for leaf in _leaves(self.variables)]
+        return [dotted(leaf) for leaf in self.leaves]
 
     def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
         """Return a variable's value, variables in it filled in."""
-        self.outermost = self.outermost if within else key
         parts = filter(None, re.split(r"\.|\[|\]\.?", name))
         path: Key = tuple(int(part) if part.isdecimal() else part for part in parts)
         value: Any = self.variables
@@ -134,7 +131,10 @@ class _Filler:
             try:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
-                return self._unknown(name, ("vars", *path[:depth]), value, key, text)
+                what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
+                hint = f"{dotted(('vars', *path[:depth]))} is {shortened(value)}"
+                hint = hint if depth else f"[vars] has: {listing(self._names())}"
+                return self._problem("unknown-variable", key, what, hint, text)
         if name in within:
             what = f"a cycle of variables: {' -> '.join((*within, name))}"
             return self._problem("cycle", key, what, "", text)
@@ -146,17 +146,9 @@ class _Filler:
             return self._problem("bad-variable", key, what, hint, text)
         return self.fill(value, key, (*within, name))
 
-    def _unknown(self, name: str, inner: Key, value: object, key: Key, text: str) -> object:
-        """Report a variable that is not there; ``inner`` is the innermost part of it that is, a ``value``."""
-        what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
-        hint = f"[vars] has: {listing(self._names())}"
-        if len(inner) > 1:
-            hint = f"{dotted(inner)} is {shortened(value)}"
-        return self._problem("unknown-variable", key, what, hint, text)
-
     def unused(self) -> Iterator[Problem]:
         """Yield a problem for each variable that nothing uses."""
-        for leaf in _leaves(self.variables):
+        for leaf in self.leaves:
             if not any(leaf[: len(path)] == path or path[: len(leaf)] == leaf for path in self.used):
                 hint = f'write "${{vars.{dotted(leaf)}}}" where it is wanted, or take it out'
                 near = did_you_mean(dotted(leaf), [dotted(path) for path in self.used])
@@ -166,16 +158,3 @@ class _Filler:
     def _problem(self, code: Code, key: Key, what: str, hint: str, text: object) -> object:
         self.problems.append(Problem(Where(key), what, hint, code=code))
         return text
-
-
-def _leaves(table: Mapping[str, object], at: Key = ()) -> Iterator[Key]:
-    """Yield the keys of the values in nested tables."""
-    for name, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*at, name))
-        else:
-            yield (*at, name)
-
-
-def _as_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import types
-from collections.abc import Iterator, Sequence
-from typing import Annotated, TypeAlias, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import GroupedMetadata
 
@@ -44,3 +45,20 @@ def constraints(annotation: Annotation) -> Iterator[object]:
     """Yield what an ``Annotated`` adds, groups such as ``Interval`` taken apart."""
     for part in get_args(annotation)[1:]:
         yield from part if isinstance(part, GroupedMetadata) else [part]
+
+
+CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": (">=", operator.ge),
+    "gt": (">", operator.gt),
+    "le": ("<=", operator.le),
+    "lt": ("<", operator.lt),
+    "multiple_of": ("a multiple of", lambda value, step: value % step == 0),
+    "min_length": ("of length >=", lambda value, least: len(value) >= least),
+    "max_length": ("of length <=", lambda value, most: len(value) <= most),
+}
+"""The constraints of ``annotated_types`` by their attribute: in words, and whether a value satisfies one."""
+
+
+def kind_of_constraint(constraint: object) -> str | None:
+    """Return the attribute by which ``CONSTRAINTS`` knows a constraint; None if it does not."""
+    return next((name for name in CONSTRAINTS if hasattr(constraint, name)), None)

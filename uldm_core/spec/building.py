@@ -6,6 +6,7 @@ Recipes and ``registry.build`` share this: a ``Validator`` turns a table into a 
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -54,7 +55,7 @@ def validate(
     """Check a component's options without building it.
 
     Args:
-        registry: what components there are.
+        registry: where it is looked up.
         kind: of component.
         spec: its name, or a table with its name as ``use`` and options.
         options: further options.
@@ -82,26 +83,6 @@ def partial(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, **o
     """Return a component of a registry that its owner finishes; see ``uldm_core.registry.partial``."""
     built: Partial[Any] = ComponentStore().build(validate(registry, kind, spec, options, partial=True))
     return built
-
-
-class _LocatedPartial(Partial[Any]):
-    """A ``Partial`` whose component's own error, when it is finished, gets its place in the recipe."""
-
-    def __init__(
-        self,
-        target: Callable[..., Any],
-        key: Key,
-        options: Mapping[str, Any],
-        place: Callable[[Any], Any],
-    ) -> None:
-        super().__init__(target, **options)
-        self.key = key
-        self.place = place
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        with located_errors(self.key):
-            component = self.target(*args, **{**self.options, **options})
-        return self.place(component)
 
 
 @contextmanager
@@ -203,9 +184,15 @@ class ComponentStore:
         target = spec.component.load()
         options |= self._inferred(spec, options)
         if spec.partial:
-            return _LocatedPartial(target, spec.key, options, self.place)
+            return Partial(functools.partial(self._finish, spec.key, target), **options)
         with located_errors(spec.key):
             return target(*args, **options)
+
+    def _finish(self, key: Key, target: Callable[..., T], /, *args: Any, **options: Any) -> T:
+        """Make a component that its owner finishes, its errors located in the recipe."""
+        with located_errors(key):
+            component = target(*args, **options)
+        return self.place(component)
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):

@@ -17,12 +17,8 @@ from uldm_core.spec.docstrings import argument_help
 T = TypeVar("T")
 
 
-class _Missing:
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Any = _Missing()
+MISSING: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
 
 
 class Partial(Generic[T]):
@@ -50,19 +46,13 @@ class Weighted(Generic[T]):
 
     Args:
         component: such as a loss.
-        weight: its factor, >= 0.
-        start: the first training step at which it counts.
+        weight: the factor of the term
+        start: the first step at which it counts
     """
 
     component: T
-    weight: float = 1.0
-    start: int = 0
-
-    FIELDS = {
-        "weight": Annotated[float, annotated_types.Ge(0)],
-        "start": Annotated[int, annotated_types.Ge(0)],
-    }
-    HELP = {"weight": "the factor of the term", "start": "the first step at which it counts"}
+    weight: Annotated[float, annotated_types.Ge(0)] = 1.0
+    start: Annotated[int, annotated_types.Ge(0)] = 0
 
 
 @frozen
@@ -151,4 +141,8 @@ def _default_of(target: Callable[..., Any], parameter: inspect.Parameter) -> Any
     if parameter.default is NOTHING:
         attrs_class: Any = target
         return next(field.default.factory() for field in fields(attrs_class) if field.alias == parameter.name)
-    return MISSING if parameter.default is parameter.empty else parameter.default
+    return parameter.default
+
+
+WEIGHTS = {name: option for name, option in options_of(Weighted).items() if name != "component"}
+"""The options that a table of a weighted component has beside the component's own."""

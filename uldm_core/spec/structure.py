@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +14,17 @@ from contextvars import ContextVar
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import annotated_types
 from attrs import evolve, frozen
 
 from uldm_core.errors import Code, Key, did_you_mean, expected, shortened
-from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union
+from uldm_core.spec.annotations import (
+    CONSTRAINTS,
+    Annotation,
+    constraints,
+    is_sequence,
+    is_union,
+    kind_of_constraint,
+)
 from uldm_core.spec.format_types import format_type
 from uldm_core.spec.options import Exists
 
@@ -41,15 +46,8 @@ class Mismatch(Exception):
     others: tuple[Mismatch, ...] = ()
 
     def within(self, part: str | int) -> Mismatch:
-        """Return the same mismatch with ``part`` put in front of its key."""
-        others = tuple(other.within(part) for other in self.others)
-        return evolve(self, key=(part, *self.key), others=others)
-
-    def parts(self) -> Iterator[Mismatch]:
-        """Yield each part that is wrong."""
-        yield self
-        for other in self.others:
-            yield from other.parts()
+        """Return the same mismatch, without the others, with ``part`` put in front of its key."""
+        return evolve(self, key=(part, *self.key), others=())
 
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
@@ -99,10 +97,7 @@ def plain_values(value: object) -> Any:
 def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
     """Return the text typed on a command line where text is wanted and TOML reads something else: ``2024``.
 
-    Args:
-        value: what TOML makes of it.
-        text: as typed; None if the value is not from a command line.
-        annotation: of the option.
+    ``text`` is None if the value is not from a command line.
     """
     if text is None or isinstance(value, str) or not takes_text(annotation):
         return value
@@ -116,7 +111,7 @@ def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
 def takes_text(annotation: Annotation) -> bool:
     """Return whether an annotation accepts strings or paths."""
     if get_origin(annotation) is Literal:
-        return any(map(_is_text, get_args(annotation)))
+        return any(isinstance(choice, str) for choice in get_args(annotation))
     if get_origin(annotation) is Annotated or is_union(annotation):
         return any(map(takes_text, get_args(annotation)))
     return annotation in (str, Path)
@@ -132,26 +127,13 @@ def path_text(path: PurePath) -> str:
     return f"./{path}" if str(path).startswith("~") else str(path)
 
 
-_COMPARISONS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
-    annotated_types.Ge: ("ge", operator.ge),
-    annotated_types.Gt: ("gt", operator.gt),
-    annotated_types.Le: ("le", operator.le),
-    annotated_types.Lt: ("lt", operator.lt),
-    annotated_types.MultipleOf: ("multiple_of", lambda value, step: value % step == 0),
-    annotated_types.MinLen: ("min_length", lambda value, least: len(value) >= least),
-    annotated_types.MaxLen: ("max_length", lambda value, most: len(value) <= most),
-}
-
-
-def _holds(constraint: object, value: object) -> bool:
-    name, compare = _COMPARISONS.get(type(constraint), ("", None))
-    return compare is None or bool(compare(value, getattr(constraint, name)))
-
-
 def _structure_scalar(given: object, annotation: Annotation) -> object:
     value = python_scalar(given)
     if annotation is float and type(value) is int:
-        return _as_float(value)
+        if abs(value) >= 2**1023 or float(value) != value:
+            what = f"{shortened(value)} is no number that a float can hold: write it with a decimal point"
+            raise Mismatch(what, "out-of-range")
+        return float(value)
     if annotation is str and isinstance(value, PurePath):
         return path_text(value)
     if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
@@ -159,17 +141,6 @@ def _structure_scalar(given: object, annotation: Annotation) -> object:
     if annotation is int and not -(2**63) <= value < 2**63:
         raise Mismatch(f"{shortened(value)} is too large: an integer has 64 bits, as in TOML", "out-of-range")
     return value
-
-
-def _as_float(value: int) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if number != value:
-        what = f"{shortened(value)} is no number that a float can hold: write it with a decimal point"
-        raise Mismatch(what, "out-of-range")
-    return number
 
 
 def _structure_path(value: object, annotation: Annotation) -> Path:
@@ -183,14 +154,10 @@ def _structure_literal(value: object, annotation: Annotation) -> object:
     value, choices = python_scalar(value), get_args(annotation)
     same_type = [choice for choice in choices if type(value) is type(choice)]
     if value not in same_type:
-        near = did_you_mean(value, filter(_is_text, choices)) if _is_text(value) else ""
+        near = did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])
         code: Code = "out-of-range" if same_type else "wrong-type"
         raise Mismatch(expected(format_type(annotation), value) + near, code)
     return value
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _structure_annotated(value: object, annotation: Annotation) -> object:
@@ -204,18 +171,13 @@ def _structure_annotated(value: object, annotation: Annotation) -> object:
     return structured
 
 
-def check_constraints(structured: Any, annotation: Any, value: Any) -> None:
-    """Raise ``Mismatch`` unless a value satisfies every constraint of its ``Annotated``.
-
-    Args:
-        structured: the value, of the type that is annotated.
-        annotation: with the constraints.
-        value: as it was written, for the message.
-    """
+def check_constraints(structured: object, annotation: Annotation, value: object) -> None:
+    """Raise ``Mismatch`` unless a structured value, written as ``value``, satisfies every constraint."""
     for constraint in constraints(annotation):
         if isinstance(constraint, Exists) and isinstance(structured, Path):
             _refuse_absent(structured, constraint, value)
-        if structured is not None and not _holds(constraint, structured):
+        name = None if structured is None else kind_of_constraint(constraint)
+        if name and not CONSTRAINTS[name][1](structured, getattr(constraint, name)):
             raise Mismatch(expected(format_type(annotation), value), "out-of-range")
 
 
@@ -268,9 +230,9 @@ def _structure_each(parts: Iterable[tuple[Any, object, Annotation]]) -> dict[Any
         try:
             items[key] = structure(item, annotation)
         except Mismatch as mismatch:
-            wrong.append(mismatch.within(key))
+            wrong += [part.within(key) for part in (mismatch, *mismatch.others)]
     if wrong:
-        raise evolve(wrong[0], others=(*wrong[0].others, *wrong[1:]))
+        raise evolve(wrong[0], others=tuple(wrong[1:]))
     return items
 
 

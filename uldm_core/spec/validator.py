@@ -28,8 +28,8 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import Annotation, without_none
 from uldm_core.spec.component_spec import ComponentSpec, Reference
-from uldm_core.spec.format_types import describe_option, describe_type, takes_component
-from uldm_core.spec.options import Option, Partial, Weighted, options_of
+from uldm_core.spec.format_types import describe_option, format_type, takes_component
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 from uldm_core.spec.structure import Mismatch, as_typed, check_constraints, relative_to, structure
 
 NO_CODE = "a recipe names registered components, never code to import, so a stranger's recipe runs none"
@@ -37,11 +37,8 @@ _CODE = ("class_path", "class_name", "class", "cls", "target", "type", "module",
 _NOT_FROM = "only a component at the top comes from another run"
 
 
-class _LeftOut:
-    """The value of an option that is not passed: it is inferred, or wrong and reported."""
-
-
-LEFT_OUT: Any = _LeftOut()
+LEFT_OUT: Any = object()
+"""The value of an option that is not passed: it is inferred, or wrong and reported."""
 
 
 @define
@@ -84,7 +81,7 @@ class Validator:
         key: Key,
         *,
         partial: bool = False,
-        beside: Iterable[str] = (),
+        beside: Mapping[str, Option] | None = None,
         siblings: Iterable[str] = (),
     ) -> object:
         """Validate a component given as a name, a table, a reference or an object.
@@ -94,7 +91,7 @@ class Validator:
             value: as written.
             key: its place.
             partial: whether its owner finishes it.
-            beside: what else may be in the table, for messages.
+            beside: what else was in the table, for messages.
             siblings: names of the tables beside it, one of which may be meant if it names no component.
 
         Returns:
@@ -103,43 +100,29 @@ class Validator:
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, Mapping):
-            return self._object(kind, value, key)
+            if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
+                return value
+            what = expected(f"{with_article(kind.name)} (a name or a table)", value)
+            return self.problem("wrong-type", key, what, self._registered(kind))
         if "ref" in value:
             return self._reference(kind, value, key)
         if not isinstance(value.get("use"), str):
             return self._nameless(kind, value, key, siblings)
         component = self._record(kind, value["use"], (*key, "use"))
-        return self._spec(kind, component, value, key, partial, beside) if component else LEFT_OUT
-
-    def _spec(
-        self,
-        kind: Kind,
-        component: Component,
-        table: Mapping[str, object],
-        key: Key,
-        partial: bool,
-        beside: Iterable[str],
-    ) -> ComponentSpec:
-        """Validate the options of a component; those that are wrong are left out."""
-        use, table = str(table["use"]), {name: item for name, item in table.items() if name != "use"}
+        if component is None:
+            return LEFT_OUT
+        table = {name: item for name, item in value.items() if name != "use"}
         options = options_of(component.load())
         inferred = frozenset(
-            o for o in kind.inferred if o in options and self._has(kind.inferred[o].components)
+            name
+            for name, option in kind.inferred.items()
+            if name in options and (not self.all_known or self.kinds.keys() >= {*option.components})
         )
-        spec = ComponentSpec(kind, component, key, {}, partial, use, frozenset(table), inferred)
+        spec = ComponentSpec(kind, component, key, {}, partial, value["use"], frozenset(table), inferred)
         self._options(spec, options, table)
-        self._refuse_unknown(spec, options, [name for name in table if name not in options], beside)
+        self._refuse_unknown(component.path, key, {**options, **(beside or {})}, table, _keys(kind, key))
         self._refuse_both(spec, options)
         return spec
-
-    def _has(self, names: Iterable[str]) -> bool:
-        return not self.all_known or all(name in self.kinds for name in names)
-
-    def _object(self, kind: Kind, value: object, key: Key) -> object:
-        if isinstance(value, (ComponentSpec, Reference, kind.load_protocol())):
-            return value
-        what = expected(f"{with_article(kind.name)} (a name or a table)", value)
-        return self.problem("wrong-type", key, what, self._registered(kind))
 
     def _nameless(self, kind: Kind, table: Mapping[str, object], key: Key, siblings: Iterable[str]) -> object:
         """Report a table without ``use``, at the key that names a component in its place, if there is one."""
@@ -150,22 +133,16 @@ class Validator:
         if name := next(filter(names_code, table), None):
             hint = f'write use = "..."; {registered}'
             return self.problem("names-code", (*key, name), f"{name!r}: {NO_CODE}", hint)
-        if name := self._misspelt_use(kind, table, key):
-            near = did_you_mean(name, _keys(kind, key)) or " (did you mean 'use'?)"
-            return self.problem("unknown-option", (*key, name), f"unknown option {name!r}{near}", registered)
+        texts = [name for name, item in table.items() if isinstance(item, str)]
+        if name := next((name for name in texts if nearest(name, _keys(kind, key))), None):
+            what = f"unknown option {name!r}{did_you_mean(name, _keys(kind, key))}"
+            return self.problem("unknown-option", (*key, name), what, registered)
         if "from" in table:
             return self.problem("unknown-option", (*key, "from"), _NOT_FROM, registered)
         if near := did_you_mean(key[-1], siblings):
             hint = f'write use = "..." to make one: {listing(self.registry.names(kind.name))}'
             return self.problem("missing-option", key, f"there is no {kind.name} {key[-1]!r}{near}", hint)
         return self.problem("missing-option", key, f'names no {kind.name}: write use = "..."', registered)
-
-    def _misspelt_use(self, kind: Kind, table: Mapping[str, object], key: Key) -> str:
-        """Return the key of a table that is spelt like ``use``, or whose value is a component's name."""
-        texts = [str(name) for name, item in table.items() if isinstance(item, str)]
-        near = [name for name in texts if nearest(name, _keys(kind, key))]
-        named = [name for name in texts if table.get(name) in self.registry.names(kind.name)]
-        return next(iter([*near, *named]), "")
 
     def _record(self, kind: Kind, use: str, key: Key) -> Component | None:
         """Return the component of a name, imported; None if there is none, or it cannot be imported."""
@@ -181,7 +158,8 @@ class Validator:
             component.load()
         except MistakeError as error:
             hint = f'the recipe\'s own one is {{ ref = "{use}" }}; ' if use in self.kinds else ""
-            hint += _how_to_install(self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}"))
+            origin = self.versions.get(f"{kind.name}/{use.rpartition('/')[2]}")
+            hint += f"{origin} brought it: install it, or name its file with --plugin; " if origin else ""
             self.problems += [
                 Problem(Where(key), problem.what, hint + problem.hint, code=code, cause=error.__cause__)
                 for problem in error.problems
@@ -203,19 +181,19 @@ class Validator:
                 spec.options[name] = value
 
     def _refuse_unknown(
-        self, owner: ComponentSpec, options: Mapping[str, Option], unknown: list[str], beside: Iterable[str]
+        self, owner: str, key: Key, options: Mapping[str, Option], names: Iterable[str], others: Iterable[str]
     ) -> None:
-        known = [*options, *beside, *_keys(owner.kind, owner.key)]
+        """Refuse the names that are neither an option of ``owner`` nor one of the ``others``."""
         texts = [describe_option(self.registry, option) for option in options.values()]
-        accepted = f"{owner.component.path} takes: {'; '.join([*texts, *beside]) or 'no options'}"
-        for name in unknown:
+        accepted = f"{owner} takes: {'; '.join(texts) or 'no options'}"
+        for name in [name for name in names if name not in options]:
             code: Code = "names-code" if names_code(name) else "unknown-option"
-            what = f"unknown option {name!r}{did_you_mean(str(name), known)}"
+            what = f"unknown option {name!r}{did_you_mean(str(name), [*options, *others])}"
             if name == "from":
                 what = _NOT_FROM
             if code == "names-code":
                 what = f"{name!r}: {NO_CODE}"
-            self.problem(code, (*owner.key, name), what, f"{_nested_with(owner, name)}{accepted}")
+            self.problem(code, (*key, name), what, accepted)
 
     def _refuse_both(self, owner: ComponentSpec, options: Mapping[str, Option]) -> None:
         """Of an option and the one that it replaces only one may be given; the other is not passed."""
@@ -232,7 +210,10 @@ class Validator:
     def option(self, option: Option, value: object, key: Key, owner: str) -> Any:
         """Validate the value of an option of ``owner``; problems without a hint get its description."""
         before = len(self.problems)
-        found = self.value(option.annotation, _completed(value, option.default), key)
+        default = option.default
+        if isinstance(value, Mapping) and isinstance(default, Mapping) and not value.keys() & {"use", "ref"}:
+            value = {**default, **value}  # a table without use changes options of the default component
+        found = self.value(option.annotation, value, key)
         hint = self._explain(owner, option)
         for index, problem in enumerate(self.problems[before:], before):
             self.problems[index] = problem if problem.hint else evolve(problem, hint=hint)
@@ -251,7 +232,7 @@ class Validator:
 
     def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
         """Report a missing option, unless what it is inferred from is reported as missing."""
-        what = f"missing option {option.name!r} ({describe_type(self.registry, option.annotation)})"
+        what = f"missing option {option.name!r} ({format_type(option.annotation, self.registry)})"
         hint = self._explain(owner.component.path, option)
         if inferred := owner.kind.inferred.get(option.name):
             if self.missing & {*inferred.components}:
@@ -321,7 +302,7 @@ class Validator:
             with relative_to(self.folder(key)) if self.folder else nullcontext():
                 return structure(as_typed(value, self.texts.get(key), annotation), annotation)
         except Mismatch as mismatch:
-            kind, parts = self.kinds.get(str(key[0])), list(mismatch.parts())
+            kind, parts = self.kinds.get(str(key[0])), [mismatch, *mismatch.others]
             unread = not self.needs_data and kind is not None and kind.data
             if unread and all(part.code == "missing-file" for part in parts):
                 return [Path(path) for path in value] if isinstance(value, list) else Path(str(value))
@@ -358,22 +339,16 @@ class Validator:
             return value
         fields = {}
         if isinstance(value, Mapping):
-            fields = {name: value[name] for name in Weighted.FIELDS if name in value}
+            fields = {name: value[name] for name in WEIGHTS if name in value}
             value = {name: item for name, item in value.items() if name not in fields}
         checked: dict[str, Any] = {
-            name: self._field(name, item, (*key, name)) for name, item in fields.items()
+            name: self.option(WEIGHTS[name], item, (*key, name), dotted(key)) for name, item in fields.items()
         }
         kind = self.registry.kind_of(annotation)
         if kind is None:
             return Weighted(self.value(annotation, value, key), **checked)
-        component = self.component(kind, value, key, beside=Weighted.FIELDS)
+        component = self.component(kind, value, key, beside=WEIGHTS)
         return LEFT_OUT if component is LEFT_OUT else Weighted(component, **checked)
-
-    def _field(self, name: str, value: object, key: Key) -> object:
-        try:
-            return structure(value, Weighted.FIELDS[name])
-        except Mismatch as mismatch:
-            return self.problem(mismatch.code, key, mismatch.what, f"{name}: {Weighted.HELP[name]}")
 
     def _reference(self, kind: Kind, table: Mapping[str, object], key: Key) -> object:
         for name in [name for name in table if name != "ref"]:
@@ -396,9 +371,8 @@ class Validator:
         """Report a reference to a component that the recipe does not have."""
         known = [other for other in self.kinds if self.kinds[other] is kind]
         near = did_you_mean(name, known) or did_you_mean(name, self.kinds)
-        several = f"{kind.name}es" if kind.name.endswith("s") else f"{kind.name}s"
-        what, hint = f"there is no [{name}] in the recipe{near}", f"its {several} are: {listing(known)}"
-        return self.problem("missing-component", key, what, hint)
+        what = f"there is no [{name}] in the recipe{near}"
+        return self.problem("missing-component", key, what, f"of kind {kind.name} it has: {listing(known)}")
 
     def _explain(self, owner: str, option: Option) -> str:
         """Return an option with its default, its type and its help."""
@@ -425,32 +399,8 @@ def _keys(kind: Kind, key: Key) -> tuple[str, ...]:
     return ("use", "ref", "from") if len(key) == 1 and not kind.stage else ("use", "ref")
 
 
-def _how_to_install(origin: object) -> str:
-    """Return how to install the component of a file or a distribution, named as in ``[versions]``."""
-    if not isinstance(origin, str) or not origin:
-        return ""
-    if origin.endswith(".py"):
-        return f"this run was made with --plugin {origin}: give it again; "
-    return f"{origin} brought it: pip install {origin.partition(' ')[0]}; "
-
-
-def _nested_with(owner: ComponentSpec, name: str) -> str:
-    """Return a hint at the component nested in another one that has an option of that name."""
-    for option, inner in owner.options.items():
-        if isinstance(inner, ComponentSpec) and name in options_of(inner.component.load()):
-            return f"{dotted((*owner.key, option))} takes one of that name; "
-    return ""
-
-
 def _without_weight(item: object) -> dict[str, object] | None:
     """Return the table of a component, whatever its weight; None if it is none."""
     if isinstance(item, Weighted) and isinstance(item.component, ComponentSpec):
         return {**item.component.to_dict(), "start": item.start}
     return item.to_dict() if isinstance(item, ComponentSpec) else None
-
-
-def _completed(value: object, default: object) -> object:
-    """Lay a table without ``use`` over the default component, which keeps its other options."""
-    if isinstance(value, Mapping) and isinstance(default, Mapping) and not value.keys() & {"use", "ref"}:
-        return {**default, **value}
-    return value

@@ -17,8 +17,8 @@ from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import is_sequence, is_union
 from uldm_core.spec.building import describe
-from uldm_core.spec.format_types import describe_type, takes_component
-from uldm_core.spec.options import Option, Partial, Weighted
+from uldm_core.spec.format_types import format_type, takes_component
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted
 
 Schema = dict[str, Any]
 VARIABLE: Schema = {"type": "string", "pattern": r"\$\{\s*vars\."}
@@ -105,7 +105,7 @@ class _Writer:
         reference = _table({"ref": _TEXT}, "ref")
         within = [{**table, "unevaluatedProperties": False} for table in tables]
         self._put("kind", kind.name, [bare, VARIABLE, reference, *within], kind.summary)
-        fields = {name: self._value(annotation) for name, annotation in Weighted.FIELDS.items()}
+        fields = {name: self._value(option.annotation) for name, option in WEIGHTS.items()}
         referred = _table({"ref": _TEXT, **fields}, "ref")
         terms = [{"properties": fields, **table} for table in within]
         self._put("term", kind.name, [bare, VARIABLE, referred, *terms], kind.summary)
@@ -152,7 +152,7 @@ class _Writer:
         return option.name in kind.inferred or (kind.stage and any(map(self.registry.kind_of, members)))
 
     def _option(self, option: Option) -> Schema:
-        type_text = describe_type(self.registry, option.annotation)
+        type_text = format_type(option.annotation, self.registry)
         schema = self._value(option.annotation)
         if isinstance(option.default, Mapping) and "use" in option.default:
             schema = {"anyOf": [schema, self._changes(option)]}

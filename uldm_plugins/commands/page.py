@@ -13,7 +13,7 @@ from uldm_core.cli.common import component_named
 from uldm_core.kinds import Kind
 from uldm_core.registry.component import Component
 from uldm_core.spec.docstrings import without_arguments
-from uldm_core.spec.format_types import describe_type, format_value
+from uldm_core.spec.format_types import format_type, format_value
 from uldm_core.spec.options import Option
 
 _INTEGER = 4
@@ -45,7 +45,7 @@ def _option(kind: Kind, option: Option) -> Page:
     inferred = kind.inferred.get(option.name)
     return {
         "name": option.name,
-        "type": describe_type(registry.default(), option.annotation),
+        "type": format_type(option.annotation, registry.default()),
         "required": option.required and not inferred,
         "default": None if option.required else _plain(option.default),
         "filled_from": inferred.description if inferred else None,
