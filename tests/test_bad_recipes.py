@@ -27,7 +27,7 @@ CODES = {
     "kind": {"unknown-component", "wrong-kind", "wrong-type"},
     "missing": {"missing-component", "missing-option", "unknown-option"},
     "name": {"bad-name"},
-    "order": {"wrong-order"},
+    "order": {"cycle", "wrong-order"},
     "path": {"missing-file", "wrong-type"},
     "range": {"out-of-range"},
     "ref": {"cycle", "missing-component", "unknown-component", "unknown-option", "wrong-kind", "wrong-type"},

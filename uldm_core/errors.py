@@ -224,7 +224,10 @@ def in_toml(value: object, quoted: Callable[[str], str] = repr) -> str:
 
 def shortened(value: object, most: int = 100) -> str:
     """Return a value as TOML writes it, cut short if need be."""
-    text = in_toml(value)
+    try:
+        text = in_toml(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a very large number"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -23,6 +23,9 @@ else:
 DEEPEST = 100
 """The most tables and lists that may be nested in each other."""
 
+LARGEST = 10_000_000
+"""The most bytes of a recipe's file: reading more takes minutes, and nobody writes that by hand."""
+
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; raises ``ValueError`` if it is not TOML."""
@@ -104,9 +107,13 @@ class Document:
 def _read_text(path: Path) -> str:
     """Return the text of a file; raises ``MistakeError`` if it cannot be read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe or a device may never end
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
             hint = "name a recipe's file, or a run's folder"
             raise MistakeError(f"{path}: not a file", hint=hint, code="unreadable-file")
+        if found.st_size > LARGEST:
+            what = f"{path}: of {found.st_size / 1e6:.0f} MB, no recipe is as large"
+            raise MistakeError(what, code="unreadable-file")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = Where((), str(path), error.object[: error.start].count(b"\n") + 1)

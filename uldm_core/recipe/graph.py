@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from uldm_core.errors import Problem, Where, dotted
+from uldm_core.errors import Code, Problem, Where, dotted
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 Specs = Mapping[str, ComponentSpec]
 
 
 def graph_problems(components: Specs, stages: Specs, *, complete: bool, right: bool) -> list[Problem]:
-    """Return what is wrong between components and stages that are each right by themselves.
+    """Return what is wrong between components that are each right by themselves.
 
-    Unless these are ``complete``, another stage may make a product; unless all are ``right``, one cannot say
-    which are used.
+    Args:
+        components: by name.
+        stages: by name, in the order written.
+        complete: whether these are all that the recipe has; if not, a product may be made by another stage.
+        right: whether nothing is wrong with them; if not, one cannot say which are used.
     """
     return [
         *_cycles(components),
@@ -32,15 +34,29 @@ def needs(spec: ComponentSpec, components: Specs) -> set[str]:
     return components_behind(spec, components, ComponentSpec.dependencies)
 
 
+def _path(start: str, goal: str, following: Callable[[str], Iterable[str]]) -> list[str]:
+    """Return the shortest path of one step or more from a name to another; an empty list if there is none."""
+    paths, visited = [[start]], {start}
+    while paths:
+        path = paths.pop(0)
+        for name in following(path[-1]):
+            if name == goal:
+                return [*path, name]
+            if name not in visited:
+                visited.add(name)
+                paths.append([*path, name])
+    return []
+
+
 def _cycles(components: Specs) -> Iterator[Problem]:
-    """Yield a problem if components are made from themselves, at one of them."""
-    used = {name: sorted(spec.dependencies() & components.keys()) for name, spec in components.items()}
-    try:
-        TopologicalSorter(used).prepare()
-    except CycleError as error:
-        cycle = error.args[1][::-1]
-        what, hint = f"is made from itself: {' -> '.join(cycle)}", "one of them has to do without"
-        yield Problem(Where((cycle[0],)), what, hint, code="cycle")
+    """Yield one problem a cycle, at its first component."""
+    reported: set[str] = set()
+    for name in components:
+        cycle = _path(name, name, lambda name: sorted(components[name].dependencies() & components.keys()))
+        if cycle and not reported & set(cycle):
+            reported |= set(cycle)
+            what, hint = f"is made from itself: {' -> '.join(cycle)}", "one of them has to do without"
+            yield Problem(Where((name,)), what, hint, code="cycle")
 
 
 def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
@@ -50,10 +66,21 @@ def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
         for product in [product for product in _class_of(stage).needs if product not in made]:
             makers = [other for other, stage in stages.items() if product in _class_of(stage).makes]
             if makers or complete:
-                hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
-                what = f"needs {product}, which no earlier stage makes"
-                yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
+                yield _too_early(name, product, makers, stages)
         made |= set(_class_of(stage).makes)
+
+
+def _too_early(name: str, product: str, makers: list[str], stages: Specs) -> Problem:
+    def makers_for(stage: str) -> list[str]:
+        needed = set(_class_of(stages[stage]).needs)
+        return [other for other, maker in stages.items() if needed & set(_class_of(maker).makes)]
+
+    code: Code = "cycle" if makers and _path(makers[0], name, makers_for) else "wrong-order"
+    hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
+    if code == "cycle":
+        hint = f"a cycle: [stages.{makers[0]}] needs what [stages.{name}] makes"
+    what = f"needs {product}, which no earlier stage makes"
+    return Problem(Where(("stages", name)), what, hint, code=code)
 
 
 def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:
