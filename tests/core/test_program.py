@@ -209,6 +209,7 @@ def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, argumen
     [
         ("pipe.toml", "pipe.toml: not a file"),
         ("/dev/zero", "/dev/zero: not a file"),
+        ("large.toml", "large.toml: of 20 MB, no recipe is as large"),
         ("folder", "folder: not a file"),
         ("utf16.toml", "utf16.toml:1: not UTF-8"),
         ("loop.toml", "loop.toml: Too many levels of symbolic links"),
@@ -220,6 +221,8 @@ def test_what_is_no_recipe_is_said_at_once(uldm, name, said):
     os.mkfifo("pipe.toml")
     os.mkdir("folder")
     os.symlink("loop.toml", "loop.toml")
+    Path("large.toml").touch()
+    os.truncate("large.toml", 20_000_000)
     Path("utf16.toml").write_text("seed = 1", "utf-16")
     code, out, err = uldm("run", name)
     assert (code, out) == (2, "") and err.startswith(f"error: {said}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,11 +57,25 @@ def run(
     from uldm_core.engine.run import run as run_recipe
     from uldm_core.engine.signals import Stop
 
-    with reporter() as notify, Stop().listening() as stop:
+    with _report_named(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
         run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
-    report = folder_of(resolved, out) / "report.html"
-    if report.is_file():
-        click.echo(f"report: {report}", err=True)
+
+
+@contextmanager
+def _report_named(folder: Path) -> Iterator[None]:
+    """Print in the end where the run's report lies; of a run that fails, only if it has written one."""
+
+    def written() -> int:
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
+    path = folder / "report.html"
+    before = written()
+    try:
+        yield
+        before = 0
+    finally:
+        if written() > before:
+            click.echo(f"report: {path}", err=True)
 
 
 def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
