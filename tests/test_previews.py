@@ -215,12 +215,12 @@ loop.LOG_EVERY_STEPS = 1
 loop.CHECKPOINT_EVERY_SECONDS = -1.0
 step = TrainAutoencoder.step
 
-def deadly(self, number):
+def deadly(self, number, context):
     if number == 2:
         loop.CHECKPOINT_EVERY_SECONDS = 1e9
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, number)
+    return step(self, number, context)
 
 TrainAutoencoder.step = deadly
 run(Recipe.load(sys.argv[1], sys.argv[3:]), out=sys.argv[2], until="first")
