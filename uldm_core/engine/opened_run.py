@@ -126,7 +126,7 @@ class TrainedRun:
     def context(
         self, name: str, seed: int, reporter: Reporter | None = None, stop: Stop | None = None
     ) -> Context:
-        """Return the surroundings for doing a stage's work outside a run."""
+        """Return the context for doing a stage's work outside a run."""
         folder = self.folder.stage(name)
         return Context(name, seed, self.device, folder, {}, reporter or Silent(), stop or Stop())
 

@@ -121,13 +121,13 @@ def _changes(old: StageKey, new: StageKey) -> str:
     if isinstance(old.made_of.get("data"), list):  # no names of datasets and files
         return "its record is of an earlier version"
     known = ("sources",) if old.code else ()  # a file's code tells of the sources in it
-    told = (
+    reasons = (
         _format_change(key, was, now)
         for key, (was, now) in new.changes(old).items()
         # another `use` tells of its own sources and code
         if key[0] not in known and not (key[0] in ("sources", "code") and None in (was, now))
     )
-    return "; ".join(told)
+    return "; ".join(reasons)
 
 
 _FORMATS = {

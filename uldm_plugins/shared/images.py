@@ -73,7 +73,7 @@ def grid_of_ten(images: Tensor) -> Image.Image:
 
 
 def png_of_grid(images: Tensor) -> bytes:
-    """Return ``grid_of_ten`` as a PNG, transparent between images: it fits dark and light surroundings."""
+    """Return ``grid_of_ten`` as a PNG, transparent between images: it fits dark and light pages."""
     picture = grid_of_ten(images)
     picture.putalpha(ImageOps.invert(grid_of_ten(torch.zeros_like(images[:, :1]))))
     file = io.BytesIO()

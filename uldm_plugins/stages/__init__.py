@@ -1,1 +1,1 @@
-"""The verbs of recipes."""
+"""The stages of recipes."""
