@@ -16,6 +16,7 @@ from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
 from uldm_core.paths import copy, inside
+from uldm_core.run_folder.events import EventLog
 from uldm_core.run_folder.folder import StageFolder
 
 
@@ -33,6 +34,7 @@ class Context:
         stop: says whether to stop.
         trackers: log scalars and images.
         beat: called while the stage makes progress.
+        events: the run's event log.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Context:
     stop: Stop = field(factory=Stop)
     trackers: Trackers = field(factory=Trackers)
     beat: Callable[[], None] = lambda: None
+    events: EventLog = field(factory=EventLog)
     published: list[str] = field(factory=list, init=False)
     _started: float = field(factory=time.monotonic, init=False)
 
@@ -88,6 +91,10 @@ class Context:
     def message(self, text: str) -> None:
         """Show a line to whoever started the run."""
         self.reporter.message(text)
+
+    def event(self, name: str, **values: object) -> None:
+        """Add an event of this stage to the run's event log."""
+        self.events.append(name, stage=self.name, **values)
 
     def check_stop(self) -> None:
         """Raise ``Interrupted`` if the run is to stop."""

@@ -28,6 +28,7 @@ from uldm_core.protocols import RunStart, Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
+from uldm_core.run_folder.events import EventLog
 from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
 from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
@@ -291,6 +292,7 @@ class _Runner:
             self.stop,
             self.trackers,
             self.status.beat,
+            EventLog(self.folder.file("events.jsonl")),
         )
         started = time.monotonic()
 
