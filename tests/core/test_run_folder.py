@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, sgd
+from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, forge, sgd
 
 from uldm_core import MistakeError, Registry, UldmError
 from uldm_core.engine.opened_run import TrainedRun
@@ -209,20 +209,6 @@ def test_old_names_of_unfinished_files_are_not_written_through(sent, components,
 DEEP = "[" * 100_000
 
 
-def forge(path, content):
-    """Write a record as the versions did that knew no checksum, and remove its copy."""
-    known = isinstance(content, dict)
-    content = (
-        {name: content[name] for name in content if name not in ("format", "uldm", "checksum")}
-        if known
-        else content
-    )
-    path.write_bytes(
-        content if isinstance(content, bytes) else (json.dumps(content) if known else content).encode()
-    )
-    (path.parent / "stage_copy.json").unlink()
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -326,8 +312,8 @@ def test_weights_that_are_none_are_said_in_a_line(sent, components, name):
 def test_weights_of_another_shape_are_said_by_their_names(sent, components):
     path, shape = sent / "stages/first/weights/autoencoder.safetensors", TENSORS["other_shape"]
     path.write_bytes(shape)
-    note = json.loads((sent / "stages/first/stage.json").read_text())
-    forge(sent / "stages/first/stage.json", {**note, "files": {}, "digests": {}})
+    record = json.loads((sent / "stages/first/stage.json").read_text())
+    forge(sent / "stages/first/stage.json", {**record, "files": {}, "digests": {}})
     with pytest.raises(MistakeError, match=r"weight is \[3\] here and \[1\] there") as error:
         TrainedRun.open(sent, registry=components).component("autoencoder")
     (problem,) = error.value.problems

@@ -96,6 +96,8 @@ def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
     """
 
     def checked(value: Any) -> T:
+        if not isinstance(value, dict):
+            raise TypeError("it holds no record")
         content = dict(value)
         version, checksum = content.get("format", 1), content.pop("checksum", "")
         if isinstance(version, int) and version > FORMAT:

@@ -211,12 +211,12 @@ class StageFolder:
             raise problem
         return None
 
-    def record_damage(self) -> list[Problem]:
-        """Return what is wrong with the record and its copy."""
+    def record_damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+        """Return what is wrong with the record and its copy; ``make`` converts them."""
         found: list[Problem] = []
         for name in _RECORDS:
             try:
-                read_record(self.inside(name), _record)
+                read_record(self.inside(name), make)
             except MistakeError as error:
                 found += error.problems
         own, copy_of_it = (self.path / name for name in _RECORDS)
@@ -320,8 +320,8 @@ class RunFolder:
         path = self.file("recipe.toml")
         return path.is_file() and read_bytes(path) == _stamped(text.encode("utf-8", "backslashreplace"))
 
-    def damage(self) -> list[Problem]:
-        """Return what is wrong with the stages' records, and with the recipe if it has a checksum."""
+    def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+        """Return what is wrong with the recipe, if it has a checksum, and the stages' records, see there."""
         path, found = self.file("recipe.toml"), []
         content = read_bytes(path) if path.is_file() else b""
         first, _, rest = content.partition(b"\n")
@@ -329,7 +329,7 @@ class RunFolder:
             what = "it has changed since a run wrote it, by hand or by damage"
             found.append(Problem(Where((), str(path)), what, warning=True))
         for stage in listed(self.file("stages")):
-            found += self.stage(stage.name).record_damage() if stage.is_dir() else []
+            found += self.stage(stage.name).record_damage(make) if stage.is_dir() else []
         return found
 
     def repair(self) -> list[str]:
