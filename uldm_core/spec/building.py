@@ -67,7 +67,7 @@ def validate(
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
     kinds = {name: component.kind for name, component in (components or {}).items()}
-    validator = Validator(registry, kinds, in_recipe=False)
+    validator = Validator(registry=registry, kinds=kinds, in_recipe=False)
     found = validator.component(registry.kind(kind), {**table, **options}, (kind,), partial=partial)
     if validator.problems or not isinstance(found, ComponentSpec):
         raise MistakeError(*validator.problems)
