@@ -384,7 +384,7 @@ def test_time_is_up_for_a_pass_that_never_ends(flown, monkeypatch):
 
 def test_without_a_noise_scheduler_a_sampler_is_not_measured_and_nothing_is_wrong(flown):
     found = flown(sampler="draws")
-    assert row(found, "sampler: draws").why == "there is no noise scheduler to sample with"
+    assert row(found, "sampler: draws").why == "there is no noise_scheduler to run it with"
     assert not problems_of(found)
 
 

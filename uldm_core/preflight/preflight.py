@@ -32,7 +32,7 @@ from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.pretrained import misfits, pretrained_weights
 from uldm_core.spec.component_spec import ComponentSpec
 
-SECONDS = 5.0
+SECONDS = 8.0
 BATCH = 2
 NOT_MEASURABLE = "not measurable"
 REFUSALS = (MistakeError, ValueError, ShapeError)
@@ -100,7 +100,7 @@ def preflight(
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
     A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
-    at most, five by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
+    at most, eight by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
     weights of other runs.
     """
     seconds = seconds or SECONDS

@@ -43,29 +43,23 @@ class Inputs:
     shape: tuple[int, ...] = ()
 
     def component(self, name: str) -> Any:
-        """Return a component of the recipe as it was built for its shapes, or None."""
-        return self.tried.components.get((name,))
-
-    def images(self, batch: int) -> Tensor:
-        """Return images of the dataset's shape, float [batch, C, H, W].
+        """Return a component of the recipe as it was built for its shapes.
 
         Raises:
-            NotImplementedError: the shape is not known.
+            NotImplementedError: there is none, or it could not be built so.
         """
+        if (name,) not in self.tried.components:
+            raise NotImplementedError(f"there is no {name} to run it with")
+        return self.tried.components[name,]
+
+    def images(self, batch: int) -> Tensor:
+        """Return images of the dataset's shape, float [batch, C, H, W]."""
         dataset = self.component("dataset")
-        if dataset is None:
-            raise NotImplementedError("the dataset's shapes are not known")
         return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
 
     def latents(self, batch: int, autoencoder: Autoencoder | None = None) -> Tensor:
-        """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w].
-
-        Raises:
-            NotImplementedError: the shape is not known.
-        """
+        """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w]."""
         dataset, autoencoder = self.component("dataset"), autoencoder or self.component("autoencoder")
-        if dataset is None or autoencoder is None:
-            raise NotImplementedError("the latents' shapes are not known")
         side = latent_size(dataset.size, autoencoder.downscale)
         return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
 
@@ -143,8 +137,6 @@ def sample(inputs: Inputs, sampler: Sampler, batch: int) -> Tensor:
     A step is so cheap that it is done with values. What a sampler refuses then is the process, not a shape.
     """
     process = inputs.component("noise_scheduler")
-    if process is None:
-        raise NotImplementedError("there is no noise scheduler to sample with")
 
     def predict_zeros(latents: Tensor, t: Tensor) -> Tensor:
         inputs.clock.check()  # torch functions do not, where they have values

@@ -118,7 +118,7 @@ def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
 
 
 class MissingComponentError(LookupError):
-    """A recipe has no component of a name that one of its components refers to."""
+    """A component that another one needs is not there: the recipe has none, or it was not built."""
 
 
 @define

@@ -288,7 +288,7 @@ class _Tracer:
         )
 
     def _prediction(self) -> str:
-        process = self.inputs.component("noise_scheduler")
+        process = self.inputs.tried.components.get(("noise_scheduler",))
         return process.prediction if self.untraced.kind == "denoiser" and process is not None else ""
 
     def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:
