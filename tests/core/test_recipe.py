@@ -7,8 +7,8 @@ import pytest
 from uldm_core import check
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.spec.component_spec import Reference
+from uldm_core.toml_text.parse import parse_toml
 
 
 def problems(registry, path, overrides=()):

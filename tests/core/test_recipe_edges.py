@@ -16,11 +16,11 @@ from uldm_core.engine.run import folder_of, run
 from uldm_core.errors import MistakeError, dotted
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
-from uldm_core.recipe.document import parse_toml
 from uldm_core.recipe.variables import substitute
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import Reference
 from uldm_core.spec.options import Exists
+from uldm_core.toml_text.parse import parse_toml
 
 
 def problems_of(registry, path, *overrides):

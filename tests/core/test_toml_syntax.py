@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from uldm_core import MistakeError
 from uldm_core.errors import dotted
-from uldm_core.recipe.document import Document, parse_toml
+from uldm_core.recipe.document import Document
 from uldm_core.toml_text.locate import locate
+from uldm_core.toml_text.parse import parse_toml
 
 GOOD = """\
 uldm = 1
@@ -129,7 +130,7 @@ def test_whatever_is_cut_out_is_reported_on_a_line_of_the_file(tmp_path_factory,
     text = GOOD[:begin] + GOOD[begin + length :]
     try:
         parse_toml(text)
-    except ValueError:
+    except MistakeError:
         for problem in problems(text, tmp_path_factory):
             assert 1 <= problem.where.line <= text.count("\n") + 1 and problem.what
     else:
