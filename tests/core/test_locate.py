@@ -6,6 +6,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uldm_core.errors import MistakeError
 from uldm_core.toml_text.locate import locate
 from uldm_core.toml_text.parse import parse_toml
 

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from uldm_core import registry
 from uldm_core.cli.main import cli
+from uldm_core.errors import MistakeError
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.commands.json_schema import schema_of
 

@@ -31,7 +31,7 @@ class Document:
     """
 
     data: dict[str, Any]
-    whole: Where = Where()
+    whole: Where = field(factory=Where)
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     texts: dict[Key, str] = field(factory=dict)

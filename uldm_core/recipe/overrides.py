@@ -54,13 +54,10 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     apply_overrides(document, options)
     if document.problems:
         raise MistakeError(*document.problems)
-    annotations = {option.name: option.annotation for option in known}
-    return {
-        name: as_typed(value, document.texts.get((name,)), annotations[name])
-        if name in annotations
-        else value
-        for name, value in document.data.items()
-    }
+    for option in [option for option in known if option.name in document.data]:
+        value, text = document.data[option.name], document.texts.get((option.name,))
+        document.data[option.name] = as_typed(value, text, option.annotation)
+    return document.data
 
 
 def _parsed(typed: str) -> tuple[Key, Any, str]:

@@ -120,7 +120,7 @@ class _Filler:
     def _text(self, text: str, key: Key, within: tuple[str, ...]) -> Any:
         """Fill in a string; raises ``MistakeError`` if it refers to no variable."""
         if foreign := _FOREIGN.search(_REFERENCE.sub("", text)):
-            near = did_you_mean(foreign[0].strip("${} "), [f"vars.{name}" for name in self.names])
+            near = did_you_mean(foreign[0].strip("${} ").removeprefix("vars."), self.names)
             hint = 'only "${vars.NAME}" is filled in, from the table [vars]'
             raise MistakeError(f"{foreign[0]!r} is no variable{near}", hint=hint, code="bad-variable")
         if whole := _REFERENCE.fullmatch(text):

@@ -17,9 +17,10 @@ else:
 
 DEEPEST = 100
 """The most tables and lists that may be nested in each other."""
-STRING = (
-    r""" \"{3}(?:[^\\]|\\.)*?\"{3,5} | '{3}.*?'{3,5} | \"(?!\"\")(?:[^\"\\\n]|\\.)*\" | '(?!'')[^'\n]*' """
-)
+STRING = r"""
+    \"{3}(?:[^\\]|\\.)*?\"{3,5} | '{3}.*?'{3,5} | \"(?!\"\")(?:[^\"\\\n]|\\.)*\" | '(?!'')[^'\n]*'
+"""
+"""The pattern of a string, in ``re.VERBOSE``."""
 _TOKEN = re.compile(
     rf"""(?P<blank>(?:\s|\#[^\n]*)+)
     |{STRING}
@@ -64,11 +65,12 @@ def note(lines: dict[Key, int], key: Key, line: int) -> None:
 
 def written(text: str) -> Iterator[tuple[Key, int]]:
     """Yield the key and line of every table, value and array item, in the order written."""
-    tokens, table = _tokens(text), ()
-    last_items: dict[Key, Key] = {}
+    tokens = _tokens(text)
+    table: Key = ()
+    counts: dict[Key, int] = {}
     for token in tokens:
         if token.text == "[":
-            table = _header(tokens, last_items)
+            table = _header(tokens, counts)
             yield table, token.line
         else:
             yield from _pair(token, tokens, table)
@@ -82,8 +84,11 @@ def _tokens(text: str) -> Iterator[Token]:
         line += found[0].count("\n")
 
 
-def _header(tokens: Iterator[Token], last_items: dict[Key, Key]) -> Key:
-    """Read ``[table]`` or ``[[array]]``; a key that names an array of tables means its last table."""
+def _header(tokens: Iterator[Token], counts: dict[Key, int]) -> Key:
+    """Read ``[table]`` or ``[[array]]``; a key that names an array of tables means its last table.
+
+    ``counts`` are the indices of these, by the keys of the arrays.
+    """
     key: Key = ()
     array = False
     for token in takewhile(lambda token: token.text != "]", tokens):
@@ -91,11 +96,11 @@ def _header(tokens: Iterator[Token], last_items: dict[Key, Key]) -> Key:
             array = True
             continue
         for part in _parts(token):
-            key = (*last_items.get(key, key), part)
+            key = (*key, counts[key], part) if key in counts else (*key, part)
     if array:
         next(tokens, None)  # the second bracket
-        index = last_items[key][-1] + 1 if key in last_items else 0
-        key = last_items[key] = (*key, index)
+        counts[key] = counts.get(key, -1) + 1
+        key = (*key, counts[key])
     return key
 
 

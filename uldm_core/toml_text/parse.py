@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
-from uldm_core.toml_text.locate import STRING, locate, not_toml, note, tomllib, written
+from uldm_core.toml_text.locate import STRING, locate, not_toml, note, written
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _TOKEN = re.compile(
     rf"""\#[^\n]*
@@ -41,6 +47,7 @@ _EXPLAINED = {
         "expected a name",
         "no comma before '}'; a name of more than letters, digits, _ and - needs quotes",
     ),
+    "Cannot overwrite a value": ("this key is written twice", "keep one of the two"),
     "Unclosed array": ("expected ',' or ']'", ""),
     "Unclosed inline table": ("expected ',' or '}'", ""),
     "Unescaped '\\' in a string": (
