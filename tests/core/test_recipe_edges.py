@@ -235,7 +235,7 @@ MISTAKES = {
     ),
     "a stage as a component": (
         ("[stages.first]", '[stage]\nuse = "draw"\n[stages.first]'),
-        "14: stage: 'draw' is a stage",
+        "14: stage: unknown table 'stage' (did you mean 'stages'?)",
     ),
     "a number for a component": (
         ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),

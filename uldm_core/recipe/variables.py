@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from uldm_core.errors import (
+    Code,
     Key,
     MistakeError,
     Problem,
@@ -29,10 +30,6 @@ DEEPEST = 50
 """The most variables that may be made of each other."""
 
 
-class _TooLarge(MistakeError):
-    """Variables make too much."""
-
-
 def substitute(document: Document) -> Document:
     """Return a document with variables filled in, and with what is wrong with them or unused.
 
@@ -40,14 +37,13 @@ def substitute(document: Document) -> Document:
     """
     rest = {name: value for name, value in document.data.items() if name != "vars"}
     variables = document.data.get("vars", {})
-    try:
-        if not isinstance(variables, dict):
-            raise MistakeError(expected("a table", variables), code="wrong-type")
-        filler = _Filler({dotted(key): (key, value) for key, value in _walk(variables)})
-        filled = filler.fill(rest, ())
-    except MistakeError as error:
-        problems = error.at(Where(("vars",))).problems
-        return evolve(document, data=rest, problems=[*document.problems, *problems])
+    if not isinstance(variables, dict):
+        return _unfilled(document, rest, expected("a table", variables), code="wrong-type")
+    filler = _Filler({dotted(key): (key, value) for key, value in _walk(variables)})
+    filled = filler.fill(rest, ())
+    if filler.made > MOST:
+        hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
+        return _unfilled(document, rest, "grow too large as they are filled in", hint, code="bad-variable")
     own, origins = document.texts, filler.origins
     return evolve(
         document,
@@ -56,6 +52,11 @@ def substitute(document: Document) -> Document:
         texts={**own, **{key: own[names[-1]] for key, names in origins.items() if names[-1] in own}},
         origins=origins,
     )
+
+
+def _unfilled(document: Document, data: dict[str, Any], what: str, hint: str = "", *, code: Code) -> Document:
+    problem = Problem(Where(("vars",)), what, hint, code=code)
+    return evolve(document, data=data, problems=[*document.problems, problem])
 
 
 def _walk(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -94,25 +95,18 @@ class _Filler:
         ]
 
     def fill(self, value: Any, key: Key, within: tuple[str, ...] = ()) -> Any:
-        """Fill in a value; ``within`` are the variables whose value it is.
-
-        Raises:
-            MistakeError: it grows too large.
-        """
-        self.made += bool(within)
+        """Fill in a value; ``within`` are the variables whose value it is. What grows too large is left."""
+        self.made += MOST if len(within) > DEEPEST else bool(within)
+        if self.made > MOST:
+            return value
         if isinstance(value, dict):
             return {name: self.fill(item, (*key, name), within) for name, item in value.items()}
         if isinstance(value, list):
             return [self.fill(item, (*key, index), within) for index, item in enumerate(value)]
         if not isinstance(value, str) or "${" not in value:
             return value
-        if self.made > MOST or len(within) > DEEPEST:
-            hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-            raise _TooLarge("grow too large as they are filled in", hint=hint, code="bad-variable")
         try:
             return self._text(value, key, within)
-        except _TooLarge:
-            raise
         except MistakeError as error:
             self.problems += error.at(Where(key)).problems
             return value
