@@ -276,7 +276,7 @@ def _ended(pid: int) -> int:
 
 CHANGING = ("run.json", "report.html", "environment.json", "events.jsonl", ".lock")
 """Files that differ between two runs of one recipe: times, and what happened."""
-TIMES = {"images_per_second", "seconds"}
+TIMES = {"images_per_second", "seconds", "when"}
 
 
 def contents(run: Path) -> dict[str, object]:
@@ -539,7 +539,8 @@ def ask(name: str, folder: Path) -> Answer:
     if name in ("run", "more"):
         made.update(contents(folder / "x"))
     elif name == "evaluate":
-        made.update({"evaluation": path.read_bytes() for path in (folder / "x/evaluations").glob("*.json")})
+        kept = (json.loads(path.read_bytes()) for path in (folder / "x/evaluations").glob("*.json"))
+        made["evaluations"] = [_without_times(each) for each in kept]
     elif name != "report":
         made["printed"] = outcome.text
     return Answer(outcome.code, outcome.text, made)
