@@ -12,14 +12,16 @@ reference's bit for bit. The table counts:
 - unequal: a weight, artifact, record or logged number differs from the reference's
 - lost: more steps are made twice than lie between two checkpoints
 - left over: files that the reference does not have
-- silent: damage is used, or left where a person believes in it, and nothing said; or a run that lacks something exits with 0
+- silent: damage is used, or left where a person believes in it, and nothing said; a run that lacks something
+  exits with 0
 - traceback: shown instead of a message
 - unnamed: refused without the name of the file, or with another exit code than the manual's
-- refused, repaired: with the name of the file; without effect: the output equals the reference's
 - doctor: damage in a file that matters which ``uldm doctor RUN`` does not name
+- refused, repaired: with the name of the file; without effect: the output equals the reference's
 
-``--disk-full`` (tmpfs) and ``--power-cuts`` (ext4 on a loop device, of which a copy holds what was synced) mount file systems,
-which takes Linux and root; elsewhere they are skipped. Every trial is drawn from the seed, its row and its index.
+``--disk-full`` (tmpfs) and ``--power-cuts`` (ext4 on a loop device, of which a copy holds what was synced)
+mount file systems, which takes Linux and root; elsewhere they are skipped. Every trial is drawn from the
+seed, its row and its index.
 """
 
 from __future__ import annotations
@@ -121,6 +123,7 @@ metrics = [{{ use = "psnr" }}, {{ use = "codebook_usage" }}]
 """
 
 RUN = ["run", "tiny.toml", "--out", "x"]
+OTHER = "denoiser.width=20"
 PATIENCE = 120.0
 """Seconds after which a command hangs."""
 
@@ -175,12 +178,12 @@ NEVER = Death()
 DEATH = NEVER
 
 
-def count_steps() -> None:
+def count_steps(replace: Callable[[object, str, object], object] = setattr) -> None:
     """Have every trainer count its steps in ``COUNTS``."""
     for component in registry.default().components():
         trainer = component.load() if component.kind == "stage" else None
         if step := getattr(trainer, "step", None):
-            trainer.step = _counting(step)
+            replace(trainer, "step", _counting(step))
 
 
 def _counting(step: Callable[..., object]) -> Callable[..., object]:
@@ -228,13 +231,13 @@ def command(
     global COUNTS
     COUNTS = Counts()
     began = time.monotonic()
-    printed = tempfile.TemporaryFile()
-    if not (pid := os.fork()):
-        _be_the_program(arguments, folder, printed.fileno(), death)
-    meanwhile(pid)
-    code = _ended(pid)
-    printed.seek(0)
-    text = printed.read().decode("utf-8", "replace")
+    with tempfile.TemporaryFile() as printed:
+        if not (pid := os.fork()):
+            _be_the_program(arguments, folder, printed.fileno(), death)
+        meanwhile(pid)
+        code = _ended(pid)
+        printed.seek(0)
+        text = printed.read().decode("utf-8", "replace")
     return Outcome(code, text, *COUNTS.read(), time.monotonic() - began)
 
 
@@ -276,7 +279,9 @@ def _ended(pid: int) -> int:
 
 CHANGING = ("run.json", "report.html", "environment.json", "events.jsonl", ".lock")
 """Files that differ between two runs of one recipe: times, and what happened."""
-TIMES = {"images_per_second", "seconds", "when"}
+RECORDS = ("stage.json", "stage_copy.json")
+TIMES = {"images_per_second", "seconds", "when", "checksum", "metrics.jsonl"}
+"""What differs between them in a line of a log or in a record, and the checksums of what has times in it."""
 
 
 def contents(run: Path) -> dict[str, object]:
@@ -291,7 +296,7 @@ def content(path: Path) -> object:
     if path.name in CHANGING or not path.is_file():
         return None
     data = path.read_bytes()
-    if path.suffix == ".jsonl" or path.name == "stage.json":
+    if path.suffix == ".jsonl" or path.name in RECORDS:
         with suppress(ValueError):
             lines = data.splitlines() if path.suffix == ".jsonl" else [data]
             return [_without_times(json.loads(line)) for line in lines]
@@ -301,7 +306,7 @@ def content(path: Path) -> object:
 def _without_times(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
-    return {key: item for key, item in value.items() if key not in TIMES}
+    return {key: _without_times(item) for key, item in value.items() if key not in TIMES}
 
 
 def files_of(run: Path) -> list[str]:
@@ -319,6 +324,8 @@ class Reference:
     steps: int
     changes: int
     seconds: float
+    other: Outcome
+    other_held: dict[str, object]
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
 
 
@@ -329,7 +336,12 @@ def make_reference(work: Path) -> Reference:
     whole = command(RUN, folder)
     if whole.code:
         sys.exit(f"the reference run failed with {whole.code}:\n{whole.text}")
-    return Reference(folder, contents(folder / "x"), whole.steps, whole.changes, whole.seconds)
+    held = contents(folder / "x")
+    with scratch() as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        other = command([*RUN, OTHER], copy)
+        other_held = contents(copy / "x")
+    return Reference(folder, held, whole.steps, whole.changes, whole.seconds, other, other_held)
 
 
 def fresh(folder: Path) -> None:
@@ -363,21 +375,29 @@ WORK: Path
 
 def resumed(trial: Trial, folder: Path, steps: int, interruptions: int) -> None:
     """Issue the command again, to its end, and note what differs from the reference."""
-    last = command(RUN, folder)
+    if last := again(trial, folder, RUN):
+        compare(trial, contents(folder / "x"), REFERENCE.held)
+        twice = steps + last.steps - REFERENCE.steps
+        if twice > EVERY * interruptions:
+            note(trial, "lost", f"{twice} steps made twice")
+
+
+def again(trial: Trial, folder: Path, arguments: Sequence[str]) -> Outcome | None:
+    """Run a command that should end well now; return None if it does not."""
+    last = command(arguments, folder)
     if last.has_traceback:
         note(trial, "traceback", last.text[-1500:])
     if last.code:
         note(trial, "unloadable", f"exit {last.code}: {last.text[-600:]}")
-        return
-    held = contents(folder / "x")
-    expected = REFERENCE.held
+    return None if last.code else last
+
+
+def compare(trial: Trial, held: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Note which files a run has too many, and which differ or are not there."""
     if more := sorted(set(held) - set(expected)):
         note(trial, "left over", ", ".join(more))
     if other := sorted(name for name in expected if name not in held or held[name] != expected[name]):
         note(trial, "unequal", ", ".join(other))
-    twice = steps + last.steps - REFERENCE.steps
-    if twice > EVERY * interruptions:
-        note(trial, "lost", f"{twice} steps made twice")
 
 
 def note(trial: Trial, what: str, detail: str) -> None:
@@ -392,15 +412,16 @@ def killed_at_a_change(trial: Trial, folder: Path) -> None:
     deaths = [Death(change=draw.randint(1, REFERENCE.changes))]
     if draw.random() < 0.5:
         deaths.append(Death(change=draw.randint(1, REFERENCE.changes // 3)))
-    _killed(trial, folder, deaths)
+    killed(trial, folder, deaths)
 
 
 def killed_at_a_step(trial: Trial, folder: Path) -> None:
     """SIGKILL before a step."""
-    _killed(trial, folder, [Death(step=trial.draw.randint(1, REFERENCE.steps))])
+    killed(trial, folder, [Death(step=trial.draw.randint(1, REFERENCE.steps))])
 
 
-def _killed(trial: Trial, folder: Path, deaths: Sequence[Death]) -> None:
+def killed(trial: Trial, folder: Path, deaths: Sequence[Death]) -> None:
+    """Kill a run, and what resumes it, then resume to the end."""
     steps, trial.tried = 0, ", ".join(map(str, deaths))
     for death in deaths:
         outcome = command(RUN, folder, death=death)
@@ -408,6 +429,23 @@ def _killed(trial: Trial, folder: Path, deaths: Sequence[Death]) -> None:
         if outcome.code not in (0, -signal.SIGKILL):
             note(trial, "unloadable", f"exit {outcome.code}: {outcome.text[-600:]}")
     resumed(trial, folder, steps, len(deaths))
+
+
+def killed_while_archiving(trial: Trial, folder: Path) -> None:
+    """SIGKILL while a finished run is done again with another option; afterwards the first option returns."""
+    death = Death(change=trial.draw.randint(1, REFERENCE.other.changes))
+    trial.tried = f"{OTHER}, {death}"
+    shutil.copytree(REFERENCE.folder, folder, dirs_exist_ok=True)
+    outcome = command([*RUN, OTHER], folder, death=death)
+    last = again(trial, folder, [*RUN, OTHER])
+    if last and outcome.steps + last.steps - REFERENCE.other.steps > EVERY:
+        note(trial, "lost", f"{outcome.steps} and {last.steps} steps made")
+    compare(trial, contents(folder / "x"), REFERENCE.other_held)
+    last = again(trial, folder, RUN)
+    held = {name: value for name, value in contents(folder / "x").items() if not name.startswith("set_aside")}
+    compare(trial, held, REFERENCE.held)
+    if last and last.steps:
+        note(trial, "lost", f"{last.steps} steps of an archived result made again")
 
 
 def killed_at_a_moment(trial: Trial, folder: Path) -> None:
@@ -511,7 +549,14 @@ def folder_instead(path: Path, draw: random.Random) -> str:
     return "a folder in its place"
 
 
-DAMAGES = {"flip": flip, "cut": cut, "empty": empty, "missing": lose, "foreign": swap, "folder": folder_instead}
+DAMAGES = {
+    "flip": flip,
+    "cut": cut,
+    "empty": empty,
+    "missing": lose,
+    "foreign": swap,
+    "folder": folder_instead,
+}
 SHARES = (10, 4, 2, 2, 3, 1)
 
 
@@ -600,7 +645,11 @@ def _judge(trial: Trial, name: str, left: object, asked: str, answer: Answer, fo
     elif untouched and found:
         note(trial, "without effect", "left for the doctor")
     else:
-        note(trial, "silent", f"{', '.join(other)}{' left as it is' if untouched else ''}: {answer.text[-300:]}")
+        note(
+            trial,
+            "silent",
+            f"{', '.join(other)}{' left as it is' if untouched else ''}: {answer.text[-300:]}",
+        )
 
 
 def content_equal(one: object, other: object) -> bool:
@@ -758,8 +807,9 @@ def _copy_of_disk(image: Path, copy: Path) -> None:
 
 KILLS = {
     "SIGKILL before a change of a file": (killed_at_a_change, 0.4),
-    "SIGKILL before a step": (killed_at_a_step, 0.15),
-    "SIGKILL at a moment": (killed_at_a_moment, 0.2),
+    "SIGKILL before a change of a file, with archived results": (killed_while_archiving, 0.1),
+    "SIGKILL before a step": (killed_at_a_step, 0.1),
+    "SIGKILL at a moment": (killed_at_a_moment, 0.15),
     "SIGTERM, SIGINT, SIGUSR1": (stopped_once, 0.15),
     "the same signal twice": (stopped_twice, 0.1),
 }
@@ -776,7 +826,12 @@ def trials(options: argparse.Namespace) -> list[Trial]:
     if options.only:
         row, _, index = options.only.rpartition(":")
         return [Trial(row, int(index))]
-    counts = [(options.kills, KILLS), (options.flips, FLIPS), (options.disk_full, FULL), (options.power_cuts, POWER)]
+    counts = [
+        (options.kills, KILLS),
+        (options.flips, FLIPS),
+        (options.disk_full, FULL),
+        (options.power_cuts, POWER),
+    ]
     return [
         Trial(row, index)
         for count, rows in counts
@@ -850,14 +905,16 @@ def main() -> int:
             for trial in pool.imap_unordered(attempt, wanted):
                 done.append(trial)
                 if set(trial.found) & set(BAD):
-                    print(f"{trial.row}:{trial.index}: {trial.tried}\n  {trial.detail.strip()}", file=sys.stderr)
+                    print(
+                        f"{trial.row}:{trial.index}: {trial.tried}\n  {trial.detail.strip()}", file=sys.stderr
+                    )
     print(table(done))
     if options.json:
         options.json.write_text(json.dumps([vars(trial) for trial in done], indent=1))
     return int(any(set(trial.found) & set(BAD) for trial in done))
 
 
-def warm(folder: Path) -> None:
+def warm(folder: Path, commands: Sequence[Sequence[str]] = (RUN, *COMMANDS.values(), DOCTOR)) -> None:
     """Run the recipe and every command in this process: forks then need not import anything."""
     fresh(folder)
     before, printed = os.getcwd(), (os.dup(1), os.dup(2))
@@ -866,7 +923,7 @@ def warm(folder: Path) -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        for arguments in (RUN, *COMMANDS.values(), DOCTOR):
+        for arguments in commands:
             with suppress(SystemExit):
                 program.main(list(arguments))
     finally:
