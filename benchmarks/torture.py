@@ -53,74 +53,9 @@ from uldm_core import registry
 from uldm_core.cli import main as program
 
 EVERY = 4
-"""Steps between two checkpoints."""
+"""Steps between two checkpoints of the recipe."""
 
-RECIPE = f"""\
-uldm = 1
-seed = 3
-
-[run]
-device = "cpu"
-precision = "float32"
-threads = 1
-checkpoint = {{ every = {EVERY} }}
-
-[dataset]
-use = "mnist"
-limit = 96
-
-[backbone]
-use = "mnist_classifier"
-weights = "random"
-
-[autoencoder]
-use = "vqvae_fast"
-quantizer = {{ use = "vq", codebook_size = 8, dim = 2 }}
-encoder_channels = [8]
-decoder_channels = [8]
-
-[discriminator]
-use = "patchgan"
-channels = [4, 4, 8]
-
-[denoiser]
-use = "mlp"
-width = 16
-hidden = 16
-depth = 1
-
-[noise_scheduler]
-use = "flow"
-
-[stages.classifier]
-use = "train_classifier"
-steps = 10
-batch_size = 8
-
-[stages.first]
-use = "train_autoencoder"
-steps = 22
-batch_size = 4
-losses = [{{ use = "l1" }}]
-adversarial = {{ use = "hinge", weight = 0.05, start = 6 }}
-previews = 3
-
-[stages.second]
-use = "train_diffusion"
-steps = 22
-batch_size = 8
-previews = 3
-
-[stages.samples]
-use = "sample"
-sampler = {{ use = "euler", steps = 2 }}
-count = 12
-batch_size = 6
-
-[stages.scores]
-use = "evaluate"
-metrics = [{{ use = "psnr" }}, {{ use = "codebook_usage" }}]
-"""
+RECIPE = Path(__file__).with_suffix(".toml").read_text()
 
 RUN = ["run", "tiny.toml", "--out", "x"]
 OTHER = "denoiser.width=20"
@@ -396,7 +331,7 @@ def compare(trial: Trial, held: Mapping[str, object], expected: Mapping[str, obj
     """Note which files a run has too many, and which differ or are not there."""
     if more := sorted(set(held) - set(expected)):
         note(trial, "left over", ", ".join(more))
-    if other := sorted(name for name in expected if name not in held or held[name] != expected[name]):
+    if other := [name for name in differing(held, expected) if name in expected]:
         note(trial, "unequal", ", ".join(other))
 
 
@@ -404,6 +339,15 @@ def note(trial: Trial, what: str, detail: str) -> None:
     """Add a finding to a trial."""
     trial.found.append(what)
     trial.detail += f"{what}: {detail}\n"
+
+
+def differing(held: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    """Return the names that are not in both, or not with the same content."""
+    return sorted(
+        name
+        for name in {**held, **expected}
+        if (name in held) != (name in expected) or held.get(name) != expected.get(name)
+    )
 
 
 def killed_at_a_change(trial: Trial, folder: Path) -> None:
@@ -632,8 +576,8 @@ def _judge(trial: Trial, name: str, left: object, asked: str, answer: Answer, fo
     kind = trial.row.partition(" of ")[2]
     expected = REFERENCE.answers[kind, asked]
     named = is_named(name, answer.text + answer.pages)
-    other = [key for key in {**expected.made, **answer.made} if _differs(key, expected, answer)]
-    untouched = other == [name] and content_equal(answer.made.get(name), left)
+    other = differing(answer.made, expected.made)
+    untouched = other == [name] and answer.made.get(name) == left
     if "Traceback (most recent call last)" in answer.text:
         note(trial, "traceback", answer.text[-1500:])
     elif answer.code != expected.code:
@@ -652,16 +596,6 @@ def _judge(trial: Trial, name: str, left: object, asked: str, answer: Answer, fo
         )
 
 
-def content_equal(one: object, other: object) -> bool:
-    """Whether a file is as it was left."""
-    return one == other
-
-
-def _differs(key: str, expected: Answer, answer: Answer) -> bool:
-    one, other = expected.made.get(key), answer.made.get(key)
-    return (key in expected.made) != (key in answer.made) or one != other
-
-
 def prepare_damage(work: Path) -> None:
     """Make a finished and an unfinished run, and what each command answers of them undamaged."""
     shutil.copytree(REFERENCE.folder, work / "finished")
@@ -677,7 +611,7 @@ def prepare_damage(work: Path) -> None:
                     shutil.copytree(work / kind, folder, dirs_exist_ok=True)
                     answers.append(ask(name, folder))
             REFERENCE.answers[kind, name] = answers[0]
-            if changing := [key for key in answers[0].made if _differs(key, *answers)]:
+            if changing := differing(answers[0].made, answers[1].made):
                 print(f"{name} of the {kind} run: not the same twice: {changing}", file=sys.stderr)
 
 
@@ -750,7 +684,7 @@ def _judge_full(trial: Trial, place: Path, outcome: Outcome) -> None:
         note(trial, "traceback", outcome.text[-1500:])
     if outcome.code == 0:
         held = contents(place / "x")
-        lost = [name for name, value in REFERENCE.held.items() if held.get(name) != value]
+        lost = differing(held, REFERENCE.held)
         note(trial, "silent", ", ".join(lost)) if lost else note(trial, "without effect", "")
         return
     errors = " ".join(line for line in outcome.text.splitlines() if "error:" in line)
