@@ -54,6 +54,8 @@ from uldm_core.cli import main as program
 
 EVERY = 4
 """Steps between two checkpoints of the recipe."""
+KEEP = 2
+"""How many of them a stage keeps."""
 
 RECIPE = Path(__file__).with_suffix(".toml").read_text()
 
@@ -220,8 +222,17 @@ TIMES = {"images_per_second", "seconds", "when", "checksum", "metrics.jsonl"}
 
 
 def contents(run: Path) -> dict[str, object]:
-    """Return what a run's folder holds, without times: the content of each file by its name."""
-    return {name: content(run / name) for name in files_of(run)}
+    """Return what a run's folder holds, without times: the content of each file by its name.
+
+    Of checkpoints the last one: which others are kept depends on when a run was stopped.
+    """
+    found = {name: content(run / name) for name in files_of(run)}
+    for folder in run.glob("**/checkpoints"):
+        steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+        if len(steps) <= KEEP:
+            earlier = tuple(f"{(folder / str(step)).relative_to(run).as_posix()}/" for step in steps[:-1])
+            found = {name: value for name, value in found.items() if not name.startswith(earlier)}
+    return found
 
 
 def content(path: Path) -> object:
