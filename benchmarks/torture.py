@@ -418,6 +418,10 @@ def stopped_twice(trial: Trial, folder: Path) -> None:
     _signalled(trial, folder, [trial.draw.choice([signal.SIGTERM, signal.SIGINT])] * 2)
 
 
+CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 75}
+"""With which exit code a run that is not done yet ends."""
+
+
 def _signalled(trial: Trial, folder: Path, signals: Sequence[signal.Signals]) -> None:
     draw = trial.draw
     waits = [draw.uniform(0, 1.05 * REFERENCE.seconds), draw.uniform(0, 0.2)]
@@ -431,7 +435,7 @@ def _signalled(trial: Trial, folder: Path, signals: Sequence[signal.Signals]) ->
     outcome = command(RUN, folder, meanwhile=send)
     if outcome.has_traceback:
         note(trial, "traceback", outcome.text[-1500:])
-    expected = -signals[0] if signals[0] == signal.SIGKILL else 128 + signals[0]
+    expected = CODES[signals[0]]
     if outcome.code not in (0, expected):
         note(trial, "unnamed", f"exit {outcome.code}, not {expected}: {outcome.text[-200:]}")
     resumed(trial, folder, outcome.steps, 1)
@@ -699,7 +703,7 @@ def _judge_full(trial: Trial, place: Path, outcome: Outcome) -> None:
         note(trial, "silent", ", ".join(lost)) if lost else note(trial, "without effect", "")
         return
     errors = " ".join(line for line in outcome.text.splitlines() if "error:" in line)
-    told = re.search(r"x/|x:", errors) and re.search(r"\d [kMGT]?i?B\b", errors)
+    told = re.search(r"\bx[/:]", errors) and "free" in errors
     note(trial, "refused" if told else "unnamed", f"exit {outcome.code}: {outcome.text[-600:]}")
     if parts := [name for name in files_of(place / "x") if ".part" in name]:
         note(trial, "left over", ", ".join(parts))
