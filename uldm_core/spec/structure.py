@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from attrs import evolve, frozen
+from attrs import evolve, frozen, has
 
 from uldm_core.errors import Code, Key, did_you_mean, expected, shortened
 from uldm_core.spec.annotations import (
@@ -26,7 +27,7 @@ from uldm_core.spec.annotations import (
     kind_of_constraint,
 )
 from uldm_core.spec.format_types import format_type
-from uldm_core.spec.options import Exists
+from uldm_core.spec.options import Exists, Matches, options_of
 
 
 @frozen
@@ -176,6 +177,8 @@ def check_constraints(structured: object, annotation: Annotation, value: object)
     for constraint in constraints(annotation):
         if isinstance(constraint, Exists) and isinstance(structured, Path):
             _refuse_absent(structured, constraint, value)
+        if isinstance(constraint, Matches) and not re.fullmatch(constraint.pattern, str(structured)):
+            raise Mismatch(expected(format_type(annotation), value), "out-of-range")
         name = None if structured is None else kind_of_constraint(constraint)
         if name and not CONSTRAINTS[name][1](structured, getattr(constraint, name)):
             raise Mismatch(expected(format_type(annotation), value), "out-of-range")
@@ -236,6 +239,29 @@ def _structure_each(parts: Iterable[tuple[Any, object, Annotation]]) -> dict[Any
     return items
 
 
+def _structure_attrs(value: object, annotation: Annotation) -> object:
+    """Return an object of an attrs class; in a recipe it is a table, of which its signature is the schema."""
+    made: Any = annotation
+    if isinstance(value, made):
+        return value
+    if not isinstance(value, Mapping):
+        raise Mismatch(expected(format_type(annotation), value))
+    options, values = options_of(made), {}
+    wrong = [
+        Mismatch(f"unknown option {name!r}{did_you_mean(name, options)}", "unknown-option", (name,))
+        for name in value
+        if name not in options
+    ]
+    try:
+        known = ((name, value[name], option.annotation) for name, option in options.items() if name in value)
+        values = _structure_each(known)
+    except Mismatch as mismatch:
+        wrong += [evolve(mismatch, others=()), *mismatch.others]
+    if wrong:
+        raise evolve(wrong[0], others=tuple(wrong[1:]))
+    return made(**values)
+
+
 def _structure_instance(value: object, annotation: Annotation) -> object:
     if annotation is not Any and inspect.isclass(annotation) and not isinstance(value, annotation):
         raise Mismatch(expected(format_type(annotation), value))
@@ -254,6 +280,7 @@ _HOOKS: list[tuple[Callable[[Annotation], bool], Callable[[object, Annotation], 
     (is_union, _structure_union),
     (_is(dict, Mapping), _structure_mapping),
     (is_sequence, _structure_sequence),
+    (lambda annotation: inspect.isclass(annotation) and has(annotation), _structure_attrs),
     (inspect.isclass, _structure_instance),
 ]
 """How values are structured: the first whose condition holds for the annotation."""
