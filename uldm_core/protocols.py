@@ -547,8 +547,8 @@ class Diagnosing(_Optional, Protocol):
 class Unfinished(_Optional, Protocol):
     """A trainer of which what it trains can be used before it is done.
 
-    ``take`` is called instead of ``prepare``, with the states of ``stateful`` from a checkpoint, and leaves in
-    the trained components what ``finish`` would at that step. It reads no data.
+    ``take`` is called instead of ``prepare``, with the states of ``stateful`` from a checkpoint. It leaves in
+    the trained components what ``finish`` would at that step, and reads no data.
     """
 
     def take(self, state: Mapping[str, Any], /) -> None: ...

@@ -61,8 +61,8 @@ class TrainedRun:
     ) -> TrainedRun:
         """Open ``runs/<name>``; the data need not be there.
 
-        What an unfinished stage trains is as its last checkpoint has it. ``RunWarning`` says so, and also if the
-        code of components has changed since they were trained.
+        What an unfinished stage trains is as its last checkpoint has it. That is warned of by ``RunWarning``,
+        and so is code of components that has changed since they were trained.
 
         Raises:
             MistakeError: it is no run, or its recipe is wrong.

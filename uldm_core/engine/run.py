@@ -55,7 +55,8 @@ def run(
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
         reporter: shows progress; by default none does.
-        stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one that ``request`` is called on.
+        stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one whose ``request`` is
+            called.
         command: what a person typed, for whoever looks at the run.
 
     Raises:

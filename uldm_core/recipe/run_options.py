@@ -9,7 +9,7 @@ from annotated_types import Ge, Interval
 from attrs import frozen
 
 from uldm_core.protocols import Tracker
-from uldm_core.spec.options import Matches
+from uldm_core.spec.annotations import Matches
 
 if TYPE_CHECKING:
     from uldm_core.spec.component_spec import ComponentSpec
@@ -26,8 +26,7 @@ class CheckpointPolicy:
     Args:
         every: so many steps, or a time: ``90 s``, ``2 min``, ``1 h``; a time grows as saving takes long.
         keep: how many of the last ones stay.
-        best: a logged value, ``loss`` or ``STAGE.loss``: the checkpoint where it is lowest stays as well; empty
-            for none.
+        best: a logged value, ``loss`` or ``STAGE.loss``: the checkpoint where it is lowest stays as well.
     """
 
     every: Annotated[int, Ge(1)] | Duration = "30 s"
@@ -60,8 +59,8 @@ class RunOptions:
         compile: compile the trained networks with ``torch.compile``.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
         checkpoint: when a training saves its state, and which checkpoints stay.
-        on_nan: what becomes of a training whose numbers are no longer finite: it stops, or it rolls back to its
-            last checkpoint and goes on with half the learning rate, three times at most.
+        on_nan: what a training does whose numbers are no longer finite: it stops, or it goes back to its last
+            checkpoint and on from there with half the learning rate, three times at most.
         trackers: that are notified of the run, beside those that always are; component specs.
     """
 

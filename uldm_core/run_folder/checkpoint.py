@@ -74,7 +74,7 @@ class Checkpoints:
                 break
             skipped.append((step, what))
         then = (
-            f"that of step {found[0]} is taken" if found else "there is no other: training begins at step 0"
+            f"that of step {found[0]} is taken" if found else "no other is whole: training begins at step 0"
         )
         for step, what in skipped:
             warn(f"the checkpoint of step {step} is skipped ({what}); {then}")

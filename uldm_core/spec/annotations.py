@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import GroupedMetadata
+from attrs import frozen
 
 Annotation: TypeAlias = object
 """What a parameter is annotated with: a class, or a form of ``typing``."""
@@ -45,6 +46,22 @@ def constraints(annotation: Annotation) -> Iterator[object]:
     """Yield what an ``Annotated`` adds, groups such as ``Interval`` taken apart."""
     for part in get_args(annotation)[1:]:
         yield from part if isinstance(part, GroupedMetadata) else [part]
+
+
+@frozen
+class Matches:
+    """Marks text of a form: ``Annotated[str, Matches("[0-9]+ (s|min)", "'90 s' or '2 min'")]``.
+
+    Args:
+        pattern: a regular expression for the whole text, one that Python and JSON Schema read alike.
+        like: examples, for messages.
+    """
+
+    pattern: str
+    like: str
+
+    def __str__(self) -> str:
+        return f"like {self.like}"
 
 
 CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

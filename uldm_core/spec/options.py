@@ -77,22 +77,6 @@ class Exists:
     folder: bool = False
 
 
-@frozen
-class Matches:
-    """Marks text of a form: ``Annotated[str, Matches("[0-9]+ (s|min)", "'90 s' or '2 min'")]``.
-
-    Args:
-        pattern: a regular expression for the whole text, one that Python and JSON Schema read alike.
-        like: examples, for messages.
-    """
-
-    pattern: str
-    like: str
-
-    def __str__(self) -> str:
-        return f"like {self.like}"
-
-
 def use(name: str, /, **options: Any) -> Any:
     """Name a component as the default of another's option: as ``Partial[Optimizer] = use("adamw")``."""
     return types.MappingProxyType({"use": name, **options})

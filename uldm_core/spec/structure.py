@@ -21,13 +21,14 @@ from uldm_core.errors import Code, Key, did_you_mean, expected, shortened
 from uldm_core.spec.annotations import (
     CONSTRAINTS,
     Annotation,
+    Matches,
     constraints,
     is_sequence,
     is_union,
     kind_of_constraint,
 )
 from uldm_core.spec.format_types import format_type
-from uldm_core.spec.options import Exists, Matches, options_of
+from uldm_core.spec.options import Exists, options_of
 
 
 @frozen

@@ -15,10 +15,10 @@ from uldm_core.recipe.reader import FORMAT, NAME
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import is_sequence, is_union
+from uldm_core.spec.annotations import Matches, is_sequence, is_union
 from uldm_core.spec.building import describe
 from uldm_core.spec.format_types import format_type, takes_component
-from uldm_core.spec.options import WEIGHTS, Matches, Option, Partial, Weighted, options_of
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 
 Schema = dict[str, Any]
 VARIABLE: Schema = {"type": "string", "pattern": r"\$\{\s*vars\."}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve
 from numpy.typing import NDArray
 
 from uldm_core.preflight.forecast import describe_adjustments
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
-from uldm_plugins.shared.diagnostics import COLLAPSED_FIX, autoencoder_findings, collapsed, falls
+from uldm_plugins.shared.diagnostics import (
+    COLLAPSED_FIX,
+    Diagnostic,
+    autoencoder_diagnostics,
+    collapsed,
+    falls,
+)
 
 SILENCE = timedelta(minutes=15)
 """A run that has written nothing for so long, and is recorded as running, was most likely killed."""
@@ -23,23 +29,6 @@ Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They F
 """
 ENOUGH_FOR_FRECHET = 2000
 FAR_FROM_FLOOR = 3
-
-
-@frozen
-class Diagnostic:
-    """One thing that deserves attention.
-
-    Args:
-        level: ``bad`` spoils the result, ``worry`` may do so, ``note`` is good to know.
-        what: was found.
-        fix: what to do.
-        section: the part of the page that shows it.
-    """
-
-    level: Literal["bad", "worry", "note"]
-    what: str
-    fix: str
-    section: str = ""
 
 
 def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
@@ -116,9 +105,8 @@ def _training(stage: StageFiles) -> Iterator[Diagnostic]:
             "Try another learning rate, ten times lower or three times higher, and look at its data.",
             "curves",
         )
-    for found in autoencoder_findings({name: curve.finite for name, curve in stage.curves.items()}):
-        what = f"Stage {stage.name}: {found.what}."
-        yield Diagnostic(found.level, what, found.fix, "curves")
+    for found in autoencoder_diagnostics({name: curve.finite for name, curve in stage.curves.items()}):
+        yield evolve(found, what=f"Stage {stage.name}: {found.what}.", section="curves")
 
 
 def _adjusted(stage: StageFiles) -> Iterator[Diagnostic]:

@@ -26,27 +26,29 @@ FALLEN = 0.98
 
 
 @frozen
-class Finding:
+class Diagnostic:
     """One thing that deserves attention.
 
     Args:
-        level: ``worry`` may spoil the result, ``note`` is good to know.
-        what: was found: half a sentence.
-        fix: the option to turn.
+        level: ``bad`` spoils the result, ``worry`` may do so, ``note`` is good to know.
+        what: was found.
+        fix: what to do.
+        section: the part of the report's page that shows it.
     """
 
-    level: Literal["worry", "note"]
+    level: Literal["bad", "worry", "note"]
     what: str
     fix: str
+    section: str = ""
 
 
-def autoencoder_findings(
+def autoencoder_diagnostics(
     curves: Mapping[str, ArrayLike], chance: float | None = None, rising: bool = True
-) -> Iterator[Finding]:
+) -> Iterator[Diagnostic]:
     """Yield what goes wrong with an autoencoder, from what its training logs.
 
     Args:
-        curves: values by name, in the order logged; only ``discriminator``, ``distance`` and ``code_use`` count.
+        curves: values by name, in their order; ``discriminator``, ``distance`` and ``code_use`` count.
         chance: the loss of a discriminator that cannot distinguish; by default its first one.
         rising: whether a distance that rises is wrong; it is not if a loss starts late.
     """
@@ -58,7 +60,7 @@ def autoencoder_findings(
         yield from _rising(values.get("distance", none))
 
 
-def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Finding]:
+def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Diagnostic]:
     """Compare a discriminator's loss with that of one that cannot distinguish."""
     if len(loss) < 8:
         return
@@ -69,21 +71,21 @@ def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Findin
         fix = (
             "Lower its learning rate (discriminator_optimizer.lr), or let it start later (adversarial.start)."
         )
-        yield Finding("worry", what, fix)
+        yield Diagnostic("worry", what, fix)
     elif last > LOSING * chance > 0:
         what = "the discriminator cannot distinguish reconstructions from images"
         fix = "Fine if they are good already; else raise its learning rate or give it more steps."
-        yield Finding("note", what, fix)
+        yield Diagnostic("note", what, fix)
 
 
-def _collapsing(use: NDArray[np.float64]) -> Iterator[Finding]:
+def _collapsing(use: NDArray[np.float64]) -> Iterator[Diagnostic]:
     """Judge the shares of the codes that two previews used: the first images of a training use few."""
     if len(use) >= 2 and max(use[-2:]) < LEAST_PERPLEXITY_SHARE:
         what = f"the codebook collapses: its codes are used as evenly as {use[-1]:.1%} of them would be"
-        yield Finding("worry", what, COLLAPSED_FIX)
+        yield Diagnostic("worry", what, COLLAPSED_FIX)
 
 
-def _rising(distance: NDArray[np.float64]) -> Iterator[Finding]:
+def _rising(distance: NDArray[np.float64]) -> Iterator[Diagnostic]:
     """Compare the last tenth of a reconstruction error with the lowest tenth."""
     if len(distance) < 20:
         return
@@ -91,7 +93,7 @@ def _rising(distance: NDArray[np.float64]) -> Iterator[Finding]:
     if min(tenths[-2:]) > RISEN * min(tenths):
         what = f"the reconstruction error rises: it is {tenths[-1] / min(tenths):.1f} times its lowest"
         fix = "Lower the learning rate (optimizer.lr) or the discriminator's share (adversarial.weight)."
-        yield Finding("worry", what, fix)
+        yield Diagnostic("worry", what, fix)
 
 
 COLLAPSED_FIX = "Make it smaller, revive dead codes sooner (revive_below), or use quantizer fsq or sim_vq."

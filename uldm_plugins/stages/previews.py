@@ -52,8 +52,8 @@ def reconstructed(
 
     Returns:
         ``reconstructions``, each image followed by its own, uint8 [2 N, C, H, W]; with a quantizer also
-        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H]. And the indices of the codes,
-        [N, h, w] or [N, Q, h, w]; None without a quantizer.
+        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H]. And the indices of the
+        codes, [N, h, w] or [N, Q, h, w]; None without a quantizer.
     """
     test = held_out(dataset)
     originals = test.images(torch.arange(min(PAIRS, len(test))))

@@ -25,7 +25,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.frozen import without_gradients
-from uldm_plugins.shared.diagnostics import autoencoder_findings
+from uldm_plugins.shared.diagnostics import autoencoder_diagnostics
 from uldm_plugins.shared.ema import EMA, averaging
 from uldm_plugins.stages.previews import at_rest, reconstructed
 from uldm_plugins.stages.training import OptimizerStep, detached, image_batch, weighted_sum
@@ -173,7 +173,7 @@ class TrainAutoencoder:
         loss = self.adversary.loss.component if self.adversary else None
         chance = loss.discriminator(torch.zeros(1), torch.zeros(1)).item() if loss else None
         at_once = all(term.start == 0 for term in self.losses)
-        for found in autoencoder_findings(curves, chance, rising=at_once):
+        for found in autoencoder_diagnostics(curves, chance, rising=at_once):
             if found.level == "worry":
                 yield found.what, found.fix
 
