@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from uldm_core import MistakeError
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run as run_recipe
+from uldm_core.errors import RunWarning
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.trackers.mlflow import MLflow
 from uldm_plugins.trackers.shared import kept_id
 from uldm_plugins.trackers.tensorboard import TensorBoard
@@ -98,7 +101,6 @@ LINKS = [
     ("sample", WEIGHTS),
     ("sample", "stages"),
     ("reconstruct", "stages/first/weights"),
-    ("codebook", "stages/first/stage.json"),
     ("diff", "recipe.toml"),
     ("validate", "recipe.toml"),
     ("compare", "recipe.toml"),
@@ -153,12 +155,50 @@ def test_a_page_or_a_comparison_names_the_link(uldm, sent, tmp_path, place):
 )
 def test_a_damaged_file_is_one_line_with_its_name_and_the_fix(uldm, sent, command, place, content):
     (sent / place).write_bytes(content)
-    if command == "run":
-        shutil.rmtree(sent / "stages/scores")
+    if place.endswith("stage.json"):
+        (sent / "stages/first/stage_copy.json").unlink()
     code, _, error = uldm(*COMMANDS[command])
     assert code == 2 and "Traceback" not in error, error
     assert [line for line in error.splitlines() if f"x/{place}" in line], error
     assert "uldm run x" in error or place == "recipe.toml"
+
+
+@pytest.mark.parametrize("what", ["damaged", "missing"])
+def test_a_record_is_read_from_its_copy_and_repaired(uldm, sent, what):
+    record = sent / "stages/first/stage.json"
+    before = record.read_bytes()
+    record.write_bytes(before.replace(b"true", b"false")) if what == "damaged" else record.unlink()
+    said = "the checksum differs" if what == "damaged" else "missing"
+    assert RunFolder(sent).stage("first").record().done
+    with pytest.warns(RunWarning, match=rf"first/stage\.json: .*{said}"):
+        TrainedRun.open(sent)
+    code, _, error = uldm(*COMMANDS["run"])
+    assert code == 0 and f"x/stages/first/stage.json: {'not what' if what == 'damaged' else said}" in error
+    assert "nothing to do" in error and record.read_bytes() == before
+
+
+def test_a_stage_without_any_record_is_archived_and_done_anew(uldm, sent):
+    for record in (sent / "stages/second").glob("stage*.json"):
+        record.unlink()
+    code, _, error = uldm(*COMMANDS["run"])
+    assert (
+        code == 0
+        and "stages/second has no record of its options: it is kept in x/set_aside/second-unknown" in error
+    )
+    assert (sent / "set_aside/second-unknown/weights").is_dir() and RunFolder(sent).stage(
+        "second"
+    ).record().done
+
+
+def test_a_recipe_that_has_changed_is_said(uldm, sent):
+    path = sent / "recipe.toml"
+    path.write_text(path.read_text().replace("seed = 0", "seed  = 0"))
+    with pytest.warns(
+        RunWarning, match=r"x/recipe\.toml: it has changed since a run wrote it, by hand or by"
+    ):
+        TrainedRun.open(sent)
+    assert "warning: x/recipe.toml: it has changed since a run wrote it" in uldm(*COMMANDS["run"])[2]
+    TrainedRun.open(sent)
 
 
 def test_a_damaged_artifact_is_made_again(uldm, sent):

@@ -27,8 +27,8 @@ from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.runs import component_of_run
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.options import Option, options_of
-from uldm_core.spec.structure import as_typed, located
-from uldm_core.spec.validator import LEFT_OUT, Validator
+from uldm_core.spec.structure import LEFT_OUT, as_typed, located
+from uldm_core.spec.validator import Validator
 
 FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
@@ -37,7 +37,7 @@ NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _SEED = Option("seed", Annotated[int, Ge(0)], 0, "every random number follows from it")
 
 
-@define
+@define(kw_only=True)
 class Reader(Validator):
     """Reads one recipe's tables, variables filled in, and collects problems.
 
@@ -99,7 +99,7 @@ class Reader(Validator):
 
     def _run_options(self) -> RunOptions:
         table, options = self._table("run"), options_of(RunOptions)
-        self._refuse_unknown("[run]", ("run",), options, table, ())
+        self._refuse_unknown("[run]", ("run",), options.values(), table, ())
         values: dict[str, Any] = {
             name: self.option(option, table[name], ("run", name), "[run]")
             for name, option in options.items()

@@ -115,7 +115,7 @@ class Recipe:
         """
         filled = substitute(self.document.data)
         reader = Reader(
-            registry or default(),
+            registry=registry or default(),
             data=filled.data,
             texts=self._texts(filled),
             folder=self.document.folder,

@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, RunError
-from uldm_core.paths import beside, inside, names_in, remove
+from uldm_core.paths import beside, inside, make_folder, move, names_in, remove
 from uldm_core.protocols import Stateful
 from uldm_core.run_folder.files import (
     damaged,
@@ -24,7 +24,6 @@ from uldm_core.run_folder.files import (
     read_json,
     read_tensors,
     require,
-    sync,
     tensor_bytes,
     write_bytes,
 )
@@ -152,18 +151,17 @@ def write_state(folder: Path, state: Mapping[str, object], notes: Mapping[str, f
     content = tensor_bytes(tensors)
     checksum = _checksum(skeleton, [content])
     text = json.dumps({**skeleton, "checksum": checksum}, indent=2) + "\n"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = beside(folder)
     temporary.mkdir()
     try:
         _write_checked(temporary / "state.safetensors", content)
         _write_checked(temporary / "state.json", text.encode())
         remove(folder)
-        temporary.replace(folder)
+        move(temporary, folder)
     except BaseException:
         remove(temporary)
         raise
-    sync(folder.parent)
 
 
 def read_state(folder: Path) -> Any:

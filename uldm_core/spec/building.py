@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from attrs import Factory, define, evolve, frozen
@@ -67,7 +66,7 @@ def validate(
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
     kinds = {name: component.kind for name, component in (components or {}).items()}
-    validator = Validator(registry, kinds, in_recipe=False)
+    validator = Validator(registry=registry, kinds=kinds, in_recipe=False)
     found = validator.component(registry.kind(kind), {**table, **options}, (kind,), partial=partial)
     if validator.problems or not isinstance(found, ComponentSpec):
         raise MistakeError(*validator.problems)
@@ -104,21 +103,17 @@ def _where_raised(error: ValueError) -> str:
     frames = list(traceback.walk_tb(error.__traceback__))[2:]  # behind the context manager and its user
     if isinstance(error, OptionError) or not frames:
         return ""
-    raised, line = frames[-1]
-    if raised is frames[0][0] or _constructs_the_same(frames[0][0], raised):
-        return ""
+    (constructor, _), (raised, line) = frames[0], frames[-1]
     code = raised.f_code
+    constructs = code.co_name in ("__init__", "__attrs_post_init__")  # of a base class, or attrs' hook
+    same_object = raised.f_locals.get("self") is constructor.f_locals.get("self")
+    if raised is constructor or (constructs and same_object):
+        return ""
     return f"raised by {code.co_name} ({code.co_filename}:{line}): it may be a bug in the component"
 
 
-def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
-    """Return whether a frame is a base class's constructor, or attrs' hook, of the same object."""
-    constructs = frame.f_code.co_name in ("__init__", "__attrs_post_init__")
-    return constructs and frame.f_locals.get("self") is constructor.f_locals.get("self")
-
-
 class MissingComponentError(LookupError):
-    """A recipe has no component of a name that one of its components refers to."""
+    """A component that another one needs is not there: the recipe has none, or it was not built."""
 
 
 @define
@@ -201,7 +196,9 @@ class ComponentStore:
             return self.component(value.name)
         if isinstance(value, Weighted):
             return evolve(value, component=self._finished(value.component))
-        return [self._finished(item) for item in value] if isinstance(value, list) else value
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._finished(item) for item in value)
+        return value
 
     def _inferred(self, spec: ComponentSpec, written: Mapping[str, Any]) -> dict[str, Any]:
         """Derive the options that follow from other components; a written one must agree."""
