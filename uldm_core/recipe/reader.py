@@ -72,6 +72,7 @@ class Reader(Validator):
         components = {name: self._component(kind, name) for name, kind in self.kinds.items()}
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
+        self._check_best()
         complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
         right = all(problem.warning for problem in self.problems)
         self.problems += graph_problems(
@@ -108,6 +109,14 @@ class Reader(Validator):
         self._refuse_unknown_device(run.device)
         self._refuse_listed_twice(run.tracker_specs)
         return run
+
+    def _check_best(self) -> None:
+        """``best = "STAGE.NAME"`` names a stage of the recipe."""
+        stage, dot, _ = self.run.checkpoint.best.partition(".")
+        if dot and stage not in self._table("stages"):
+            what = f"there is no stage {stage!r}{did_you_mean(stage, self.stages)}"
+            hint = f"the stages are: {listing(list(self.stages))}"
+            self.problem("out-of-range", ("run", "checkpoint", "best"), what, hint)
 
     def _refuse_unknown_device(self, device: str) -> None:
         """A device that no computer has is a mistake; one that this computer lacks is not."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import GroupedMetadata
+from attrs import frozen
 
 Annotation: TypeAlias = object
 """What a parameter is annotated with: a class, or a form of ``typing``."""
@@ -41,6 +43,22 @@ def metadata(annotation: Annotation) -> Iterator[object]:
             yield from part if isinstance(part, GroupedMetadata) else [part]
 
 
+@frozen
+class Matches:
+    """Marks text of a form: ``Annotated[str, Matches("[0-9]+ (s|min)", "'90 s' or '2 min'")]``.
+
+    Args:
+        pattern: a regular expression for the whole text, one that Python and JSON Schema read alike.
+        like: examples, for messages.
+    """
+
+    pattern: str
+    like: str
+
+    def __str__(self) -> str:
+        return self.like
+
+
 _CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
@@ -56,6 +74,8 @@ _CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 def constraints(annotation: Annotation) -> Iterator[tuple[str, Any, Callable[[Any, Any], bool]]]:
     """Yield each constraint of an ``Annotated``: in words, its bound, and ``(value, bound) -> satisfied``."""
     for part in metadata(annotation):
+        if isinstance(part, Matches):
+            yield "like", part, lambda value, form: re.fullmatch(form.pattern, value) is not None
         for name, (text, satisfied) in _CONSTRAINTS.items():
             if (bound := getattr(part, name, None)) is not None:
                 yield text, bound, satisfied
