@@ -20,7 +20,7 @@ from uldm_core.recipe.compare import differences
 from uldm_core.recipe.runs import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, write_bytes, write_record
-from uldm_core.spec.structure import Mismatch, structure
+from uldm_core.spec.structure import structure
 
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -144,8 +144,8 @@ def _structured(place: str, table: Mapping[str, object], types: Mapping[str, obj
         wanted = dict[str, Real] if name == "summary" else types.get(name, object)
         try:
             values[name] = structure(value, wanted)
-        except Mismatch as mismatch:
-            raise ValueError(f"{place}{name}: {mismatch.what}") from mismatch
+        except MistakeError as error:
+            raise ValueError(f"{place}{name}: {error}") from error
     return values
 
 

@@ -81,7 +81,7 @@ def pretrained_weights(
 def _weights_of(
     resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
-    own = resolved.recipe.document.source
+    own = resolved.document.whole.source
     folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
     copies = [place.pretrained(name) for place in folders if _is_whole(place.pretrained(name), name, place)]
     try:
