@@ -206,6 +206,8 @@ class StageFolder:
                 if (found := read_record(self.inside(name), make)) is not None:
                     return found
             except MistakeError as error:
+                if _is_later(error):
+                    raise
                 problem = problem or error
         if problem:
             raise problem
@@ -313,7 +315,16 @@ class RunFolder:
         if not path.is_file():
             what = f"{self.path} is not a run: it has no recipe.toml"
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
+        self.require_known_format()
         return path
+
+    def require_known_format(self) -> None:
+        """Raise ``MistakeError`` if a later version of uldm wrote the run, in a format that is not known."""
+        try:
+            read_record(self.file("run.json"), dict)
+        except MistakeError as error:
+            if _is_later(error):
+                raise
 
     def write_recipe(self, text: str) -> None:
         """Write the resolved recipe, with a checksum in its first line."""
@@ -340,14 +351,20 @@ class RunFolder:
         return not any(b'"format": ' in path.read_bytes()[:30] for path in records if path.is_file())
 
     def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
-        """Return what is wrong with the recipe and the stages' records; see there."""
+        """Return what is wrong with the recipe, the run's own records, and the stages' records; see there."""
         found = self.recipe_damage()
+        for name in ("run.json", "environment.json"):
+            try:
+                read_record(self.file(name), dict)
+            except MistakeError as error:
+                found += error.problems
         for stage in listed(self.file("stages")):
             found += self.stage(stage.name).record_damage(make) if stage.is_dir() else []
         return found
 
     def repair(self) -> list[str]:
         """Write records that are damaged from their copies, and archive stages that have none; say what."""
+        self.require_known_format()
         said = [f"{problem.where}: {problem.what}" for problem in self.damage()]
         for path in listed(self.file("stages")):
             stage = self.stage(path.name)
@@ -444,6 +461,10 @@ class RunFolder:
             return place
         code = json.dumps(key.code, sort_keys=True).encode()
         return place.with_name(f"{place.name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}")
+
+
+def _is_later(error: MistakeError) -> bool:
+    return error.problems[0].code == "unsupported-format"
 
 
 def _stamped(recipe: bytes) -> bytes:
