@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 from attrs import AttrsInstance, Factory, asdict, evolve, field, fields, frozen, resolve_types
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
-from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync
+from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
 from uldm_core.recipe.compare import differences
 from uldm_core.recipe.runs import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
@@ -229,17 +229,15 @@ class StageFolder:
     def done(self, record: StageRecord) -> StageRecord:
         """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
         result = self._files("weights", "artifacts")
-        for path in {*result, *(path.parent for path in result)}:
-            sync(path)
-        logs = self._files("images")
-        if self.metrics.is_file():
-            sync(self.metrics)
-            logs.append(self.metrics)
+        files = [*result, *self._files("images"), *filter(Path.is_file, [self.metrics])]
+        with writing(self.path):  # a stage of a plugin may write as it likes
+            for path in {*files, *(path.parent for path in files)}:
+                sync(path)
         return evolve(
             record,
             done=True,
             files={self._name(path): path.stat().st_size for path in result},
-            digests={self._name(path): digest(path) for path in (*result, *logs)},
+            digests={self._name(path): digest(path) for path in files},
         )
 
     def logs(self, record: StageRecord) -> list[Path]:
