@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse to resume a training where its bits will differ: on other hardware, say.",
+)
 @run_options("device", "precision", "threads", "compile")
 @plugin_option
 @click.pass_obj
@@ -37,6 +42,7 @@ def run(
     until: str | None,
     out: Path | None,
     dry_run: bool,
+    exact: bool,
     run_options: Given,
 ) -> None:
     """Run RECIPE: every stage that is not done yet, in order.
@@ -45,20 +51,33 @@ def run(
     stages.first.steps=100 or denoiser.use=dit.
     """
     from uldm_core.recipe import Recipe
+    from uldm_core.run_folder.lock import lock_folder
+    from uldm_core.run_folder.place import folder_of
 
-    resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
-    show_problems(resolved.warnings)
+    loaded = Recipe.load(recipe, (*overrides, *run_overrides(run_options)))
     if dry_run:
-        _dry_run(resolved, out)
+        _dry_run(loaded.resolve(), out)
         return
 
-    from uldm_core.cli.progress import reporter
-    from uldm_core.engine.run import folder_of
-    from uldm_core.engine.run import run as run_recipe
-    from uldm_core.engine.signals import Stop
+    folder = folder_of(loaded, out)
+    with lock_folder(folder, command or "") as lock:  # before torch is imported: a second run is told at once
+        resolved = loaded.resolve()
+        show_problems(resolved.warnings)
 
-    with _report_named(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
-        run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
+        from uldm_core.cli.progress import reporter
+        from uldm_core.engine.run import run as run_recipe
+        from uldm_core.engine.signals import Stop
+
+        with _report_named(folder), reporter() as notify, Stop().listening() as stop:
+            run_recipe(
+                resolved,
+                until=until,
+                reporter=notify,
+                stop=stop,
+                command=command or "",
+                exact=exact,
+                lock=lock,
+            )
 
 
 @contextmanager
@@ -80,11 +99,12 @@ def _report_named(folder: Path) -> Iterator[None]:
 
 def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
-    from uldm_core.engine.run import folder_of
     from uldm_core.preflight.forecast import forecast
     from uldm_core.preflight.preflight import checked
     from uldm_core.run_folder.folder import RunFolder
+    from uldm_core.run_folder.place import folder_of
 
+    show_problems(resolved.warnings)
     folder = folder_of(resolved, out)
     found = checked(resolved, folder=RunFolder(folder))
     show_problems(found.problems)

@@ -81,11 +81,13 @@ class Context:
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
         """Pass images to the trackers, uint8 [N, C, H, W]; a name at several steps shows how they change."""
         shown = images.detach().cpu()
-        self.trackers.notify(lambda tracker: tracker.images(self.name, step, name, shown))
+        self.trackers.notify(
+            lambda tracker: tracker.images(self.name, step, name, shown), self.name, shown.nbytes
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass the values measured after ``step`` steps to the trackers."""
-        self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
+        self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values), self.name)
         self.beat()
 
     def message(self, text: str) -> None:
@@ -102,7 +104,8 @@ class Context:
 
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
-        self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
+        self.event("stage", step=step, total=total)
+        self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total), self.name)
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:
         """Report that the stage begins ``doing`` something, ``done`` of ``total`` steps or images done."""

@@ -38,6 +38,41 @@ class Silent(Reporter):
 
 
 @define
+class Recorded(Reporter):
+    """Passes everything on, and each warning to ``note`` as well, without its ``warning: ``."""
+
+    shown: Reporter
+    note: Callable[[str], object]
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Pass it on."""
+        self.shown.stages(names)
+
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
+        """Pass it on."""
+        self.shown.started(stage, doing, total, done)
+
+    def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
+        """Pass it on."""
+        self.shown.advanced(done, metrics, rate)
+
+    def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self.shown.finished(stage, seconds, summary)
+
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self.shown.reused(stage, seconds, summary)
+
+    def message(self, text: str) -> None:
+        """Pass it on, and note its warnings."""
+        self.shown.message(text)
+        for line in text.splitlines():
+            if line.startswith("warning: "):
+                self.note(line.removeprefix("warning: "))
+
+
+@define
 class Lines(Reporter):
     """Plain lines, one at most every ``every`` seconds: for log files."""
 

@@ -114,13 +114,23 @@ def preflight(
     return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
 
 
-def _optimizer_of(stage: ComponentSpec, trained: ComponentSpec) -> ComponentSpec | None:
+def optimizer_of(stage: ComponentSpec, trained: ComponentSpec) -> ComponentSpec | None:
     """Return the optimizer by which a stage trains a component: ``optimizer``, or ``NAME_optimizer``."""
     option = next((option for option, name in stage.references().items() if (name,) == trained.key), "")
     optimizer = stage.options.get(f"{option}_optimizer")
     if optimizer is None and trained.key[0] in trained_by(stage):
         optimizer = stage.options.get("optimizer")
     return optimizer if isinstance(optimizer, ComponentSpec) else None
+
+
+def state_bytes(tried: DryBuild, optimizer: ComponentSpec, weights: list[nn.Parameter]) -> int:
+    """Return the bytes that an optimizer keeps; where that cannot be measured, as many as Adam's."""
+    try:
+        return measure.optimizer_state(tried.components[optimizer.key], weights)
+    except MistakeError:
+        raise
+    except Exception:
+        return 2 * measure.size_of(weights)
 
 
 def _in_order(resolved: ResolvedRecipe) -> Iterator[ComponentSpec]:
@@ -157,7 +167,7 @@ class _Walk:
         return evolve(row, output="does not fit")
 
     def _counted(self, row: Row, spec: ComponentSpec, component: object) -> Row:
-        if any(_optimizer_of(stage, spec) for stage in self.resolved.stages.values()):
+        if any(optimizer_of(stage, spec) for stage in self.resolved.stages.values()):
             measure.thaw(component)
         counts = [
             sum(parameter.numel() for parameter in found)
@@ -175,23 +185,14 @@ class _Walk:
     def _memory(self, spec: ComponentSpec, component: nn.Module, probe: Probe) -> int | None:
         """Return the bytes of a training step of a component, by the first stage that trains it."""
         for stage in self.resolved.stages.values():
-            optimizer = _optimizer_of(stage, spec)
+            optimizer = optimizer_of(stage, spec)
             if optimizer is not None:
                 batch = stage.options.get("batch_size", BATCH)
                 weights = measure.trainable(component)
                 kept = measure.activations(component, partial(probe, self.inputs, component, batch))
                 both = measure.size_of(measure.parameters_of(component)) + measure.size_of(weights)
-                return both + self._state(optimizer, weights) + kept
+                return both + state_bytes(self.inputs.tried, optimizer, weights) + kept
         return None
-
-    def _state(self, optimizer: ComponentSpec, weights: list[nn.Parameter]) -> int:
-        """Return the bytes that an optimizer keeps; where that cannot be measured, as many as Adam's."""
-        try:
-            return measure.optimizer_state(self.inputs.tried.components[optimizer.key], weights)
-        except MistakeError:
-            raise
-        except Exception:
-            return 2 * measure.size_of(weights)
 
     def _refusals(self, spec: ComponentSpec, component: object, error: BaseException) -> Iterator[Problem]:
         """Yield why a component does not take what the others give it."""
