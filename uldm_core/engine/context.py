@@ -15,7 +15,7 @@ from uldm_core.engine.device import Device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
-from uldm_core.paths import copy, inside
+from uldm_core.paths import copy, inside, make_folder, sync
 from uldm_core.run_folder.events import EventLog
 from uldm_core.run_folder.folder import StageFolder
 
@@ -70,7 +70,7 @@ class Context:
     def artifact(self, name: str) -> Path:
         """Return where to write an artifact of this stage; its folder exists."""
         path = self.folder.artifact(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def publish(self, name: str) -> None:
@@ -95,7 +95,9 @@ class Context:
         self.reporter.message(text)
 
     def event(self, name: str, **values: object) -> None:
-        """Add an event of this stage to the run's event log."""
+        """Add an event of this stage to the run's event log; what was logged before it is on disk first."""
+        if self.folder.metrics.is_file():
+            sync(self.folder.metrics)
         self.events.append(name, stage=self.name, **values)
 
     def check_stop(self) -> None:

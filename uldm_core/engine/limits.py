@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uldm_core.errors import MistakeError, RunError
+from uldm_core.paths import free_bytes
 
 if TYPE_CHECKING:
     from uldm_core.preflight.preflight import Preflight
@@ -29,7 +29,7 @@ def require_room(folder: Path, resolved: ResolvedRecipe, found: Preflight, stage
     for name in stages:
         there = (path for path in (folder / "stages" / name).rglob("*") if path.is_file())
         need += max(0, stored_bytes(resolved, found, name) - sum(path.lstat().st_size for path in there))
-    need, free = int(need * (1 + IN_HAND)), shutil.disk_usage(folder).free
+    need, free = int(need * (1 + IN_HAND)), free_bytes(folder)
     if need > free:
         what = f"{folder}: too little room on the disk: {short(need, 'B')} needed, {short(free, 'B')} free"
         raise MistakeError(what, hint="make room, or give a folder on another disk: --out")

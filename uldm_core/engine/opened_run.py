@@ -71,6 +71,8 @@ class TrainedRun:
             except MistakeError as error:
                 run.refused[name] = error.problems[0].what
         run._take_results()
+        for problem in run.folder.damage():
+            warnings.warn(f"{problem.where}: {problem.what}", RunWarning, stacklevel=2)
         if changed := changed_code(resolved, run.folder):
             many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             message = f"{path}: the code of {changed[0]}{many} has changed since it was trained"

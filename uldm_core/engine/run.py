@@ -32,7 +32,7 @@ from uldm_core.errors import (
     did_you_mean,
     listing,
 )
-from uldm_core.paths import remove
+from uldm_core.paths import free_bytes, remove, sweep
 from uldm_core.preflight.forecast import Forecast, describe_adjustments, forecast_of
 from uldm_core.preflight.preflight import Preflight, checked
 from uldm_core.protocols import RunStart, Stateful
@@ -40,7 +40,7 @@ from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import EventLog, describe_lost, read_events
-from uldm_core.run_folder.files import digest, read_json, require, write_json, write_tensors, write_text
+from uldm_core.run_folder.files import read_record, require, write_record, write_tensors, write_text
 from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.lock import FolderLock, lock_folder
@@ -139,6 +139,9 @@ class _Runner:
     def run(self, until: str | None, exact: bool) -> None:
         stages = list(self.resolved.stages)
         wanted = stages[: stages.index(until) + 1] if until else stages
+        sweep(self.folder.path)
+        for repaired in self.folder.repair():
+            self.reporter.message(f"warning: {repaired}")
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
         self._announce(found, exact)
@@ -149,8 +152,8 @@ class _Runner:
             if changed or _not_reused(found):
                 watch.enter_context(self._watching(found))
             self.records = self._settle(keys, wanted)
-            write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
-            write_json(self.folder.file("environment.json"), self.environment)
+            self.folder.write_recipe(self.resolved.to_toml())
+            write_record(self.folder.file("environment.json"), self.environment)
             self._begin()
             self.reporter.stages(wanted)
             for name in wanted:
@@ -180,7 +183,7 @@ class _Runner:
             self.reporter.message("\n".join(lines))
 
     def _last_environment(self) -> Mapping[str, object]:
-        found = read_json(self.folder.file("environment.json"), lambda value: dict[str, object](value))
+        found = read_record(self.folder.file("environment.json"), lambda value: dict[str, object](value))
         return found or {}
 
     def _warned(self, text: str) -> None:
@@ -189,9 +192,7 @@ class _Runner:
 
     def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
         """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
-        recipe = self.folder.file("recipe.toml")
-        text = self.resolved.to_toml().encode("utf-8", "backslashreplace")  # as write_text does
-        if not (self.status.is_done() and recipe.is_file() and recipe.read_bytes() == text):
+        if not (self.status.is_done() and self.folder.has_recipe(self.resolved.to_toml())):
             return False
         records = {name: self.folder.stage(name).record() for name in keys}
         return all(record is None or record.key.same(keys[name]) for name, record in records.items())
@@ -357,9 +358,9 @@ class _Runner:
         )
         started = time.monotonic()
 
-        def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
+        def finished(summary: Mapping[str, float]) -> StageRecord:
             seconds = record.seconds + time.monotonic() - started
-            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
+            return evolve(record, done=False, seconds=round(seconds, 2), summary=dict(summary))
 
         try:
             stage = self.store.build(self.resolved.stages[name])
@@ -370,31 +371,32 @@ class _Runner:
                 raise RunError(f"stages.{name}: {bad[0]} is not finite when it is done; it is not saved")
         except BaseException as error:
             with suppress(OSError, UldmError):  # what went wrong first is what is said
-                folder.write_record(finished(False, {}))
-            if isinstance(error, MistakeError):  # of a component that its stage finishes
-                raise self.resolved.located(error) from error
-            if isinstance(error, DataError):
-                raise RunError(f"stages.{name}: {error}") from error
-            if is_out_of_memory(error):
-                raise out_of_memory(self.resolved.stages[name], self.device) from error
-            if isinstance(error, OSError) and error.filename is None:
-                what = f"stages.{name}: {self.folder.path}: {error.strerror or error}"
-                raise RunError(what) from error
-            raise
+                folder.write_record(finished({}))
+            explained = self._explained(name, error)
+            if explained is error:
+                raise
+            raise explained from error
         for component, module in trained.items():
             write_tensors(folder.weights(component), module.state_dict())
-        result = folder.result()
-        done = evolve(
-            finished(True, summary),
-            files={file: path.stat().st_size for file, path in result.items()},
-            digests={file: digest(path) for file, path in result.items()},
-            published=context.published,
-        )
+        done = folder.done(evolve(finished(summary), published=context.published))
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary), name)
-        self.events.append("stage_done", stage=name, seconds=done.seconds, summary=done.summary)
+        context.event("stage_done", seconds=done.seconds, summary=done.summary)
         self.reporter.finished(name, done.seconds, summary)
         self._show_adjustments(name, done)
+
+    def _explained(self, name: str, error: BaseException) -> BaseException:
+        """Return what is to be said of an error that has ended a stage."""
+        if isinstance(error, MistakeError):  # of a component that its stage finishes
+            return self.resolved.located(error)
+        if isinstance(error, DataError):
+            return RunError(f"stages.{name}: {error}")
+        if is_out_of_memory(error):
+            return out_of_memory(self.resolved.stages[name], self.device)
+        if isinstance(error, OSError) and error.filename is None:
+            room = f"{free_bytes(self.folder.path):,} bytes are free in {self.folder.path}"
+            return RunError(f"stages.{name}: {error.strerror or error}; {room}")
+        return error
 
     def _show_adjustments(self, name: str, record: StageRecord) -> None:
         for line in describe_adjustments(record.adjusted):
@@ -426,5 +428,5 @@ def _ending(error: BaseException) -> tuple[str, dict[str, str]]:
     """Return the state of a run that an error has ended, and what the event log says of it."""
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         signum = getattr(error, "signum", signal.SIGINT)
-        return "stopped", {"signal": signal.Signals(signum).name}
+        return "stopped", {"signal": signal.Signals(signum).name} if signum else {"reason": str(error)}
     return "failed", {"error": str(error) or repr(error)}

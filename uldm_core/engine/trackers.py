@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from uldm_core.paths import inside
 from uldm_core.protocols import Tracker
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import format_failure
-from uldm_core.run_folder.files import read_json, write_json
+from uldm_core.run_folder.files import read_record, record_text, write_record
 from uldm_core.spec.building import ComponentStore
 
 BEAT_EVERY_SECONDS = 10.0
@@ -194,16 +193,16 @@ class RunStatus:
         value = {"state": state, **times, "command": self.command, "error": error}
         path = inside(self.path.parent, self.path.name)
         try:
-            write_json(path, value)
-        except (OSError, RunError):
+            write_record(path, value)
+        except RunError:
             if not path.is_file():
                 raise
-            _overwrite(path, json.dumps(value, indent=2).encode("utf-8", "backslashreplace"))
+            _overwrite(path, record_text(value).encode("utf-8", "backslashreplace"))
 
     def is_done(self) -> bool:
         """Whether the run was done when it was last written."""
         try:
-            return bool(read_json(self.path, lambda found: found["state"] == "done"))
+            return bool(read_record(self.path, lambda found: found["state"] == "done"))
         except MistakeError:
             return False
 

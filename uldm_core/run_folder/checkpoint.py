@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 from torch import Tensor
 
-from uldm_core.paths import beside, inside, names_in, remove
+from uldm_core.paths import beside, inside, make_folder, move, names_in, remove
 from uldm_core.protocols import Stateful
 from uldm_core.run_folder.files import (
     damaged,
@@ -20,7 +20,6 @@ from uldm_core.run_folder.files import (
     read_json,
     read_tensors,
     require,
-    sync,
     write_json,
     write_tensors,
 )
@@ -78,7 +77,7 @@ def write_state(folder: Path, state: Mapping[str, object]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = beside(folder)
     temporary.mkdir()
     try:
@@ -86,11 +85,10 @@ def write_state(folder: Path, state: Mapping[str, object]) -> None:
         checksum = _checksum(temporary / "state.safetensors", skeleton)
         write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
         remove(folder)
-        temporary.replace(folder)
+        move(temporary, folder)
     except BaseException:
         remove(temporary)
         raise
-    sync(folder.parent)
 
 
 def read_state(folder: Path) -> Any:
