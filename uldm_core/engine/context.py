@@ -107,7 +107,7 @@ class Context:
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
         self.event("stage", step=step, total=total)
-        self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total), self.name)
+        self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:
         """Report that the stage begins ``doing`` something, ``done`` of ``total`` steps or images done."""

@@ -20,7 +20,7 @@ IN_HAND = 0.1
 _SAID = ("can't allocate memory", "out of memory", "not enough memory", "std::bad_alloc")
 
 
-def require_room(folder: Path, resolved: ResolvedRecipe, found: Preflight, stages: Iterable[str]) -> None:
+def require_space(folder: Path, resolved: ResolvedRecipe, found: Preflight, stages: Iterable[str]) -> None:
     """Raise ``MistakeError`` if a run's disk has no room for what these stages are going to write."""
     from uldm_core.preflight.preflight import short
     from uldm_core.preflight.storage import stored_bytes

@@ -17,7 +17,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.environment import checkpoint_environments, differences, environment_of, of_bits
 from uldm_core.engine.finite import not_finite
-from uldm_core.engine.limits import is_out_of_memory, out_of_memory, require_room
+from uldm_core.engine.limits import is_out_of_memory, out_of_memory, require_space
 from uldm_core.engine.loop import do_stage
 from uldm_core.engine.progress import Recorded, Reporter, Silent, format_seconds
 from uldm_core.engine.signals import Interrupted, Stop
@@ -145,16 +145,15 @@ class _Runner:
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
         self._announce(found, exact)
-        require_room(self.folder.path, self.resolved, self.preflight, _not_reused(found))
+        require_space(self.folder.path, self.resolved, self.preflight, _not_reused(found))
         changed = not self._is_of(keys)
         started, worked = time.monotonic(), []
         with ExitStack() as watch:
             if changed or _not_reused(found):
                 watch.enter_context(self._watching(found))
             self.records = self._settle(keys, wanted)
-            self.folder.write_recipe(self.resolved.to_toml())
-            write_record(self.folder.file("environment.json"), self.environment)
-            self._begin()
+            if self.watched:
+                self._begin()
             self.reporter.stages(wanted)
             for name in wanted:
                 self.stop.check()
@@ -224,11 +223,12 @@ class _Runner:
             )
 
     def _begin(self) -> None:
-        """Notify the trackers that the run begins, if there is anything to do."""
-        if self.watched:
-            path, stages = self.folder.path, list(self.resolved.stages)
-            start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
-            self.trackers.notify(lambda tracker: tracker.begin(start))
+        """Write what the folder is of, and notify the trackers that the run begins."""
+        self.folder.write_recipe(self.resolved.to_toml())
+        write_record(self.folder.file("environment.json"), self.environment)
+        path, stages = self.folder.path, list(self.resolved.stages)
+        start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
+        self.trackers.notify(lambda tracker: tracker.begin(start))
 
     def _end(self, state: str, values: Mapping[str, str]) -> str:
         """Write how the run ended; return what is lost of its log, empty if nothing is."""
@@ -380,7 +380,7 @@ class _Runner:
             write_tensors(folder.weights(component), module.state_dict())
         done = folder.done(evolve(finished(summary), published=context.published))
         folder.write_record(done)
-        self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary), name)
+        self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         context.event("stage_done", seconds=done.seconds, summary=done.summary)
         self.reporter.finished(name, done.seconds, summary)
         self._show_adjustments(name, done)

@@ -37,7 +37,7 @@ OF_THE_DISK = {
 
 @frozen
 class _Call:
-    """A notification: what to call, of which stage it is, and the bytes of the images that it holds."""
+    """A notification: what to call, of which stage it is an entry, and the bytes of the images in it."""
 
     make: Callable[[Tracker], object]
     stage: str
@@ -57,12 +57,18 @@ class _Notified:
 
     def notify(self, call: _Call, at_once: bool) -> None:
         """Make a call, behind those that wait; raises what the tracker does, unless it is of the disk."""
-        if len(self.waiting) >= MOST_CALLS or sum(call.size for call in self.waiting) > MOST_BYTES:
-            self.lost[call.stage] += 1
-        else:
-            self.waiting.append(call)
-        if not at_once and time.monotonic() < self.due:
-            return
+        self.waiting.append(call)
+        if at_once or time.monotonic() >= self.due:
+            self._make_calls()
+        if len(self.waiting) > MOST_CALLS or sum(call.size for call in self.waiting) > MOST_BYTES:
+            self.lost[self.waiting.pop().stage] += 1
+
+    def entries_lost(self) -> dict[str, int]:
+        """Return how many scalars and images of each stage are lost; of other calls, how many in all."""
+        calls = self.lost + Counter(call.stage for call in self.waiting)
+        return {stage: count for stage, count in calls.items() if stage} or dict(calls)
+
+    def _make_calls(self) -> None:
         began = time.monotonic()
         try:
             while self.waiting:
@@ -124,7 +130,7 @@ class Trackers:
 
         Args:
             what: is called.
-            stage: of which it is.
+            stage: of which it is an entry of the log; empty for what is none.
             size: the bytes of the images that it holds.
             at_once: do not wait for the time of the next try.
 
@@ -146,8 +152,8 @@ class Trackers:
             elif before and not notified.reason:
                 self.warn(f"{path} writes again; {'some' if notified.lost else 'nothing'} of it is lost")
 
-    def end(self, state: str) -> dict[str, Counter[str]]:
-        """Notify each tracker of the end; return how many calls of each stage are lost, by tracker.
+    def end(self, state: str) -> dict[str, dict[str, int]]:
+        """Notify each tracker of the end; return how many entries of each stage are lost, by tracker.
 
         Every tracker that failed on the way is said again.
         """
@@ -156,11 +162,12 @@ class Trackers:
         for path, reason in failed.items():
             self.warn(f"warning: {path} was left out, its log is not whole: {reason}")
         lost = {}
-        for path, notified in self._notified.items():
-            if path in self.by_path and (calls := notified.lost + Counter(c.stage for c in notified.waiting)):
-                lost[path] = calls
+        for path in self.by_path:
+            notified = self._notified[path]
+            if entries := notified.entries_lost():
+                lost[path] = entries
                 why = f": {notified.reason}" if notified.reason else ""
-                self.warn(f"warning: {path} has lost {calls.total()} entries{why}")
+                self.warn(f"warning: {path} has lost {sum(entries.values())} entries{why}")
         return lost
 
     def _leave_out(self, path: str, error: Exception) -> None:

@@ -26,7 +26,8 @@ def stored_bytes(resolved: ResolvedRecipe, found: Preflight, name: str) -> int:
         module, optimizer = built.get(spec.key), optimizer_of(stage, spec)
         if isinstance(module, nn.Module) and (optimizer or component in trained):
             weights = measure.size_of([*measure.parameters_of(module), *module.buffers()])
-            state = state_bytes(found.tried, optimizer, measure.trainable(module)) if optimizer else 0
+            steps = measure.trainable(module) if optimizer else []
+            state = state_bytes(found.tried, optimizer, steps) if optimizer and steps else 0
             kept = weights if component in trained else 0
             need += kept + CHECKPOINTS * (weights + kept + state)
     return need

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from uldm_core import paths
-from uldm_core.errors import MistakeError, RunError
-from uldm_core.paths import inside, refused, whole
+from uldm_core.errors import MistakeError, RunError, UldmError
+from uldm_core.paths import inside, make_folder, refused, whole, writing
 
 PATIENCE = 0.1
 """Seconds to wait for the lock: whoever asks whether a run is alive holds it for a moment."""
@@ -85,20 +85,19 @@ def lock_folder(path: Path, command: str = "") -> Iterator[FolderLock]:
         command: what a person typed, for whoever finds the folder locked.
 
     Raises:
-        MistakeError: another run is using the folder, or it cannot be written to.
+        MistakeError: another run is using the folder.
+        RunError: it cannot be written to.
     """
     lock = FileLock(_lock_file(path), timeout=PATIENCE, poll_interval=0.02)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
     try:
-        made = _make_folder(path)
-        lock.acquire()
-        folder = FolderLock(path)
-    except Timeout as error:
-        hint = "wait for it, or give another folder: --out"
-        raise MistakeError(f"{path}: another run is using this folder{_holder(path)}", hint=hint) from error
-    except OSError as error:
-        hint = "give another folder: --out"
+        with writing(_lock_file(path)):
+            _acquire(lock, path)
+            folder = FolderLock(path)
+    except UldmError:
         lock.release()
-        raise refused(path, f"no run can write there: {error.strerror}", hint) from error
+        raise
     paths.CHECKS[path] = folder.check
     try:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "command": command}
@@ -132,11 +131,12 @@ def _lock_file(path: Path) -> Path:
     return lock
 
 
-def _make_folder(path: Path) -> list[Path]:
-    """Make a folder, and return those that were not there, the innermost first."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    return made
+def _acquire(lock: BaseFileLock, path: Path) -> None:
+    try:
+        lock.acquire()
+    except Timeout as error:
+        hint = "wait for it, or give another folder: --out"
+        raise MistakeError(f"{path}: another run is using this folder{_holder(path)}", hint=hint) from error
 
 
 def _remove_if_empty(made: list[Path]) -> None:
