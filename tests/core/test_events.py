@@ -204,7 +204,7 @@ def test_a_folder_into_which_nothing_was_written_is_taken_away(planned, tmp_path
     assert (tmp_path / "old").is_dir()
 
 
-def test_a_second_run_is_told_before_the_preflight(planned, tmp_path, monkeypatch):
+def test_a_second_run_is_refused_before_the_preflight(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "checked", lambda *_, **__: pytest.fail("the preflight came first"))
     with lock_folder(tmp_path / "out"), pytest.raises(MistakeError, match=r"process \d+ on .*, since 2"):
         run(planned(), out=tmp_path / "out")
@@ -216,7 +216,7 @@ def test_a_second_run_is_told_before_the_preflight(planned, tmp_path, monkeypatc
             run(planned(), out=tmp_path / "out")
 
 
-def test_the_program_is_told_before_torch_is_imported(tmp_path):
+def test_the_program_refuses_before_torch_is_imported(tmp_path):
     (tmp_path / "r.toml").write_text('[run]\nout = "${vars.out}"\n[vars]\nout = "there"\n')
     code = "import sys\nfrom uldm_core.cli.main import main\ntry: main(['run', 'r.toml'])\n"
     code += "finally: print('torch' in sys.modules)"
@@ -348,8 +348,8 @@ def test_a_run_for_which_there_is_no_space_does_not_begin(planned, tmp_path, mon
     monkeypatch.setattr(limits, "free_bytes", lambda path: 100)
     with pytest.raises(MistakeError) as caught:
         run(planned(), out=tmp_path / "out")
-    # three weights of a checkpoint, an average and a momentum of them, three times, and the weights
-    need = int(1.1 * (3 * 4 * (3 * 3 + 1)))
+    # three weights; three times in a checkpoint with their average and the optimizer's two
+    need = int(1.1 * (3 * 4 * (1 + 3 * 4)))
     said = f"{tmp_path / 'out'}: too little room on the disk: {need} B needed, 100 B free"
     assert str(caught.value).splitlines()[0] == said and not (tmp_path / "out").exists()
     monkeypatch.setattr(limits, "free_bytes", lambda path: need)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, sgd
+from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, forge, sgd
 
 from uldm_core import MistakeError, Registry, UldmError
 from uldm_core.engine.opened_run import TrainedRun
@@ -209,20 +209,6 @@ def test_old_names_of_unfinished_files_are_not_written_through(sent, components,
 DEEP = "[" * 100_000
 
 
-def forge(path, content):
-    """Write a record as the versions did that knew no checksum, and remove its copy."""
-    known = isinstance(content, dict)
-    content = (
-        {name: content[name] for name in content if name not in ("format", "uldm", "checksum")}
-        if known
-        else content
-    )
-    path.write_bytes(
-        content if isinstance(content, bytes) else (json.dumps(content) if known else content).encode()
-    )
-    (path.parent / "stage_copy.json").unlink()
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -326,8 +312,8 @@ def test_weights_that_are_none_are_said_in_a_line(sent, components, name):
 def test_weights_of_another_shape_are_said_by_their_names(sent, components):
     path, shape = sent / "stages/first/weights/autoencoder.safetensors", TENSORS["other_shape"]
     path.write_bytes(shape)
-    note = json.loads((sent / "stages/first/stage.json").read_text())
-    forge(sent / "stages/first/stage.json", {**note, "files": {}, "digests": {}})
+    record = json.loads((sent / "stages/first/stage.json").read_text())
+    forge(sent / "stages/first/stage.json", {**record, "files": {}, "digests": {}})
     with pytest.raises(MistakeError, match=r"weight is \[3\] here and \[1\] there") as error:
         TrainedRun.open(sent, registry=components).component("autoencoder")
     (problem,) = error.value.problems
@@ -351,10 +337,21 @@ STATES = {
     "missing_part": '{"dict": []}',
     "other_parts": '{"dict": [["autoencoder", {"value": 1}], ["optimizer", {"list": []}]]}',
 }
+OF_ANOTHER_RECIPE = ("no_dict", "missing_part", "other_parts")
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
+@pytest.mark.parametrize("name", [name for name in STATES if name not in OF_ANOTHER_RECIPE])
+def test_a_state_that_is_none_is_skipped_with_a_line(sent, components, name):
+    path = sent / "stages/first/checkpoints/6/state.json"
+    path.write_text(STATES[name])
+    said = resumes(sent, components)
+    (line,) = [line for line in said.splitlines() if "skipped" in line]
+    assert line.startswith(f"warning: stages.first: the checkpoint of step 6 is skipped ({path}: ")
+    assert line.endswith("; no other is whole: training begins at step 0") and said.endswith("done in 0 s")
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_RECIPE)
+def test_a_state_of_another_recipe_is_said_in_a_line(sent, components, name):
     checkpoint = sent / "stages/first/checkpoints/6"
     (checkpoint / "state.json").write_text(STATES[name])
     with pytest.raises(MistakeError) as error:
@@ -366,10 +363,13 @@ def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
-def test_a_state_of_which_a_file_is_missing_is_said(sent, components, name):
+def test_a_state_of_which_a_file_is_missing_is_skipped_and_an_earlier_one_taken(sent, components, name):
+    checkpoints = RunFolder(sent).stage("first").checkpoints
+    checkpoints.save(5, checkpoints.load(6))
     (sent / "stages/first/checkpoints/6" / name).unlink()
-    with pytest.raises(MistakeError, match=f"6/{name}: missing"):
-        run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
+    said = resumes(sent, components)
+    assert f"6/{name}: missing); that of step 5 is taken" in said and "done in" in said
+    assert checkpoints.steps() == [5, 8], "the damaged one is gone"
 
 
 def read_all(sent, components, path):
@@ -426,6 +426,7 @@ def test_what_a_crash_left_and_what_is_not_ours_is_distinguished(tmp_path):
     (folder.path / "checkpoints" / "²").mkdir()
     folder.checkpoints.save(3, {})
     folder.checkpoints.save(4, {})
+    folder.checkpoints.prune(1)
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["4", "notes", "²"]
     with pytest.raises(TypeError):
         write_state(folder.path / "checkpoints" / "5", {"a": object()})

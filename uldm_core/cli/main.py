@@ -199,14 +199,14 @@ def _exit_code(arguments: list[str] | None) -> int:
         click.echo(f"{console.prefix(ERROR)}{what}", err=True)
         return 1
     except Exception as error:
-        if is_out_of_memory(error):
+        code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
+        if code is None and is_out_of_memory(error):
             click.echo(f"{console.prefix(ERROR)}out of memory: {str(error).partition(chr(10))[0]}", err=True)
             return 1
-        signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
-        if signum is None:
+        if code is None:
             raise
         click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)
-        return int(getattr(error, "exit_code", 128 + signum))
+        return int(code)
 
 
 if __name__ == "__main__":

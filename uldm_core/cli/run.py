@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     help="Refuse to resume a training where its bits will differ: on other hardware, say.",
 )
 @run_options("device", "precision", "threads", "compile")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long, with the state saved; exit code 75 unless it is done.",
+)
 @plugin_option
 @click.pass_obj
 def run(
@@ -43,6 +48,7 @@ def run(
     out: Path | None,
     dry_run: bool,
     exact: bool,
+    max_minutes: float | None,
     run_options: Given,
 ) -> None:
     """Run RECIPE: every stage that is not done yet, in order.
@@ -50,34 +56,38 @@ def run(
     RECIPE is a TOML file, a run's folder or the name of a shipped recipe. KEY=VALUE overrides any key, e.g.
     stages.first.steps=100 or denoiser.use=dit.
     """
-    from uldm_core.recipe import Recipe
-    from uldm_core.run_folder.lock import lock_folder
-    from uldm_core.run_folder.place import folder_of
+    from uldm_core.engine.signals import Stop
 
-    loaded = Recipe.load(recipe, (*overrides, *run_overrides(run_options)))
-    if dry_run:
-        _dry_run(loaded.resolve(), out)
-        return
+    stop = Stop() if max_minutes is None else Stop.after(max_minutes)
+    with stop.listening():  # from the first moment
+        from uldm_core.recipe import Recipe
+        from uldm_core.run_folder.lock import lock_folder
+        from uldm_core.run_folder.place import folder_of
 
-    folder = folder_of(loaded, out)
-    with lock_folder(folder, command or "") as lock:  # before torch is imported: a second run is told at once
-        resolved = loaded.resolve()
-        show_problems(resolved.warnings)
+        with stop.interrupting():
+            loaded = Recipe.load(recipe, (*overrides, *run_overrides(run_options)))
+            if dry_run:
+                _dry_run(loaded.resolve(), out)
+                return
+        folder = folder_of(loaded, out)
+        with lock_folder(folder, command or "") as lock:  # before torch is imported, which takes seconds
+            with stop.interrupting():
+                resolved = loaded.resolve()
+                show_problems(resolved.warnings)
 
-        from uldm_core.cli.progress import reporter
-        from uldm_core.engine.run import run as run_recipe
-        from uldm_core.engine.signals import Stop
+                from uldm_core.cli.progress import reporter
+                from uldm_core.engine.run import run as run_recipe
 
-        with _report_named(folder), reporter() as notify, Stop().listening() as stop:
-            run_recipe(
-                resolved,
-                until=until,
-                reporter=notify,
-                stop=stop,
-                command=command or "",
-                exact=exact,
-                lock=lock,
-            )
+            with _report_named(folder), reporter() as notify:
+                run_recipe(
+                    resolved,
+                    until=until,
+                    reporter=notify,
+                    stop=stop,
+                    command=command or "",
+                    exact=exact,
+                    lock=lock,
+                )
 
 
 @contextmanager

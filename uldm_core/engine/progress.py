@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
+
+_WARNING = re.compile(r"^warning: (.*(?:\n    .*)*)", re.MULTILINE)
 
 
 class Reporter:
@@ -65,11 +68,10 @@ class Recorded(Reporter):
         self.shown.reused(stage, seconds, summary)
 
     def message(self, text: str) -> None:
-        """Pass it on, and note its warnings."""
+        """Pass it on, and note its warnings, each with the indented lines below it: what to do."""
         self.shown.message(text)
-        for line in text.splitlines():
-            if line.startswith("warning: "):
-                self.note(line.removeprefix("warning: "))
+        for warning in _WARNING.finditer(text):
+            self.note(" ".join(warning[1].split()))
 
 
 @define

@@ -70,7 +70,8 @@ def run(
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
         reporter: shows progress; by default none does.
-        stop: asked after every step whether to stop.
+        stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one whose ``request`` is
+            called.
         command: what a person typed, for whoever looks at the run.
         exact: refuse to resume a training where its bits will differ: with another number of threads, say.
         lock: of the folder, if it is locked already.
@@ -91,9 +92,9 @@ def run(
     stop, folder = stop or Stop(), RunFolder(lock.path if lock else folder_of(resolved, out))
     _refuse_own_weights(resolved, folder.path)
     with nullcontext(lock) if lock else lock_folder(folder.path, command) as lock:
-        found = checked(resolved, folder=folder)
+        with stop.interrupting():
+            found = checked(resolved, folder=folder)
         reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
-        stop.check()
         device = choose_device(resolved.run)
         _Runner(resolved, folder, device, reporter, stop, command, found, lock).run(until, exact)
     return folder.path
@@ -339,6 +340,7 @@ class _Runner:
                 aside.add(str(record.key))
 
     def _work(self, name: str, record: StageRecord) -> None:
+        self.stop.check()
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
         adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
@@ -355,6 +357,7 @@ class _Runner:
             self.trackers,
             self.status.beat,
             self.events,
+            self.resolved.run,
         )
         started = time.monotonic()
 

@@ -5,29 +5,27 @@ from __future__ import annotations
 from torch import nn
 
 from uldm_core.preflight import measure
-from uldm_core.preflight.preflight import Preflight, optimizer_of, state_bytes
+from uldm_core.preflight.preflight import Preflight, trains
 from uldm_core.protocols import HasArtifactSize
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
-
-CHECKPOINTS = 3
-"""Two of a training are kept while a third one is written."""
 
 
 def stored_bytes(resolved: ResolvedRecipe, found: Preflight, name: str) -> int:
     """Return the bytes that a stage is going to write; what cannot be built without values counts nothing.
 
-    A checkpoint has the weights, the optimizer's state, and an average of the weights that the stage trains.
+    A checkpoint has the weights, two averages of their gradients, and one of the weights that later stages
+    get. There is one more than are kept: the one that is being written.
     """
-    stage, built = resolved.stages[name], found.tried.components
-    maker, trained = built.get(stage.key), trained_by(stage)
+    stage, built, policy = resolved.stages[name], found.tried.components, resolved.run.checkpoint
+    checkpoints = policy.keep + bool(policy.best) + 1
+    maker, later = built.get(stage.key), trained_by(stage)
     need = maker.artifact_bytes if isinstance(maker, HasArtifactSize) else 0
     for component, spec in resolved.components.items():
-        module, optimizer = built.get(spec.key), optimizer_of(stage, spec)
-        if isinstance(module, nn.Module) and (optimizer or component in trained):
+        module = built.get(spec.key)
+        if isinstance(module, nn.Module) and trains(stage, spec):
             weights = measure.size_of([*measure.parameters_of(module), *module.buffers()])
-            steps = measure.trainable(module) if optimizer else []
-            state = state_bytes(found.tried, optimizer, steps) if optimizer and steps else 0
-            kept = weights if component in trained else 0
-            need += kept + CHECKPOINTS * (weights + kept + state)
+            kept = weights if component in later else 0
+            state = 2 * measure.size_of(measure.trainable(module))
+            need += kept + checkpoints * (weights + kept + state)
     return need

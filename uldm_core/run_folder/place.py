@@ -35,6 +35,6 @@ def folder_of(recipe: Recipe | ResolvedRecipe, out: str | Path | None = None) ->
 
 def _named(recipe: Recipe) -> str:
     """Return ``[run] out`` of a recipe that is not checked yet; empty if it names no folder."""
-    options = substitute(recipe.document.data).data.get("run")
+    options = substitute(recipe.document).data.get("run")
     out = options.get("out") if isinstance(options, dict) else None
     return out if isinstance(out, str) else ""
