@@ -101,9 +101,9 @@ class Context:
         self.reporter.message(text)
 
     def warn(self, what: str, fix: str = "") -> None:
-        """Show a warning, with what to do, and add it to the event log; the same one only once."""
-        if what not in self._warned:
-            self._warned.add(what)
+        """Show a warning, with what to do, and add it to the event log; the same advice only once."""
+        if (fix or what) not in self._warned:
+            self._warned.add(fix or what)
             self.message(f"warning: {what}" + (f"\n    {fix}" if fix else ""))
             self.event("warning", what=what, fix=fix)
 
