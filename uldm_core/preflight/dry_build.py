@@ -54,7 +54,7 @@ def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
         registry: what components there are; the default one unless another is given.
     """
     resolved, problems = recipe.read(registry)
-    unfit = (*problems, *resolved.filled.problems)  # some of which are left out of the former
+    unfit = (*problems, *resolved.document.problems)  # some of which are left out of the former
     wrong = [problem.where.key for problem in unfit if not problem.warning]
     built = dry_build(resolved, wrong=wrong)
     found = [*problems, *map(resolved.placed, built.problems)]
@@ -116,8 +116,15 @@ class Clock:
             raise TooLongError
 
 
-class Deadline(TorchFunctionMode):
-    """Raises ``TooLongError`` at the first torch function after time is up."""
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
+
+
+class _Shapes(TorchFunctionMode):
+    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
+
+    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
+    ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
+    """
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -130,32 +137,13 @@ class Deadline(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Check the time and call the function."""
         self.clock.check()
-        return self.call(function, args, kwargs or {})
-
-    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-        """Call the function."""
-        return function(*args, **kwargs)
-
-
-_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
-
-
-class _Shapes(Deadline):
-    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
-
-    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
-    ``RuntimeError`` for both reasons.
-    """
-
-    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         try:
-            return self._call(function, args, dict(kwargs))
+            return self._call(function, args, dict(kwargs or {}))
         except NotImplementedError:
             raise
         except RuntimeError:
-            _try_on_zeros(function, args, kwargs)
+            _try_on_zeros(function, args, kwargs or {})
             raise
 
     def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
@@ -256,8 +244,7 @@ class _DryComponents(ComponentStore):
             for name, value in spec.options.items():
                 if type(value) is int and value > MANY:
                     raise NotImplementedError(f"{name} = {value} is more than can be tried out")
-            with Deadline(self.clock):
-                return super().make(spec)
+            return super().make(spec)
         with without_values(self.clock):
             component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component

@@ -101,7 +101,7 @@ def _changed_options(made_of: Mapping[str, Any], name: str, resolved: ResolvedRe
     behind = options_behind(resolved.stages[name], resolved)
     then = {"seed": made_of["seed"], "stages": {name: made_of["stage"]}, **made_of["nouns"]}
     now = {"seed": resolved.seed, "stages": {name: behind["stage"]}, **behind["nouns"]}
-    present = flattened(resolved.filled.data)
+    present = flattened(resolved.document.data)
     ignored = {path for path, _ in paths_in({"stages": resolved.stages, **resolved.components})}
     ignored |= {("stages", name, "steps"), ("stages", name, "previews")}
     return [

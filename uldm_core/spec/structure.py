@@ -27,14 +27,9 @@ def located(path: str | Path, folder: Path) -> Path:
     return beside if os.path.exists(beside) or not os.path.exists(here) else here
 
 
-def path_of(path: str | Path) -> Path:
-    """Return a text as a path, ``~`` and ``~user`` expanded (``./~x`` is a file); a ``Path`` as it is."""
-    return Path(os.path.expanduser(path)) if isinstance(path, str) else path
-
-
-def path_text(path: PurePath) -> str:
-    """Return a text from which ``path_of`` makes the same path."""
-    return f"./{path}" if str(path).startswith("~") else str(path)
+def path_of(path: str | PurePath) -> Path:
+    """Return a text as a path, ``~`` and ``~user`` expanded (``./~x`` is a file); a path as it is."""
+    return Path(os.path.expanduser(path) if isinstance(path, str) else path)
 
 
 def python_scalar(value: Any) -> Any:
@@ -49,7 +44,7 @@ def plain_values(value: object) -> Any:
         return {python_scalar(name): plain_values(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_values(item) for item in value]
-    return path_text(value) if isinstance(value, PurePath) else python_scalar(value)
+    return str(value) if isinstance(value, PurePath) else python_scalar(value)
 
 
 def structure(value: object, annotation: Annotation) -> Any:
@@ -118,10 +113,9 @@ class Converter:
         if origin in (bool, int, float):
             return self._number(annotation, value, key, whole)
         if origin is str and isinstance(value, PurePath):
-            return path_text(value)
+            return str(value)
         if origin is Path and isinstance(value, (str, PurePath)) and value != "":
-            path = path_of(value) if isinstance(value, str) else Path(value)
-            return located(path, self.folder(key)) if self.folder else path
+            return located(path_of(value), self.folder(key)) if self.folder else path_of(value)
         if is_sequence(annotation) and isinstance(value, (list, tuple)):
             return self._sequence(annotation, value, key)
         if origin in (dict, Mapping) and isinstance(value, Mapping):
@@ -186,6 +180,8 @@ class Converter:
             else:
                 what = f"unknown option {name!r}{did_you_mean(name, options)}"
                 self.problem("unknown-option", (*key, name), what)
+        if missing := [name for name, option in options.items() if option.required and name not in values]:
+            return self.problem("missing-option", key, f"missing option {missing[0]!r}")
         return made(**{name: value for name, value in values.items() if value is not LEFT_OUT})
 
     def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:

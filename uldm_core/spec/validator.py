@@ -193,17 +193,34 @@ class Validator(Converter):
         return found
 
     def _unwritten(self, owner: ComponentSpec, option: Option, complete: bool) -> object:
-        """Find an option in the recipe's components, else take its default."""
-        if owner.kind.stage and (kind := self.registry.kind_of(without_none(option.annotation))):
-            return self._component_for(kind, owner, option)
+        """Find an option in the recipe's components, else take its default; its components are validated."""
+        key = (*owner.key, option.name)
+        kind = self.registry.kind_of(without_none(option.annotation)) if owner.kind.stage else None
+        if kind and option.name in self.kinds:
+            return self._reference(kind, {"ref": option.name}, key)
+        if kind and not self.all_known:
+            return Reference(option.name)
         if option.name in owner.inferred:
             return LEFT_OUT
-        if not option.required:
-            return self._default(option, owner)
-        return self._missing_option(owner, option) if complete else LEFT_OUT
+        if option.required:
+            return self._missing(owner, option, kind) if kind or complete else LEFT_OUT
+        if option.default is None or not takes_component(self.registry, option.annotation):
+            return option.default
+        found = self.value(option.annotation, option.default, key)
+        if not kind or not self.in_recipe or not isinstance(found, ComponentSpec):
+            return found
+        implied = self.implied.setdefault(option.name, evolve(found, key=(option.name,)))
+        return Reference(option.name) if implied.to_dict() == found.to_dict() else found
 
-    def _missing_option(self, owner: ComponentSpec, option: Option) -> object:
-        """Report a missing option, unless what it is inferred from is reported as missing."""
+    def _missing(self, owner: ComponentSpec, option: Option, kind: Kind | None) -> object:
+        """Report a missing option; a component that the recipe lacks only where it is needed first."""
+        if kind:
+            if option.name in self.missing:
+                return LEFT_OUT
+            self.missing.add(option.name)
+            what = f"needs {with_article(option.name)}, and the recipe has none"
+            hint = f"add a table [{option.name}]; {self._registered(kind)}"
+            return self.problem("missing-component", owner.key, what, hint)
         what = f"missing option {option.name!r} ({format_type(option.annotation, self.registry)})"
         hint = self._explain(owner.component.path, option)
         if inferred := owner.kind.inferred.get(option.name):
@@ -212,35 +229,6 @@ class Validator(Converter):
             names = " and ".join(f"[{name}]" for name in inferred.components)
             hint += f"; it follows from {inferred.description} where the recipe has {names}"
         return self.problem("missing-option", owner.key, what, hint)
-
-    def _component_for(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
-        """Take the recipe's component of the option's name, made from its default if there is none."""
-        if option.name in self.kinds:
-            return self._reference(kind, {"ref": option.name}, (*owner.key, option.name))
-        if not self.all_known:
-            return Reference(option.name)
-        if option.required:
-            return self._missing_component(kind, owner, option)
-        found = self._default(option, owner)
-        if not isinstance(found, ComponentSpec) or not self.in_recipe:
-            return found
-        implied = self.implied.setdefault(option.name, evolve(found, key=(option.name,)))
-        return Reference(option.name) if implied.to_dict() == found.to_dict() else found
-
-    def _missing_component(self, kind: Kind, owner: ComponentSpec, option: Option) -> object:
-        """Report a component that the recipe lacks, at the first stage that needs it."""
-        if option.name in self.missing:
-            return LEFT_OUT
-        self.missing.add(option.name)
-        what = f"needs {with_article(option.name)}, and the recipe has none"
-        hint = f"add a table [{option.name}]; {self._registered(kind)}"
-        return self.problem("missing-component", owner.key, what, hint)
-
-    def _default(self, option: Option, owner: ComponentSpec) -> object:
-        """Return a default; one that names components is validated like any other table."""
-        if option.default is None or not takes_component(self.registry, option.annotation):
-            return option.default
-        return self.value(option.annotation, option.default, (*owner.key, option.name))
 
     def convert(self, annotation: Annotation, value: Any, key: Key, whole: Annotation) -> Any:
         """Convert a value that may be, or hold, components."""
