@@ -31,18 +31,6 @@ MANY = 1_000_000
 """More numbers than these are not a few."""
 
 
-@define
-class DryBuild:
-    """What came of building a recipe's components on torch's meta device, by key.
-
-    ``unmeasured`` is why a component could not be built so, though nothing is wrong with it.
-    """
-
-    components: dict[Key, Any] = field(factory=dict)
-    problems: list[Problem] = field(factory=list)
-    unmeasured: dict[Key, str] = field(factory=dict)
-
-
 def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
     """Return everything that is wrong with a recipe, each at its place; an empty list if nothing is.
 
@@ -73,12 +61,11 @@ def dry_build(resolved: ResolvedRecipe, *, seconds: float = 2.0, wrong: Collecti
         seconds: what is not built by then is left.
         wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    clock = Clock(time.monotonic() + seconds)
-    store = _DryComponents(components=resolved.components, clock=clock, wrong=wrong)
+    tried = DryBuild(components=resolved.components, clock=Clock(time.monotonic() + seconds), wrong=wrong)
     with silence():
         for spec in resolved.specs():
-            store.attempt(spec)
-    return store.found
+            tried.attempt(spec)
+    return tried
 
 
 def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
@@ -86,7 +73,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     used = set().union(*(needs(stage, resolved.components) for stage in resolved.stages.values()))
     trained = set().union(*(trained_by(stage) for stage in resolved.stages.values()))
     for name in sorted((used & resolved.components.keys()) - trained):
-        spec, component = resolved.components[name], tried.components.get((name,))
+        spec, component = resolved.components[name], tried.made.get((name,))
         loaded = spec.source or spec.options.get("weights") is not None
         network = spec.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
@@ -198,44 +185,55 @@ def silence() -> Iterator[None]:
 
 
 @define(kw_only=True)
-class _DryComponents(ComponentStore):
-    """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
+class DryBuild(ComponentStore):
+    """Builds a recipe's components on torch's meta device, each spec once at most.
+
+    Args:
+        clock: when it ends.
+        wrong: keys of problems: what has one is not built, nor what needs it.
+        made: what was built, by key.
+        problems: what the components refuse.
+        unmeasured: why a component could not be built so, though nothing is wrong with it, by key.
+    """
 
     clock: Clock
-    wrong: Collection[Key]
-    found: DryBuild = field(factory=DryBuild)
-    tried: set[Key] = field(factory=set)
+    wrong: Collection[Key] = ()
+    made: dict[Key, Any] = field(factory=dict)
+    problems: list[Problem] = field(factory=list)
+    unmeasured: dict[Key, str] = field(factory=dict)
+    _tried: set[Key] = field(factory=set)
 
     def make(self, spec: ComponentSpec, *args: Any) -> Any:
+        """Return a component that could be built so; raises ``MissingComponentError`` for any other."""
         self.attempt(spec)
-        if spec.key not in self.found.components:
+        if spec.key not in self.made:
             raise MissingComponentError(dotted(spec.key))
-        return self.found.components[spec.key]
+        return self.made[spec.key]
 
     def attempt(self, spec: ComponentSpec) -> None:
         """Build a component, what it needs first, unless that was tried before; note what comes of it."""
-        if spec.key in self.tried:
+        if spec.key in self._tried:
             return
-        self.tried.add(spec.key)
+        self._tried.add(spec.key)
         components = [self.components[name] for name in spec.dependencies() if name in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
         if any(key[: len(spec.key)] == spec.key for key in self.wrong):
-            self.found.unmeasured[spec.key] = "something is wrong with its options"
+            self.unmeasured[spec.key] = "something is wrong with its options"
             return
         try:
-            self.found.components[spec.key] = self._made(spec)
+            self.made[spec.key] = self._made(spec)
         except MissingComponentError as error:
-            self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
+            self.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except MistakeError as error:
             if is_unavailable(error):
-                self.found.unmeasured[spec.key] = error.problems[0].what
+                self.unmeasured[spec.key] = error.problems[0].what
                 return
             for problem in error.problems:
                 inside = problem.where.key[: len(spec.key)] == spec.key
-                self.found.problems.append(problem if inside else problem.within(spec.key))
+                self.problems.append(problem if inside else problem.within(spec.key))
         except (Exception, SystemExit, TooLongError) as error:
-            self.found.unmeasured[spec.key] = reason(error)
+            self.unmeasured[spec.key] = reason(error)
 
     def _made(self, spec: ComponentSpec) -> object:
         if spec.kind.data:

@@ -207,7 +207,7 @@ def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
             option: value.use for option, value in spec.options.items() if isinstance(value, ComponentSpec)
         }
         untraced = NetworkLevels(name, spec.kind.name, spec.kind.network, spec.use, row, made_of=given)
-        component = found.tried.components.get(spec.key)
+        component = found.tried.made.get(spec.key)
         if spec.kind.network and isinstance(component, nn.Module):
             yield _Tracer(inputs, untraced, component).traced(resolved, spec)
         elif spec.kind.data and component is not None:
@@ -288,7 +288,7 @@ class _Tracer:
         )
 
     def _prediction(self) -> str:
-        process = self.inputs.tried.components.get(("noise_scheduler",))
+        process = self.inputs.tried.made.get(("noise_scheduler",))
         return process.prediction if self.untraced.kind == "denoiser" and process is not None else ""
 
     def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:
