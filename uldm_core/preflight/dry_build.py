@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -61,7 +62,7 @@ def dry_build(resolved: ResolvedRecipe, *, seconds: float = 2.0, wrong: Collecti
         seconds: what is not built by then is left.
         wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    tried = DryBuild(components=resolved.components, clock=Clock(time.monotonic() + seconds), wrong=wrong)
+    tried = DryBuild(components=resolved.components, until=time.monotonic() + seconds, wrong=wrong)
     with silence():
         for spec in resolved.specs():
             tried.attempt(spec)
@@ -91,16 +92,10 @@ class ShapeError(RuntimeError):
     """A torch function does not take tensors of these shapes, whatever their values are."""
 
 
-@define
-class Clock:
-    """When time is up, by ``time.monotonic``."""
-
-    until: float
-
-    def check(self) -> None:
-        """Raise ``TooLongError`` if time is up."""
-        if time.monotonic() > self.until:
-            raise TooLongError
+def check_time(until: float) -> None:
+    """Raise ``TooLongError`` if time is up, by ``time.monotonic``."""
+    if time.monotonic() > until:
+        raise TooLongError
 
 
 _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
@@ -113,9 +108,9 @@ class _Shapes(TorchFunctionMode):
     ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, until: float) -> None:
         super().__init__()
-        self.clock = clock
+        self.until = until
 
     def __torch_function__(
         self,
@@ -124,7 +119,7 @@ class _Shapes(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        self.clock.check()
+        check_time(self.until)
         try:
             return self._call(function, args, dict(kwargs or {}))
         except NotImplementedError:
@@ -148,25 +143,22 @@ class _Shapes(TorchFunctionMode):
 def _try_on_zeros(function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Try one function with values: this costs the memory of its arguments, not that of the component."""
     with torch._C.DisableTorchFunction(), torch.no_grad():  # under which tensors keep their values
-        args, kwargs = tree_map_only(Tensor, _zeros, (args, dict(kwargs)))
+        zeros = partial(torch.zeros_like, device="cpu")
+        args, kwargs = tree_map_only(Tensor, zeros, (args, dict(kwargs)))
         try:
             function(*args, **kwargs)
         except RuntimeError as error:
             raise ShapeError(*error.args) from None  # with the better message of the two
 
 
-def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
-
-
 @contextmanager
-def without_values(clock: Clock) -> Iterator[None]:
+def without_values(until: float) -> Iterator[None]:
     """Build and run components for their shapes alone.
 
     Raises:
-        TooLongError: time is up.
+        TooLongError: time is up, by ``time.monotonic``.
     """
-    with shapes_only(), META, _Shapes(clock):
+    with shapes_only(), META, _Shapes(until):
         yield
 
 
@@ -189,14 +181,14 @@ class DryBuild(ComponentStore):
     """Builds a recipe's components on torch's meta device, each spec once at most.
 
     Args:
-        clock: when it ends.
+        until: when it ends, by ``time.monotonic``.
         wrong: keys of problems: what has one is not built, nor what needs it.
         made: what was built, by key.
         problems: what the components refuse.
         unmeasured: why a component could not be built so, though nothing is wrong with it, by key.
     """
 
-    clock: Clock
+    until: float
     wrong: Collection[Key] = ()
     made: dict[Key, Any] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
@@ -243,7 +235,7 @@ class DryBuild(ComponentStore):
                 if type(value) is int and value > MANY:
                     raise NotImplementedError(f"{name} = {value} is more than can be tried out")
             return super().make(spec)
-        with without_values(self.clock):
+        with without_values(self.until):
             component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
 

@@ -103,7 +103,7 @@ def preflight(
     """
     tried = dry_build(resolved, seconds=seconds or SECONDS)
     walk = _Walk(Inputs(tried), resolved)
-    with silence(), without_values(tried.clock):
+    with silence(), without_values(tried.until):
         rows = [walk.row(spec) for spec in _in_order(resolved)]
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import DryBuild
+from uldm_core.preflight.dry_build import DryBuild, check_time
 from uldm_core.protocols import (
     Autoencoder,
     Backbone,
@@ -137,7 +137,7 @@ def sample(inputs: Inputs, sampler: Sampler, batch: int) -> Tensor:
     process = inputs.component("noise_scheduler")
 
     def predict_zeros(latents: Tensor, t: Tensor) -> Tensor:
-        inputs.tried.clock.check()  # torch functions do not, where they have values
+        check_time(inputs.tried.until)  # torch functions do not, where they have values
         return torch.zeros_like(latents)
 
     shape = list(inputs.latents(batch).shape)

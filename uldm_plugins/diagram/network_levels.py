@@ -14,7 +14,7 @@ import torch
 from attrs import asdict, define, evolve, field, frozen
 from torch import Tensor, nn
 
-from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, without_values
+from uldm_core.preflight.dry_build import TooLongError, reason, silence, without_values
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
 from uldm_core.preflight.probes import Inputs
@@ -195,8 +195,7 @@ def network_levels(resolved: ResolvedRecipe) -> list[NetworkLevels]:
         MistakeError: something in the recipe does not fit.
     """
     found = checked(resolved, SECONDS)
-    clock = Clock(time.monotonic() + SECONDS)
-    with silence(), without_values(clock), torch.enable_grad():
+    with silence(), without_values(time.monotonic() + SECONDS), torch.enable_grad():
         return list(_all(resolved, found))
 
 
