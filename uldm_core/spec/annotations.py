@@ -41,7 +41,7 @@ def metadata(annotation: Annotation) -> Iterator[object]:
             yield from part if isinstance(part, GroupedMetadata) else [part]
 
 
-_CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
     "le": ("<=", operator.le),
@@ -53,9 +53,7 @@ _CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 """The constraints of ``annotated_types`` by their attribute: in words, and whether a value satisfies one."""
 
 
-def constraints(annotation: Annotation) -> Iterator[tuple[str, Any, Callable[[Any, Any], bool]]]:
-    """Yield each constraint of an ``Annotated``: in words, its bound, and ``(value, bound) -> satisfied``."""
-    for part in metadata(annotation):
-        for name, (text, satisfied) in _CONSTRAINTS.items():
-            if (bound := getattr(part, name, None)) is not None:
-                yield text, bound, satisfied
+def constraints(annotation: Annotation) -> dict[str, Any]:
+    """Return the bound of each constraint of an ``Annotated``, by its name in ``CONSTRAINTS``."""
+    parts = list(metadata(annotation))
+    return {name: getattr(part, name) for name in CONSTRAINTS for part in parts if hasattr(part, name)}

@@ -13,7 +13,7 @@ from attrs import Factory, define
 
 from uldm_core.errors import Code, Key, MistakeError, Problem, Where, did_you_mean, expected, shortened
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union, metadata
+from uldm_core.spec.annotations import CONSTRAINTS, Annotation, constraints, is_sequence, is_union, metadata
 from uldm_core.spec.format_types import format_type
 from uldm_core.spec.options import Exists
 
@@ -178,7 +178,7 @@ class Converter:
                     return self.problem("missing-file", key, f"there is no path {str(written)!r}{looked}")
                 if wanted.folder and not os.path.isdir(found):
                     return self.problem("wrong-type", key, f"expected a folder, {str(found)!r} is a file")
-        if not all(satisfied(found, bound) for _, bound, satisfied in constraints(annotation)):
+        if not all(CONSTRAINTS[name][1](found, bound) for name, bound in constraints(annotation).items()):
             return self._refuse(written, key, annotation, "out-of-range")
         return found
 
