@@ -238,12 +238,9 @@ class Validator(Converter):
         if origin in (Partial, Weighted) and (kind := self.registry.kind_of(args[0])):
             if isinstance(value, Weighted) or (origin is Partial and callable(value)):
                 return value
-            weighted = origin is Weighted
-            return (
-                self._weighted(kind, value, key)
-                if weighted
-                else self.component(kind, value, key, partial=True)
-            )
+            if origin is Weighted:
+                return self._weighted(kind, value, key)
+            return self.component(kind, value, key, partial=True)
         found = super().convert(annotation, value, key, whole)
         if is_sequence(annotation) and isinstance(found, (list, tuple)):
             self._refuse_repeated(found)
