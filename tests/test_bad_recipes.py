@@ -24,7 +24,7 @@ CODES = {
     "extends": {"cycle", "wrong-type"},
     "format": {"unsupported-format"},
     "inferred": {"out-of-range"},
-    "kind": {"unknown-component", "wrong-kind", "wrong-type"},
+    "kind": {"unknown-component", "unknown-table", "wrong-kind", "wrong-type"},
     "missing": {"missing-component", "missing-option", "unknown-option"},
     "name": {"bad-name"},
     "order": {"cycle", "wrong-order"},

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from uldm_core import check, registry
 from uldm_core.cli.main import cli
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.registry.component import Component
 from uldm_core.testing.checks import module
 from uldm_core.testing.contract import contract_of
+from uldm_core.toml_text.parse import parse_toml
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from uldm_core import MistakeError, check, registry
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.recipe.reader import RESERVED
+from uldm_core.toml_text.parse import parse_toml
 
 ROOT = Path(__file__).parents[1]
 GOOD = [path.read_text("utf-8") for path in sorted((ROOT / "recipes").glob("*.toml"))]

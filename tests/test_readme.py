@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from uldm_core import check
 from uldm_core.cli.main import cli
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
+from uldm_core.toml_text.parse import parse_toml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -1,6 +1,8 @@
 """Commands on a run's folder that somebody sent: nothing outside changes, and errors name the file."""
 
+import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from uldm_core.errors import RunWarning
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.folder import RunFolder
+from uldm_plugins.commands.run_files import check_run
 from uldm_plugins.trackers.mlflow import MLflow
 from uldm_plugins.trackers.shared import kept_id
 from uldm_plugins.trackers.tensorboard import TensorBoard
@@ -96,6 +99,7 @@ COMMANDS = {
     "compare": ["compare", "x", "x", "--count", "1", "--out", "y.html"],
     "diff": ["diff", "x", "x"],
     "validate": ["validate", "x"],
+    "doctor": ["doctor", "x", "--json"],
 }
 LINKS = [
     ("sample", WEIGHTS),
@@ -199,6 +203,56 @@ def test_a_recipe_that_has_changed_is_said(uldm, sent):
         TrainedRun.open(sent)
     assert "warning: x/recipe.toml: it has changed since a run wrote it" in uldm(*COMMANDS["run"])[2]
     TrainedRun.open(sent)
+
+
+def damage(path, chance):
+    """Flip a bit of a file, cut it short, empty it or remove it."""
+    content, how = bytearray(path.read_bytes()), chance.random()
+    if how < 0.1:
+        return path.unlink()
+    if how < 0.7 and content:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    else:
+        del content[chance.randrange(len(content)) if how < 0.9 else 0 :]
+    path.write_bytes(content)
+
+
+NOT_CHECKED = {".lock", "report.html"}  # made anew when they are next used
+
+
+def files_of(run):
+    return sorted(path for path in run.rglob("*") if path.is_file() and path.name not in NOT_CHECKED)
+
+
+def test_doctor_finds_damage_of_every_file(sent):
+    chance = random.Random(0)
+    assert {each.state for each in check_run(sent)} == {"whole"}
+    assert len(check_run(sent)) == len(files_of(sent)) - 2 - 4, (
+        "a checkpoint is two files, and so is a record"
+    )
+    for path in files_of(sent):
+        content = path.read_bytes()
+        damage(path, chance)
+        named = {str(sent / each.file) for each in check_run(sent) if each.state == "damaged"}
+        checkpoint = path.parent.parent.name == "checkpoints"
+        removed = not path.exists() and path.name == "stage_copy.json"
+        assert str(path.parent if checkpoint else path) in named or removed, path
+        path.write_bytes(content)
+
+
+def test_doctor_says_stage_by_stage_what_is_whole(uldm, sent):
+    code, out, error = uldm("doctor", "x")
+    assert code == 0 and not error and out.splitlines()[-1].startswith("stages/second: 6 of 6 files"), out
+    (sent / SAMPLES).write_bytes(b"")
+    (sent / "stages/first/.0123456789abcdef.part").mkdir()
+    code, out, _ = uldm("doctor", "x")
+    assert code == 1 and f"    {SAMPLES}: damaged: it has changed since it was written: the checksum" in out
+    assert "    stages/first/.0123456789abcdef.part: left behind: by a killed program" in out
+    assert out.splitlines()[-1] == "not whole; what can be is made again by: uldm run x --out x"
+    code, out, _ = uldm(*COMMANDS["doctor"])
+    assert code == 1 and not json.loads(out)["whole"]
+    code, _, error = uldm("doctor", "nowhere")
+    assert code == 2 and "nowhere is not a run" in error
 
 
 def test_a_damaged_artifact_is_made_again(uldm, sent):

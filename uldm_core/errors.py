@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrs import evolve, field, frozen
 from attrs.validators import in_
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Key = tuple[str | int, ...]
 
@@ -129,6 +132,10 @@ class UldmError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
+
+    def at(self, where: Where) -> Self:
+        """Return the same error, with its problems at a place."""
+        return type(self)(*(evolve(problem, where=where) for problem in self.problems))
 
 
 class MistakeError(UldmError):

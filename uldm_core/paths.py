@@ -151,7 +151,7 @@ def _is_of(named: Path, path: Path) -> bool:
     places = (path, Path(os.path.realpath(path)))
     on_the_way = any(named in (place, *place.parents) for place in places)
     return on_the_way or any(
-        place.parent in named.parents and _LEFT_OVER.fullmatch(named.relative_to(place.parent).parts[0])
+        place.parent in named.parents and LEFT_OVER.fullmatch(named.relative_to(place.parent).parts[0])
         for place in places
     )
 
@@ -178,7 +178,8 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 
-_LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part")
+LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part")
+"""The names that ``beside`` gives."""
 
 
 def sweep(folder: Path) -> list[Path]:
@@ -188,8 +189,8 @@ def sweep(folder: Path) -> list[Path]:
     """
     left = []
     for place, folders, files in os.walk(folder):
-        found = [Path(place, name) for name in (*folders, *files) if _LEFT_OVER.fullmatch(name)]
-        folders[:] = [name for name in folders if not _LEFT_OVER.fullmatch(name)]
+        found = [Path(place, name) for name in (*folders, *files) if LEFT_OVER.fullmatch(name)]
+        folders[:] = [name for name in folders if not LEFT_OVER.fullmatch(name)]
         left += found
     for path in left:
         remove(path)
@@ -230,7 +231,7 @@ def remove(path: Path) -> None:
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():
-            gone = path if _LEFT_OVER.fullmatch(path.name) else move(path, beside(path))
+            gone = path if LEFT_OVER.fullmatch(path.name) else move(path, beside(path))
             shutil.rmtree(gone)
 
 

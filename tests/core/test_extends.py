@@ -121,7 +121,7 @@ def test_a_shipped_recipe_can_be_extended_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ('extends = "none.toml"', 1, "there is no file "),
+        ('extends = "none.toml"', 1, "there is no recipe "),
         ("extends = 3", 1, "expected the path of a recipe, got 3"),
         ('\nextends = "a.toml"', 2, "a cycle: a.toml -> a.toml"),
         ('extends = "b.toml"', 1, "a cycle: a.toml -> b.toml -> a.toml"),
@@ -166,5 +166,5 @@ def test_a_folder_is_no_base(base):
     path = over(base, "")
     (base.parent / "sub").mkdir()
     path.write_text('extends = "sub"', "utf-8")
-    with pytest.raises(MistakeError, match="there is no file"):
+    with pytest.raises(MistakeError, match="there is no recipe"):
         Recipe.load(path)

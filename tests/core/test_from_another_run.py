@@ -12,12 +12,12 @@ from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.run_folder.files import digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
 from uldm_core.run_folder.pretrained import pretrained_weights, weights_from
 from uldm_core.spec.building import ComponentStore
+from uldm_core.toml_text.parse import parse_toml
 
 TAKEN = (
     '[autoencoder]\nuse = "coder"\nquantizer = { use = "codes", codebook_size = 16 }',

@@ -7,8 +7,8 @@ import pytest
 from uldm_core import check
 from uldm_core.errors import MistakeError
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.spec.component_spec import Reference
+from uldm_core.toml_text.parse import parse_toml
 
 
 def problems(registry, path, overrides=()):
@@ -113,7 +113,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_lines(registry, write
     ("text", "said"),
     [
         ("a = [1,\n b = 2\n", ":1: not TOML: '[' is never closed"),
-        ("a = 1\na = 2\n", ":2: a: 'a' is written twice"),
+        ("a = 1\na = 2\n", ":2: a: is written twice"),
         ("\n\nx 1", ":3: not TOML"),
     ],
 )
@@ -227,7 +227,7 @@ def test_overrides_that_lead_nowhere_are_reported_with_the_recipes_other_problem
     found = problems(registry, path, ["seed.x=1", item])
     assert [text.partition(": expected")[0] for text in found] == [
         "16: stages.first.steps",
-        "override 'seed.x=1': seed: it is 3, which has no 'x'",
+        "override 'seed.x=1': seed",
         f"override '{item}': stages.first.losses: the list is of length 1, there is no [4]",
     ]
 

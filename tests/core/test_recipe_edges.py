@@ -16,11 +16,12 @@ from uldm_core.engine.run import folder_of, run
 from uldm_core.errors import MistakeError, dotted
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser, Loss, Quantizer
 from uldm_core.recipe import Recipe, RunOptions
-from uldm_core.recipe.document import parse_toml
-from uldm_core.recipe.variables import substitute
+from uldm_core.recipe.document import Document
+from uldm_core.recipe.variables import substitute as substituted
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import Reference
 from uldm_core.spec.options import Exists
+from uldm_core.toml_text.parse import parse_toml
 
 
 def problems_of(registry, path, *overrides):
@@ -63,7 +64,7 @@ def test_an_overrides_value_is_toml_or_else_a_bare_string(write, written, value)
 
 def test_an_overrides_value_that_begins_as_a_string_is_one(registry, write):
     (problem,) = problems_of(registry, write(), 'stages.second.folder="unclosed')
-    where = "override 'stages.second.folder=\"unclosed': stages.second.folder"
+    where = "override 'stages.second.folder=\"unclosed'"
     assert problem.startswith(f"{where}: not TOML: the string is never closed")
 
 
@@ -164,15 +165,15 @@ def test_overrides_reach_into_tables_that_are_not_there_yet(write):
     assert data["vars"] == {"a": {"b": 1}} and data["run"] == {"threads": 2}
 
 
-def test_digits_name_a_table_and_number_a_list(registry, write):
+def test_digits_name_a_table(registry, write):
     path = write(("[stages.third]", "[stages.3]"))
-    assert resolved(registry, path, "stages.3.folder=x", "stages.first.losses.0.weight=3").stages["3"]
+    assert resolved(registry, path, "stages.3.folder=x").stages["3"]
     for digits in ("3", "²", "0"):
         (problem,) = problems_of(registry, path, f"denoiser.{digits}=1")
         assert f"{dotted(('denoiser', digits))}: unknown option {digits!r}" in problem
 
 
-@pytest.mark.parametrize("where", ["losses[1]", "losses.²", "losses.x", "losses.-1"])
+@pytest.mark.parametrize("where", ["losses[1]", "losses.0", "losses.²", "losses.x", "losses.-1"])
 def test_no_item_is_added_to_a_list(registry, write, where):
     (problem,) = check(Recipe.load(write(), [f"stages.first.{where}.weight=1"]), registry)
     assert "stages.first.losses: the list is of length 1, there is no [" in str(problem)
@@ -234,7 +235,7 @@ MISTAKES = {
     ),
     "a stage as a component": (
         ("[stages.first]", '[stage]\nuse = "draw"\n[stages.first]'),
-        "14: stage: 'draw' is a stage",
+        "14: stage: unknown table 'stage' (did you mean 'stages'?)",
     ),
     "a number for a component": (
         ('[denoiser]\nuse = "net"', "[[denoiser]]\nx = 1"),
@@ -280,12 +281,16 @@ def test_a_variable_that_is_unknown_is_reported_with_the_nearest(registry, write
     )
 
 
+def substitute(data):
+    return substituted(Document(data))
+
+
 @pytest.mark.parametrize("value", [3, 2.5, True, "text", [1, 2], {"a": 1}])
 def test_a_variable_keeps_its_type(value):
     filled = substitute({"vars": {"x": value}, "seed": "${vars.x}", "run": ["${ vars.x }"]})
     assert filled.data == {"seed": value, "run": [value]} and filled.problems == []
     assert type(filled.data["seed"]) is type(value)
-    assert filled.origin(("run", 0)) == [("vars", "x")] and filled.origin(("run",)) == []
+    assert filled.origins == {("seed",): [("vars", "x")], ("run", 0): [("vars", "x")]}
 
 
 @pytest.mark.parametrize(("value", "said"), [(3, "<3>"), (True, "<true>"), ("a", "<a>")])
@@ -530,14 +535,13 @@ def test_an_overrides_key_is_written_as_toml_writes_it(registry, write):
     (problem,) = problems_of(registry, write(), "denoiser . 'widht'=3")
     assert "denoiser.widht: unknown option 'widht' (did you mean 'width'?)" in problem
     (problem,) = problems_of(registry, write(), "stages.first[0]=3")
-    assert "stages.first: it is a table, there is no [0]" in problem and "it has: use, steps" in problem
+    assert "stages.first[0]: unknown option 0" in problem
     (problem,) = problems_of(registry, write(), "seed=1\nuldm=2")
     assert "seed: expected an integer >= 0, got '1\\nuldm=2'" in problem
 
 
-@pytest.mark.parametrize("override", ["a." * 2000 + "a=1", "seed=" + "[" * 200 + "]" * 200])
-def test_an_override_nested_too_deeply_is_reported(registry, write, override):
-    (problem,) = problems_of(registry, write(), override)
+def test_an_override_nested_too_deeply_is_reported(registry, write):
+    (problem,) = problems_of(registry, write(), "a." * 2000 + "a=1")
     assert "nested too deeply" in problem
 
 

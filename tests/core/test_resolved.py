@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from uldm_core import Component, Excludes, MistakeError, Registry
 from uldm_core.engine.run import run
 from uldm_core.recipe import Recipe
-from uldm_core.recipe.document import parse_toml
 from uldm_core.run_folder.files import read_tensors
 from uldm_core.run_folder.folder import RunFolder
+from uldm_core.toml_text.parse import parse_toml
 
 
 class _Smooth:

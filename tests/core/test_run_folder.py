@@ -337,10 +337,21 @@ STATES = {
     "missing_part": '{"dict": []}',
     "other_parts": '{"dict": [["autoencoder", {"value": 1}], ["optimizer", {"list": []}]]}',
 }
+OF_ANOTHER_RECIPE = ("no_dict", "missing_part", "other_parts")
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
+@pytest.mark.parametrize("name", [name for name in STATES if name not in OF_ANOTHER_RECIPE])
+def test_a_state_that_is_none_is_skipped_with_a_line(sent, components, name):
+    path = sent / "stages/first/checkpoints/6/state.json"
+    path.write_text(STATES[name])
+    said = resumes(sent, components)
+    (line,) = [line for line in said.splitlines() if "skipped" in line]
+    assert line.startswith(f"warning: stages.first: the checkpoint of step 6 is skipped ({path}: ")
+    assert line.endswith("; no other is whole: training begins at step 0") and said.endswith("done in 0 s")
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_RECIPE)
+def test_a_state_of_another_recipe_is_said_in_a_line(sent, components, name):
     checkpoint = sent / "stages/first/checkpoints/6"
     (checkpoint / "state.json").write_text(STATES[name])
     with pytest.raises(MistakeError) as error:
@@ -352,10 +363,13 @@ def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
-def test_a_state_of_which_a_file_is_missing_is_said(sent, components, name):
+def test_a_state_of_which_a_file_is_missing_is_skipped_and_an_earlier_one_taken(sent, components, name):
+    checkpoints = RunFolder(sent).stage("first").checkpoints
+    checkpoints.save(5, checkpoints.load(6))
     (sent / "stages/first/checkpoints/6" / name).unlink()
-    with pytest.raises(MistakeError, match=f"6/{name}: missing"):
-        run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
+    said = resumes(sent, components)
+    assert f"6/{name}: missing); that of step 5 is taken" in said and "done in" in said
+    assert checkpoints.steps() == [5, 8], "the damaged one is gone"
 
 
 def read_all(sent, components, path):
@@ -412,6 +426,7 @@ def test_what_a_crash_left_and_what_is_not_ours_is_distinguished(tmp_path):
     (folder.path / "checkpoints" / "²").mkdir()
     folder.checkpoints.save(3, {})
     folder.checkpoints.save(4, {})
+    folder.checkpoints.prune(1)
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["4", "notes", "²"]
     with pytest.raises(TypeError):
         write_state(folder.path / "checkpoints" / "5", {"a": object()})

@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 
 from uldm_core import registry
 from uldm_core.cli.main import cli
-from uldm_core.recipe.document import parse_toml
+from uldm_core.errors import MistakeError
+from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.commands.json_schema import schema_of
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def test_what_is_wrong_in_structure_fails(path, validator):
     text = path.read_bytes().decode("utf-8-sig")
     try:
         data = parse_toml(text)
-    except ValueError:
+    except MistakeError:
         assert "# structure: wrong" in text
         return
     if "# structure: wrong" in text:

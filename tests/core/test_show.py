@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from uldm_core import registry
 from uldm_core.cli.main import cli
 from uldm_core.errors import is_unavailable
-from uldm_core.recipe.document import parse_toml
+from uldm_core.toml_text.parse import parse_toml
 
 COMPONENTS = registry.default().components()
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from uldm_core import MistakeError
 from uldm_core.errors import dotted
-from uldm_core.recipe.document import Document, parse_toml
+from uldm_core.recipe.document import Document
 from uldm_core.toml_text.locate import locate
+from uldm_core.toml_text.parse import parse_toml
 
 GOOD = """\
 uldm = 1
@@ -113,7 +114,6 @@ def test_a_key_that_is_written_twice_is_reported_with_both_lines(tmp_path_factor
     ("text", "key", "lines"),
     [
         ("[[a]]\nx = 1\n[a]\ny = 2", "a", (1, 3)),
-        ("[a]\nx = 1\n[[a]]", "a", (1, 3)),
         ("[a]\nb = { c = 1 }\n[a.b]\nd = 2", "a.b", (2, 3)),
         ("a.b = 1\n\na.b = 2", "a.b", (1, 3)),
     ],
@@ -129,7 +129,7 @@ def test_whatever_is_cut_out_is_reported_on_a_line_of_the_file(tmp_path_factory,
     text = GOOD[:begin] + GOOD[begin + length :]
     try:
         parse_toml(text)
-    except ValueError:
+    except MistakeError:
         for problem in problems(text, tmp_path_factory):
             assert 1 <= problem.where.line <= text.count("\n") + 1 and problem.what
     else:
@@ -141,7 +141,7 @@ def test_whatever_is_cut_out_is_reported_on_a_line_of_the_file(tmp_path_factory,
     [
         (b"\xef\xbb\xbfx = 1\n", None),
         (b"x = 1\ny = '\xff'\n", "r.toml:2: not UTF-8"),
-        (b"x = " + b"[" * 5000, "r.toml:1: not TOML: '[' is never closed"),
+        (b"x = " + b"[" * 5000, "r.toml:1: not TOML: nested too deeply"),
         (b"x = " + b"9" * 5000, "r.toml:1: not TOML: an integer of too many digits"),
         (b"x = [" + b"[" * 600 + b"]" * 600 + b"]", "nested"),
     ],
@@ -166,5 +166,5 @@ def test_lines_are_those_of_the_file_whatever_ends_them():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MistakeError, match=r"none\.toml: No such file"):
+    with pytest.raises(MistakeError, match=r"none\.toml: there is no such file"):
         Document.read(Path(tmp_path / "none.toml"))

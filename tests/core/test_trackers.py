@@ -171,7 +171,7 @@ def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        ('"notes"', "run.trackers: expected a list, got 'notes'"),
+        ('"notes"', "run.trackers: expected a list of (any tracker), got 'notes'"),
         ('["ntoes"]', "run.trackers[0].use: unknown tracker 'ntoes' (did you mean 'notes'?)"),
         ('["distance"]', "run.trackers[0].use: unknown tracker 'distance'"),
         ('["notes", "notes"]', "run.trackers[1]: a duplicate of trackers[0]"),

@@ -55,7 +55,8 @@ def run(
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
         reporter: shows progress; by default none does.
-        stop: asked after every step whether to stop.
+        stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one whose ``request`` is
+            called.
         command: what a person typed, for whoever looks at the run.
 
     Raises:
@@ -277,6 +278,7 @@ class _Runner:
                 aside.add(str(record.key))
 
     def _work(self, name: str, record: StageRecord) -> None:
+        self.stop.check()
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
         adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
@@ -293,6 +295,7 @@ class _Runner:
             self.trackers,
             self.status.beat,
             EventLog(self.folder.file("events.jsonl")),
+            self.resolved.run,
         )
         started = time.monotonic()
 

@@ -59,7 +59,8 @@ def run_stage(
     folder = RunFolder(out).stage(name)
     remove(folder.path)
     make_folder(folder.path)
-    context = Context(name, seed, device, folder, products, reporter or Silent(), stop or Stop())
+    shown, options = reporter or Silent(), options or RunOptions()
+    context = Context(name, seed, device, folder, products, shown, stop or Stop(), options=options)
     return do_stage(stage, context)
 
 

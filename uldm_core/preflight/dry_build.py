@@ -43,7 +43,7 @@ def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
         registry: what components there are; the default one unless another is given.
     """
     resolved, problems = recipe.read(registry)
-    unfit = (*problems, *resolved.filled.problems)  # some of which are left out of the former
+    unfit = (*problems, *resolved.document.problems)  # some of which are left out of the former
     wrong = [problem.where.key for problem in unfit if not problem.warning]
     built = dry_build(resolved, wrong=wrong)
     found = [*problems, *map(resolved.placed, built.problems)]

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, field
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, around
-from uldm_core.toml_text.locate import locate
-from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
-DEEPEST = 100
-"""The most tables and lists that may be nested in each other."""
+from uldm_core.toml_text.parse import parse_and_locate
 
 LARGEST = 10_000_000
 """The most bytes of a recipe's file: reading more takes minutes, and nobody writes that by hand."""
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; raises ``ValueError`` if it is not TOML."""
-    try:
-        data = tomllib.loads(text)
-    except RecursionError:
-        raise TooDeepError from None
-    refuse_depth(data)
-    return data
-
-
-def refuse_depth(data: object) -> None:
-    """Raise ``TooDeepError`` if tables and lists are nested too deeply, or in themselves."""
-    level = [data]
-    for _ in range(DEEPEST):
-        holders = [value for value in level if isinstance(value, (dict, list))]
-        level = [item for held in holders for item in (held.values() if isinstance(held, dict) else held)]
-        if not level:
-            return
-    raise TooDeepError
+T = TypeVar("T")
 
 
 @define
@@ -54,17 +23,19 @@ class Document:
 
     Args:
         data: the tables.
-        source: the file; None for Python values.
-        places: of each key.
-        problems: what was wrong with overrides.
+        whole: the place of all of it: a file, or an override; nothing for Python values.
+        places: of each key of a file.
+        problems: what was wrong with overrides and variables.
         texts: the values that overrides set, as they were typed.
+        origins: of values that came from variables: the key of each, and the variables'.
     """
 
     data: dict[str, Any]
-    source: str | None = None
+    whole: Where = field(factory=Where)
     places: dict[Key, Where] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     texts: dict[Key, str] = field(factory=dict)
+    origins: dict[Key, list[Key]] = field(factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -73,41 +44,84 @@ class Document:
         Raises:
             MistakeError: it is missing, unreadable or not TOML.
         """
-        text = _read_text(path)
+        text, source = _read_text(path), str(path)
         try:
-            data = parse_toml(text)
-        except ValueError as error:
-            problem = syntax_problem(text, error)
-            raise MistakeError(evolve(problem, where=evolve(problem.where, source=str(path)))) from error
-        places = {key: Where(key, str(path), line) for key, line in locate(text).items()}
-        return cls(data, str(path), places)
+            data, lines = parse_and_locate(text)
+        except MistakeError as error:
+            (problem,) = error.problems
+            raise error.at(evolve(problem.where, source=source)) from error.__cause__
+        places = {key: Where(key, source, line) for key, line in lines.items()}
+        return cls(data, Where((), source, 1), places)
 
     def where(self, key: Key) -> Where:
         """Return the place of a key, or of the innermost table around it that has one."""
-        whole = Where((), self.source, 1 if self.source else None)
-        place = next((self.places[outer] for outer in around(key) if outer in self.places), whole)
+        place = next((self.places[outer] for outer in around(key) if outer in self.places), self.whole)
         return evolve(place, key=key)
+
+    def placed(self, problem: Problem) -> Problem:
+        """Return a problem with the place of its key, and the variables that the value there came from."""
+        key = problem.where.key
+        if problem.where.source is not None:
+            return problem
+        origins = next((self.origins[outer] for outer in around(key) if outer in self.origins), [])
+        sources = [f"{self.where(origin)} is where the value comes from" for origin in origins]
+        return evolve(problem, where=self.where(key), hint="; ".join(filter(None, [problem.hint, *sources])))
 
     def folder(self, key: Key) -> Path:
         """Return the folder that a path at a key is relative to: that of the file it is written in."""
         where = self.where(key)
         return Path(where.source).parent if where.source and where.line is not None else Path()
 
-    def forget(self, key: Key) -> None:
-        """Drop the places of a key and of everything in it, since its value is replaced."""
-        self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
-        self.texts = {k: text for k, text in self.texts.items() if k[: len(key)] != key}
+    def merge(self, over: Document, naming: Collection[str] = ("use", "ref", "from")) -> None:
+        """Merge another document into this one, key by key.
 
-    def override(self, key: Key, text: str) -> None:
-        """Set the place of a key to an override, and drop those of everything in it."""
-        self.forget(key)
-        self.places[key] = Where(key, f"override {text!r}")
+        A table with another value of a key in ``naming`` names another component, and replaces the old one.
+        """
+        self._merge(self.data, over.data, over, naming, ())
+
+    def _merge(
+        self, below: Any, above: Mapping[Any, Any], over: Document, naming: Collection[str], at: Key
+    ) -> None:
+        """Merge one table, or items of a list by their indices, into the table or list at a key."""
+        for name, value in above.items():
+            key = (*at, name)
+            if isinstance(below, list) and name not in range(len(below)):
+                what = f"the list is of length {len(below)}, there is no [{name}]"
+                hint = f"write an index: {at[-1]}[0]" if isinstance(name, str) and below else ""
+                self.problems.append(Problem(over.where(at), what, hint, code="bad-override"))
+                continue
+            old, new = _as_tables(below[name] if isinstance(below, list) else below.get(name), value)
+            inner = isinstance(old, (dict, list) if over.texts else dict) and isinstance(new, dict)
+            if inner and key not in over.texts and not any(n in new and new[n] != old.get(n) for n in naming):
+                below[name] = old
+                self._merge(old, new, over, naming, key)
+                self.places |= {key: over.places[key]} if key in over.places else {}
+            else:
+                kept = {"kind": old["kind"]} if isinstance(old, dict) and "kind" in old else {}
+                below[name] = {**kept, **value} if isinstance(value, dict) else value
+                self.places = _replaced(self.places, {key: over.where(key), **over.places}, key)
+                self.texts = _replaced(self.texts, over.texts, key)
+
+
+def _as_tables(old: Any, new: Any) -> tuple[Any, Any]:
+    """A bare string is short for ``{ use = "..." }`` where the other is a table of a component."""
+    if isinstance(old, str) and isinstance(new, dict):
+        return {"use": old}, new
+    if isinstance(new, str) and isinstance(old, dict) and "use" in old:
+        return old, {"use": new}
+    return old, new
+
+
+def _replaced(ours: Mapping[Key, T], theirs: Mapping[Key, T], key: Key) -> dict[Key, T]:
+    """Return ``ours`` with what is at a key, and within it, taken from ``theirs``."""
+    kept = {other: value for other, value in ours.items() if other[: len(key)] != key}
+    return kept | {other: value for other, value in theirs.items() if other[: len(key)] == key}
 
 
 def _read_text(path: Path) -> str:
     """Return the text of a file; raises ``MistakeError`` if it cannot be read."""
     try:
-        found = os.stat(path)
+        found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
             hint = "name a recipe's file, or a run's folder"
             raise MistakeError(f"{path}: not a file", hint=hint, code="unreadable-file")
@@ -119,7 +133,5 @@ def _read_text(path: Path) -> str:
         where = Where((), str(path), error.object[: error.start].count(b"\n") + 1)
         problem = Problem(where, "not UTF-8", "save the file as UTF-8", code="unreadable-file")
         raise MistakeError(problem) from error
-    except FileNotFoundError as error:
-        raise MistakeError(f"{path}: {error.strerror}", code="missing-file") from error
-    except (OSError, ValueError) as error:  # ValueError: no file can have that name
-        raise MistakeError(f"{path}: {getattr(error, 'strerror', error)}", code="unreadable-file") from error
+    except OSError as error:
+        raise MistakeError(f"{path}: {error.strerror}", code="unreadable-file") from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from uldm_core.errors import Code, Problem, Where, dotted
+from uldm_core.errors import Problem, Where, dotted
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 Specs = Mapping[str, ComponentSpec]
@@ -34,29 +35,20 @@ def needs(spec: ComponentSpec, components: Specs) -> set[str]:
     return components_behind(spec, components, ComponentSpec.dependencies)
 
 
-def _path(start: str, goal: str, following: Callable[[str], Iterable[str]]) -> list[str]:
-    """Return the shortest path of one step or more from a name to another; an empty list if there is none."""
-    paths, visited = [[start]], {start}
-    while paths:
-        path = paths.pop(0)
-        for name in following(path[-1]):
-            if name == goal:
-                return [*path, name]
-            if name not in visited:
-                visited.add(name)
-                paths.append([*path, name])
-    return []
-
-
 def _cycles(components: Specs) -> Iterator[Problem]:
     """Yield one problem a cycle, at its first component."""
-    reported: set[str] = set()
-    for name in components:
-        cycle = _path(name, name, lambda name: sorted(components[name].dependencies() & components.keys()))
-        if cycle and not reported & set(cycle):
-            reported |= set(cycle)
-            what, hint = f"is made from itself: {' -> '.join(cycle)}", "one of them has to do without"
-            yield Problem(Where((name,)), what, hint, code="cycle")
+    graph = {name: sorted(spec.dependencies() & components.keys()) for name, spec in components.items()}
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+            return
+        except CycleError as error:
+            *cycle, _ = reversed(error.args[1])  # each depends on the next
+        first = cycle.index(next(name for name in components if name in cycle))
+        names = [*cycle[first:], *cycle[: first + 1]]
+        what, hint = f"is made from itself: {' -> '.join(names)}", "one of them has to do without"
+        yield Problem(Where((names[0],)), what, hint, code="cycle")
+        graph = {name: others for name, others in graph.items() if name not in cycle}
 
 
 def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
@@ -66,21 +58,10 @@ def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
         for product in [product for product in _class_of(stage).needs if product not in made]:
             makers = [other for other, stage in stages.items() if product in _class_of(stage).makes]
             if makers or complete:
-                yield _too_early(name, product, makers, stages)
+                what = f"needs {product}, which no earlier stage makes"
+                hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
+                yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
         made |= set(_class_of(stage).makes)
-
-
-def _too_early(name: str, product: str, makers: list[str], stages: Specs) -> Problem:
-    def makers_for(stage: str) -> list[str]:
-        needed = set(_class_of(stages[stage]).needs)
-        return [other for other, maker in stages.items() if needed & set(_class_of(maker).makes)]
-
-    code: Code = "cycle" if makers and _path(makers[0], name, makers_for) else "wrong-order"
-    hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
-    if code == "cycle":
-        hint = f"a cycle: [stages.{makers[0]}] needs what [stages.{name}] makes"
-    what = f"needs {product}, which no earlier stage makes"
-    return Problem(Where(("stages", name)), what, hint, code=code)
 
 
 def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:

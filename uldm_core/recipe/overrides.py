@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-from attrs import evolve
-
-from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, listing, shortened
-from uldm_core.recipe.document import DEEPEST, Document, parse_toml
+from uldm_core.errors import Key, MistakeError, Where, shortened
+from uldm_core.recipe.document import Document
 from uldm_core.spec.options import Option
 from uldm_core.spec.structure import as_typed
-from uldm_core.toml_text.syntax import TooDeepError, syntax_problem
+from uldm_core.toml_text.locate import DEEPEST
+from uldm_core.toml_text.parse import parse_toml
 
 _NAME = r"""(?:[^.\[\]"'\s]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"{_NAME}(?:\s*\.\s*{_NAME}|\[\d+\])*")
@@ -22,31 +19,25 @@ _PART = re.compile(rf"\[(?P<index>\d+)\]|(?P<name>{_NAME})")
 
 
 def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
-    """Set each ``KEY=VALUE`` in the document; those that cannot be set are added to its problems.
+    """Set each ``KEY=VALUE`` in the document; what cannot be set is added to its problems.
 
     ``VALUE`` is TOML, or a bare string; for an option that takes text or a path, it is what was typed. A new
     ``use`` empties its table first, which removes the options of the old component; whole tables and their
     ``use`` are therefore set before what is in them.
     """
-    parsed = []
+    layers = []
     for typed in overrides:
-        with _problems_noted(document, typed):
-            parsed.append(_parse(typed))
-    for override in sorted(parsed, key=lambda item: len(item.key) - (item.key[-1] == "use")):
-        with _problems_noted(document, override.typed):
-            _set(document, override)
-
-
-@contextmanager
-def _problems_noted(document: Document, typed: str) -> Iterator[None]:
-    """Add the problems of an override to those of the document."""
-    try:
-        yield
-    except MistakeError as error:
-        source = f"override {shortened(typed, 1000)}"
-        document.problems += [
-            evolve(problem, where=Where(problem.where.key, source)) for problem in error.problems
-        ]
+        place = Where((), f"override {shortened(typed, 1000)}")
+        try:
+            key, value, text = _parsed(typed)
+        except MistakeError as error:
+            document.problems += error.at(place).problems
+            continue
+        for part in reversed(key):
+            value = {part: value}
+        layers.append((key, Document(value, place, texts={key: text})))
+    for _, layer in sorted(layers, key=lambda layer: len(layer[0]) - (layer[0][-1] == "use")):
+        document.merge(layer, naming=("use",))
 
 
 def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, Any]:
@@ -61,90 +52,34 @@ def parse_options(options: Iterable[str], known: Iterable[Option]) -> dict[str, 
     """
     document = Document({})
     apply_overrides(document, options)
-    for option in [option for option in known if (option.name,) in document.texts]:
-        value, text = document.data[option.name], document.texts[option.name,]
-        document.data[option.name] = as_typed(value, text, option.annotation)
     if document.problems:
         raise MistakeError(*document.problems)
+    for option in [option for option in known if option.name in document.data]:
+        value, text = document.data[option.name], document.texts.get((option.name,))
+        document.data[option.name] = as_typed(value, text, option.annotation)
     return document.data
 
 
-class _Override(NamedTuple):
-    """One ``KEY=VALUE``: its value as TOML, else as text; the value and the whole as typed."""
+def _parsed(typed: str) -> tuple[Key, Any, str]:
+    """Return the key, the value and its text; a value is TOML, but what is none is a bare string.
 
-    key: Key
-    value: Any
-    text: str
-    typed: str
-
-
-def _parse(typed: str) -> _Override:
-    if re.search("[\ud800-\udfff]", typed):
-        raise _refused((), "not UTF-8", "a recipe is UTF-8: rename the file or folder")
-    name, equals, text = typed.partition("=")
-    if not equals or not _KEY.fullmatch(name.strip()):
+    Raises:
+        MistakeError: it is no ``KEY=VALUE``, or the value begins as a quoted string and is none.
+    """
+    name, equals, text = (part.strip() for part in typed.partition("="))
+    if not equals or not _KEY.fullmatch(name):
         hint = "e.g. stages.first.steps=100 or stages.first.losses[0].weight=2"
-        raise _refused((), "expected KEY=VALUE", hint)
-    parts = _PART.finditer(name.strip())
+        raise MistakeError("expected KEY=VALUE", hint=hint, code="bad-override")
+    if re.search("[\ud800-\udfff]", typed):
+        raise MistakeError("not UTF-8", hint="rename the file or folder", code="bad-override")
+    parts = _PART.finditer(name)
     key: Key = tuple(int(part["index"]) if part["index"] else part["name"].strip("\"'") for part in parts)
     if len(key) > DEEPEST:
-        raise _refused((), str(TooDeepError()))
-    return _Override(key, _value(key, text.strip()), text.strip(), typed)
-
-
-def _value(key: Key, text: str) -> object:
-    """Return what TOML makes of a text, or the bare text; what begins as a string has to be one."""
+        raise MistakeError("nested too deeply", code="bad-override")
     try:
         parsed = parse_toml(f"value = {text}")
-    except ValueError as error:
-        if not text.startswith(('"', "'")) and not isinstance(error, TooDeepError):
-            return text
-        wrong = syntax_problem(f"value = {text}", error)
-        raise MistakeError(evolve(wrong, where=Where(key))) from error
-    return parsed["value"] if len(parsed) == 1 else text
-
-
-def _set(document: Document, override: _Override) -> None:
-    names, typed = override.key, override.typed
-    container: Any = document.data
-    key: Key = ()
-    for name, following in pairwise(names):
-        key = (*key, _part(container, name, key))
-        if isinstance(container, dict) and key[-1] not in container:
-            document.override(key, typed)
-        container = _descend(container, key, following)
-    key = (*key, _part(container, names[-1], key))
-    if key[-1] == "use" and container.get("use") != override.value:
-        for name in container.keys() - {"kind"}:  # which is the table's, not the old component's
-            del container[name]
-    container[key[-1]] = override.value
-    document.override(key, typed)
-    document.texts[key] = override.text
-
-
-def _part(container: Any, name: str | int, key: Key) -> str | int:
-    """Return a key of a table, or an index of a list."""
-    if isinstance(container, dict) and isinstance(name, int):
-        what, hint = f"it is a table, there is no [{name}]", f"it has: {listing([*container])}"
-        raise _refused(key, what, hint)
-    if isinstance(container, dict):
-        return name
-    if str(name).isdecimal() and int(name) < len(container):
-        return int(name)
-    hint = "" if isinstance(name, int) or not container else f"write an index: {dotted(key)}[0]"
-    raise _refused(key, f"the list is of length {len(container)}, there is no [{name}]", hint)
-
-
-def _descend(container: Any, key: Key, following: str | int) -> Any:
-    """Return the table or list at the last part of a key; a table that is not there is made."""
-    part: Any = key[-1]
-    inner = container.setdefault(part, {}) if isinstance(container, dict) else container[part]
-    if isinstance(inner, str):  # short for { use = "..." }
-        inner = container[part] = {"use": inner}
-    if not isinstance(inner, (dict, list)):
-        raise _refused(key, f"it is {shortened(inner)}, which has no {following!r}")
-    return inner
-
-
-def _refused(key: Key, what: str, hint: str = "") -> MistakeError:
-    return MistakeError(Problem(Where(key), what, hint, code="bad-override"))
+    except MistakeError:
+        if text.startswith(('"', "'")):
+            raise
+        return key, text, text
+    return key, parsed["value"] if len(parsed) == 1 else text, text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from attrs import define, evolve, field
+from attrs import define, field
 
 from uldm_core.errors import (
     Key,
@@ -72,6 +72,7 @@ class Reader(Validator):
         components = {name: self._component(kind, name) for name, kind in self.kinds.items()}
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
+        self._check_best()
         complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
         right = all(problem.warning for problem in self.problems)
         self.problems += graph_problems(
@@ -108,6 +109,14 @@ class Reader(Validator):
         self._refuse_unknown_device(run.device)
         self._refuse_listed_twice(run.tracker_specs)
         return run
+
+    def _check_best(self) -> None:
+        """``best = "STAGE.NAME"`` names a stage of the recipe."""
+        stage, dot, _ = self.run.checkpoint.best.partition(".")
+        if dot and stage not in self._table("stages"):
+            what = f"there is no stage {stage!r}{did_you_mean(stage, self.stages)}"
+            hint = f"the stages are: {listing(list(self.stages))}"
+            self.problem("out-of-range", ("run", "checkpoint", "best"), what, hint)
 
     def _refuse_unknown_device(self, device: str) -> None:
         """A device that no computer has is a mistake; one that this computer lacks is not."""
@@ -150,52 +159,42 @@ class Reader(Validator):
         """Return the kind of a table: its ``kind``, else what its name is or ends in (``small_denoiser``)."""
         table = self.data[name]
         kinds = {kind.name: kind for kind in self.registry.kinds.values() if kind.top_level}
-        named = self.registry.kinds.get(name)
-        if named and named.listed:
-            what = f"{with_article(name)} is no component of the recipe's own"
-            self.problem("wrong-kind", (name,), what, f"list it in {named.listed}")
-            return None
+        written = table.get("kind") if isinstance(table, dict) else None
         endings = [kind for kind in kinds if name == kind or str(name).endswith(f"_{kind}")]
-        by_name = kinds[max(endings, key=len)] if endings else None
-        if isinstance(table, dict) and "kind" in table:
-            return self._kind_written(name, table["kind"], kinds, by_name)
-        if by_name is None:
+        if written is None and not endings:
             self._refuse_table(name, table, kinds)
-        return by_name
-
-    def _kind_written(
-        self, name: str, written: object, kinds: Mapping[str, Kind], by_name: Kind | None
-    ) -> Kind | None:
-        if not isinstance(written, str) or written not in kinds:
-            what = f"unknown kind {shortened(written)}{did_you_mean(str(written), kinds)}"
+            return None
+        if written is None:
+            return kinds[max(endings, key=len)]
+        if written not in list(kinds):
+            what = f"unknown kind {shortened(written)}{did_you_mean(written, kinds)}"
             self.problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
             self.unread.add(name)
             return None
         if name in kinds and name != written:
             what = f"[{name}] is {with_article(name)}, it cannot be {with_article(written)}"
             self.problem("wrong-kind", (name, "kind"), what, "leave kind out, or give the table another name")
-            return by_name
-        return kinds[written]
+        return kinds[name if name in kinds else written]
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
         if isinstance(table, (dict, str)):
             self.unread.add(name)
-        use = table.get("use") if isinstance(table, dict) else None
-        if use in [c.name for c in self.registry.components() if self.registry.kinds[c.kind].stage]:
-            self.problem("wrong-kind", (name,), f"{use!r} is a stage", f"write [stages.{name}]")
-            return
-        what = f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}"
-        named_so = {c.kind for c in self.registry.components() if c.name == name and c.kind in kinds}
-        if len(named_so) == 1:
-            (kind,) = named_so
-            what, hint = f"{what}: it is {with_article(kind)}", f'write [{kind}] and use = "{name}"'
-        elif name in options_of(RunOptions):
+        near = did_you_mean(name, [*RESERVED, *kinds])
+        what = f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}"
+        hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}; '
+        hint += f"the other keys at the top are: {listing(RESERVED)}"
+        use = table.get("use", name) if isinstance(table, dict) else name
+        meant = {name} & self.registry.kinds.keys() or {
+            c.kind for c in self.registry.components() if c.name == use
+        }
+        if name in options_of(RunOptions):
             hint = "write it into the table [run]"
-        else:
-            what += did_you_mean(str(name), [*RESERVED, *kinds])
-            hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}; '
-            hint += f"the other keys at the top are: {listing(RESERVED)}"
+        elif not near and len(meant) == 1:
+            kind = self.registry.kinds[meant.pop()]
+            place = f"[stages.{name}]" if kind.stage else f'[{kind.name}] and use = "{use}"'
+            what += f": {use!r} is {with_article(kind.name)}" if use != kind.name else ""
+            hint = f"list it in {kind.listed}" if kind.listed else f"write {place}"
         self.problem("unknown-table", (name,), what, hint)
 
     def _component(self, kind: Kind, name: str) -> object:
@@ -219,7 +218,7 @@ class Reader(Validator):
         try:
             taken = component_of_run(table, name, kind, self.folder(key))
         except MistakeError as error:
-            self.problems += [evolve(problem, where=Where(key)) for problem in error.problems]
+            self.problems += error.at(Where(key)).problems
             return LEFT_OUT
         spec = self.component(kind, taken, (name,))
         if isinstance(spec, ComponentSpec):

@@ -11,15 +11,15 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import Key, MistakeError, Problem, around, shortened
+from uldm_core.errors import MistakeError, Problem, around
 from uldm_core.paths import whole
-from uldm_core.recipe.document import Document, refuse_depth
+from uldm_core.recipe.document import Document
 from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
 from uldm_core.recipe.reader import FORMAT, Reader
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.shipped import find
-from uldm_core.recipe.variables import Filled, substitute
+from uldm_core.recipe.variables import substitute
 from uldm_core.registry import Registry, default
 from uldm_core.spec.component_spec import ComponentSpec, plain
 from uldm_core.spec.structure import path_of, plain_values
@@ -65,17 +65,17 @@ class Recipe:
         Paths are taken as text, and numpy's and torch's scalars as Python's, as TOML would have them.
 
         Raises:
-            MistakeError: the recipe that it extends is missing or not TOML; it is nested too deeply.
+            MistakeError: the recipe that it extends is missing or not TOML; it could not be written as TOML.
         """
         try:
-            refuse_depth(data)
-            json.dumps(plain_values(data), ensure_ascii=False, default=str).encode("utf-8")
+            values = plain_values(deepcopy(dict(data)))
+            json.dumps(values, ensure_ascii=False, default=str).encode("utf-8")
         except UnicodeEncodeError as error:
-            what = f"{shortened(error.object[: error.end][-50:])} is not UTF-8, as a recipe has to be"
-            raise MistakeError(what, hint="rename the file or folder", code="bad-name") from error
-        except ValueError as error:
-            raise MistakeError(str(error), code="toml-syntax") from error
-        return cls(with_base(Document(plain_values(deepcopy(dict(data)))), Path()), name)
+            hint = "a recipe is UTF-8: rename the file or folder"
+            raise MistakeError(f"not UTF-8: {error.object!a:.50}", hint=hint, code="bad-name") from error
+        except RecursionError as error:
+            raise MistakeError("nested too deeply", code="toml-syntax") from error
+        return cls(with_base(Document(values), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tables as they were written, overrides applied."""
@@ -113,31 +113,24 @@ class Recipe:
             registry: as of ``resolve``.
             data: as of ``resolve``.
         """
-        filled = substitute(self.document.data)
+        document = substitute(self.document)
         reader = Reader(
             registry=registry or default(),
-            data=filled.data,
-            texts=self._texts(filled),
-            folder=self.document.folder,
+            data=document.data,
+            texts=document.texts,
+            folder=document.folder,
             needs_data=data,
         )
         reader.read()
         resolved = ResolvedRecipe(
-            self, filled, reader.seed, reader.run, reader.components, reader.stages, reader.trackers
+            self, document, reader.seed, reader.run, reader.components, reader.stages, reader.trackers
         )
-        of_variables = filled.problems
+        own = document.problems
+        unfilled = {problem.where.key for problem in own}
         if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
-            of_variables = [problem for problem in of_variables if problem.code != "unknown-variable"]
-        unfilled = {problem.where.key for problem in filled.problems}
-        problems = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
-        problems = [*self.document.problems, *of_variables, *problems]
-        return resolved, in_order(map(resolved.placed, problems))
-
-    def _texts(self, filled: Filled) -> dict[Key, str]:
-        """Return what overrides set, as typed, by its key; a variable's also where it is used."""
-        own = self.document.texts
-        used = {key: own[origins[-1]] for key, origins in filled.origins.items() if origins[-1] in own}
-        return {**own, **used}
+            own = [problem for problem in own if problem.code != "unknown-variable"]
+        others = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
+        return resolved, in_order(map(document.placed, [*own, *others]))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -154,7 +147,7 @@ class ResolvedRecipe:
 
     Args:
         recipe: as written.
-        filled: its tables with variables filled in.
+        document: its tables, with variables filled in.
         seed: of the run.
         run: the ``[run]`` table.
         components: by name.
@@ -164,7 +157,7 @@ class ResolvedRecipe:
     """
 
     recipe: Recipe
-    filled: Filled = field(factory=lambda: Filled({}))
+    document: Document
     seed: int = 0
     run: RunOptions = field(factory=RunOptions)
     components: dict[str, ComponentSpec] = field(factory=dict)
@@ -203,13 +196,7 @@ class ResolvedRecipe:
 
     def placed(self, problem: Problem) -> Problem:
         """Return a problem with the place of its key, and the variables that the value there came from."""
-        if problem.where.source is not None:
-            return problem
-        document, key = self.recipe.document, problem.where.key
-        origins = self.filled.origin(key)
-        sources = [f"{document.where(origin)} is where the value comes from" for origin in origins]
-        hint = "; ".join(filter(None, [problem.hint, *sources]))
-        return evolve(problem, where=document.where(key), hint=hint)
+        return self.document.placed(problem)
 
     def located(self, error: MistakeError) -> MistakeError:
         """Return an error raised while building, with the places of its keys."""

@@ -13,31 +13,27 @@ from uldm_core.registry.plugins import OWN_PLUGIN
 from uldm_core.spec.structure import path_of
 
 
-def find(text: str | Path) -> Path:
+def find(text: str | Path, folder: Path = Path()) -> Path:
     """Return the file of a recipe.
 
     Args:
         text: a file; a run's folder; or the name of a shipped recipe, ``name`` or ``plugin/name``.
+        folder: that a relative path is relative to.
 
     Raises:
-        MistakeError: no recipe of that bare name ships; it is a folder whose recipe is a link.
+        MistakeError: there is none; it is a folder whose recipe is a link.
     """
-    path = path_of(text)
+    path = folder / path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return inside(path, "recipe.toml")
-    name = str(text)
-    if os.path.exists(path) or path.suffix:
+    if os.path.lexists(path):
         return path
     known = shipped()
-    if name in known:
-        return known[name]
-    if len(path.parts) > 1:
-        return path
-    raise MistakeError(
-        f"there is no file and no shipped recipe {name!r}{did_you_mean(name, known)}",
-        hint=f"shipped: {listing(names())}; a file's name ends in .toml",
-        code="missing-file",
-    )
+    if str(text) in known:
+        return known[str(text)]
+    near = did_you_mean(path.name, [*known, *(other.name for other in path.parent.glob("*.toml"))])
+    hint = f"name a file, a run's folder or a shipped recipe: {listing(names())}"
+    raise MistakeError(f"there is no recipe {str(path)!r}{near}", hint=hint, code="missing-file")
 
 
 def names() -> list[str]:

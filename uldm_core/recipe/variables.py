@@ -3,158 +3,152 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from uldm_core.errors import (
     Code,
     Key,
+    MistakeError,
     Problem,
     Where,
-    around,
     did_you_mean,
     dotted,
     expected,
     listing,
-    nearest,
     shortened,
 )
-from uldm_core.recipe.compare import flattened
+from uldm_core.recipe.document import Document
 
 _REFERENCE = re.compile(r"\$\{\s*vars\.([^}\s]+)\s*\}")
 _FOREIGN = re.compile(r"\$\{[^}]*\}?")
-
-
 MOST = 100_000
 """The most values and characters that variables may make in all: a few lines could fill the memory."""
 DEEPEST = 50
 """The most variables that may be made of each other."""
 
 
-class _TooLargeError(Exception):
-    """Variables make too much."""
-
-
-@define
-class Filled:
-    """A recipe's tables with variables filled in.
-
-    Args:
-        data: the tables, without ``[vars]``.
-        problems: what was wrong.
-        origins: of values that came from variables: the key of each, and the variables'.
-    """
-
-    data: dict[str, Any]
-    problems: list[Problem] = field(factory=list)
-    origins: dict[Key, list[Key]] = field(factory=dict)
-
-    def origin(self, key: Key) -> list[Key]:
-        """Return the variables that the value at a key came from."""
-        return next((self.origins[outer] for outer in around(key) if outer in self.origins), [])
-
-
-def substitute(data: Mapping[str, object]) -> Filled:
-    """Fill in the variables, and report what is wrong and which are unused.
+def substitute(document: Document) -> Document:
+    """Return a document with variables filled in, and with what is wrong with them or unused.
 
     A string that is one reference takes the variable's value with its type; inside a longer string its text.
     """
-    rest = {name: value for name, value in data.items() if name != "vars"}
-    variables = data.get("vars", {})
+    rest = {name: value for name, value in document.data.items() if name != "vars"}
+    variables = document.data.get("vars", {})
     if not isinstance(variables, dict):
-        return Filled(rest, [Problem(Where(("vars",)), expected("a table", variables), code="wrong-type")])
-    filler = _Filler(variables)
-    try:
-        filled = {name: filler.fill(value, (name,)) for name, value in rest.items()}
-    except _TooLargeError:
-        what = "grow too large as they are filled in"
+        return _unfilled(document, rest, expected("a table", variables), code="wrong-type")
+    filler = _Filler({dotted(key): (key, value) for key, value in _walk(variables)})
+    filled = filler.fill(rest, ())
+    if filler.made > MOST:
         hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-        return Filled({}, [Problem(Where(("vars",)), what, hint, code="bad-variable")])
-    return Filled(filled, filler.problems or list(filler.unused()), filler.origins)
+        return _unfilled(document, rest, "grow too large as they are filled in", hint, code="bad-variable")
+    own, origins = document.texts, filler.origins
+    return evolve(
+        document,
+        data=filled,
+        problems=[*document.problems, *(filler.problems or filler.unused())],
+        texts={**own, **{key: own[names[-1]] for key, names in origins.items() if names[-1] in own}},
+        origins=origins,
+    )
+
+
+def _unfilled(document: Document, data: dict[str, Any], what: str, hint: str = "", *, code: Code) -> Document:
+    problem = Problem(Where(("vars",)), what, hint, code=code)
+    return evolve(document, data=data, problems=[*document.problems, problem])
+
+
+def _walk(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield what is in nested tables and lists, with its key."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in parts:
+        yield (*key, name), item
+        yield from _walk(item, (*key, name))
 
 
 @define
 class _Filler:
-    variables: dict[str, object]
+    """Fills in variables.
+
+    Args:
+        variables: the key and value of each by its dotted name, those in tables and lists too.
+        problems: what is wrong.
+        origins: as a document has them.
+        used: keys of variables.
+        made: how many values and characters came from variables.
+    """
+
+    variables: dict[str, tuple[Key, Any]]
     problems: list[Problem] = field(factory=list)
     origins: dict[Key, list[Key]] = field(factory=dict)
     used: set[Key] = field(factory=set)
     made: int = 0
 
     @property
-    def leaves(self) -> list[Key]:
-        """The keys of the variables, those in tables one by one."""
-        return list(flattened(self.variables)) if self.variables else []
+    def names(self) -> list[str]:
+        """The names of the variables; those in a table are meant one by one, a list is one."""
+        return [
+            name
+            for name, (key, value) in self.variables.items()
+            if not isinstance(value, dict) and not any(isinstance(part, int) for part in key)
+        ]
 
-    def fill(self, value: object, key: Key, within: tuple[str, ...] = ()) -> object:
-        """Fill in a value; ``within`` are the variables whose value it is."""
-        self.made += bool(within)
-        if self.made > MOST or len(within) > DEEPEST:
-            raise _TooLargeError
+    def fill(self, value: Any, key: Key, within: tuple[str, ...] = ()) -> Any:
+        """Fill in a value; ``within`` are the variables whose value it is. What grows too large is left."""
+        self.made += MOST if len(within) > DEEPEST else bool(within)
+        if self.made > MOST:
+            return value
         if isinstance(value, dict):
             return {name: self.fill(item, (*key, name), within) for name, item in value.items()}
         if isinstance(value, list):
             return [self.fill(item, (*key, index), within) for index, item in enumerate(value)]
-        return self._text(value, key, within) if isinstance(value, str) else value
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        try:
+            return self._text(value, key, within)
+        except MistakeError as error:
+            self.problems += error.at(Where(key)).problems
+            return value
 
-    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> object:
-        if "${" not in text:
-            return text
+    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> Any:
+        """Fill in a string; raises ``MistakeError`` if it refers to no variable."""
         if foreign := _FOREIGN.search(_REFERENCE.sub("", text)):
-            near = nearest(foreign[0].strip("${} ").removeprefix("vars."), self._names())
+            near = did_you_mean(foreign[0].strip("${} ").removeprefix("vars."), self.names)
             hint = 'only "${vars.NAME}" is filled in, from the table [vars]'
-            hint = f'write "${{vars.{near[0]}}}"' if near else hint
-            return self._problem("bad-variable", key, f"{foreign[0]!r} is no variable", hint, text)
-        values = {name: self._value(name, key, within, text) for name in _REFERENCE.findall(text)}
+            raise MistakeError(f"{foreign[0]!r} is no variable{near}", hint=hint, code="bad-variable")
         if whole := _REFERENCE.fullmatch(text):
-            return values[whole[1]]
-        for name, value in values.items():
-            if isinstance(value, (dict, list)):
-                what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
-                return self._problem("bad-variable", key, what, "", text)
-        texts = {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in values.items()}
-        filled = _REFERENCE.sub(lambda found: texts[found[1]], text)
+            return self._value(whole[1], key, within)
+        filled = _REFERENCE.sub(lambda found: self._as_text(found[1], key, within), text)
         self.made += len(filled)
         return filled
 
-    def _names(self) -> list[str]:
-        return [dotted(leaf) for leaf in self.leaves]
+    def _as_text(self, name: str, key: Key, within: tuple[str, ...]) -> str:
+        value = self._value(name, key, within)
+        if isinstance(value, (dict, list)):
+            what = f"vars.{name} is {shortened(value)}, which cannot be part of a text"
+            raise MistakeError(what, code="bad-variable")
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
-    def _value(self, name: str, key: Key, within: tuple[str, ...], text: str) -> object:
-        """Return a variable's value, variables in it filled in."""
-        parts = filter(None, re.split(r"\.|\[|\]\.?", name))
-        path: Key = tuple(int(part) if part.isdecimal() else part for part in parts)
-        value: Any = self.variables
-        for depth, part in enumerate(path):
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                what = f"there is no variable {name!r}{did_you_mean(name, self._names())}"
-                hint = f"{dotted(('vars', *path[:depth]))} is {shortened(value)}"
-                hint = hint if depth else f"[vars] has: {listing(self._names())}"
-                return self._problem("unknown-variable", key, what, hint, text)
+    def _value(self, name: str, key: Key, within: tuple[str, ...]) -> Any:
+        """Return a variable's value, variables in it filled in; raises ``MistakeError`` if there is none."""
+        if name not in self.variables:
+            what, hint = f"there is no variable {name!r}", f"[vars] has: {listing(self.names)}"
+            raise MistakeError(what + did_you_mean(name, self.names), hint=hint, code="unknown-variable")
         if name in within:
-            what = f"a cycle of variables: {' -> '.join((*within, name))}"
-            return self._problem("cycle", key, what, "", text)
+            raise MistakeError(f"a cycle of variables: {' -> '.join((*within, name))}", code="cycle")
+        path, value = self.variables[name]
         self.used.add(path)
         self.origins.setdefault(key, []).append(("vars", *path))
         if isinstance(value, dict) and "use" in value:
             hint = "make it a table at the top, which is one component wherever it is used: { ref = ... }"
-            what = f"vars.{name} is a component, not a value"
-            return self._problem("bad-variable", key, what, hint, text)
+            raise MistakeError(f"vars.{name} is a component, not a value", hint=hint, code="bad-variable")
         return self.fill(value, key, (*within, name))
 
     def unused(self) -> Iterator[Problem]:
         """Yield a problem for each variable that nothing uses."""
-        for leaf in self.leaves:
+        for name in self.names:
+            leaf = self.variables[name][0]
             if not any(leaf[: len(path)] == path or path[: len(leaf)] == leaf for path in self.used):
-                hint = f'write "${{vars.{dotted(leaf)}}}" where it is wanted, or take it out'
-                near = did_you_mean(dotted(leaf), [dotted(path) for path in self.used])
-                what = f"nothing uses this variable{near}"
-                yield Problem(Where(("vars", *leaf)), what, hint, True, code="unused")
-
-    def _problem(self, code: Code, key: Key, what: str, hint: str, text: object) -> object:
-        self.problems.append(Problem(Where(key), what, hint, code=code))
-        return text
+                what, hint = "nothing uses this variable", f'write "${{vars.{name}}}" where it is wanted'
+                yield Problem(Where(("vars", *leaf)), what, hint, warning=True, code="unused")

@@ -167,8 +167,12 @@ def read_json(path: Path, make: Callable[[Any], T]) -> T | None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors, whole or not at all."""
-    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, save(separate))
+    write_bytes(path, tensor_bytes(tensors))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a safetensors file."""
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -320,14 +320,24 @@ class RunFolder:
         path = self.file("recipe.toml")
         return path.is_file() and read_bytes(path) == _stamped(text.encode("utf-8", "backslashreplace"))
 
-    def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
-        """Return what is wrong with the recipe, if it has a checksum, and the stages' records, see there."""
-        path, found = self.file("recipe.toml"), []
+    def recipe_damage(self) -> list[Problem]:
+        """Return whether the resolved recipe has changed since a run wrote it; unknown of format 1."""
+        path = self.file("recipe.toml")
         content = read_bytes(path) if path.is_file() else b""
-        first, _, rest = content.partition(b"\n")
-        if first.startswith(_STAMP[:20]) and content != _stamped(rest):
-            what = "it has changed since a run wrote it, by hand or by damage"
-            found.append(Problem(Where((), str(path)), what, warning=True))
+        if content == _stamped(content.partition(b"\n")[2]) or self.is_of_format_1():
+            return []
+        what = "it has changed since a run wrote it, by hand or by damage"
+        return [Problem(Where((), str(path)), what, warning=True)]
+
+    def is_of_format_1(self) -> bool:
+        """Whether it is of a version that wrote no checksums, as far as one can tell."""
+        stages = [f"stages/{name}/stage.json" for name in names_in(self.path / "stages")]
+        records = [self.path / name for name in ("run.json", "environment.json", *stages)]
+        return not any(b'"format": ' in path.read_bytes()[:30] for path in records if path.is_file())
+
+    def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+        """Return what is wrong with the recipe and the stages' records; see there."""
+        found = self.recipe_damage()
         for stage in listed(self.file("stages")):
             found += self.stage(stage.name).record_damage(make) if stage.is_dir() else []
         return found

@@ -81,7 +81,7 @@ def pretrained_weights(
 def _weights_of(
     resolved: ResolvedRecipe, folder: RunFolder | None, name: str, source: str, warn: Callable[[str], object]
 ) -> Path:
-    own = resolved.recipe.document.source
+    own = resolved.document.whole.source
     folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
     copies = [place.pretrained(name) for place in folders if _is_whole(place.pretrained(name), name, place)]
     try:
@@ -101,10 +101,10 @@ def _weights_of(
 
 def _is_whole(kept: Path, name: str, folder: RunFolder) -> bool:
     """Whether a run's copy of another's weights is there, and is what its stages were made of."""
-    return kept.is_file() and digest(kept) in (_started_from(name, folder) or {digest(kept)})
+    return kept.is_file() and digest(kept) in (started_from(name, folder) or {digest(kept)})
 
 
-def _started_from(name: str, folder: RunFolder) -> set[str]:
+def started_from(name: str, folder: RunFolder) -> set[str]:
     """Return the digests of the weights of a component that a run's stages began with."""
     stages = [path.name for path in listed(folder.file("stages")) if path.is_dir()]
     records = filter(None, (folder.stage(stage).record() for stage in stages))
@@ -153,7 +153,7 @@ def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> Pat
     except MistakeError as error:
         what = f"{name} starts from weights that are not there: {error.problems[0].what}{damage}"
         raise MistakeError(what) from error
-    then = _started_from(name, folder)
+    then = started_from(name, folder)
     if then and digest(path) not in then:
         raise MistakeError(f"{name} started from weights of {source}, which has others now")
     return path

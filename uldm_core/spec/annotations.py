@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import GroupedMetadata
+from attrs import frozen
 
 Annotation: TypeAlias = object
 """What a parameter is annotated with: a class, or a form of ``typing``."""
@@ -41,6 +43,22 @@ def metadata(annotation: Annotation) -> Iterator[object]:
             yield from part if isinstance(part, GroupedMetadata) else [part]
 
 
+@frozen
+class Matches:
+    """Marks text of a form: ``Annotated[str, Matches("[0-9]+ (s|min)", "'90 s' or '2 min'")]``.
+
+    Args:
+        pattern: a regular expression for the whole text, one that Python and JSON Schema read alike.
+        like: examples, for messages.
+    """
+
+    pattern: str
+    like: str
+
+    def __str__(self) -> str:
+        return self.like
+
+
 CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
@@ -49,11 +67,16 @@ CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "multiple_of": ("a multiple of", lambda value, step: value % step == 0),
     "min_length": ("of length >=", lambda value, least: len(value) >= least),
     "max_length": ("of length <=", lambda value, most: len(value) <= most),
+    "pattern": ("like", lambda value, form: re.fullmatch(form.pattern, value) is not None),
 }
 """The constraints of ``annotated_types`` by their attribute: in words, and whether a value satisfies one."""
 
 
 def constraints(annotation: Annotation) -> dict[str, Any]:
     """Return the bound of each constraint of an ``Annotated``, by its name in ``CONSTRAINTS``."""
-    parts = list(metadata(annotation))
-    return {name: getattr(part, name) for name in CONSTRAINTS for part in parts if hasattr(part, name)}
+    return {
+        name: part if isinstance(part, Matches) else getattr(part, name)
+        for part in metadata(annotation)
+        for name in CONSTRAINTS
+        if hasattr(part, name)
+    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
+from attrs import asdict, has
+
 from uldm_core.errors import in_toml
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import CONSTRAINTS, Annotation, constraints, is_sequence, is_union
-from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 
 _NAMES: dict[object, str] = {
     bool: "true or false",
@@ -39,6 +42,8 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
             f"{CONSTRAINTS[name][0]} {bound}" for name, bound in constraints(annotation).items()
         )
         return f"{format_type(args[0], registry)} {limits}".strip()
+    if inspect.isclass(annotation) and has(annotation):
+        return f"a table of {', '.join(options_of(annotation))}"
     if not (is_union(annotation) or is_sequence(annotation) or origin in (Partial, Weighted)):
         return _NAMES.get(origin or annotation) or str(getattr(annotation, "__name__", annotation))
     inner = [format_type(arg, registry) for arg in args if arg is not Ellipsis]
@@ -53,7 +58,8 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
 
 def format_value(value: object) -> str:
     """Return a value as a recipe writes it, on one line; ``None`` becomes ``nothing``."""
-    return in_toml(value, json.dumps)
+    written = asdict(value, recurse=False) if has(type(value)) else value  # type: ignore[arg-type]
+    return in_toml(written, json.dumps)
 
 
 def takes_component(registry: Registry, annotation: Annotation) -> bool:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from attrs import Factory, define
+from attrs import Factory, define, has
 
 from uldm_core.errors import Code, Key, MistakeError, Problem, Where, did_you_mean, expected, shortened
 from uldm_core.registry.lookup import Registry
 from uldm_core.spec.annotations import CONSTRAINTS, Annotation, constraints, is_sequence, is_union, metadata
 from uldm_core.spec.format_types import format_type
-from uldm_core.spec.options import Exists
+from uldm_core.spec.options import Exists, options_of
 
 LEFT_OUT: Any = object()
 """What stands for a value that is wrong, and reported; or of an option that is not passed: it is inferred."""
@@ -121,6 +121,8 @@ class Converter:
         if origin in (dict, Mapping) and isinstance(value, Mapping):
             items = {name: self.value((*args, Any)[1], item, (*key, name)) for name, item in value.items()}
             return {name: item for name, item in items.items() if item is not LEFT_OUT}
+        if inspect.isclass(origin) and has(origin) and isinstance(value, Mapping):
+            return self._object(origin, value, key)
         fits = origin is Any or not inspect.isclass(origin) or isinstance(value, origin)
         return value if fits and not is_sequence(annotation) else self._refuse(value, key, whole)
 
@@ -168,6 +170,17 @@ class Converter:
         items = [self.value(inners[index], item, (*key, index)) for index, item in enumerate(value)]
         items = [item for item in items if item is not LEFT_OUT]
         return tuple(items) if kind is tuple else items
+
+    def _object(self, made: type, table: Mapping[str, object], key: Key) -> object:
+        """Return an object of an attrs class, of whose table its signature is the schema."""
+        options, values = options_of(made), {}
+        for name, item in table.items():
+            if name in options:
+                values[name] = self.value(options[name].annotation, item, (*key, name))
+            else:
+                what = f"unknown option {name!r}{did_you_mean(name, options)}"
+                self.problem("unknown-option", (*key, name), what)
+        return made(**{name: value for name, value in values.items() if value is not LEFT_OUT})
 
     def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:
         """Return a converted value if it satisfies every constraint."""

@@ -3,194 +3,131 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
+from itertools import chain, count, takewhile
+from typing import NamedTuple
 
-from attrs import define, field, frozen
+from uldm_core.errors import Key, MistakeError, Problem, Where
 
-from uldm_core.errors import Key
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)+")
-_SPACE = re.compile(r"[ \t]*")
-_EQUALS = re.compile("=")
-_BARE = re.compile(r"[A-Za-z0-9_\-]+")
-_STRINGS = (
-    re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
-    re.compile(r"'''.*?'{3,5}", re.DOTALL),
-    re.compile(r'"(?:[^"\\\n]|\\.)*"'),
-    re.compile(r"'[^'\n]*'"),
+DEEPEST = 100
+"""The most tables and lists that may be nested in each other."""
+STRING = r"""
+    \"{3}(?:[^\\]|\\.)*?\"{3,5} | '{3}.*?'{3,5} | \"(?!\"\")(?:[^\"\\\n]|\\.)*\" | '(?!'')[^'\n]*'
+"""
+"""The pattern of a string, in ``re.VERBOSE``."""
+_TOKEN = re.compile(
+    rf"""(?P<blank>(?:\s|\#[^\n]*)+)
+    |{STRING}
+    |[\[\]{{}}=,]
+    |(?:[^\s\[\]{{}}=,\#"']|(?<=\d)[ ](?=\d\d:))+  # a number, a date, a key and dots between its parts
+    """,
+    re.VERBOSE | re.DOTALL,
 )
-_ATOM = re.compile(r"[^,\]}#\n]+")
-_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b", '"': '"', "\\": "\\"}
 
 
-class Unreadable(ValueError):
-    """The text is not TOML."""
+class Token(NamedTuple):
+    """A bracket, ``=``, a comma, a string or a word, and its line."""
 
-
-@frozen
-class Repeated(Unreadable):
-    """A key or table is written twice: its key, and the first and the second line."""
-
-    key: Key
-    first: int
-    again: int
+    text: str
+    line: int
 
 
 def locate(text: str) -> dict[Key, int]:
     """Return the line (from 1) of every table, key and array item of a TOML text.
 
     Raises:
-        Unreadable: it is not TOML; not all that is wrong is found.
+        MistakeError: they are nested deeper than ``DEEPEST``; it names the line.
     """
-    walker = _Walker(text.replace("\r\n", "\n"))
-    try:
-        walker.walk()
-    except (IndexError, RecursionError) as error:
-        raise Unreadable(str(error)) from error
-    return walker.lines
+    lines: dict[Key, int] = {}
+    for key, line in written(text):
+        if len(key) > DEEPEST:
+            raise MistakeError(not_toml(line, "nested too deeply", "nest fewer tables and lists"))
+        note(lines, key, line)
+    return lines
 
 
-@define
-class _Walker:
-    """Walks a text once and collects the lines of every table, key and array item."""
+def not_toml(line: int, what: str, hint: str = "") -> Problem:
+    """Return what is wrong on a line, as a problem."""
+    return Problem(Where((), None, line), f"not TOML: {what}", hint, code="toml-syntax")
 
-    text: str
-    lines: dict[Key, int] = field(factory=dict)
-    at: int = 0
-    counts: dict[Key, int] = field(factory=dict)
-    dotted: set[Key] = field(factory=set)
-    defined: dict[Key, int] = field(factory=dict)
 
-    def walk(self) -> None:
-        """Collect the line of every key."""
-        table: Key = ()
-        self._skip(_BLANK)
-        while self.at < len(self.text):
-            if self.text.startswith("[", self.at):
-                table = self._header()
-            else:
-                self._pair(table)
-            self._skip(_BLANK)
+def note(lines: dict[Key, int], key: Key, line: int) -> None:
+    """Note the line of a key, and of those around it that were not written before."""
+    for end in range(1, len(key) + 1):
+        lines.setdefault(key[:end], line)
 
-    def _define(self, key: Key, line: int) -> None:
-        """Note the line that defines a value or a table; raises ``Repeated`` if another one does."""
-        if key in self.defined:
-            raise Repeated(key, self.defined[key], line)
-        self.defined[key] = line
 
-    def _header(self) -> Key:
-        """Read ``[table]`` or ``[[array]]`` and return the key of what follows."""
-        line, array = self._line(), self.text.startswith("[[", self.at)
-        self.at += 2 if array else 1
-        *outer, last = self._key()
-        self.at += 2 if array else 1
-        key: Key = ()
-        for part in outer:
-            self.lines.setdefault((*key, part), line)
-            key = self._innermost((*key, part))
-        key = (*key, last)
-        self.lines.setdefault(key, line)
-        if array and key not in self.defined:
-            index = self.counts[key] = self.counts.get(key, -1) + 1
-            self.lines[(*key, index)] = line
-            return (*key, index)
-        if key in self.counts or key in self.dotted:
-            raise Repeated(key, self.lines[key], line)
-        self._define(key, line)
-        return key
-
-    def _innermost(self, key: Key) -> Key:
-        """A key that names an array of tables means its last table."""
-        return (*key, self.counts[key]) if key in self.counts else key
-
-    def _pair(self, table: Key) -> None:
-        line = self._line()
-        key = table
-        for part in self._key():
-            if key != table:
-                self.dotted.add(key)
-            key = (*key, part)
-            self.lines.setdefault(key, line)
-        self._define(key, line)
-        self._skip(_SPACE)
-        self._take(_EQUALS)
-        self._skip(_SPACE)
-        self._value(key)
-
-    def _key(self) -> list[str]:
-        parts = []
-        while True:
-            self._skip(_SPACE)
-            parts.append(self._key_part())
-            self._skip(_SPACE)
-            if not self.text.startswith(".", self.at):
-                return parts
-            self.at += 1
-
-    def _key_part(self) -> str:
-        if self.text[self.at] in "\"'":
-            quoted = self._string()
-            return _unescape(quoted[1:-1]) if quoted[0] == '"' else quoted[1:-1]
-        return self._take(_BARE)
-
-    def _value(self, key: Key) -> None:
-        opening = self.text[self.at]
-        if opening in "\"'":
-            self._string()
-        elif opening == "[":
-            self._array(key)
-        elif opening == "{":
-            self._inline_table(key)
+def written(text: str) -> Iterator[tuple[Key, int]]:
+    """Yield the key and line of every table, value and array item, in the order written."""
+    tokens = _tokens(text)
+    table: Key = ()
+    counts: dict[Key, int] = {}
+    for token in tokens:
+        if token.text == "[":
+            table = _header(tokens, counts)
+            yield table, token.line
         else:
-            self._take(_ATOM)
-
-    def _array(self, key: Key) -> None:
-        self.at += 1
-        index = 0
-        while not self._closes("]"):
-            self.lines[(*key, index)] = self._line()
-            self._value((*key, index))
-            index += 1
-
-    def _inline_table(self, key: Key) -> None:
-        self.at += 1
-        while not self._closes("}"):
-            self._pair(key)
-
-    def _closes(self, bracket: str) -> bool:
-        """Skip blanks and commas; consume the bracket if it comes next."""
-        self._skip(_BLANK)
-        if self.text.startswith(",", self.at):
-            self.at += 1
-            self._skip(_BLANK)
-        closes = self.text.startswith(bracket, self.at)
-        self.at += len(bracket) if closes else 0
-        return closes
-
-    def _string(self) -> str:
-        for pattern in _STRINGS:
-            if found := pattern.match(self.text, self.at):
-                self.at = found.end()
-                return found[0]
-        raise Unreadable(f"unclosed string on line {self._line()}")
-
-    def _take(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self.text, self.at)
-        if not found:
-            raise Unreadable(f"not TOML on line {self._line()}")
-        self.at = found.end()
-        return found[0]
-
-    def _skip(self, pattern: re.Pattern[str]) -> None:
-        if found := pattern.match(self.text, self.at):
-            self.at = found.end()
-
-    def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+            yield from _pair(token, tokens, table)
 
 
-def _unescape(text: str) -> str:
-    def character(found: re.Match[str]) -> str:
-        code = found[1]
-        return chr(int(code[1:], 16)) if code[0] in "xuU" else _ESCAPES[code]
+def _tokens(text: str) -> Iterator[Token]:
+    line = 1
+    for found in _TOKEN.finditer(text):
+        if found.lastgroup != "blank":
+            yield Token(found[0], line)
+        line += found[0].count("\n")
 
-    return re.sub(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, text)
+
+def _header(tokens: Iterator[Token], counts: dict[Key, int]) -> Key:
+    """Read ``[table]`` or ``[[array]]``; a key that names an array of tables means its last table.
+
+    ``counts`` are the indices of these, by the keys of the arrays.
+    """
+    key: Key = ()
+    array = False
+    for token in takewhile(lambda token: token.text != "]", tokens):
+        if token.text == "[":
+            array = True
+            continue
+        for part in _parts(token):
+            key = (*key, counts[key], part) if key in counts else (*key, part)
+    if array:
+        next(tokens, None)  # the second bracket
+        counts[key] = counts.get(key, -1) + 1
+        key = (*key, counts[key])
+    return key
+
+
+def _pair(token: Token, tokens: Iterator[Token], table: Key) -> Iterator[tuple[Key, int]]:
+    parts = [_parts(part) for part in takewhile(lambda token: token.text != "=", chain([token], tokens))]
+    key = (*table, *chain(*parts))
+    yield key, token.line
+    yield from _value(next(tokens, token), tokens, key)
+
+
+def _value(token: Token, tokens: Iterator[Token], key: Key) -> Iterator[tuple[Key, int]]:
+    """Read the value that begins with a token; yield what is in it."""
+    if token.text == "[":
+        index = count()
+        for item in takewhile(lambda token: token.text != "]", tokens):
+            if item.text != ",":
+                inner = (*key, next(index))
+                yield inner, item.line
+                yield from _value(item, tokens, inner)
+    elif token.text == "{":
+        for name in takewhile(lambda token: token.text != "}", tokens):
+            if name.text != ",":
+                yield from _pair(name, tokens, key)
+
+
+def _parts(token: Token) -> list[str]:
+    """Return the parts of a key in a token: that of a string, or those that dots separate."""
+    if token.text[0] in "\"'":
+        return [tomllib.loads(f"key = {token.text}")["key"]]
+    return [part for part in token.text.split(".") if part]

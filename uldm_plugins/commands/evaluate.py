@@ -130,7 +130,7 @@ def _of_run(
     with reporter() as notify:
         context = trained.context("evaluate", trained.resolved.seed, notify)
         drawn = torch.cat(list(images.batches()))
-        return stage.report(drawn, stage.reconstructions(test, context), test)
+        return stage.report(drawn, stage.reconstructions(test, context), test, context)
 
 
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from uldm_core.errors import MistakeError, Problem
 from uldm_core.paths import listed
-from uldm_core.recipe.document import parse_toml
 from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder
+from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.report.curves import Curve, read_log
 from uldm_plugins.report.pictures import Picture, file_picture
 from uldm_plugins.shared.arrays import first_of, read_arrays
@@ -294,8 +294,8 @@ def _text(path: Path) -> str:
 def _tables(path: Path, text: str) -> dict[str, Any]:
     try:
         return parse_toml(text)
-    except ValueError as error:
-        raise damaged(path, f"no TOML: {error}") from error
+    except MistakeError as error:
+        raise damaged(path, str(error)) from error
 
 
 def _curves(stage: StageFolder, unreadable: Unreadable) -> dict[str, Curve]:
