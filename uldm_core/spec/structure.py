@@ -180,8 +180,9 @@ class Converter:
             else:
                 what = f"unknown option {name!r}{did_you_mean(name, options)}"
                 self.problem("unknown-option", (*key, name), what)
-        for name in [name for name, option in options.items() if option.required and name not in table]:
-            self.problem("missing-option", key, f"missing option {name!r}")
+        for name, option in options.items() if len(values) == len(table) else ():
+            if option.required and name not in table:
+                self.problem("missing-option", key, f"missing option {name!r}")
         return made(**values) if len(self.problems) == before else LEFT_OUT
 
     def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:
