@@ -21,10 +21,8 @@ def doctor(as_json: bool) -> None:
 
     A broken plugin is shown with its traceback and the fix.
     """
-    from uldm_core import registry
     from uldm_core.recipe.shipped import names
 
-    registry.default()  # before torch is imported, to find which plugin imports it
     report: Row = {
         "versions": _versions(),
         "optional": _optional(),
@@ -49,7 +47,6 @@ def _optional() -> dict[str, dict[str, str]]:
     from importlib.metadata import packages_distributions, version
 
     from uldm_core import registry
-    from uldm_core.registry.component import how_to_install
 
     owners, found = packages_distributions(), {}
     for component in registry.default().components():
@@ -57,9 +54,7 @@ def _optional() -> dict[str, dict[str, str]]:
             owner = owners.get(component.requires.partition(".")[0])
             found[component.requires] = {
                 "version": version(owner[0]) if component.installed and owner else "",
-                "install": ""
-                if component.installed
-                else how_to_install(component.requires, component.distribution),
+                "install": "" if component.installed else f"pip install {component.requires}",
             }
     return found
 
