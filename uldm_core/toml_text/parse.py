@@ -25,39 +25,22 @@ _TOKEN = re.compile(
 )
 _LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
 _CLOSES = {"[": "]", "{": "}"}
-_EXPLAINED = {
-    "Invalid value": (
-        "expected a value",
-        'a string needs quotes ("..."); true and false are lower-case; '
-        "a number begins with a digit; there is no null: leave the key out",
-    ),
-    "Invalid statement": (
-        "expected KEY = VALUE or [TABLE]",
-        "a value is KEY = VALUE, a table begins with [NAME]",
-    ),
-    "Expected newline or end of document after a statement": (
-        "there is something after the end of the statement",
-        "one KEY = VALUE or [TABLE] a line, and nothing after it; a string needs quotes",
-    ),
-    "Expected '=' after a key in a key/value pair": (
-        "expected KEY = VALUE",
-        "a value follows '=': KEY = VALUE; a table begins with [NAME]",
-    ),
-    "Invalid initial character for a key part": (
-        "expected a name",
-        "no comma before '}'; a name of more than letters, digits, _ and - needs quotes",
-    ),
-    "Cannot overwrite a value": ("this key is written twice", "keep one of the two"),
-    "Unclosed array": ("expected ',' or ']'", ""),
-    "Unclosed inline table": ("expected ',' or '}'", ""),
-    "Unescaped '\\' in a string": (
-        "a backslash that begins no escape",
-        "a path in single quotes keeps its backslashes: 'C:\\images'",
-    ),
-    "Expected ']' at the end of a table declaration": ("'[' is never closed", "close it with ']'"),
-    "Expected ']]' at the end of an array declaration": ("'[[' is never closed", "close it with ']]'"),
+_STATEMENT = "a value is KEY = VALUE, a table begins with [NAME]"
+_HINTS = {
+    "Invalid value": 'a string needs quotes ("..."); true and false are lower-case; '
+    "a number begins with a digit; there is no null: leave the key out",
+    "Invalid statement": _STATEMENT,
+    "Expected '=' after a key in a key/value pair": _STATEMENT,
+    "Expected newline or end of document after a statement": "one KEY = VALUE or [TABLE] a line, and nothing "
+    "after it; a string needs quotes",
+    "Invalid initial character for a key part": "no comma before '}'; a name of more than letters, digits, "
+    "_ and - needs quotes",
+    "Unclosed array": "',' or ']' is missing",
+    "Unclosed inline table": "',' or '}' is missing",
+    "Unescaped '\\' in a string": "a path in single quotes keeps its backslashes: 'C:\\images'",
+    "Cannot overwrite a value": "it is written twice: keep one of the two",
 }
-"""What the parser's messages mean, and how to fix it."""
+"""How to fix what the parser's messages say."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -98,7 +81,7 @@ def _syntax_problem(text: str, error: ValueError) -> Problem:
         return problem
     if opening := _never_closed(text, offset):
         return not_toml(_line(text, opening[0]), f"{opening[1]} is never closed", opening[2])
-    return not_toml(_line(text, offset), *_EXPLAINED.get(message, (message[:1].lower() + message[1:], "")))
+    return not_toml(_line(text, offset), message[:1].lower() + message[1:], _HINTS.get(message, ""))
 
 
 def _repeated(text: str) -> Problem | None:
