@@ -64,8 +64,8 @@ def parse_and_locate(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
 
 def _syntax_problem(text: str, error: ValueError) -> Problem:
     """Explain why a text is not TOML: a repeated key, an unclosed bracket, or what the parser reports."""
-    message, _, place = str(error).removesuffix(")").partition(" (at ")  # "line 3, column 7"
-    if not place:  # int() itself refused it
+    message, at, place = str(error).removesuffix(")").rpartition(" (at ")  # "line 3, column 7"
+    if not at:  # int() itself refused a number
         number = next(_LONG_NUMBER.finditer(text))
         return not_toml(text.count("\n", 0, number.start()) + 1, "an integer of too many digits")
     lines = text.split("\n")
