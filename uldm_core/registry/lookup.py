@@ -25,20 +25,8 @@ class Registry:
         """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning.
 
         Raises:
-            MistakeError: ``strict``, and there is anything to warn of.
+            MistakeError: ``strict``, and one is broken.
         """
-        with warnings.catch_warnings():
-            if strict:
-                warnings.simplefilter("error", PluginWarning)
-            try:
-                self._load_plugins(block)
-            except PluginWarning as warning:
-                if not strict:
-                    raise
-                hint = "uldm doctor shows more; without --strict it is only skipped"
-                raise MistakeError(str(warning), hint=hint) from None
-
-    def _load_plugins(self, block: Iterable[str]) -> None:
         found = sorted(discover(block), key=lambda plugin: plugin.name != OWN_PLUGIN)  # ours keep their names
         for kind in (kind for plugin in found for kind in plugin.kinds):
             self.kinds.setdefault(kind.name, kind)  # all first: components may be of a later plugin's kind
@@ -47,6 +35,12 @@ class Registry:
                 self.add_plugin(plugin)
             except MistakeError as error:
                 self.add_plugin(plugin.without(error.problems[0].what))
+        for broken in [plugin for plugin in self.plugins.values() if plugin.error]:
+            what = f"{broken} was skipped: {broken.error}"
+            if strict:
+                hint = "uldm doctor shows more; without --strict it is only skipped"
+                raise MistakeError(what, hint=hint)
+            warnings.warn(what, PluginWarning, stacklevel=2)
 
     def add_plugin(self, plugin: Plugin) -> None:
         """Add a plugin's kinds, components and commands.
@@ -118,7 +112,7 @@ class Registry:
         if others:
             hints.insert(0, f"{name} is {' and '.join(map(with_article, sorted(others)))}")
         for other in self.plugins.values():
-            if other.skipped and plugin in ("", other.name):
+            if other.error and plugin in ("", other.name):
                 hints.append(f"{other} was skipped, see uldm doctor; {other.fix}")
         return "; ".join(hints)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import format_exception
 from types import ModuleType
 from typing import TypeVar
 
@@ -70,8 +70,8 @@ class HookSpecs:
 class Plugin:
     """One plugin as it was found: what it brought, or why it was skipped.
 
-    ``name`` is its entry point's. ``error`` is why nothing of it is registered, with the traceback if there
-    is one, and ``fix`` what to do about that; both are empty if it is whole. ``seconds``: that it took to
+    ``name`` is its entry point's. ``error`` is why nothing of it is registered, in a line, with ``traceback``
+    if there is one, and ``fix`` what to do about that; empty if it is whole. ``seconds``: that it took to
     import.
     """
 
@@ -84,27 +84,22 @@ class Plugin:
     recipes: tuple[Path, ...] = ()
     error: str = field(default="", repr=False)
     fix: str = field(default="", repr=False)
+    traceback: str = field(default="", repr=False)
     seconds: float = 0.0
 
     def __str__(self) -> str:
         origin = f" of {self.distribution} {self.version}".rstrip() if self.distribution else ""
         return f"plugin {self.name!r}{origin}"
 
-    @property
-    def skipped(self) -> bool:
-        """Whether nothing of it is registered, since something is wrong with it."""
-        return bool(self.error)
-
-    def without(self, cause: str, fix: str = "", error: str = "") -> Plugin:
-        """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
+    def without(self, error: str, fix: str = "", traceback: str = "") -> Plugin:
+        """Return it with nothing to register, and why."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
-        warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
         empty = Plugin(self.name, self.distribution, self.version, seconds=self.seconds)
-        return evolve(empty, error=error or cause, fix=fix or leave_out)
+        return evolve(empty, error=error, fix=fix or leave_out, traceback=traceback)
 
 
 def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
-    """Yield every installed plugin, in the order of their names; a broken one is skipped with a warning.
+    """Yield every installed plugin, in the order of their names; of a broken one, what is wrong with it.
 
     Args:
         block: names of entry points to leave out.
@@ -142,7 +137,7 @@ def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
         raise
     except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
         failed = evolve(plugin, seconds=time.monotonic() - started)
-        trace = "".join(traceback.format_exception(error))
+        trace = "".join(format_exception(error))
         return failed.without(format_failure(error), missing_library(error, entry.module), trace)
 
 
@@ -160,7 +155,7 @@ def load_file(path: Path) -> Plugin:
         spec.loader.exec_module(module)
         return collect(module, path.stem, distribution=str(path))
     except (Exception, SystemExit) as error:
-        trace = "".join(traceback.format_exception(error)).strip()
+        trace = "".join(format_exception(error)).strip()
         raise MistakeError(f"--plugin {path}: {format_failure(error)}", hint=trace) from error
 
 

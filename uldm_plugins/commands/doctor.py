@@ -92,11 +92,11 @@ def _plugins() -> list[Row]:
     return [
         {
             "name": str(plugin),
-            "skipped": plugin.skipped,
+            "skipped": bool(plugin.error),
             "components": len(plugin.components),
             "commands": len(plugin.commands),
             "seconds": round(plugin.seconds, 3),
-            "error": plugin.error,
+            "error": plugin.traceback or plugin.error,
             "mend": plugin.fix,
         }
         for plugin in registry.default().plugins.values()
