@@ -125,7 +125,7 @@ class Recipe:
         )
         own = document.problems
         unfilled = {problem.where.key for problem in own}
-        if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
+        if not reader.all_known and "vars" not in self.document.data:  # one of these tables may be meant
             own = [problem for problem in own if problem.code != "unknown-variable"]
         others = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
         return resolved, in_order(map(document.placed, [*own, *others]))

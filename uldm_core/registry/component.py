@@ -77,11 +77,9 @@ class Component:
         Raises:
             MistakeError: a library it needs is not installed, or its module fails to import.
         """
-        if self.requires and not self.installed:
-            raise MistakeError(
-                f"{self.path} needs {self.requires}, which is not installed",
-                hint=f"pip install {self.requires}",
-            ) from UnavailableError(f"{self.requires} is not installed")
+        if not self.installed:
+            what = f"{self.path} needs {self.requires}, which is not installed"
+            raise MistakeError(what, hint=f"pip install {self.requires}") from UnavailableError(what)
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
