@@ -212,12 +212,9 @@ from uldm_core.recipe import Recipe
 from uldm_plugins.stages.train_autoencoder import TrainAutoencoder
 
 loop.LOG_EVERY_STEPS = 1
-loop.CHECKPOINT_EVERY_SECONDS = -1.0
 step = TrainAutoencoder.step
 
 def deadly(self, number, context):
-    if number == 2:
-        loop.CHECKPOINT_EVERY_SECONDS = 1e9
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number, context)
@@ -229,11 +226,11 @@ run(Recipe.load(sys.argv[1], sys.argv[3:]), out=sys.argv[2], until="first")
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, monkeypatch):
-    overrides = (*TINY, "stages.first.previews=6")
+    overrides = (*TINY, "stages.first.previews=6", "run.checkpoint.every=2")
     command = [sys.executable, "-c", KILLED, str(SMOKE), str(tmp_path / "cut"), *overrides]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
     assert json.loads((tmp_path / "cut/run.json").read_text())["state"] == "running"
-    assert RunFolder(tmp_path / "cut").stage("first").checkpoints.last() == 2
+    assert RunFolder(tmp_path / "cut").stage("first").checkpoints.steps() == [2, 4]
     assert len(list((tmp_path / "cut/stages/first/images/reconstructions").iterdir())) == 5
     monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
     folders = [

@@ -1,6 +1,8 @@
 """Commands on a run's folder that somebody sent: nothing outside changes, and errors name the file."""
 
+import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -8,9 +10,13 @@ import pytest
 import torch
 
 from uldm_core import MistakeError
+from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run as run_recipe
+from uldm_core.errors import RunWarning
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.folder import RunFolder
+from uldm_plugins.commands.run_files import check_run
 from uldm_plugins.trackers.mlflow import MLflow
 from uldm_plugins.trackers.shared import kept_id
 from uldm_plugins.trackers.tensorboard import TensorBoard
@@ -93,12 +99,12 @@ COMMANDS = {
     "compare": ["compare", "x", "x", "--count", "1", "--out", "y.html"],
     "diff": ["diff", "x", "x"],
     "validate": ["validate", "x"],
+    "doctor": ["doctor", "x", "--json"],
 }
 LINKS = [
     ("sample", WEIGHTS),
     ("sample", "stages"),
     ("reconstruct", "stages/first/weights"),
-    ("codebook", "stages/first/stage.json"),
     ("diff", "recipe.toml"),
     ("validate", "recipe.toml"),
     ("compare", "recipe.toml"),
@@ -153,12 +159,100 @@ def test_a_page_or_a_comparison_names_the_link(uldm, sent, tmp_path, place):
 )
 def test_a_damaged_file_is_one_line_with_its_name_and_the_fix(uldm, sent, command, place, content):
     (sent / place).write_bytes(content)
-    if command == "run":
-        shutil.rmtree(sent / "stages/scores")
+    if place.endswith("stage.json"):
+        (sent / "stages/first/stage_copy.json").unlink()
     code, _, error = uldm(*COMMANDS[command])
     assert code == 2 and "Traceback" not in error, error
     assert [line for line in error.splitlines() if f"x/{place}" in line], error
     assert "uldm run x" in error or place == "recipe.toml"
+
+
+@pytest.mark.parametrize("what", ["damaged", "missing"])
+def test_a_record_is_read_from_its_copy_and_repaired(uldm, sent, what):
+    record = sent / "stages/first/stage.json"
+    before = record.read_bytes()
+    record.write_bytes(before.replace(b"true", b"false")) if what == "damaged" else record.unlink()
+    said = "the checksum differs" if what == "damaged" else "missing"
+    assert RunFolder(sent).stage("first").record().done
+    with pytest.warns(RunWarning, match=rf"first/stage\.json: .*{said}"):
+        TrainedRun.open(sent)
+    code, _, error = uldm(*COMMANDS["run"])
+    assert code == 0 and f"x/stages/first/stage.json: {'not what' if what == 'damaged' else said}" in error
+    assert "nothing to do" in error and record.read_bytes() == before
+
+
+def test_a_stage_without_any_record_is_archived_and_done_anew(uldm, sent):
+    for record in (sent / "stages/second").glob("stage*.json"):
+        record.unlink()
+    code, _, error = uldm(*COMMANDS["run"])
+    assert (
+        code == 0
+        and "stages/second has no record of its options: it is kept in x/set_aside/second-unknown" in error
+    )
+    assert (sent / "set_aside/second-unknown/weights").is_dir() and RunFolder(sent).stage(
+        "second"
+    ).record().done
+
+
+def test_a_recipe_that_has_changed_is_said(uldm, sent):
+    path = sent / "recipe.toml"
+    path.write_text(path.read_text().replace("seed = 0", "seed  = 0"))
+    with pytest.warns(
+        RunWarning, match=r"x/recipe\.toml: it has changed since a run wrote it, by hand or by"
+    ):
+        TrainedRun.open(sent)
+    assert "warning: x/recipe.toml: it has changed since a run wrote it" in uldm(*COMMANDS["run"])[2]
+    TrainedRun.open(sent)
+
+
+def damage(path, chance):
+    """Flip a bit of a file, cut it short, empty it or remove it."""
+    content, how = bytearray(path.read_bytes()), chance.random()
+    if how < 0.1:
+        return path.unlink()
+    if how < 0.7 and content:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    else:
+        del content[chance.randrange(len(content)) if how < 0.9 else 0 :]
+    path.write_bytes(content)
+
+
+NOT_CHECKED = {".lock", "report.html"}  # made anew when they are next used
+
+
+def files_of(run):
+    return sorted(path for path in run.rglob("*") if path.is_file() and path.name not in NOT_CHECKED)
+
+
+def test_doctor_finds_damage_of_every_file(sent):
+    chance = random.Random(0)
+    assert {each.state for each in check_run(sent)} == {"whole"}
+    assert len(check_run(sent)) == len(files_of(sent)) - 2 - 4, (
+        "a checkpoint is two files, and so is a record"
+    )
+    for path in files_of(sent):
+        content = path.read_bytes()
+        damage(path, chance)
+        named = {str(sent / each.file) for each in check_run(sent) if each.state == "damaged"}
+        checkpoint = path.parent.parent.name == "checkpoints"
+        removed = not path.exists() and path.name == "stage_copy.json"
+        assert str(path.parent if checkpoint else path) in named or removed, path
+        path.write_bytes(content)
+
+
+def test_doctor_says_stage_by_stage_what_is_whole(uldm, sent):
+    code, out, error = uldm("doctor", "x")
+    assert code == 0 and not error and out.splitlines()[-1].startswith("stages/second: 6 of 6 files"), out
+    (sent / SAMPLES).write_bytes(b"")
+    (sent / "stages/first/.0123456789abcdef.part").mkdir()
+    code, out, _ = uldm("doctor", "x")
+    assert code == 1 and f"    {SAMPLES}: damaged: it has changed since it was written: the checksum" in out
+    assert "    stages/first/.0123456789abcdef.part: left behind: by a killed program" in out
+    assert out.splitlines()[-1] == "not whole; what can be is made again by: uldm run x --out x"
+    code, out, _ = uldm(*COMMANDS["doctor"])
+    assert code == 1 and not json.loads(out)["whole"]
+    code, _, error = uldm("doctor", "nowhere")
+    assert code == 2 and "nowhere is not a run" in error
 
 
 def test_a_damaged_artifact_is_made_again(uldm, sent):

@@ -6,6 +6,7 @@ Importing this module imports no torch, no protocol, no check and no probe.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, cast
 
@@ -21,14 +22,17 @@ class InferredOption:
     """An option whose value follows from other components of a recipe.
 
     Args:
-        components: their names.
-        derive: called with the components, gives the value.
+        derive: gives the value; its parameters are named as the components that it takes.
         description: where the value is from, ``dataset.channels`` say.
     """
 
-    components: tuple[str, ...]
     derive: Callable[..., object]
     description: str
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names of the components."""
+        return tuple(signature(self.derive).parameters)
 
 
 @frozen(eq=False)
@@ -84,14 +88,13 @@ def latent_size(size: int, downscale: int) -> int:
     return -(-size // downscale)
 
 
-_IN_CHANNELS = InferredOption(("dataset",), lambda dataset: dataset.channels, "dataset.channels")
-_IMAGE_SIZE = InferredOption(("dataset",), lambda dataset: dataset.size, "dataset.size")
+_IN_CHANNELS = InferredOption(lambda dataset: dataset.channels, "dataset.channels")
+_IMAGE_SIZE = InferredOption(lambda dataset: dataset.size, "dataset.size")
+_AUTOENCODER = InferredOption(lambda autoencoder: autoencoder, "the recipe's autoencoder")
 _LATENT_CHANNELS = InferredOption(
-    ("autoencoder",), lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
+    lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
 )
-_AUTOENCODER = InferredOption(("autoencoder",), lambda autoencoder: autoencoder, "the recipe's autoencoder")
 _LATENT_SIZE = InferredOption(
-    ("dataset", "autoencoder"),
     lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
     "dataset.size / autoencoder.downscale",
 )

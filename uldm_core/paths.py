@@ -1,12 +1,15 @@
 """Files below a run's folder, of which nothing is followed out of it, and files that are whole or absent.
 
 A run's folder may come from somebody else. So every path in it is made by ``inside``, which refuses whatever
-would lead elsewhere; ``whole`` writes, ``remove`` deletes.
+would lead elsewhere; ``whole`` writes, ``move`` renames, ``remove`` deletes: what they have done, a power cut
+does not undo.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -15,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from uldm_core.errors import MistakeError, Problem, Where, shortened
+from uldm_core.errors import MistakeError, Problem, RunError, Where, shortened
 
 LONGEST_NAME = 255
 """Bytes of a file's name, on every file system that is in use."""
@@ -78,37 +81,96 @@ def _obstacle(path: Path, is_folder: bool) -> tuple[str, str] | None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Path, size: int = 0) -> Iterator[BinaryIO]:
     """Open a file to be written that replaces ``path`` when the context ends without an error.
 
-    A crash leaves the old file or the new one, never half of it. Where a person names a link, what it points
-    to is replaced, and what is no file, such as a pipe, is written to; ``inside`` refuses both
-    in a run's folder.
+    A crash or a power cut leaves the old file or the new one, never half of it: when the context has ended,
+    the new one is on disk, and so is its name. Where a person names a link, what it points to is replaced,
+    and what is no file, such as a pipe, is written to; ``inside`` refuses both in a run's folder.
+
+    Args:
+        path: of the file; folders on the way are made.
+        size: bytes that will be written, where that is known, to say how many are missing.
 
     Raises:
         MistakeError: a folder is there.
+        RunError: the system refuses: no space, no permission.
     """
     if path.is_dir():
         raise refused(path, "a folder where a file is to be written", "remove it, or move it away")
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with writing(path, size), path.open("wb") as file:
             yield file
         return
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)
+    with writing(path, size):
+        make_folder(target.parent)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync(target.parent)
+
+
+@contextmanager
+def writing(path: Path, size: int = 0) -> Iterator[None]:
+    """Name the file or folder that the system refuses to write, in one line with what to do.
+
+    Args:
+        path: of the file or folder.
+        size: bytes that are to be written, where that is known.
+
+    Raises:
+        RunError: in place of an ``OSError`` of writing there.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
+        yield
+    except BrokenPipeError:
         raise
+    except OSError as error:
+        if isinstance(error.filename, (str, bytes)) and not _is_of(Path(os.fsdecode(error.filename)), path):
+            raise  # of another file, which was being read
+        why = f"cannot be written: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why += f": {f'{size:,} bytes are needed, ' if size else ''}{free_bytes(path):,} are free"
+        hint = _WHAT_TO_DO.get(error.errno or 0, "")
+        raise RunError(Problem(Where((), str(path)), why, hint)) from error
+
+
+def _is_of(named: Path, path: Path) -> bool:
+    """Whether an error of writing a path may name another one: a folder on the way, or what is beside it."""
+    places = (path, Path(os.path.realpath(path)))
+    on_the_way = any(named in (place, *place.parents) for place in places)
+    return on_the_way or any(
+        place.parent in named.parents and LEFT_OVER.fullmatch(named.relative_to(place.parent).parts[0])
+        for place in places
+    )
+
+
+_WHAT_TO_DO = {
+    errno.ENOSPC: "make room there; the same command then resumes",
+    errno.EDQUOT: "your quota of that disk is used up: make room; the same command then resumes",
+    errno.EFBIG: "files of that size are not allowed there: ulimit -f, or another file system",
+    errno.EROFS: "it is mounted to be read only: give a place on another disk",
+    errno.EACCES: "you may not write there: change the permissions of the folder, or give another place",
+    errno.EPERM: "you may not write there: change the permissions of the folder, or give another place",
+    errno.ENOENT: "it, or its folder, was moved or removed meanwhile",
+}
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes are free on the disk where a path lies, or would."""
+    there = next(place for place in (path, *Path(os.path.abspath(path)).parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 def beside(path: Path) -> Path:
@@ -116,15 +178,73 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 
+LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part")
+"""The names that ``beside`` gives."""
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what killed programs left below a folder, files and folders that ``beside`` named; return them.
+
+    No link is followed. Nobody else may be writing there.
+    """
+    left = []
+    for place, folders, files in os.walk(folder):
+        found = [Path(place, name) for name in (*folders, *files) if LEFT_OVER.fullmatch(name)]
+        folders[:] = [name for name in folders if not LEFT_OVER.fullmatch(name)]
+        left += found
+    for path in left:
+        remove(path)
+    return left
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file; the copy appears whole or not at all."""
-    with source.open("rb") as content, whole(target) as file:
+    with source.open("rb") as content, whole(target, source.stat().st_size) as file:
         shutil.copyfileobj(content, file)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it that are not there yet; they are on disk afterwards."""
+    new = [place for place in (path, *path.parents) if not place.exists()]
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for place in reversed(new):
+            sync(place.parent)
+
+
+def move(source: Path, target: Path) -> Path:
+    """Give a file or folder another path, which is free; that is on disk afterwards."""
+    make_folder(target.parent)
+    with writing(target), writing(source):
+        source.replace(target)
+        for place in {source.parent, target.parent}:
+            sync(place)
+    return target
+
+
 def remove(path: Path) -> None:
-    """Remove a file or folder if it is there; of a link the link itself, never what it points to."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+    """Remove a file or folder if it is there; of a link the link itself, never what it points to.
+
+    A folder is gone at once: what is half removed has a name that ``sweep`` knows.
+    """
+    with writing(path):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            gone = path if LEFT_OVER.fullmatch(path.name) else move(path, beside(path))
+            shutil.rmtree(gone)
+
+
+def sync(path: Path) -> None:
+    """Ask the system to have written a file or folder before we go on."""
+    if os.name == "nt":  # pragma: no cover (folders cannot be opened there)
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # some file systems do not sync folders, and one may be written but not read
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise

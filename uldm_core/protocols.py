@@ -451,6 +451,9 @@ class Context(Protocol):
     def check_stop(self) -> None:
         """Raise ``Interrupted`` if the run is to stop."""
 
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Return a context in which a signal raises ``Interrupted`` at once: for work that writes nothing."""
+
 
 @runtime_checkable
 class Stage(Protocol):
@@ -495,7 +498,7 @@ class Trainer(Stage, Protocol):
     run needs. ``finish`` leaves in the trained components what later stages shall get (with an option
     ``ema_decay`` the average of the weights), under the names that a component built anew has.
 
-    Optional: ``Previewing``, ``Adjustable``.
+    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``; of its state, ``RateScaled``.
     """
 
     steps: int
@@ -527,6 +530,38 @@ class Previewing(_Optional, Protocol):
         previews: int
 
     def preview(self, step: int, context: Context, /) -> None: ...
+
+
+@runtime_checkable
+class Diagnosing(_Optional, Protocol):
+    """A trainer that can tell from what it logs that something goes wrong.
+
+    ``curves`` are the values logged since it began or resumed, by name; a warning is what is wrong, with the
+    option to turn. It is asked now and then, and the same warning is shown once.
+    """
+
+    def diagnose(self, curves: Mapping[str, Sequence[float]], /) -> Iterable[tuple[str, str]]: ...
+
+
+@runtime_checkable
+class Unfinished(_Optional, Protocol):
+    """A trainer of which what it trains can be used before it is done.
+
+    ``take`` is called instead of ``prepare``, with the states of ``stateful`` from a checkpoint. It leaves in
+    the trained components what ``finish`` would at that step, and reads no data.
+    """
+
+    def take(self, state: Mapping[str, Any], /) -> None: ...
+
+
+@runtime_checkable
+class RateScaled(_Optional, Protocol):
+    """A part of a trainer's state that multiplies its learning rates by ``rate_factor``, 1 at first.
+
+    The engine sets it after a rollback (``[run] on_nan``), and again when the training resumes.
+    """
+
+    rate_factor: float
 
 
 @runtime_checkable

@@ -161,7 +161,11 @@ _ALWAYS = ("tracker/jsonl", "tracker/report")
 _COMMANDS = (
     ("show", "commands.show:show", "Show what a component is, and its options."),
     ("cp", "commands.cp:cp", "Copy a shipped recipe, to change it."),
-    ("doctor", "commands.doctor:doctor", "Show versions, devices, plugins, weights, and what is missing."),
+    (
+        "doctor",
+        "commands.doctor:doctor",
+        "Show versions, devices, plugins, and what is missing; or check a run's files.",
+    ),
     ("sample", "commands.sample:sample", "Draw images from a trained run."),
     ("evaluate", "commands.evaluate:evaluate", "Measure a run's samples and reconstructions."),
     ("new", "commands.new:new", "Write a starting point: a recipe, or a package of your own."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -227,6 +228,19 @@ use = "draw"
 [stages.third]
 use = "frame"
 """
+
+
+def forge(path, record):
+    """Write a stage's record as the versions did that knew no checksum, and remove its copy.
+
+    Args:
+        path: of ``stage.json``.
+        record: its content, as bytes, as text, or a dictionary.
+    """
+    if isinstance(record, dict):
+        record = json.dumps({name: record[name] for name in record.keys() - {"format", "uldm", "checksum"}})
+    path.write_bytes(record if isinstance(record, bytes) else record.encode())
+    (path.parent / "stage_copy.json").unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_doctor_shows_device_and_plugins():
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["run", "nowhere.toml"], 2, "error: nowhere.toml: No such file or directory"),
+        (["run", "nowhere.toml"], 2, "error: there is no recipe 'nowhere.toml'"),
         (["ls", "quantiser"], 2, "did you mean 'quantizer'?"),
         (["rnu"], 2, "No such command"),
         (["run"], 2, "Missing argument"),

@@ -91,6 +91,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     (folder.path / "checkpoints" / "9.part").mkdir()
     assert folder.checkpoints.last() == 3
     folder.checkpoints.save(5, {"a": torch.zeros(2)})
+    folder.checkpoints.prune(1)
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["5"]
 
 

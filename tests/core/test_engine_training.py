@@ -20,7 +20,8 @@ from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import DataError
 from uldm_core.preflight.forecast import describe_adjustments, forecast
 from uldm_core.protocols import Autoencoder, Dataset, Loss, Optimizer
-from uldm_core.recipe import Recipe
+from uldm_core.recipe import Recipe, RunOptions
+from uldm_core.recipe.run_options import CheckpointPolicy
 from uldm_core.run_folder.files import read_tensors, write_tensors
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey
 
@@ -124,18 +125,17 @@ def stop_at(step, stop, happens):
 
 @pytest.mark.parametrize("what", SPOIL)
 @pytest.mark.parametrize("ended", ["interrupted", "saved", "done"])
-def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch, what, ended):
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, what, ended):
     """It goes wrong at step 6, between two steps that are logged; a checkpoint of step 3 is there."""
     stop = Stop()
     with pytest.raises(Interrupted):
         fragile(tmp_path, happens=stop_at(2, stop, {}), stop=stop)[1]()
     stop, bad = Stop(), {5: SPOIL[what]}
-    if ended == "saved":
-        bad[6] = lambda trainer: monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    options = RunOptions(checkpoint=CheckpointPolicy(every=7 if ended == "saved" else "1 h"))
     if ended == "interrupted":
         bad = stop_at(6, stop, bad)
     with pytest.raises(RunError, match=r"^stages\.s: ") as caught:
-        fragile(tmp_path, happens=bad, stop=stop)[1]()
+        fragile(tmp_path, happens=bad, stop=stop, options=options)[1]()
     problem = caught.value.problems[0]
     assert what.split()[0] in problem.what or "loss is nan" in problem.what
     assert "step 6" in problem.what or "at a step from 4 to" in problem.what
@@ -166,27 +166,27 @@ def test_an_infinite_gradient_in_the_last_step_is_no_end(tmp_path):
 def test_the_hint_says_where_the_next_run_begins(tmp_path, monkeypatch, precision, saved, adjustable, hint):
     if adjustable:
         monkeypatch.setattr(Fragile, "adjustable", ("optimizer",), raising=False)
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 1e9)
+    options = RunOptions(checkpoint=CheckpointPolicy(every=saved or "1 h"))
     happens = {3: SPOIL["net.weight"]}
-    if saved:
-        happens[2] = lambda trainer: monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", -1.0)
     with pytest.raises(RunError) as caught:
-        fragile(tmp_path, happens=happens, precision=getattr(torch, precision))[1]()
+        fragile(tmp_path, happens=happens, precision=getattr(torch, precision), options=options)[1]()
     assert hint in caught.value.problems[0].hint
 
 
-def test_a_checkpoint_that_is_not_finite_is_not_loaded(tmp_path):
+def test_a_checkpoint_that_is_not_finite_is_skipped_and_replaced(tmp_path):
     other, train = fragile(tmp_path, 4)
     train()
     other.net.mean += NAN
     state = {name: part.state_dict() for name, part in other.stateful().items()}
     checkpoints = RunFolder(tmp_path).stage("s").checkpoints
-    checkpoints.save(4, state)
-    with pytest.raises(
-        RunError, match=r"stages\.s: net\.mean is not finite in the checkpoint of step 4"
-    ) as caught:
-        fragile(tmp_path)[1]()
-    assert str(checkpoints.path) in caught.value.problems[0].hint
+    checkpoints.prune(1, void=[4])
+    for step in (3, 4):
+        checkpoints.save(step, state)
+    again, train = fragile(tmp_path, 5, reporter=(shown := Lines()))
+    train()
+    skipped = "is skipped (net.mean is not finite); no other is whole: training begins at step 0"
+    assert shown.lines == [f"warning: stages.s: the checkpoint of step {step} {skipped}" for step in (4, 3)]
+    assert again.done == [0, 1, 2, 3, 4] and checkpoints.steps() == [5]
 
 
 @pytest.mark.parametrize("step", [0, 4])
@@ -379,18 +379,16 @@ def test_a_finished_training_at_another_rate_is_another_result(go, tmp_path):
     assert record(tmp_path).summary == {"first": 0.0} and record(tmp_path).adjusted == []
 
 
-def test_the_advice_after_numbers_gone_bad_works_as_it_is_given(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 1e9)
-    saves = {5: lambda trainer: monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", -1.0)}
+def test_the_advice_after_numbers_gone_bad_works_as_it_is_given(go, tmp_path):
+    every = "run.checkpoint.every=6"
 
     def burst(trainer):
-        monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 1e9)
         if trainer.lr > 0.05 and trainer.context.run_device.precision is torch.bfloat16:
             trainer.net.weight.data.fill_(INF)
 
-    happens = {**saves, 6: burst}
+    happens = {6: burst}
     for _ in range(2):  # from the start, then from the checkpoint
-        _, _, error = go("run.precision=bfloat16", happens=happens)
+        _, _, error = go("run.precision=bfloat16", every, happens=happens)
         assert "from the checkpoint of step 6" in error.problems[0].hint
         assert not record(tmp_path).done
     shutil.copytree(tmp_path / "out", tmp_path / "exact")

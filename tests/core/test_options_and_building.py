@@ -23,7 +23,7 @@ from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.docstrings import summary_of
 from uldm_core.spec.format_types import format_type
 from uldm_core.spec.options import MISSING, options_of
-from uldm_core.spec.structure import Mismatch, structure
+from uldm_core.spec.structure import structure
 
 
 class Documented:
@@ -133,7 +133,7 @@ def test_nothing_but_the_type_itself_and_an_int_for_a_float_passes(scalar, value
     for annotation, passes in expected.items():
         try:
             structured = structure(value, annotation)
-        except Mismatch:
+        except MistakeError:
             assert not passes, annotation
         else:
             assert passes, annotation
@@ -145,8 +145,8 @@ def test_a_bound_is_kept_to_the_letter(value, bound, sign):
     holds = {Ge: value >= bound, Gt: value > bound, Le: value <= bound, Lt: value < bound}[sign]
     try:
         assert structure(value, Annotated[int, sign(bound)]) == value and holds
-    except Mismatch as mismatch:
-        assert not holds and str(bound) in mismatch.what and f"got {value}" in mismatch.what
+    except MistakeError as error:
+        assert not holds and str(bound) in str(error) and f"got {value}" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_a_mismatch_says_what_was_expected_and_got(value, annotation, said):
     if said is None:
         structure(value, annotation)
         return
-    with pytest.raises(Mismatch) as caught:
+    with pytest.raises(MistakeError) as caught:
         structure(value, annotation)
-    assert said in caught.value.what
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_a_mismatch_says_what_was_expected_and_got(value, annotation, said):
     ],
 )
 def test_a_mismatch_leads_to_the_part_that_is_wrong(value, annotation, key):
-    with pytest.raises(Mismatch) as caught:
+    with pytest.raises(MistakeError) as caught:
         structure(value, annotation)
-    assert caught.value.key == key
+    assert [problem.where.key for problem in caught.value.problems] == [key]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_scalars_and_paths_of_libraries_are_taken_as_what_they_are(given, annota
     ids=repr,
 )
 def test_scalars_of_libraries_are_not_coerced(given, annotation):
-    with pytest.raises(Mismatch, match="expected"):
+    with pytest.raises(MistakeError, match="expected"):
         structure(given, annotation)
 
 
@@ -252,13 +252,13 @@ def test_a_recipe_of_numpys_scalars_and_paths_can_be_saved(registry, tmp_path):
             "dataset": dataset,
             "autoencoder": {"use": "coder", "quantizer": quantizer},
             "stages": {"only": stage},
-            "run": {"out": Path("~run"), "compile": np.bool_(False)},
+            "run": {"out": Path("run"), "compile": np.bool_(False)},
         }
     )
     again = Recipe.load(recipe.save(tmp_path / "r.toml"))
     assert again.resolve(registry).to_dict() == recipe.resolve(registry).to_dict()
     saved = recipe.resolve(registry).save(tmp_path / "resolved.toml").read_text()
-    assert 'out = "./~run"' in saved and "decay = 0.5" in saved and "seed = 3" in saved
+    assert 'out = "run"' in saved and "decay = 0.5" in saved and "seed = 3" in saved
     built = building.build(registry, "quantizer", np.str_("codes"), codebook_size=np.int64(4))
     assert type(built.codebook_size) is int
 
@@ -510,5 +510,5 @@ def test_a_kind_that_nobody_knows_is_no_place_for_a_component(registry):
 
 @pytest.mark.parametrize("annotation", [float, float | None, list[float]])
 def test_nan_is_no_number(annotation):
-    with pytest.raises(Mismatch, match="expected a number, got nan"):
+    with pytest.raises(MistakeError, match="expected a number, got nan"):
         structure([math.nan] if annotation == list[float] else math.nan, annotation)

@@ -52,7 +52,7 @@ MISTAKES = {
     ),
     "no list": (
         ('[{ use = "distance", weight = 0.5 }]', "3"),
-        "17: stages.first.losses: expected a list, got 3",
+        "17: stages.first.losses: expected a list of (any loss with weight and start), got 3",
     ),
     "reference to nothing": (
         ("steps = 6", 'autoencoder = { ref = "coder2" }'),

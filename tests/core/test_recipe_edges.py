@@ -223,7 +223,7 @@ MISTAKES = {
     ),
     "something beside a reference": (
         ("steps = 6", 'steps = 6\nautoencoder = { ref = "autoencoder", width = 3 }'),
-        "17: stages.first.autoencoder.width: unknown option 'width': with ref, a table holds nothing else",
+        "17: stages.first.autoencoder.width: width and ref exclude each other",
     ),
     "a reference at the top": (
         ("[stages.first]", '[old_denoiser]\nref = "denoiser"\n[stages.first]'),

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, sgd
+from core.conftest import COMPONENTS, LOG, RECIPE, Coder, Codes, forge, sgd
 
 from uldm_core import MistakeError, Registry, UldmError
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
+from uldm_core.errors import RunWarning
 from uldm_core.paths import inside, listed, remove, whole
 from uldm_core.preflight.forecast import forecast
 from uldm_core.recipe import Recipe
@@ -228,7 +229,7 @@ def test_a_key_that_is_none_becomes_no_path(sent, components, tmp_path, content)
     before = held(tmp_path)
     record = json.loads((sent / "stages/first/stage.json").read_text())
     record["key"]["content"] = content
-    (sent / "stages/first/stage.json").write_text(json.dumps(record))
+    forge(sent / "stages/first/stage.json", record)
     said = resumes(sent, components)
     assert f"{sent / 'stages/first/stage.json'}: not what uldm writes there" in said and "uldm run" in said
     assert {path for path in before if "precious" in path} <= held(tmp_path).keys()
@@ -265,8 +266,7 @@ RECORDS = {
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_is_none_is_said_in_a_line(sent, components, name):
     path, new = sent / "stages/first/stage.json", RECORDS[name]
-    new = json.dumps(json.loads(path.read_text()) | new) if isinstance(new, dict) else new
-    path.write_bytes(new if isinstance(new, bytes) else new.encode())
+    forge(path, json.loads(path.read_text()) | new if isinstance(new, dict) else new)
     for act in (
         lambda: run(Recipe.load(sent, CHANGES).resolve(components), out=sent),
         lambda: TrainedRun.open(sent, registry=components),
@@ -312,8 +312,8 @@ def test_weights_that_are_none_are_said_in_a_line(sent, components, name):
 def test_weights_of_another_shape_are_said_by_their_names(sent, components):
     path, shape = sent / "stages/first/weights/autoencoder.safetensors", TENSORS["other_shape"]
     path.write_bytes(shape)
-    note = json.loads((sent / "stages/first/stage.json").read_text())
-    (sent / "stages/first/stage.json").write_text(json.dumps({**note, "files": {}, "digests": {}}))
+    record = json.loads((sent / "stages/first/stage.json").read_text())
+    forge(sent / "stages/first/stage.json", {**record, "files": {}, "digests": {}})
     with pytest.raises(MistakeError, match=r"weight is \[3\] here and \[1\] there") as error:
         TrainedRun.open(sent, registry=components).component("autoencoder")
     (problem,) = error.value.problems
@@ -337,10 +337,21 @@ STATES = {
     "missing_part": '{"dict": []}',
     "other_parts": '{"dict": [["autoencoder", {"value": 1}], ["optimizer", {"list": []}]]}',
 }
+OF_ANOTHER_RECIPE = ("no_dict", "missing_part", "other_parts")
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
+@pytest.mark.parametrize("name", [name for name in STATES if name not in OF_ANOTHER_RECIPE])
+def test_a_state_that_is_none_is_skipped_with_a_line(sent, components, name):
+    path = sent / "stages/first/checkpoints/6/state.json"
+    path.write_text(STATES[name])
+    said = resumes(sent, components)
+    (line,) = [line for line in said.splitlines() if "skipped" in line]
+    assert line.startswith(f"warning: stages.first: the checkpoint of step 6 is skipped ({path}: ")
+    assert line.endswith("; no other is whole: training begins at step 0") and said.endswith("done in 0 s")
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_RECIPE)
+def test_a_state_of_another_recipe_is_said_in_a_line(sent, components, name):
     checkpoint = sent / "stages/first/checkpoints/6"
     (checkpoint / "state.json").write_text(STATES[name])
     with pytest.raises(MistakeError) as error:
@@ -352,10 +363,13 @@ def test_a_state_that_is_none_is_said_in_a_line(sent, components, name):
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
-def test_a_state_of_which_a_file_is_missing_is_said(sent, components, name):
+def test_a_state_of_which_a_file_is_missing_is_skipped_and_an_earlier_one_taken(sent, components, name):
+    checkpoints = RunFolder(sent).stage("first").checkpoints
+    checkpoints.save(5, checkpoints.load(6))
     (sent / "stages/first/checkpoints/6" / name).unlink()
-    with pytest.raises(MistakeError, match=f"6/{name}: missing"):
-        run(Recipe.load(sent, CHANGES).resolve(components), out=sent)
+    said = resumes(sent, components)
+    assert f"6/{name}: missing); that of step 5 is taken" in said and "done in" in said
+    assert checkpoints.steps() == [5, 8], "the damaged one is gone"
 
 
 def read_all(sent, components, path):
@@ -395,6 +409,8 @@ def test_any_bytes_of_any_file_end_in_a_line_or_in_success(finished, components,
         path.write_bytes(content)
         try:
             act(sent, components, path)
+        except RunWarning:
+            said += 1
         except UldmError as error:
             said += 1
             assert all("\n" not in problem.what for problem in error.problems), error
@@ -410,6 +426,7 @@ def test_what_a_crash_left_and_what_is_not_ours_is_distinguished(tmp_path):
     (folder.path / "checkpoints" / "²").mkdir()
     folder.checkpoints.save(3, {})
     folder.checkpoints.save(4, {})
+    folder.checkpoints.prune(1)
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["4", "notes", "²"]
     with pytest.raises(TypeError):
         write_state(folder.path / "checkpoints" / "5", {"a": object()})
@@ -452,7 +469,7 @@ def test_temporary_names_are_not_to_be_known_beforehand(tmp_path, monkeypatch):
     for _ in range(9):
         write_bytes(tmp_path / "x", b"1")
         write_state(tmp_path / "1", {"a": torch.ones(1)})
-    assert len(names) == 36 and [path.name for path in listed(tmp_path)] == ["1", "x"]
+    assert len(names) == 37 and [path.name for path in listed(tmp_path)] == ["1", "x"]
     assert torch.equal(read_tensors(tmp_path / "1" / "state.safetensors")["0"], torch.ones(1))
 
 

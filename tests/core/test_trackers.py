@@ -171,7 +171,7 @@ def test_trackers_are_written_out_and_are_no_part_of_any_key(plan_of, registry):
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        ('"notes"', "run.trackers: expected a list, got 'notes'"),
+        ('"notes"', "run.trackers: expected a list of (any tracker), got 'notes'"),
         ('["ntoes"]', "run.trackers[0].use: unknown tracker 'ntoes' (did you mean 'notes'?)"),
         ('["distance"]', "run.trackers[0].use: unknown tracker 'distance'"),
         ('["notes", "notes"]', "run.trackers[1]: a duplicate of trackers[0]"),
@@ -188,9 +188,7 @@ def test_mistakes_in_the_list_are_reported(plan_of, listed, said):
 
 
 def test_a_table_of_a_tracker_is_reported_where_it_belongs(plan_of):
-    with pytest.raises(
-        MistakeError, match=r"tracker: a tracker is no component of the recipe's own\n.*run\.trackers"
-    ):
+    with pytest.raises(MistakeError, match=r"unknown table 'tracker': 'notes' is a tracker\n.*run\.trackers"):
         plan_of("[]", "tracker.use=notes")
 
 

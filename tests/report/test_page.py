@@ -195,7 +195,7 @@ def lines(name, values):
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
-        ("discriminator", np.linspace(1, 0.02, 40) ** 2, "discriminator of stage first wins"),
+        ("discriminator", np.linspace(1, 0.02, 40) ** 2, "Stage first: the discriminator wins"),
         ("discriminator", [1.0] * 40, "cannot distinguish reconstructions from images"),
         ("discriminator", np.linspace(1, 0.6, 40), None),
         ("discriminator", [1.0, 0.0], None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -162,7 +163,7 @@ def _exit_code(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click treats it as Ctrl-D
             raise error.__cause__ from None
-        return 130
+        return 128 + int(getattr(error.__cause__ or error, "signum", signal.SIGINT))  # of the second signal
     except UldmError as error:
         click.echo(console.prefix(ERROR) if len(error.problems) == 1 else "", nl=False, err=True)
         console.show_problems(error.problems)
@@ -174,11 +175,11 @@ def _exit_code(arguments: list[str] | None) -> int:
         click.echo(f"{console.prefix(ERROR)}{what}", err=True)
         return 1
     except Exception as error:
-        signum = getattr(error, "signum", None)  # engine.signals.Interrupted, without importing the engine
-        if signum is None:
+        code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
+        if code is None:
             raise
         click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)
-        return 128 + int(signum)
+        return int(code)
 
 
 if __name__ == "__main__":

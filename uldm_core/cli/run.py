@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
 @run_options("device", "precision", "threads", "compile")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long, with the state saved; exit code 75 unless it is done.",
+)
 @plugin_option
 @click.pass_obj
 def run(
@@ -37,6 +42,7 @@ def run(
     until: str | None,
     out: Path | None,
     dry_run: bool,
+    max_minutes: float | None,
     run_options: Given,
 ) -> None:
     """Run RECIPE: every stage that is not done yet, in order.
@@ -44,21 +50,25 @@ def run(
     RECIPE is a TOML file, a run's folder or the name of a shipped recipe. KEY=VALUE overrides any key, e.g.
     stages.first.steps=100 or denoiser.use=dit.
     """
-    from uldm_core.recipe import Recipe
-
-    resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
-    show_problems(resolved.warnings)
-    if dry_run:
-        _dry_run(resolved, out)
-        return
-
-    from uldm_core.cli.progress import reporter
-    from uldm_core.engine.run import folder_of
-    from uldm_core.engine.run import run as run_recipe
     from uldm_core.engine.signals import Stop
 
-    with _report_named(folder_of(resolved, out)), reporter() as notify, Stop().listening() as stop:
-        run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
+    stop = Stop() if max_minutes is None else Stop.after(max_minutes)
+    with stop.listening():  # from the first moment
+        from uldm_core.recipe import Recipe
+
+        with stop.interrupting():
+            resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
+            show_problems(resolved.warnings)
+            if dry_run:
+                _dry_run(resolved, out)
+                return
+
+            from uldm_core.cli.progress import reporter
+            from uldm_core.engine.run import folder_of
+            from uldm_core.engine.run import run as run_recipe
+
+        with _report_named(folder_of(resolved, out)), reporter() as notify:
+            run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
 
 
 @contextmanager

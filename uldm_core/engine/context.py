@@ -15,7 +15,8 @@ from uldm_core.engine.device import Device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
-from uldm_core.paths import copy, inside
+from uldm_core.paths import copy, inside, make_folder
+from uldm_core.recipe.run_options import RunOptions
 from uldm_core.run_folder.events import EventLog
 from uldm_core.run_folder.folder import StageFolder
 
@@ -35,6 +36,8 @@ class Context:
         trackers: log scalars and images.
         beat: called while the stage makes progress.
         events: the run's event log.
+        options: of the ``[run]`` table.
+        curves: the values logged since the stage began or resumed, by name.
     """
 
     name: str
@@ -47,7 +50,10 @@ class Context:
     trackers: Trackers = field(factory=Trackers)
     beat: Callable[[], None] = lambda: None
     events: EventLog = field(factory=EventLog)
+    options: RunOptions = field(factory=RunOptions)
+    curves: dict[str, list[float]] = field(factory=dict, init=False)
     published: list[str] = field(factory=list, init=False)
+    _warned: set[str] = field(factory=set, init=False)
     _started: float = field(factory=time.monotonic, init=False)
 
     @property
@@ -70,7 +76,7 @@ class Context:
     def artifact(self, name: str) -> Path:
         """Return where to write an artifact of this stage; its folder exists."""
         path = self.folder.artifact(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def publish(self, name: str) -> None:
@@ -85,12 +91,21 @@ class Context:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass the values measured after ``step`` steps to the trackers."""
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append(value)
         self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
         self.beat()
 
     def message(self, text: str) -> None:
         """Show a line to whoever started the run."""
         self.reporter.message(text)
+
+    def warn(self, what: str, fix: str = "") -> None:
+        """Show a warning, with what to do, and add it to the event log; the same one only once."""
+        if what not in self._warned:
+            self._warned.add(what)
+            self.message(f"warning: {what}" + (f"\n    {fix}" if fix else ""))
+            self.event("warning", what=what, fix=fix)
 
     def event(self, name: str, **values: object) -> None:
         """Add an event of this stage to the run's event log."""
@@ -100,8 +115,13 @@ class Context:
         """Raise ``Interrupted`` if the run is to stop."""
         self.stop.check()
 
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Return a context in which a signal ends the stage at once, as between two of its batches."""
+        return self.stop.interrupting()
+
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
+        self.curves.clear()
         self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Opening a finished run: its components with their trained weights, and what it made."""
+"""Opening a run: its components with their trained weights, and what it made."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError, RunWarning, listing
-from uldm_core.protocols import Dataset
+from uldm_core.protocols import Dataset, Unfinished
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.registry.lookup import Registry
+from uldm_core.run_folder.checkpoint import Checkpoints
 from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
 from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
-from uldm_core.run_folder.folder import RunFolder
-from uldm_core.run_folder.keys import products, results_of
+from uldm_core.run_folder.folder import RunFolder, StageRecord
+from uldm_core.run_folder.keys import products, results_of, steps_of
 from uldm_core.run_folder.pretrained import pretrained_of
 from uldm_core.spec.component_spec import components_behind
 
@@ -31,6 +32,8 @@ from uldm_core.spec.component_spec import components_behind
 @define
 class TrainedRun:
     """A run's recipe and components, with the weights of every stage that is done and belongs to the recipe.
+
+    Of a trainer that is not done, if it is ``Unfinished``, they are those of its last checkpoint.
 
     Args:
         resolved: the recipe.
@@ -40,6 +43,7 @@ class TrainedRun:
         artifacts: what its stages made, by name.
         refused: why a component or an artifact cannot be used, by name.
         trained: the components that have the weights of a stage.
+        unfinished: the stage whose last checkpoint a component is of, by the component's name.
     """
 
     resolved: ResolvedRecipe
@@ -49,6 +53,7 @@ class TrainedRun:
     artifacts: dict[str, Path] = field(factory=dict)
     refused: dict[str, str] = field(factory=dict)
     trained: set[str] = field(factory=set)
+    unfinished: dict[str, str] = field(factory=dict)
 
     @classmethod
     def open(
@@ -56,7 +61,8 @@ class TrainedRun:
     ) -> TrainedRun:
         """Open ``runs/<name>``; the data need not be there.
 
-        It warns with ``RunWarning`` if the code of components has changed since they were trained.
+        What an unfinished stage trains is as its last checkpoint has it. That is warned of by ``RunWarning``,
+        and so is code of components that has changed since they were trained.
 
         Raises:
             MistakeError: it is no run, or its recipe is wrong.
@@ -71,9 +77,17 @@ class TrainedRun:
             except MistakeError as error:
                 run.refused[name] = error.problems[0].what
         run._take_results()
+        for problem in run.folder.damage():
+            warnings.warn(f"{problem.where}: {problem.what}", RunWarning, stacklevel=2)
         if changed := changed_code(resolved, run.folder):
             many = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             message = f"{path}: the code of {changed[0]}{many} has changed since it was trained"
+            warnings.warn(message, RunWarning, stacklevel=2)
+        for stage in dict.fromkeys(run.unfinished.values()):
+            step, steps = run._checkpoints(stage).last(), steps_of(resolved.stages[stage])
+            message = (
+                f"{path} is unfinished (stage {stage}, step {step} of {steps}): its last checkpoint is used"
+            )
             warnings.warn(message, RunWarning, stacklevel=2)
         return run
 
@@ -134,6 +148,25 @@ class TrainedRun:
         for name in names:
             if name in self.refused:
                 raise MistakeError(f"{self.folder.path}: {self.refused[name]}", hint=self._how_to_resume())
+            if name in self.unfinished:
+                self._use_checkpoint(self.unfinished[name])
+
+    def _use_checkpoint(self, stage: str) -> None:
+        """Give what an unfinished stage trains the weights of its last checkpoint."""
+        checkpoints = self._checkpoints(stage)
+        found = checkpoints.newest(
+            lambda what: warnings.warn(f"stages.{stage}: {what}", RunWarning, stacklevel=5)
+        )
+        if found is None:
+            what = f"{self.folder.path}: stages.{stage} is not done, and no checkpoint of it is whole"
+            raise MistakeError(what, hint=self._how_to_resume())
+        self.unfinished = {name: other for name, other in self.unfinished.items() if other != stage}
+        trainer: Unfinished = self.store.build(self.resolved.stages[stage])
+        with checkpoints.fitting(found[0]):
+            trainer.take(found[1])
+
+    def _checkpoints(self, stage: str) -> Checkpoints:
+        return self.folder.stage(stage).checkpoints
 
     def _how_to_resume(self) -> str:
         return f"resume it: {command_for(self.folder.path)}"
@@ -155,11 +188,13 @@ class TrainedRun:
 
     def _take_results(self) -> None:
         """Take the weights and artifacts of each stage that is done; what is stale or damaged is refused."""
-        stale = stale_stages(self.resolved, self.folder, dict(self.store.weights))
+        stale = stale_stages(self.resolved, self.folder, dict(self.store.weights), begun=True)
         for name, stage in self.resolved.stages.items():
             folder, (trained, made) = self.folder.stage(name), results_of(stage)
             record = folder.record()
             if record is None or not record.done:
+                if name not in stale:
+                    self._note_unfinished(name, record)
                 continue
             for product, path in folder.handed_on(trained, made).items():
                 was = f"{product} was {'trained' if product in trained else 'made'}"
@@ -167,8 +202,20 @@ class TrainedRun:
                     self.refused[product] = why
                     continue
                 self.refused.pop(product, None)
+                self.unfinished.pop(product, None)
                 if product in trained:
                     self.store.use_weights(product, path)
                     self.trained.add(product)
                 else:
                     self.artifacts[product] = path
+
+    def _note_unfinished(self, name: str, record: StageRecord | None) -> None:
+        """Note what a stage trains that has a checkpoint and can be used before it is done."""
+        stage = self.resolved.stages[name]
+        usable = isinstance(stage.component.load(), Unfinished)
+        if record and usable and self._checkpoints(name).last():
+            trained = results_of(stage)[0]
+            self.unfinished |= dict.fromkeys(trained, name)
+            self.trained |= {*trained}
+            for component in trained:
+                self.refused.pop(component, None)

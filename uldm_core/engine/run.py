@@ -29,7 +29,7 @@ from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.events import EventLog
-from uldm_core.run_folder.files import digest, require, write_json, write_tensors, write_text
+from uldm_core.run_folder.files import require, write_record, write_tensors, write_text
 from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
 from uldm_core.run_folder.pretrained import keep_pretrained
@@ -55,7 +55,8 @@ def run(
         out: the run's folder; by default the recipe's ``[run] out``, else ``runs/<name>``.
         until: the last stage to do.
         reporter: shows progress; by default none does.
-        stop: asked after every step whether to stop.
+        stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one whose ``request`` is
+            called.
         command: what a person typed, for whoever looks at the run.
 
     Raises:
@@ -146,14 +147,16 @@ class _Runner:
     def run(self, until: str | None) -> None:
         stages = list(self.resolved.stages)
         wanted = stages[: stages.index(until) + 1] if until else stages
+        for repaired in self.folder.repair():
+            self.reporter.message(f"warning: {repaired}")
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
         if lines := [forecast.announcement for forecast in found if forecast.announcement]:
             self.reporter.message("\n".join(lines))  # before anything is archived
         changed = not self._is_of(keys)
         self.records = self._settle(keys, wanted)
-        write_text(self.folder.file("recipe.toml"), self.resolved.to_toml())
-        write_json(self.folder.file("environment.json"), _environment(self.resolved, self.device))
+        self.folder.write_recipe(self.resolved.to_toml())
+        write_record(self.folder.file("environment.json"), _environment(self.resolved, self.device))
         started, worked = time.monotonic(), []
         self.reporter.stages(wanted)
         with ExitStack() as watch:
@@ -167,9 +170,7 @@ class _Runner:
 
     def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
         """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
-        recipe = self.folder.file("recipe.toml")
-        text = self.resolved.to_toml().encode("utf-8", "backslashreplace")  # as write_text does
-        if not (self.status.is_done() and recipe.is_file() and recipe.read_bytes() == text):
+        if not (self.status.is_done() and self.folder.has_recipe(self.resolved.to_toml())):
             return False
         records = {name: self.folder.stage(name).record() for name in keys}
         return all(record is None or record.key.same(keys[name]) for name, record in records.items())
@@ -277,6 +278,7 @@ class _Runner:
                 aside.add(str(record.key))
 
     def _work(self, name: str, record: StageRecord) -> None:
+        self.stop.check()
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
         adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
@@ -293,12 +295,13 @@ class _Runner:
             self.trackers,
             self.status.beat,
             EventLog(self.folder.file("events.jsonl")),
+            self.resolved.run,
         )
         started = time.monotonic()
 
-        def finished(done: bool, summary: Mapping[str, float]) -> StageRecord:
+        def finished(summary: Mapping[str, float]) -> StageRecord:
             seconds = record.seconds + time.monotonic() - started
-            return evolve(record, done=done, seconds=round(seconds, 2), summary=dict(summary))
+            return evolve(record, done=False, seconds=round(seconds, 2), summary=dict(summary))
 
         try:
             stage = self.store.build(self.resolved.stages[name])
@@ -308,7 +311,7 @@ class _Runner:
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
                 raise RunError(f"stages.{name}: {bad[0]} is not finite when it is done; it is not saved")
         except BaseException as error:
-            folder.write_record(finished(False, {}))
+            folder.write_record(finished({}))
             if isinstance(error, MistakeError):  # of a component that its stage finishes
                 raise self.resolved.located(error) from error
             if isinstance(error, DataError):
@@ -316,13 +319,7 @@ class _Runner:
             raise
         for component, module in trained.items():
             write_tensors(folder.weights(component), module.state_dict())
-        result = folder.result()
-        done = evolve(
-            finished(True, summary),
-            files={file: path.stat().st_size for file, path in result.items()},
-            digests={file: digest(path) for file, path in result.items()},
-            published=context.published,
-        )
+        done = folder.done(evolve(finished(summary), published=context.published))
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
         self.reporter.finished(name, done.seconds, summary)

@@ -11,7 +11,7 @@ from uldm_core.engine.loop import do_stage
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
-from uldm_core.paths import inside, listed, remove
+from uldm_core.paths import inside, listed, make_folder, remove
 from uldm_core.protocols import OneShotStage, Trainer
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
@@ -58,8 +58,9 @@ def run_stage(
     name = name or type(stage).__name__
     folder = RunFolder(out).stage(name)
     remove(folder.path)
-    folder.path.mkdir(parents=True)
-    context = Context(name, seed, device, folder, products, reporter or Silent(), stop or Stop())
+    make_folder(folder.path)
+    shown, options = reporter or Silent(), options or RunOptions()
+    context = Context(name, seed, device, folder, products, shown, stop or Stop(), options=options)
     return do_stage(stage, context)
 
 

@@ -1,38 +1,90 @@
-"""Ctrl-C and termination: stop at the next safe place, with the state saved."""
+"""Being asked to stop, by a signal, a limit of time or a program: at the next safe place, the state saved."""
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from attrs import define
+from attrs import define, field
+
+NOT_DONE_YET = 75
+"""The exit code of a run that stopped as it was to, before it was done: EX_TEMPFAIL of ``sysexits.h``."""
+_NOTICE = getattr(signal, "SIGUSR1", None)  # by which queues announce the end; there is none on Windows
 
 
 class Interrupted(Exception):
-    """The run stopped on a signal, with its state saved."""
+    """The run stopped as it was asked to, with its state saved.
+
+    Args:
+        signum: the signal that asked it, 0 if none did.
+    """
+
+    def __init__(self, signum: int = 0) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum if signum not in (0, _NOTICE) else NOT_DONE_YET
+        super().__init__(f"stopped by {signal.Signals(signum).name}" if signum else "stopped, its time is up")
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second signal came, so nothing more is saved."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        super().__init__(f"stopped at once by {signal.Signals(signum).name}")
 
 
 @define
 class Stop:
-    """Whether the run has been asked to stop. A second signal stops at once."""
+    """Whether the run has been asked to stop: by a signal, a limit of time or ``request``.
+
+    A second SIGINT or SIGTERM stops at once.
+
+    Args:
+        signum: the signal that came, 0 if none did.
+        deadline: when to stop, as ``time.monotonic`` counts.
+    """
 
     signum: int = 0
+    deadline: float = math.inf
+    _raises: bool = field(default=False, init=False)
+
+    @classmethod
+    def after(cls, minutes: float) -> Stop:
+        """Return one that asks to stop so many minutes from now."""
+        return cls(deadline=time.monotonic() + 60 * minutes)
+
+    def request(self) -> None:
+        """Ask the run to stop; any thread may do so."""
+        self.deadline = -math.inf
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to stop."""
+        return bool(self.signum) or time.monotonic() >= self.deadline
 
     def check(self) -> None:
-        """Raise ``Interrupted`` if a signal came."""
-        if self.signum:
+        """Raise ``Interrupted`` if the run is to stop."""
+        if self.requested:
             raise Interrupted(self.signum)
 
     @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Have a signal raise ``Interrupted`` where it comes: for work that writes nothing."""
+        self.check()
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
+    @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Take note of SIGINT and SIGTERM instead of dying of them."""
-        watched = (signal.SIGINT, signal.SIGTERM)
+        """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them."""
+        watched = (signal.SIGINT, signal.SIGTERM, *([_NOTICE] if _NOTICE else []))
         before = {number: signal.signal(number, self._note) for number in watched}
         try:
             yield self
@@ -41,6 +93,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum:
-            raise KeyboardInterrupt
+        if signum == _NOTICE and self.signum:
+            return
+        if self.signum not in (0, _NOTICE):
+            raise StoppedAtOnce(signum)
         self.signum = signum
+        if self._raises:
+            self.check()

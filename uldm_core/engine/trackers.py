@@ -15,7 +15,7 @@ from uldm_core.errors import MistakeError, UldmError
 from uldm_core.protocols import Tracker
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import format_failure
-from uldm_core.run_folder.files import read_json, write_json
+from uldm_core.run_folder.files import read_record, write_record
 from uldm_core.spec.building import ComponentStore
 
 BEAT_EVERY_SECONDS = 10.0
@@ -78,12 +78,12 @@ class RunStatus:
         """Write the state: ``running``, ``done``, ``stopped`` or ``failed``."""
         self.written = time.monotonic()
         times = {"started": self.started, "updated": _now()}
-        write_json(self.path, {"state": state, **times, "command": self.command, "error": error})
+        write_record(self.path, {"state": state, **times, "command": self.command, "error": error})
 
     def is_done(self) -> bool:
         """Whether the run was done when it was last written."""
         try:
-            return bool(read_json(self.path, lambda found: found["state"] == "done"))
+            return bool(read_record(self.path, lambda found: found["state"] == "done"))
         except MistakeError:
             return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -64,7 +63,7 @@ def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
     return in_order(found)
 
 
-def dry_build(resolved: ResolvedRecipe, *, seconds: float = 1.0, wrong: Collection[Key] = ()) -> DryBuild:
+def dry_build(resolved: ResolvedRecipe, *, seconds: float = 2.0, wrong: Collection[Key] = ()) -> DryBuild:
     """Build every component, stage and tracker of a recipe for its shapes alone.
 
     Nothing is read, fetched or stored: datasets are stood in for, weights are left out.
@@ -117,8 +116,15 @@ class Clock:
             raise TooLongError
 
 
-class Deadline(TorchFunctionMode):
-    """Raises ``TooLongError`` at the first torch function after time is up."""
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
+
+
+class _Shapes(TorchFunctionMode):
+    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
+
+    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
+    ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
+    """
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -131,36 +137,13 @@ class Deadline(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Check the time and call the function."""
         self.clock.check()
-        started, imported = time.monotonic(), "torch._dynamo" in sys.modules
-        result = self.call(function, args, kwargs or {})
-        if not imported and "torch._dynamo" in sys.modules:  # a second, for the first sum of meta tensors
-            self.clock.until += time.monotonic() - started
-        return result
-
-    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-        """Call the function."""
-        return function(*args, **kwargs)
-
-
-_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
-
-
-class _Shapes(Deadline):
-    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
-
-    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
-    ``RuntimeError`` for both reasons.
-    """
-
-    def call(self, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         try:
-            return self._call(function, args, dict(kwargs))
+            return self._call(function, args, dict(kwargs or {}))
         except NotImplementedError:
             raise
         except RuntimeError:
-            _try_on_zeros(function, args, kwargs)
+            _try_on_zeros(function, args, kwargs or {})
             raise
 
     def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
@@ -214,10 +197,6 @@ def silence() -> Iterator[None]:
             torch.set_grad_enabled(gradients)  # a deadline may pass just as they are to be enabled again
 
 
-class _NotBuiltError(Exception):
-    """A component that another one needs was not built; why is noted there."""
-
-
 @define(kw_only=True)
 class _DryComponents(ComponentStore):
     """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
@@ -230,7 +209,7 @@ class _DryComponents(ComponentStore):
     def make(self, spec: ComponentSpec, *args: Any) -> Any:
         self.attempt(spec)
         if spec.key not in self.found.components:
-            raise _NotBuiltError(dotted(spec.key))
+            raise MissingComponentError(dotted(spec.key))
         return self.found.components[spec.key]
 
     def attempt(self, spec: ComponentSpec) -> None:
@@ -246,10 +225,15 @@ class _DryComponents(ComponentStore):
             return
         try:
             self.found.components[spec.key] = self._made(spec)
-        except MistakeError as error:
-            self._note(spec, error)
-        except (_NotBuiltError, MissingComponentError) as error:
+        except MissingComponentError as error:
             self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
+        except MistakeError as error:
+            if is_unavailable(error):
+                self.found.unmeasured[spec.key] = error.problems[0].what
+                return
+            for problem in error.problems:
+                inside = problem.where.key[: len(spec.key)] == spec.key
+                self.found.problems.append(problem if inside else problem.within(spec.key))
         except (Exception, SystemExit, TooLongError) as error:
             self.found.unmeasured[spec.key] = reason(error)
 
@@ -257,26 +241,13 @@ class _DryComponents(ComponentStore):
         if spec.kind.data:
             return stand_in(spec)
         if spec.kind.numbers:
-            _refuse_many(spec)
-            with Deadline(self.clock):
-                return super().make(spec)
+            for name, value in spec.options.items():
+                if type(value) is int and value > MANY:
+                    raise NotImplementedError(f"{name} = {value} is more than can be tried out")
+            return super().make(spec)
         with without_values(self.clock):
             component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
-
-    def _note(self, spec: ComponentSpec, error: MistakeError) -> None:
-        if is_unavailable(error):
-            self.found.unmeasured[spec.key] = error.problems[0].what
-            return
-        for problem in error.problems:
-            inside = problem.where.key[: len(spec.key)] == spec.key
-            self.found.problems.append(problem if inside else problem.within(spec.key))
-
-
-def _refuse_many(spec: ComponentSpec) -> None:
-    for name, value in spec.options.items():
-        if type(value) is int and value > MANY:
-            raise NotImplementedError(f"{name} = {value} is more than can be tried out")
 
 
 def reason(error: BaseException) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from uldm_core.protocols import Thawable
@@ -61,36 +58,6 @@ def activations(component: nn.Module, forward: Callable[[], object]) -> int:
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
-
-
-_SIDES = ((), (2,), (3, 4), (5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15, 16))
-"""Of a small parameter of so many dimensions. All differ: the sides of a state identify its parameter."""
-
-
-def optimizer_state(make: Callable[[list[nn.Parameter]], Any], parameters: Iterable[nn.Parameter]) -> int:
-    """Return the bytes that an optimizer keeps after a step, its few counters excepted.
-
-    Fused optimizers do nothing without values, so it takes a step with small parameters, which have some, and
-    what it keeps of these is enlarged. Raises whatever the optimizer raises.
-    """
-    shapes = [tuple(parameter.shape) for parameter in parameters]
-    with torch._C.DisableTorchFunction():  # which lets values be
-        small = [nn.Parameter(torch.ones(_SIDES[count], device="cpu")) for count in {*map(len, shapes)}]
-        for parameter in small:
-            parameter.grad = torch.ones_like(parameter)
-        optimizer = make(small)
-        optimizer.step()
-        state = tree_leaves(optimizer.state_dict())
-    kept = [leaf for leaf in state if isinstance(leaf, Tensor) and leaf.numel() > 1]
-    return sum(_enlarged(tensor, shape) for tensor in kept for shape in shapes)
-
-
-def _enlarged(state: Tensor, shape: tuple[int, ...]) -> int:
-    """Return the bytes of a small parameter's state for one of this shape; 0 if it is of another's."""
-    sides = {1: 1, **dict(zip(_SIDES[len(shape)], shape))}
-    if not all(side in sides for side in state.shape):
-        return 0
-    return state.element_size() * prod(sides[side] for side in state.shape)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:

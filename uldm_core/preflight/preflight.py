@@ -25,14 +25,14 @@ from uldm_core.preflight.dry_build import (
     untrained,
     without_values,
 )
-from uldm_core.preflight.inputs import Inputs
+from uldm_core.preflight.probes import Inputs
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.pretrained import misfits, pretrained_weights
 from uldm_core.spec.component_spec import ComponentSpec
 
-SECONDS = 5.0
+SECONDS = 8.0
 BATCH = 2
 NOT_MEASURABLE = "not measurable"
 REFUSALS = (MistakeError, ValueError, ShapeError)
@@ -45,8 +45,8 @@ class Row:
     """What is known of one component: its key and name, the shape of its output, and what it costs.
 
     ``why`` is the reason where it is not measurable. ``flops`` are of one call, a sample. ``memory`` is bytes
-    of a training step, for what a stage trains: parameters, gradients, the optimizer's state, and what its
-    forward pass keeps for a batch.
+    of a training step, for what a stage trains: parameters, gradients, the state of an optimizer such as
+    Adam, and what its forward pass keeps for a batch.
     """
 
     component: str
@@ -100,7 +100,7 @@ def preflight(
     """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
 
     A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
-    at most, five by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
+    at most, eight by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
     weights of other runs.
     """
     seconds = seconds or SECONDS
@@ -114,13 +114,12 @@ def preflight(
     return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
 
 
-def _optimizer_of(stage: ComponentSpec, trained: ComponentSpec) -> ComponentSpec | None:
-    """Return the optimizer by which a stage trains a component: ``optimizer``, or ``NAME_optimizer``."""
-    option = next((option for option, name in stage.references().items() if (name,) == trained.key), "")
-    optimizer = stage.options.get(f"{option}_optimizer")
-    if optimizer is None and trained.key[0] in trained_by(stage):
-        optimizer = stage.options.get("optimizer")
-    return optimizer if isinstance(optimizer, ComponentSpec) else None
+def _trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:
+    """Return whether a stage trains a component: it says so, or has an optimizer for it alone."""
+    options = [option for option, name in stage.references().items() if (name,) == spec.key]
+    return spec.key[0] in trained_by(stage) or any(
+        f"{option}_optimizer" in stage.options for option in options
+    )
 
 
 def _in_order(resolved: ResolvedRecipe) -> Iterator[ComponentSpec]:
@@ -157,7 +156,7 @@ class _Walk:
         return evolve(row, output="does not fit")
 
     def _counted(self, row: Row, spec: ComponentSpec, component: object) -> Row:
-        if any(_optimizer_of(stage, spec) for stage in self.resolved.stages.values()):
+        if any(_trains(stage, spec) for stage in self.resolved.stages.values()):
             measure.thaw(component)
         counts = [
             sum(parameter.numel() for parameter in found)
@@ -175,23 +174,12 @@ class _Walk:
     def _memory(self, spec: ComponentSpec, component: nn.Module, probe: Probe) -> int | None:
         """Return the bytes of a training step of a component, by the first stage that trains it."""
         for stage in self.resolved.stages.values():
-            optimizer = _optimizer_of(stage, spec)
-            if optimizer is not None:
+            if _trains(stage, spec):
                 batch = stage.options.get("batch_size", BATCH)
-                weights = measure.trainable(component)
                 kept = measure.activations(component, partial(probe, self.inputs, component, batch))
-                both = measure.size_of(measure.parameters_of(component)) + measure.size_of(weights)
-                return both + self._state(optimizer, weights) + kept
+                trained = measure.size_of(measure.trainable(component))  # gradients, and two averages of them
+                return measure.size_of(measure.parameters_of(component)) + 3 * trained + kept
         return None
-
-    def _state(self, optimizer: ComponentSpec, weights: list[nn.Parameter]) -> int:
-        """Return the bytes that an optimizer keeps; where that cannot be measured, as many as Adam's."""
-        try:
-            return measure.optimizer_state(self.inputs.tried.components[optimizer.key], weights)
-        except MistakeError:
-            raise
-        except Exception:
-            return 2 * measure.size_of(weights)
 
     def _refusals(self, spec: ComponentSpec, component: object, error: BaseException) -> Iterator[Problem]:
         """Yield why a component does not take what the others give it."""

@@ -6,14 +6,17 @@ raises ``MistakeError`` where the output has not the shape that the kind promise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from attrs import define, field
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.inputs import Inputs
+from uldm_core.preflight.dry_build import Clock, DryBuild
 from uldm_core.protocols import (
     Autoencoder,
     Backbone,
@@ -25,6 +28,44 @@ from uldm_core.protocols import (
     Quantizer,
     Sampler,
 )
+
+
+@define
+class Inputs:
+    """Images and latents of a recipe's shapes; tensors are made on the device that is current.
+
+    ``name`` and ``shape`` are of what was asked for last; empty if nothing was.
+    """
+
+    tried: DryBuild
+    clock: Clock = field(factory=lambda: Clock(math.inf))
+    name: str = ""
+    shape: tuple[int, ...] = ()
+
+    def component(self, name: str) -> Any:
+        """Return a component of the recipe as it was built for its shapes.
+
+        Raises:
+            NotImplementedError: there is none, or it could not be built so.
+        """
+        if (name,) not in self.tried.components:
+            raise NotImplementedError(f"there is no {name} to run it with")
+        return self.tried.components[name,]
+
+    def images(self, batch: int) -> Tensor:
+        """Return images of the dataset's shape, float [batch, C, H, W]."""
+        dataset = self.component("dataset")
+        return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
+
+    def latents(self, batch: int, autoencoder: Autoencoder | None = None) -> Tensor:
+        """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w]."""
+        dataset, autoencoder = self.component("dataset"), autoencoder or self.component("autoencoder")
+        side = latent_size(dataset.size, autoencoder.downscale)
+        return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
+
+    def _noted(self, name: str, tensor: Tensor) -> Tensor:
+        self.name, self.shape = name, tuple(tensor.shape)
+        return tensor
 
 
 def expect_shape(what: str, output: object, shape: Sequence[int]) -> Tensor:
@@ -96,8 +137,6 @@ def sample(inputs: Inputs, sampler: Sampler, batch: int) -> Tensor:
     A step is so cheap that it is done with values. What a sampler refuses then is the process, not a shape.
     """
     process = inputs.component("noise_scheduler")
-    if process is None:
-        raise NotImplementedError("there is no noise scheduler to sample with")
 
     def predict_zeros(latents: Tensor, t: Tensor) -> Tensor:
         inputs.clock.check()  # torch functions do not, where they have values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,12 +120,14 @@ def _replaced(ours: Mapping[Key, T], theirs: Mapping[Key, T], key: Key) -> dict[
 
 def _read_text(path: Path) -> str:
     """Return the text of a file; raises ``MistakeError`` if it cannot be read."""
-    if not os.path.isfile(path):  # reading a pipe or a device may never end
-        hint = "name a recipe's file, or a run's folder"
-        raise MistakeError(f"{path}: there is no such file", hint=hint, code="missing-file")
     try:
-        if path.stat().st_size > LARGEST:
-            raise MistakeError(f"{path}: larger than any recipe", code="unreadable-file")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
+            hint = "name a recipe's file, or a run's folder"
+            raise MistakeError(f"{path}: not a file", hint=hint, code="unreadable-file")
+        if found.st_size > LARGEST:
+            what = f"{path}: of {found.st_size / 1e6:.0f} MB, no recipe is as large"
+            raise MistakeError(what, code="unreadable-file")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = Where((), str(path), error.object[: error.start].count(b"\n") + 1)

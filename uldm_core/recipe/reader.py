@@ -27,8 +27,8 @@ from uldm_core.recipe.run_options import RunOptions
 from uldm_core.recipe.runs import component_of_run
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.options import Option, options_of
-from uldm_core.spec.structure import as_typed, located
-from uldm_core.spec.validator import LEFT_OUT, Validator
+from uldm_core.spec.structure import LEFT_OUT, as_typed, located
+from uldm_core.spec.validator import Validator
 
 FORMAT = 1
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
@@ -37,7 +37,7 @@ NAME = re.compile(r"[A-Za-z0-9_\-]+")
 _SEED = Option("seed", Annotated[int, Ge(0)], 0, "every random number follows from it")
 
 
-@define
+@define(kw_only=True)
 class Reader(Validator):
     """Reads one recipe's tables, variables filled in, and collects problems.
 
@@ -69,6 +69,7 @@ class Reader(Validator):
         components = {name: self._component(kind, name) for name, kind in self.kinds.items()}
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
+        self._check_best()
         right = all(problem.warning for problem in self.problems)
         self.problems += graph_problems(self.components, self.stages, right=right)
 
@@ -92,7 +93,7 @@ class Reader(Validator):
 
     def _run_options(self) -> RunOptions:
         table, options = self._table("run"), options_of(RunOptions)
-        self._refuse_unknown("[run]", ("run",), options, table, ())
+        self._refuse_unknown("[run]", ("run",), options.values(), table, ())
         values: dict[str, Any] = {
             name: self.option(option, table[name], ("run", name), "[run]")
             for name, option in options.items()
@@ -102,6 +103,14 @@ class Reader(Validator):
         self._refuse_unknown_device(run.device)
         self._refuse_listed_twice(run.tracker_specs)
         return run
+
+    def _check_best(self) -> None:
+        """``best = "STAGE.NAME"`` names a stage of the recipe."""
+        stage, dot, _ = self.run.checkpoint.best.partition(".")
+        if dot and stage not in self._table("stages"):
+            what = f"there is no stage {stage!r}{did_you_mean(stage, self.stages)}"
+            hint = f"the stages are: {listing(list(self.stages))}"
+            self.problem("out-of-range", ("run", "checkpoint", "best"), what, hint)
 
     def _refuse_unknown_device(self, device: str) -> None:
         """A device that no computer has is a mistake; one that this computer lacks is not."""

@@ -113,7 +113,7 @@ class Recipe:
         """
         document = substitute(self.document)
         reader = Reader(
-            registry or default(),
+            registry=registry or default(),
             data=document.data,
             texts=document.texts,
             folder=document.folder,

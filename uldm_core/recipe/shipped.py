@@ -26,7 +26,7 @@ def find(text: str | Path, folder: Path = Path()) -> Path:
     path = folder / path_of(text)
     if os.path.isfile(path / "recipe.toml"):
         return inside(path, "recipe.toml")
-    if os.path.isfile(path):  # reading a pipe or a device may never end
+    if os.path.lexists(path):
         return path
     known = shipped()
     if str(text) in known:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 from torch import Tensor
 
-from uldm_core.paths import beside, inside, names_in, remove
+from uldm_core.errors import MistakeError, RunError
+from uldm_core.paths import beside, inside, make_folder, move, names_in, remove
 from uldm_core.protocols import Stateful
 from uldm_core.run_folder.files import (
     damaged,
@@ -20,12 +24,12 @@ from uldm_core.run_folder.files import (
     read_json,
     read_tensors,
     require,
-    sync,
-    write_json,
-    write_tensors,
+    tensor_bytes,
+    write_bytes,
 )
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
+_PIECE = 1 << 20
 
 
 @frozen
@@ -40,15 +44,74 @@ class Checkpoints:
     path: Path
     run: Path
 
-    def last(self) -> int | None:
-        """Return the step of the last complete checkpoint; after a crash there may be an earlier one."""
-        return max((int(name) for name in names_in(self.path) if _STEP.fullmatch(name)), default=None)
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, in order; each was complete when written."""
+        return sorted(int(name) for name in names_in(self.path) if _STEP.fullmatch(name))
 
-    def save(self, step: int, state: Mapping[str, object]) -> None:
-        """Write the state after ``step`` steps, then drop the older ones and what a crash left of one."""
-        write_state(self._folder(step), state)
+    def last(self) -> int | None:
+        """Return the step of the last checkpoint, if there is one."""
+        return max(self.steps(), default=None)
+
+    def newest(
+        self, warn: Callable[[str], object], flaw: Callable[[Any], str] = lambda state: ""
+    ) -> tuple[int, Any] | None:
+        """Return the last checkpoint that is whole, its step and its state; None if none is.
+
+        Args:
+            warn: receives a line for each later one that is skipped: which, why, and what is taken.
+            flaw: returns what else is wrong with a state, or an empty text.
+        """
+        skipped, found = [], None
+        for step in reversed(self.steps()):
+            try:
+                state = self.load(step)
+                what = flaw(state)
+            except MistakeError as error:
+                what = f"{error.problems[0].where}: {error.problems[0].what}"
+            if not what:
+                found = step, state
+                break
+            skipped.append((step, what))
+        then = (
+            f"that of step {found[0]} is taken" if found else "no other is whole: training begins at step 0"
+        )
+        for step, what in skipped:
+            warn(f"the checkpoint of step {step} is skipped ({what}); {then}")
+        return found
+
+    def notes(self, step: int) -> dict[str, float]:
+        """Return the numbers noted when the state of that step was saved; none if they cannot be read."""
+
+        def noted(state: dict[str, Any]) -> dict[str, float]:
+            return {name: float(value) for name, value in state.get("notes", {}).items()}
+
+        try:
+            return read_json(self._folder(step) / "state.json", noted) or {}
+        except MistakeError:
+            return {}
+
+    def save(self, step: int, state: Mapping[str, object], notes: Mapping[str, float] | None = None) -> None:
+        """Write the state after ``step`` steps, and compare what lies on the disk with it.
+
+        Raises:
+            RunError: it lies there otherwise; the earlier checkpoints are untouched.
+        """
+        write_state(self._folder(step), state, notes)
+
+    def prune(self, keep: int, best: str = "", void: Iterable[int] = ()) -> None:
+        """Remove all checkpoints but some, and what a crash left of one.
+
+        Args:
+            keep: how many of the last ones stay.
+            best: of which noted value the one with the lowest stays as well, the earliest of equals.
+            void: steps of checkpoints that are of no use.
+        """
+        steps = [step for step in self.steps() if step not in set(void)]
+        stay = {str(step) for step in steps[-keep:]}
+        if best and steps:
+            stay.add(str(min(steps, key=lambda step: self.notes(step).get(best, math.inf))))
         for name in names_in(self.path):
-            if name != str(step) and (_STEP.fullmatch(name) or name.endswith(".part")):
+            if name not in stay and (_STEP.fullmatch(name) or name.endswith(".part")):
                 remove(self.path / name)
 
     def load(self, step: int) -> Any:
@@ -60,10 +123,16 @@ class Checkpoints:
 
     def restore(self, step: int, state: Any, parts: Mapping[str, Stateful]) -> None:
         """Give modules and optimizers the state of that step; raises ``MistakeError`` if it does not fit."""
-        try:
+        with self.fitting(step):
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-        except Exception as error:  # each part has its own way to say so
+
+    @contextmanager
+    def fitting(self, step: int) -> Iterator[None]:
+        """Raise ``MistakeError`` of any error in using the state of that step: it does not fit."""
+        try:
+            yield
+        except Exception as error:  # each component has its own way to say so
             what = f"not a state of what the recipe builds: {format_error(error)}"
             raise damaged(self._folder(step), what) from error
 
@@ -71,26 +140,28 @@ class Checkpoints:
         return inside(self.run, *self.path.relative_to(self.run).parts, str(step))
 
 
-def write_state(folder: Path, state: Mapping[str, object]) -> None:
+def write_state(folder: Path, state: Mapping[str, object], notes: Mapping[str, float] | None = None) -> None:
     """Write a nested state (modules, optimizers) as a folder: ``state.safetensors`` and ``state.json``.
 
-    The folder appears under its name only when it is complete.
+    The folder appears under its name only when it is complete, and has been read back. ``notes`` are a few
+    numbers about it.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _split(state, tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    skeleton = {**_split(state, tensors), **({"notes": dict(notes)} if notes else {})}
+    content = tensor_bytes(tensors)
+    checksum = _checksum(skeleton, [content])
+    text = json.dumps({**skeleton, "checksum": checksum}, indent=2) + "\n"
+    make_folder(folder.parent)
     temporary = beside(folder)
     temporary.mkdir()
     try:
-        write_tensors(temporary / "state.safetensors", tensors)
-        checksum = _checksum(temporary / "state.safetensors", skeleton)
-        write_json(temporary / "state.json", {**skeleton, "checksum": checksum})
+        _write_checked(temporary / "state.safetensors", content)
+        _write_checked(temporary / "state.json", text.encode())
         remove(folder)
-        temporary.replace(folder)
+        move(temporary, folder)
     except BaseException:
         remove(temporary)
         raise
-    sync(folder.parent)
 
 
 def read_state(folder: Path) -> Any:
@@ -104,20 +175,36 @@ def read_state(folder: Path) -> Any:
 
     def joined(skeleton: dict[str, Any]) -> Any:
         checksum = skeleton.pop("checksum", None)  # which states of earlier versions do not have
-        if checksum not in (None, _checksum(folder / "state.safetensors", skeleton)):
-            raise ValueError("it, or state.safetensors beside it, has changed since: the checksum differs")
+        with (folder / "state.safetensors").open("rb") as file:
+            if checksum not in (None, _checksum(skeleton, iter(lambda: file.read(_PIECE), b""))):
+                raise ValueError(
+                    "it, or state.safetensors beside it, has changed since: the checksum differs"
+                )
+        skeleton.pop("notes", None)
         return _join(skeleton, tensors)
 
     return read_json(folder / "state.json", joined)
 
 
-def _checksum(tensors: Path, skeleton: object) -> str:
-    """Return what tells whether a file of tensors and what belongs to it are as they were written."""
+def _checksum(skeleton: object, tensors: Iterable[bytes]) -> str:
+    """Return what tells whether a file of tensors, in pieces, and its skeleton are as they were written."""
     digest = hashlib.blake2b(json.dumps(skeleton).encode("utf-8"), digest_size=16)
-    with tensors.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    for piece in tensors:
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _write_checked(path: Path, content: bytes) -> None:
+    """Write a file, and compare it with what comes back from the disk; ``RunError`` if that differs."""
+    write_bytes(path, content)
+    with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):  # so that it is the disk that is read, not the copy in memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        written = memoryview(content)
+        pieces = (written[start : start + _PIECE] for start in range(0, len(content), _PIECE))
+        if not all(file.read(len(piece)) == piece for piece in pieces) or file.read(1):
+            what = f"{path.parent}: what was written comes back otherwise: the disk or its driver is at fault"
+            raise RunError(what, hint="the earlier checkpoint is kept; copy the run to another disk")
 
 
 def _split(value: object, tensors: dict[str, Tensor]) -> dict[str, object]:

@@ -9,10 +9,9 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from uldm_core.run_folder.files import digest
+from uldm_core.run_folder.files import core_version, digest
 
 _BY_VERSION = {"uldm_core", "torch", "builtins", *sys.stdlib_module_names}
 """Top-level packages whose files are not read. The core counts by its version."""
@@ -36,15 +35,7 @@ def code_of(targets: Iterable[Callable[..., object]]) -> dict[str, str]:
             content_digest, imports = _read(path, root, module, status.st_mtime_ns, status.st_size)
             found[path.relative_to(root).as_posix()] = content_digest
             waiting |= {(root, name) for name in imports} - seen
-    return {**dict(sorted(found.items())), "uldm_core": _core_version()}
-
-
-@cache
-def _core_version() -> str:
-    try:
-        return version("uldm")
-    except PackageNotFoundError:  # run from a copy of its source
-        return ""
+    return {**dict(sorted(found.items())), "uldm_core": core_version()}
 
 
 def _modules_of(target: Callable[..., object]) -> Iterator[tuple[Path, str]]:

@@ -23,7 +23,7 @@ from uldm_core.run_folder.keys import (
 
 
 def stale_stages(
-    resolved: ResolvedRecipe, folder: RunFolder, pretrained: Mapping[str, Path]
+    resolved: ResolvedRecipe, folder: RunFolder, pretrained: Mapping[str, Path], begun: bool = False
 ) -> dict[str, str]:
     """Return the stages whose results do not belong to the recipe as it is now, with what was different.
 
@@ -34,6 +34,7 @@ def stale_stages(
         resolved: the recipe.
         folder: the run's.
         pretrained: the weights that components start from.
+        begun: whether stages count that are not done yet.
     """
     found: dict[str, str] = {}
     keys: dict[str, str] = {}  # of the last stage that trained or made something; empty if that is stale
@@ -41,7 +42,11 @@ def stale_stages(
     for name, stage in resolved.stages.items():
         own = folder.stage(name)
         record = own.record()
-        if record and record.done and (why := _difference(record, name, resolved, keys, digests, pretrained)):
+        if (
+            record
+            and (record.done or begun)
+            and (why := _difference(record, name, resolved, keys, digests, pretrained))
+        ):
             found[name] = why
         for product, path in own.handed_on(*results_of(stage)).items():
             keys[product] = str(record.key) if record and name not in found else ""

@@ -6,20 +6,26 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from uldm_core.errors import MistakeError
+from uldm_core.errors import MistakeError, shortened
 from uldm_core.paths import refused, whole
 
 T = TypeVar("T")
 
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """The errors of parsing a file that is damaged, or not what its name says."""
+
+FORMAT = 2
+"""Of a run's folder, in each of its records. Those of format 1 have no number and no checksum."""
 
 
 def damaged(path: Path, what: str) -> MistakeError:
@@ -44,12 +50,21 @@ def format_error(error: BaseException) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never half of it."""
-    with whole(path) as file:
+    with whole(path, len(content)) as file:
         file.write(content)
 
 
 def digest(path: Path) -> str:
-    """Return a hash of a file's content."""
+    """Return a hash of a file's content; a file is read again only if it may have changed since."""
+    status = path.stat()
+    state = (status.st_ino, status.st_size, status.st_mtime_ns)
+    if time.time_ns() - status.st_mtime_ns < 1_000_000_000:  # a change within the clock's tick is not seen
+        return _digest.__wrapped__(path, *state)
+    return _digest(path, *state)
+
+
+@lru_cache(4096)
+def _digest(path: Path, inode: int, size: int, changed: int) -> str:
     found = hashlib.blake2b(digest_size=8)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -65,6 +80,51 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Write a record as JSON, with the format, uldm's version and a checksum, whole or not at all."""
+    content = {"format": FORMAT, "uldm": core_version(), **record}
+    write_json(path, {**content, "checksum": _checksum(content)})
+
+
+def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
+    """Read what ``write_record`` wrote, or return None if there is no such file; else as ``read_json``.
+
+    Raises:
+        MistakeError: also of one that has changed since, or that a later version of uldm wrote.
+    """
+
+    def checked(value: Any) -> T:
+        if not isinstance(value, dict):
+            raise TypeError("it holds no record")
+        content = dict(value)
+        version, checksum = content.get("format", 1), content.pop("checksum", "")
+        if isinstance(version, int) and version > FORMAT:
+            raise _later(path, version, content.get("uldm"))
+        if checksum != (_checksum(content) if "format" in content else ""):
+            raise ValueError("it has changed since it was written: the checksum differs")
+        return make({name: value for name, value in content.items() if name not in ("format", "uldm")})
+
+    return read_json(path, checked)
+
+
+def _checksum(content: object) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
+
+def _later(path: Path, version: int, writer: object) -> MistakeError:
+    what = f"of format {version}, which uldm {shortened(writer)} wrote; this is uldm {core_version()}"
+    return refused(path, f"{what}, which reads up to format {FORMAT}", "pip install --upgrade uldm")
+
+
+@cache
+def core_version() -> str:
+    """Return the version of uldm; empty where it runs from a copy of its source."""
+    try:
+        return version("uldm")
+    except PackageNotFoundError:
+        return ""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -107,8 +167,12 @@ def read_json(path: Path, make: Callable[[Any], T]) -> T | None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors, whole or not at all."""
-    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, save(separate))
+    write_bytes(path, tensor_bytes(tensors))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a safetensors file."""
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -122,14 +186,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
         raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error
-
-
-def sync(path: Path) -> None:
-    """Ask the system to have written a file or folder before we go on."""
-    if os.name == "nt":  # pragma: no cover (folders cannot be opened there)
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,26 +6,30 @@ import filecmp
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Lt
-from attrs import AttrsInstance, Factory, asdict, field, fields, frozen, resolve_types
+from attrs import AttrsInstance, Factory, asdict, evolve, field, fields, frozen, resolve_types
 
-from uldm_core.errors import Key, MistakeError, dotted, must_match
-from uldm_core.paths import copy, inside, listed, names_in, remove
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
+from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync
 from uldm_core.recipe.compare import differences
 from uldm_core.recipe.runs import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
-from uldm_core.run_folder.files import digest, read_json, write_json
-from uldm_core.spec.structure import Mismatch, structure
+from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, write_bytes, write_record
+from uldm_core.spec.structure import structure
 
 _DIGITS = re.compile(r"[0-9]+")
 
 Steps = Annotated[int, Ge(0), Lt(1 << 53)]
 T = TypeVar("T", bound=AttrsInstance)
+R = TypeVar("R")
+
+_RECORDS = ("stage.json", "stage_copy.json")
+_STAMP = b"# changed since if this is not its checksum: %s\n"
 
 
 @frozen
@@ -96,7 +100,8 @@ class StageRecord:
         seconds: the time that it took.
         summary: the numbers that the stage returned.
         files: the size in bytes of each file of the result, by its path in the folder.
-        digests: of the content of each of these files; none in records of earlier versions.
+        digests: of the content of each of these files, and of the log and the images beside them; none in
+            records of earlier versions.
         used: the digest of each product of earlier stages that it was made of, by the product's name.
         published: the artifacts of which there are copies in the run's own folder.
     """
@@ -139,8 +144,8 @@ def _structured(place: str, table: Mapping[str, object], types: Mapping[str, obj
         wanted = dict[str, Real] if name == "summary" else types.get(name, object)
         try:
             values[name] = structure(value, wanted)
-        except Mismatch as mismatch:
-            raise ValueError(f"{place}{name}: {mismatch.what}") from mismatch
+        except MistakeError as error:
+            raise ValueError(f"{place}{name}: {error}") from error
     return values
 
 
@@ -186,14 +191,59 @@ class StageFolder:
         return self.inside("artifacts", *name.split("/"))
 
     def record(self) -> StageRecord | None:
-        """Read the record; None if there is none. Raises ``MistakeError`` if the file is damaged."""
-        return read_json(self.inside("stage.json"), _record)
+        """Read the record, or where that is damaged or gone its copy; None without both.
 
-    def result(self) -> dict[str, Path]:
-        """Return the files of the result, by their paths in this folder."""
-        below = [path for part in ("weights", "artifacts") for path in sorted(self.inside(part).rglob("*"))]
-        found = [path for path in below if path.is_file() and not path.is_symlink()]
-        return {self._name(path): path for path in found}
+        Raises:
+            MistakeError: neither can be read.
+        """
+        return self.read_record(_record)
+
+    def read_record(self, make: Callable[[dict[str, Any]], R]) -> R | None:
+        """Read the record as ``record`` does, and return what ``make`` makes of its content."""
+        problem = None
+        for name in _RECORDS:
+            try:
+                if (found := read_record(self.inside(name), make)) is not None:
+                    return found
+            except MistakeError as error:
+                problem = problem or error
+        if problem:
+            raise problem
+        return None
+
+    def record_damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+        """Return what is wrong with the record and its copy; ``make`` converts them."""
+        found: list[Problem] = []
+        for name in _RECORDS:
+            try:
+                read_record(self.inside(name), make)
+            except MistakeError as error:
+                found += error.problems
+        own, copy_of_it = (self.path / name for name in _RECORDS)
+        if not found and copy_of_it.exists() and not own.exists():
+            found = [*damaged(own, "missing").problems]
+        return found
+
+    def done(self, record: StageRecord) -> StageRecord:
+        """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
+        result = self._files("weights", "artifacts")
+        for path in {*result, *(path.parent for path in result)}:
+            sync(path)
+        logs = self._files("images")
+        if self.metrics.is_file():
+            sync(self.metrics)
+            logs.append(self.metrics)
+        return evolve(
+            record,
+            done=True,
+            files={self._name(path): path.stat().st_size for path in result},
+            digests={self._name(path): digest(path) for path in (*result, *logs)},
+        )
+
+    def _files(self, *folders: str) -> list[Path]:
+        """Return the files in folders of this one."""
+        below = (path for folder in folders for path in sorted(self.inside(folder).rglob("*")))
+        return [path for path in below if path.is_file() and not path.is_symlink()]
 
     def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
         """Return where the weights and the artifacts lie that later stages use, by their names."""
@@ -228,8 +278,9 @@ class StageFolder:
         return ""
 
     def write_record(self, record: StageRecord) -> None:
-        """Write the record."""
-        write_json(self.inside("stage.json"), asdict(record))
+        """Write the record, and a copy of it: without one, the stage's training would be lost."""
+        for name in _RECORDS:
+            write_record(self.inside(name), asdict(record))
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -259,6 +310,52 @@ class RunFolder:
             what = f"{self.path} is not a run: it has no recipe.toml"
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
         return path
+
+    def write_recipe(self, text: str) -> None:
+        """Write the resolved recipe, with a checksum in its first line."""
+        write_bytes(self.file("recipe.toml"), _stamped(text.encode("utf-8", "backslashreplace")))
+
+    def has_recipe(self, text: str) -> bool:
+        """Whether the resolved recipe is this one, as ``write_recipe`` wrote it."""
+        path = self.file("recipe.toml")
+        return path.is_file() and read_bytes(path) == _stamped(text.encode("utf-8", "backslashreplace"))
+
+    def recipe_damage(self) -> list[Problem]:
+        """Return whether the resolved recipe has changed since a run wrote it; unknown of format 1."""
+        path = self.file("recipe.toml")
+        content = read_bytes(path) if path.is_file() else b""
+        if content == _stamped(content.partition(b"\n")[2]) or self.is_of_format_1():
+            return []
+        what = "it has changed since a run wrote it, by hand or by damage"
+        return [Problem(Where((), str(path)), what, warning=True)]
+
+    def is_of_format_1(self) -> bool:
+        """Whether it is of a version that wrote no checksums, as far as one can tell."""
+        stages = [f"stages/{name}/stage.json" for name in names_in(self.path / "stages")]
+        records = [self.path / name for name in ("run.json", "environment.json", *stages)]
+        return not any(b'"format": ' in path.read_bytes()[:30] for path in records if path.is_file())
+
+    def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+        """Return what is wrong with the recipe and the stages' records; see there."""
+        found = self.recipe_damage()
+        for stage in listed(self.file("stages")):
+            found += self.stage(stage.name).record_damage(make) if stage.is_dir() else []
+        return found
+
+    def repair(self) -> list[str]:
+        """Write records that are damaged from their copies, and archive stages that have none; say what."""
+        said = [f"{problem.where}: {problem.what}" for problem in self.damage()]
+        for path in listed(self.file("stages")):
+            stage = self.stage(path.name)
+            record = stage.record()
+            if record and stage.record_damage():
+                stage.write_record(record)
+            elif record is None and any(map(names_in, map(stage.inside, ("checkpoints", "weights")))):
+                kept = inside(self.path, "set_aside", f"{path.name}-unknown")
+                remove(kept)
+                move(path, kept)
+                said.append(f"{path} has no record of its options: it is kept in {kept}, and done anew")
+        return said
 
     def pretrained(self, component: str) -> Path:
         """Return the path of the copied weights of another run that a component starts from."""
@@ -303,8 +400,7 @@ class RunFolder:
             record = None
         if record is None and archived:
             remove(folder.path)
-            folder.path.parent.mkdir(parents=True, exist_ok=True)
-            self.archived(name, key).rename(folder.path)
+            move(self.archived(name, key), folder.path)
             record = folder.record()
         if record is None or record.key.same(key):
             return record or StageRecord(key)
@@ -318,9 +414,8 @@ class RunFolder:
     def archive(self, name: str, key: StageKey) -> Path:
         """Archive a stage's folder under its key, replacing what was archived there."""
         archived = self.archived(name, key)
-        archived.parent.mkdir(parents=True, exist_ok=True)
         remove(archived)
-        return self.stage(name).path.rename(archived)
+        return move(self.stage(name).path, archived)
 
     def adjustments(self, name: str, key: StageKey) -> dict[Key, tuple[object, object]]:
         """Return the options with whose new values a stage resumes from its checkpoint; mostly none."""
@@ -345,6 +440,10 @@ class RunFolder:
             return place
         code = json.dumps(key.code, sort_keys=True).encode()
         return place.with_name(f"{place.name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}")
+
+
+def _stamped(recipe: bytes) -> bytes:
+    return _STAMP % hashlib.blake2b(recipe, digest_size=8).hexdigest().encode() + recipe
 
 
 def _is_copy(path: Path, artifact: Path) -> bool:

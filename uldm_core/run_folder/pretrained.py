@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.paths import copy
+from uldm_core.paths import copy, listed
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
@@ -55,7 +55,9 @@ def weights_from(run: str, component: str, behind: tuple[Path, ...] = ()) -> Pat
     if source := table.get("from") if isinstance(table, dict) else None:
         kept = of_run.pretrained(component)
         theirs = str(located(source, Path(run)))
-        return kept if kept.is_file() else weights_from(theirs, component, (*behind, place))
+        return (
+            kept if _is_whole(kept, component, of_run) else weights_from(theirs, component, (*behind, place))
+        )
     raise MistakeError(Problem(where, f"{run} has no trained weights of {component}", hint))
 
 
@@ -81,19 +83,32 @@ def _weights_of(
 ) -> Path:
     own = resolved.document.whole.source
     folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
-    copies = [place.pretrained(name) for place in folders]
+    copies = [place.pretrained(name) for place in folders if _is_whole(place.pretrained(name), name, place)]
     try:
         found = weights_from(source, name)
     except MistakeError as error:
-        kept = next(filter(Path.is_file, copies), None)
-        if kept is None:
-            raise resolved.located(error) from error
-        warn(f"warning: {error.problems[0].what}; the copy {kept} is used")
-        return kept
-    if own and copies[-1].is_file() and digest(copies[-1]) != digest(found):
+        if copies:
+            warn(f"warning: {error.problems[0].what}; the copy {copies[0]} is used")
+            return copies[0]
+        damaged = [str(path) for path in (place.pretrained(name) for place in folders) if path.is_file()]
+        also = [f"{path} is not what the run started from" for path in damaged]
+        raise resolved.located(MistakeError(*error.problems, *also)) from error
+    if own and copies and copies[-1] == folders[-1].pretrained(name) and digest(copies[-1]) != digest(found):
         warn(f"warning: {name}: {source} has other weights now; the copy {copies[-1]} is used")
         return copies[-1]  # a run's own recipe means what that started from
     return found
+
+
+def _is_whole(kept: Path, name: str, folder: RunFolder) -> bool:
+    """Whether a run's copy of another's weights is there, and is what its stages were made of."""
+    return kept.is_file() and digest(kept) in (started_from(name, folder) or {digest(kept)})
+
+
+def started_from(name: str, folder: RunFolder) -> set[str]:
+    """Return the digests of the weights of a component that a run's stages began with."""
+    stages = [path.name for path in listed(folder.file("stages")) if path.is_dir()]
+    records = filter(None, (folder.stage(stage).record() for stage in stages))
+    return {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
 
 
 def keep_pretrained(
@@ -111,8 +126,10 @@ def keep_pretrained(
         kept = folder.pretrained(name)
         if kept.is_file() and digest(kept) == digest(path):
             continue
-        if kept.is_file():
-            source = resolved.components[name].source
+        source = resolved.components[name].source
+        if kept.is_file() and not _is_whole(kept, name, folder):
+            warn(f"warning: {kept} is not what the run started from; it is copied anew from {source}")
+        elif kept.is_file():
             warn(f"warning: {name}: {source} has other weights now; what was made of the old ones is redone")
         copy(path, kept)
     return {name: folder.pretrained(name) for name in found}
@@ -128,15 +145,15 @@ def pretrained_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> Pat
         MistakeError: they cannot be had.
     """
     kept, source = folder.pretrained(name), resolved.components[name].source
-    if kept.is_file():
+    if _is_whole(kept, name, folder):
         return kept
+    damage = f", and {kept} is not what the run started from" if kept.is_file() else ""
     try:
         path = weights_from(source, name)
     except MistakeError as error:
-        what = f"{name} starts from weights that are not there: {error.problems[0].what}"
+        what = f"{name} starts from weights that are not there: {error.problems[0].what}{damage}"
         raise MistakeError(what) from error
-    records = filter(None, (folder.stage(stage).record() for stage in resolved.stages))
-    then = {record.key.made_of.get("weights", {}).get(name) for record in records} - {None}
+    then = started_from(name, folder)
     if then and digest(path) not in then:
         raise MistakeError(f"{name} started from weights of {source}, which has others now")
     return path

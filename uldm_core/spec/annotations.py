@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from annotated_types import GroupedMetadata
+from attrs import frozen
 
 Annotation: TypeAlias = object
 """What a parameter is annotated with: a class, or a form of ``typing``."""
@@ -27,27 +29,37 @@ def is_sequence(annotation: Annotation) -> bool:
 
 def without_none(annotation: Annotation) -> Annotation:
     """Return ``X`` of ``X | None``; any other annotation as it is."""
-    if not is_union(annotation):
-        return annotation
     rest = [arg for arg in get_args(annotation) if arg is not type(None)]
-    return rest[0] if len(rest) == 1 else annotation
+    return rest[0] if is_union(annotation) and len(rest) == 1 else annotation
 
 
-def metadata(annotation: Annotation) -> tuple[object, ...]:
-    """Return what ``Annotated`` adds to an annotation or to a member of a union."""
-    if get_origin(annotation) is Annotated:
-        return get_args(annotation)[1:]
-    members = get_args(annotation) if is_union(annotation) else ()
-    return tuple(part for member in members for part in metadata(member))
+def metadata(annotation: Annotation) -> Iterator[object]:
+    """Yield what ``Annotated`` adds to an annotation or to a member of a union, groups taken apart."""
+    if is_union(annotation):
+        for member in get_args(annotation):
+            yield from metadata(member)
+    elif get_origin(annotation) is Annotated:
+        for part in get_args(annotation)[1:]:
+            yield from part if isinstance(part, GroupedMetadata) else [part]
 
 
-def constraints(annotation: Annotation) -> Iterator[object]:
-    """Yield what an ``Annotated`` adds, groups such as ``Interval`` taken apart."""
-    for part in get_args(annotation)[1:]:
-        yield from part if isinstance(part, GroupedMetadata) else [part]
+@frozen
+class Matches:
+    """Marks text of a form: ``Annotated[str, Matches("[0-9]+ (s|min)", "'90 s' or '2 min'")]``.
+
+    Args:
+        pattern: a regular expression for the whole text, one that Python and JSON Schema read alike.
+        like: examples, for messages.
+    """
+
+    pattern: str
+    like: str
+
+    def __str__(self) -> str:
+        return self.like
 
 
-CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+_CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
     "le": ("<=", operator.le),
@@ -59,6 +71,11 @@ CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 """The constraints of ``annotated_types`` by their attribute: in words, and whether a value satisfies one."""
 
 
-def kind_of_constraint(constraint: object) -> str | None:
-    """Return the attribute by which ``CONSTRAINTS`` knows a constraint; None if it does not."""
-    return next((name for name in CONSTRAINTS if hasattr(constraint, name)), None)
+def constraints(annotation: Annotation) -> Iterator[tuple[str, Any, Callable[[Any, Any], bool]]]:
+    """Yield each constraint of an ``Annotated``: in words, its bound, and ``(value, bound) -> satisfied``."""
+    for part in metadata(annotation):
+        if isinstance(part, Matches):
+            yield "like", part, lambda value, form: re.fullmatch(form.pattern, value) is not None
+        for name, (text, satisfied) in _CONSTRAINTS.items():
+            if (bound := getattr(part, name, None)) is not None:
+                yield text, bound, satisfied

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from attrs import Factory, define, evolve, frozen
@@ -67,7 +66,7 @@ def validate(
     """
     table = {"use": spec} if isinstance(spec, str) else dict(spec)
     kinds = {name: component.kind for name, component in (components or {}).items()}
-    validator = Validator(registry, kinds, in_recipe=False)
+    validator = Validator(registry=registry, kinds=kinds, in_recipe=False)
     found = validator.component(registry.kind(kind), {**table, **options}, (kind,), partial=partial)
     if validator.problems or not isinstance(found, ComponentSpec):
         raise MistakeError(*validator.problems)
@@ -85,15 +84,10 @@ def partial(registry: Registry, kind: str, spec: str | Mapping[str, Any], /, **o
     return built
 
 
-@contextmanager
-def located_errors(key: Key) -> Iterator[None]:
-    """Turn a ``ValueError`` of the constructor called within into a ``MistakeError`` at a key.
-
-    Raises:
-        MistakeError: caused by the error.
-    """
+def _construct(key: Key, target: Callable[..., T], /, *args: Any, **options: Any) -> T:
+    """Call a constructor; its ``ValueError`` becomes the cause of a ``MistakeError`` at a key."""
     try:
-        yield
+        return target(*args, **options)
     except ValueError as error:
         what, hint = str(error) or repr(error), _where_raised(error)
         raise MistakeError(Problem(Where(key), what, hint, code="component-error", cause=error)) from error
@@ -101,24 +95,20 @@ def located_errors(key: Key) -> Iterator[None]:
 
 def _where_raised(error: ValueError) -> str:
     """Return the file and line of an error that the constructor did not raise itself; empty if it did."""
-    frames = list(traceback.walk_tb(error.__traceback__))[2:]  # behind the context manager and its user
+    frames = list(traceback.walk_tb(error.__traceback__))[1:]  # behind its caller
     if isinstance(error, OptionError) or not frames:
         return ""
-    raised, line = frames[-1]
-    if raised is frames[0][0] or _constructs_the_same(frames[0][0], raised):
-        return ""
+    (constructor, _), (raised, line) = frames[0], frames[-1]
     code = raised.f_code
+    constructs = code.co_name in ("__init__", "__attrs_post_init__")  # of a base class, or attrs' hook
+    same_object = raised.f_locals.get("self") is constructor.f_locals.get("self")
+    if raised is constructor or (constructs and same_object):
+        return ""
     return f"raised by {code.co_name} ({code.co_filename}:{line}): it may be a bug in the component"
 
 
-def _constructs_the_same(constructor: FrameType, frame: FrameType) -> bool:
-    """Return whether a frame is a base class's constructor, or attrs' hook, of the same object."""
-    constructs = frame.f_code.co_name in ("__init__", "__attrs_post_init__")
-    return constructs and frame.f_locals.get("self") is constructor.f_locals.get("self")
-
-
 class MissingComponentError(LookupError):
-    """A recipe has no component of a name that one of its components refers to."""
+    """A component that another one needs is not there: the recipe has none, or it was not built."""
 
 
 @define
@@ -181,18 +171,11 @@ class ComponentStore:
             MistakeError: a constructor raises ``ValueError``; an inferred option contradicts a written one.
         """
         options = {name: self._finished(value) for name, value in spec.options.items()}
-        target = spec.component.load()
-        options |= self._inferred(spec, options)
+        construct = functools.partial(_construct, spec.key, spec.component.load())
+        self._infer(spec, options)
         if spec.partial:
-            return Partial(functools.partial(self._finish, spec.key, target), **options)
-        with located_errors(spec.key):
-            return target(*args, **options)
-
-    def _finish(self, key: Key, target: Callable[..., T], /, *args: Any, **options: Any) -> T:
-        """Make a component that its owner finishes, its errors located in the recipe."""
-        with located_errors(key):
-            component = target(*args, **options)
-        return self.place(component)
+            return Partial(lambda *args, **options: self.place(construct(*args, **options)), **options)
+        return construct(*args, **options)
 
     def _finished(self, value: Any) -> Any:
         if isinstance(value, ComponentSpec):
@@ -201,17 +184,16 @@ class ComponentStore:
             return self.component(value.name)
         if isinstance(value, Weighted):
             return evolve(value, component=self._finished(value.component))
-        return [self._finished(item) for item in value] if isinstance(value, list) else value
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._finished(item) for item in value)
+        return value
 
-    def _inferred(self, spec: ComponentSpec, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Derive the options that follow from other components; a written one must agree."""
-        derived = {}
+    def _infer(self, spec: ComponentSpec, options: dict[str, Any]) -> None:
+        """Add the options that follow from other components; a written one must agree."""
         for name, option in spec.kind.inferred.items():
-            if name not in spec.inferred:
-                continue
-            derived[name] = option.derive(*map(self.component, option.components))
-            if name in written and written[name] != derived[name]:
-                what = f"is {written[name]!r}, but {option.description} is {derived[name]!r}"
-                hint = "leave it out: it is filled in"
-                raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))
-        return derived
+            if name in spec.inferred:
+                value = option.derive(*map(self.component, option.components))
+                if options.setdefault(name, value) != value:
+                    what = f"is {options[name]!r}, but {option.description} is {value!r}"
+                    hint = "leave it out: it is filled in"
+                    raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import define, frozen
+from attrs import asdict, define, frozen, has
 
 from uldm_core.errors import Key
 from uldm_core.kinds import Kind
@@ -132,5 +132,7 @@ def plain(value: Any) -> Any:
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, Path):
         return os.path.abspath(value)
+    if has(type(value)):
+        return plain(asdict(value, recurse=False))
     value = plain_values(value)
     return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
+from attrs import asdict, has
+
 from uldm_core.errors import in_toml
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import (
-    CONSTRAINTS,
-    Annotation,
-    constraints,
-    is_sequence,
-    is_union,
-    kind_of_constraint,
-)
-from uldm_core.spec.options import WEIGHTS, Excludes, Exists, Option, Partial, Weighted
+from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 
 _NAMES: dict[object, str] = {
     bool: "true or false",
@@ -25,6 +22,8 @@ _NAMES: dict[object, str] = {
     str: "a string",
     type(None): "nothing",
     Path: "a path",
+    dict: "a table",
+    Mapping: "a table",
 }
 
 
@@ -39,9 +38,12 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in args)
     if origin is Annotated:
-        return f"{format_type(args[0], registry)} {_format_constraints(annotation)}".strip()
+        limits = " and ".join(f"{text} {bound}" for text, bound, _ in constraints(annotation))
+        return f"{format_type(args[0], registry)} {limits}".strip()
+    if inspect.isclass(annotation) and has(annotation):
+        return f"a table of {', '.join(options_of(annotation))}"
     if not (is_union(annotation) or is_sequence(annotation) or origin in (Partial, Weighted)):
-        return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
+        return _NAMES.get(origin or annotation) or str(getattr(annotation, "__name__", annotation))
     inner = [format_type(arg, registry) for arg in args if arg is not Ellipsis]
     if is_union(annotation):
         return " or ".join(inner)
@@ -52,18 +54,10 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
     return "a list" + (f" of ({inner[0]})" if len(set(inner)) == 1 else "")
 
 
-def _format_constraints(annotation: Annotation) -> str:
-    texts = []
-    for part in constraints(annotation):
-        if not isinstance(part, (Excludes, Exists)):
-            name = kind_of_constraint(part)
-            texts.append(f"{CONSTRAINTS[name][0]} {getattr(part, name)}" if name else str(part))
-    return " and ".join(texts)
-
-
 def format_value(value: object) -> str:
     """Return a value as a recipe writes it, on one line; ``None`` becomes ``nothing``."""
-    return in_toml(value, json.dumps)
+    written = asdict(value, recurse=False) if has(type(value)) else value  # type: ignore[arg-type]
+    return in_toml(written, json.dumps)
 
 
 def takes_component(registry: Registry, annotation: Annotation) -> bool:

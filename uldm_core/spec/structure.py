@@ -1,66 +1,24 @@
-"""Turning a value of a recipe into what an annotation says: strictly, nothing is coerced silently.
-
-``structure`` explains why a value does not fit: no 3.7 -> 3, no "false" -> True.
-"""
+"""Turning a value of a recipe into what an annotation says: strictly, nothing is coerced silently."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from attrs import evolve, frozen
+from attrs import Factory, define, has
 
-from uldm_core.errors import Code, Key, did_you_mean, expected, shortened
-from uldm_core.spec.annotations import (
-    CONSTRAINTS,
-    Annotation,
-    constraints,
-    is_sequence,
-    is_union,
-    kind_of_constraint,
-)
+from uldm_core.errors import Code, Key, MistakeError, Problem, Where, did_you_mean, expected, shortened
+from uldm_core.registry.lookup import Registry
+from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union, metadata
 from uldm_core.spec.format_types import format_type
-from uldm_core.spec.options import Exists
+from uldm_core.spec.options import Exists, options_of
 
-
-@frozen
-class Mismatch(Exception):
-    """A value that is not what an annotation says.
-
-    Args:
-        what: is wrong.
-        code: of the problem.
-        key: of the part that is wrong, within the value.
-        others: further parts that are wrong.
-    """
-
-    what: str
-    code: Code = "wrong-type"
-    key: Key = ()
-    others: tuple[Mismatch, ...] = ()
-
-    def within(self, part: str | int) -> Mismatch:
-        """Return the same mismatch, without the others, with ``part`` put in front of its key."""
-        return evolve(self, key=(part, *self.key), others=())
-
-
-_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
-
-
-@contextmanager
-def relative_to(folder: Path) -> Iterator[None]:
-    """Make ``structure`` return absolute paths, by ``located``."""
-    token = _folder.set(folder)
-    try:
-        yield
-    finally:
-        _folder.reset(token)
+LEFT_OUT: Any = object()
+"""What stands for a value that is wrong, and reported; or of an option that is not passed: it is inferred."""
 
 
 def located(path: str | Path, folder: Path) -> Path:
@@ -69,14 +27,9 @@ def located(path: str | Path, folder: Path) -> Path:
     return beside if os.path.exists(beside) or not os.path.exists(here) else here
 
 
-def structure(value: object, annotation: Annotation) -> Any:
-    """Return ``value`` as ``annotation`` says, or raise ``Mismatch``.
-
-    An int is accepted for a float, a list for a tuple, a string for a path and the other way round; numpy's
-    and torch's scalars count as Python's. Nothing else is converted.
-    """
-    structured_by = next((hook for applies, hook in _HOOKS if applies(annotation)), None)
-    return structured_by(value, annotation) if structured_by else value
+def path_of(path: str | PurePath) -> Path:
+    """Return a text as a path, ``~`` and ``~user`` expanded (``./~x`` is a file); a path as it is."""
+    return Path(os.path.expanduser(path) if isinstance(path, str) else path)
 
 
 def python_scalar(value: Any) -> Any:
@@ -91,7 +44,20 @@ def plain_values(value: object) -> Any:
         return {python_scalar(name): plain_values(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_values(item) for item in value]
-    return path_text(value) if isinstance(value, PurePath) else python_scalar(value)
+    return str(value) if isinstance(value, PurePath) else python_scalar(value)
+
+
+def structure(value: object, annotation: Annotation) -> Any:
+    """Return ``value`` as ``annotation`` says; see ``Converter``.
+
+    Raises:
+        MistakeError: with every part that does not fit, each at its key within the value.
+    """
+    converter = Converter()
+    found = converter.value(annotation, value, ())
+    if converter.problems:
+        raise MistakeError(*converter.problems)
+    return found
 
 
 def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
@@ -99,161 +65,148 @@ def as_typed(value: object, text: str | None, annotation: Annotation) -> Any:
 
     ``text`` is None if the value is not from a command line.
     """
-    if text is None or isinstance(value, str) or not takes_text(annotation):
-        return value
-    try:
-        structure(value, annotation)
-    except Mismatch:
-        return text
-    return value
+
+    def of_that_type(value: object) -> bool:
+        converter = Converter()
+        converter.value(annotation, value, ())
+        return all(problem.code != "wrong-type" for problem in converter.problems)
+
+    return text if text is not None and not of_that_type(value) and of_that_type(text) else value
 
 
-def takes_text(annotation: Annotation) -> bool:
-    """Return whether an annotation accepts strings or paths."""
-    if get_origin(annotation) is Literal:
-        return any(isinstance(choice, str) for choice in get_args(annotation))
-    if get_origin(annotation) is Annotated or is_union(annotation):
-        return any(map(takes_text, get_args(annotation)))
-    return annotation in (str, Path)
+@define(kw_only=True)
+class Converter:
+    """Turns values into what annotations say, and collects what does not fit.
 
+    An int is accepted for a float, a list for a tuple, a string for a path and the other way round; numpy's
+    and torch's scalars count as Python's. Nothing else is converted: no 3.7 -> 3, no "false" -> True.
 
-def path_of(path: str | Path) -> Path:
-    """Return a text as a path, ``~`` and ``~user`` expanded (``./~x`` is a file); a ``Path`` as it is."""
-    return Path(os.path.expanduser(path)) if isinstance(path, str) else path
+    Args:
+        registry: of the components that messages name by their kind.
+        texts: the values that the command line sets, as typed.
+        folder: gives the folder that a path at a key is relative to; without it paths stay as they are.
+        problems: what is wrong.
+    """
 
+    registry: Registry | None = None
+    texts: Mapping[Key, str] = Factory(dict)
+    folder: Callable[[Key], Path] | None = None
+    problems: list[Problem] = Factory(list)
 
-def path_text(path: PurePath) -> str:
-    """Return a text from which ``path_of`` makes the same path."""
-    return f"./{path}" if str(path).startswith("~") else str(path)
+    def value(self, annotation: Annotation, value: object, key: Key) -> Any:
+        """Return a value as its annotation says, without the parts that are wrong."""
+        value = python_scalar(as_typed(value, self.texts.get(key), annotation))
+        bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        before = len(self.problems)
+        found = self.convert(bare, value, key, annotation)
+        if bare is not annotation and found is not None and len(self.problems) == before:
+            return self._constrained(found, value, key, annotation)
+        return found
 
+    def convert(self, annotation: Annotation, value: Any, key: Key, whole: Annotation) -> Any:
+        """Return a value as an annotation without constraints says; ``whole`` is the one for messages."""
+        origin, args = get_origin(annotation) or annotation, get_args(annotation)
+        if is_union(annotation):
+            return self._union(args, value, key, whole)
+        if origin is Literal:
+            return self._choice(args, value, key, whole)
+        if origin in (bool, int, float):
+            return self._number(annotation, value, key, whole)
+        if origin is str and isinstance(value, PurePath):
+            return str(value)
+        if origin is Path and isinstance(value, (str, PurePath)) and value != "":
+            return located(path_of(value), self.folder(key)) if self.folder else path_of(value)
+        if is_sequence(annotation) and isinstance(value, (list, tuple)):
+            return self._sequence(annotation, value, key)
+        if origin in (dict, Mapping) and isinstance(value, Mapping):
+            items = {name: self.value((*args, Any)[1], item, (*key, name)) for name, item in value.items()}
+            return {name: item for name, item in items.items() if item is not LEFT_OUT}
+        if inspect.isclass(origin) and has(origin) and isinstance(value, Mapping):
+            return self._object(origin, value, key)
+        fits = origin is Any or not inspect.isclass(origin) or isinstance(value, origin)
+        return value if fits and not is_sequence(annotation) else self._refuse(value, key, whole)
 
-def _structure_scalar(given: object, annotation: Annotation) -> object:
-    value = python_scalar(given)
-    if annotation is float and type(value) is int:
-        if abs(value) >= 2**1023 or float(value) != value:
-            what = f"{shortened(value)} is no number that a float can hold: write it with a decimal point"
-            raise Mismatch(what, "out-of-range")
-        return float(value)
-    if annotation is str and isinstance(value, PurePath):
-        return path_text(value)
-    if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
-        raise Mismatch(expected(format_type(annotation), given))
-    if annotation is int and not -(2**63) <= value < 2**63:
-        raise Mismatch(f"{shortened(value)} is too large: an integer has 64 bits, as in TOML", "out-of-range")
-    return value
+    def _union(self, choices: tuple[Annotation, ...], value: object, key: Key, whole: Annotation) -> object:
+        if value is None and type(None) in choices:
+            return None
+        choices = tuple(choice for choice in choices if choice is not type(None))
+        if len(choices) == 1:
+            return self.value(choices[0], value, key)
+        before = len(self.problems)
+        for choice in choices:
+            found = self.value(choice, value, key)
+            if len(self.problems) == before:
+                return found
+            del self.problems[before:]
+        return self._refuse(value, key, whole)
 
-
-def _structure_path(value: object, annotation: Annotation) -> Path:
-    if not isinstance(value, (str, PurePath)) or value == "":
-        raise Mismatch(expected(format_type(annotation), value))
-    folder, path = _folder.get(), path_of(str(value)) if isinstance(value, str) else Path(value)
-    return path if folder is None else located(path, folder)
-
-
-def _structure_literal(value: object, annotation: Annotation) -> object:
-    value, choices = python_scalar(value), get_args(annotation)
-    same_type = [choice for choice in choices if type(value) is type(choice)]
-    if value not in same_type:
+    def _choice(self, choices: tuple[object, ...], value: object, key: Key, whole: Annotation) -> object:
+        same_type = [choice for choice in choices if type(value) is type(choice)]
+        if value in same_type:
+            return value
         near = did_you_mean(value, [choice for choice in choices if isinstance(choice, str)])
-        code: Code = "out-of-range" if same_type else "wrong-type"
-        raise Mismatch(expected(format_type(annotation), value) + near, code)
-    return value
+        return self._refuse(value, key, whole, "out-of-range" if same_type else "wrong-type", near)
 
+    def _number(self, wanted: Annotation, value: Any, key: Key, whole: Annotation) -> object:
+        if wanted is float and type(value) is int:
+            if abs(value) < 2**1023 and float(value) == value:
+                return float(value)
+            what = f"{shortened(value)} is no number that a float can hold: write it with a decimal point"
+            return self.problem("out-of-range", key, what)
+        if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+            return self._refuse(value, key, whole)
+        if wanted is int and not -(2**63) <= value < 2**63:
+            what = f"{shortened(value)} is too large: an integer has 64 bits, as in TOML"
+            return self.problem("out-of-range", key, what)
+        return value
 
-def _structure_annotated(value: object, annotation: Annotation) -> object:
-    try:
-        structured = structure(value, get_args(annotation)[0])
-    except Mismatch as mismatch:
-        if mismatch.key or mismatch.code != "wrong-type":
-            raise
-        raise Mismatch(expected(format_type(annotation), value)) from None
-    check_constraints(structured, annotation, value)
-    return structured
+    def _sequence(self, annotation: Annotation, value: list[Any] | tuple[Any, ...], key: Key) -> Any:
+        kind, args = get_origin(annotation) or annotation, get_args(annotation)
+        fixed = kind is tuple and args and args[-1] is not Ellipsis
+        if fixed and len(args) != len(value):
+            what = f"expected {len(args)} values, got {len(value)}"
+            return self.problem("out-of-range", key, what)
+        inners = args if fixed else (*args, Any)[:1] * len(value)
+        items = [self.value(inners[index], item, (*key, index)) for index, item in enumerate(value)]
+        items = [item for item in items if item is not LEFT_OUT]
+        return tuple(items) if kind is tuple else items
 
+    def _object(self, made: type, table: Mapping[str, object], key: Key) -> object:
+        """Return an object of an attrs class, of whose table its signature is the schema."""
+        options, values = options_of(made), {}
+        for name, item in table.items():
+            if name in options:
+                values[name] = self.value(options[name].annotation, item, (*key, name))
+            else:
+                what = f"unknown option {name!r}{did_you_mean(name, options)}"
+                self.problem("unknown-option", (*key, name), what)
+        if missing := [name for name, option in options.items() if option.required and name not in values]:
+            return self.problem("missing-option", key, f"missing option {missing[0]!r}")
+        return made(**{name: value for name, value in values.items() if value is not LEFT_OUT})
 
-def check_constraints(structured: object, annotation: Annotation, value: object) -> None:
-    """Raise ``Mismatch`` unless a structured value, written as ``value``, satisfies every constraint."""
-    for constraint in constraints(annotation):
-        if isinstance(constraint, Exists) and isinstance(structured, Path):
-            _refuse_absent(structured, constraint, value)
-        name = None if structured is None else kind_of_constraint(constraint)
-        if name and not CONSTRAINTS[name][1](structured, getattr(constraint, name)):
-            raise Mismatch(expected(format_type(annotation), value), "out-of-range")
+    def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:
+        """Return a converted value if it satisfies every constraint."""
+        for wanted in metadata(annotation):
+            if isinstance(wanted, Exists) and self.must_exist(key):
+                if not os.path.exists(found):  # unlike Path.exists, it accepts names that no file can have
+                    looked = "" if Path(str(written)).is_absolute() else f": looked for '{found.absolute()}'"
+                    return self.problem("missing-file", key, f"there is no path {str(written)!r}{looked}")
+                if wanted.folder and not os.path.isdir(found):
+                    return self.problem("wrong-type", key, f"expected a folder, {str(found)!r} is a file")
+        if not all(satisfied(found, bound) for _, bound, satisfied in constraints(annotation)):
+            return self._refuse(written, key, annotation, "out-of-range")
+        return found
 
+    def must_exist(self, key: Key) -> bool:
+        """Return whether a path at a key has to exist."""
+        return True
 
-def _refuse_absent(path: Path, wanted: Exists, written: object) -> None:
-    """Raise ``Mismatch`` if there is no such path, or a file where a folder is wanted."""
-    if not os.path.exists(path):  # unlike Path.exists, it accepts names that no file can have
-        where = "" if Path(str(written)).is_absolute() else f": looked for {str(path.absolute())!r}"
-        raise Mismatch(f"there is no path {str(written)!r}{where}", "missing-file")
-    if wanted.folder and not os.path.isdir(path):
-        raise Mismatch(f"expected a folder, {str(path)!r} is a file")
+    def _refuse(
+        self, value: object, key: Key, annotation: Annotation, code: Code = "wrong-type", more: str = ""
+    ) -> object:
+        return self.problem(code, key, expected(format_type(annotation, self.registry), value) + more)
 
-
-def _structure_union(value: object, annotation: Annotation) -> object:
-    if value is None and type(None) in get_args(annotation):
-        return None
-    choices = [arg for arg in get_args(annotation) if arg is not type(None)]
-    if len(choices) == 1:
-        return structure(value, choices[0])
-    for choice in choices:
-        try:
-            return structure(value, choice)
-        except Mismatch:
-            continue
-    raise Mismatch(expected(format_type(annotation), value))
-
-
-def _structure_sequence(value: object, annotation: Annotation) -> object:
-    if not isinstance(value, (list, tuple)):
-        raise Mismatch(expected(format_type(annotation), value))
-    args = get_args(annotation)
-    fixed = get_origin(annotation) is tuple and args and args[-1] is not Ellipsis
-    if fixed and len(args) != len(value):
-        raise Mismatch(f"expected {len(args)} values, got {len(value)}", "out-of-range")
-    inners = args if fixed else [args[0] if args else Any] * len(value)
-    items = list(_structure_each(zip(range(len(value)), value, inners)).values())
-    return tuple(items) if (get_origin(annotation) or annotation) is tuple else items
-
-
-def _structure_mapping(value: object, annotation: Annotation) -> object:
-    if not isinstance(value, Mapping):
-        raise Mismatch(expected("a table", value))
-    inner = (get_args(annotation) or (str, Any))[1]
-    return _structure_each((name, item, inner) for name, item in value.items())
-
-
-def _structure_each(parts: Iterable[tuple[Any, object, Annotation]]) -> dict[Any, object]:
-    """Structure the parts of a value, each given by key, value and annotation; report all that are wrong."""
-    items, wrong = {}, []
-    for key, item, annotation in parts:
-        try:
-            items[key] = structure(item, annotation)
-        except Mismatch as mismatch:
-            wrong += [part.within(key) for part in (mismatch, *mismatch.others)]
-    if wrong:
-        raise evolve(wrong[0], others=tuple(wrong[1:]))
-    return items
-
-
-def _structure_instance(value: object, annotation: Annotation) -> object:
-    if annotation is not Any and inspect.isclass(annotation) and not isinstance(value, annotation):
-        raise Mismatch(expected(format_type(annotation), value))
-    return value
-
-
-def _is(*wanted: object) -> Callable[[Annotation], bool]:
-    return lambda annotation: (get_origin(annotation) or annotation) in wanted
-
-
-_HOOKS: list[tuple[Callable[[Annotation], bool], Callable[[object, Annotation], object]]] = [
-    (_is(bool, int, float, str), _structure_scalar),
-    (_is(Path), _structure_path),
-    (_is(Literal), _structure_literal),
-    (_is(Annotated), _structure_annotated),
-    (is_union, _structure_union),
-    (_is(dict, Mapping), _structure_mapping),
-    (is_sequence, _structure_sequence),
-    (inspect.isclass, _structure_instance),
-]
-"""How values are structured: the first whose condition holds for the annotation."""
+    def problem(self, code: Code, key: Key, what: str, hint: str = "", warning: bool = False) -> object:
+        """Report a problem at a key; returns ``LEFT_OUT``."""
+        self.problems.append(Problem(Where(key), what, hint, warning, code=code))
+        return LEFT_OUT

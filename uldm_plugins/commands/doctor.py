@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from uldm_core.cli.common import json_option
+from uldm_core.cli.common import FilePath, completing, json_option, runs
 
 LIBRARIES = ("uldm", "torch", "torchvision", "safetensors", "numpy")
 Row = dict[str, Any]
 
 
 @click.command()
+@click.argument("run", required=False, type=FilePath(), shell_complete=completing(runs))
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(run: Path | None, as_json: bool) -> None:
     """Show versions, devices, plugins, cached weights, and what is missing and how to get it.
 
     A broken plugin is shown with its traceback and the fix.
+
+    With RUN, a run's folder, check each of its files by its checksum, and exit with 1 unless all are whole.
     """
+    if run is not None:
+        sys.exit(_check(run, as_json))
     from uldm_core.recipe.shipped import names
 
     report: Row = {
@@ -32,6 +39,32 @@ def doctor(as_json: bool) -> None:
         "plugins": _plugins(),
     }
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
+
+
+def _check(run: Path, as_json: bool) -> int:
+    """Show which files of a run are whole; return the exit code."""
+    from itertools import groupby
+
+    from attrs import asdict
+
+    from uldm_core.run_folder.files import command_for
+    from uldm_plugins.commands.run_files import DAMAGED, WHOLE, check_run
+
+    files = check_run(run)
+    damaged = sum(each.state == DAMAGED for each in files)
+    if as_json:
+        click.echo(json.dumps({"whole": not damaged, "files": [asdict(each) for each in files]}, indent=2))
+        return int(bool(damaged))
+    for stage, group in groupby(files, lambda each: each.stage):
+        of_stage = list(group)
+        whole = sum(each.state == WHOLE for each in of_stage)
+        click.echo(f"{stage or run}: {whole} of {len(of_stage)} files are whole")
+        for each in of_stage:
+            if each.state != WHOLE:
+                click.echo(f"    {each.file}: {each.state}: {each.what}")
+    if damaged:
+        click.echo(f"not whole; what can be is made again by: {command_for(run)}")
+    return int(bool(damaged))
 
 
 def _versions() -> dict[str, str]:
@@ -77,8 +110,6 @@ def _device() -> Row:
 
 def _weights() -> Row:
     """Return what is in the folder where published weights are kept."""
-    from pathlib import Path
-
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"

@@ -130,7 +130,7 @@ def _of_run(
     with reporter() as notify:
         context = trained.context("evaluate", trained.resolved.seed, notify)
         drawn = torch.cat(list(images.batches()))
-        return stage.report(drawn, stage.reconstructions(test, context), test)
+        return stage.report(drawn, stage.reconstructions(test, context), test, context)
 
 
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
@@ -265,7 +265,7 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
     from datetime import datetime, timezone
 
     from uldm_core.paths import inside
-    from uldm_core.run_folder.files import write_json
+    from uldm_core.run_folder.files import write_record
     from uldm_plugins.report.page import write_report
 
     now = datetime.now(timezone.utc)
@@ -275,7 +275,7 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
         "when": now.isoformat(timespec="seconds"),
         "against": against or "test",
     }
-    write_json(path, record | {key: report[key] for key in ("results", "counts", "metrics")})
+    write_record(path, record | {key: report[key] for key in ("results", "counts", "metrics")})
     click.echo(f"{path}: kept, and shown in {write_report(run)}", err=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import annotated_types
-from attrs import define, field, fields
+from attrs import asdict, define, field, fields, has
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import Kind
@@ -15,10 +15,10 @@ from uldm_core.recipe.reader import FORMAT, NAME
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import is_sequence, is_union
+from uldm_core.spec.annotations import Matches, is_sequence, is_union
 from uldm_core.spec.building import describe
 from uldm_core.spec.format_types import format_type, takes_component
-from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted
+from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 
 Schema = dict[str, Any]
 VARIABLE: Schema = {"type": "string", "pattern": r"\$\{\s*vars\."}
@@ -212,6 +212,11 @@ class _Writer:
             if any(takes_component(self.registry, arg) for arg in args):
                 items["uniqueItems"] = True
             return {"anyOf": [{"type": "array", **items}, VARIABLE]}
+        if has(origin):
+            options = {name: self._value(option.annotation) for name, option in options_of(origin).items()}
+            return {
+                "anyOf": [{"type": "object", "properties": options, "additionalProperties": False}, VARIABLE]
+            }
         if origin in (dict, Mapping):
             values = {"additionalProperties": self._value(args[1])} if len(args) == 2 else {}
             return {"anyOf": [{"type": "object", **values}, VARIABLE]}
@@ -241,6 +246,8 @@ def _constrained(schema: Schema, metadata: Iterable[Any]) -> Schema:
             if type(part) in _WORDS:
                 attribute, word = _WORDS[type(part)]
                 keywords[word] = getattr(part, attribute)
+            if isinstance(part, Matches):
+                keywords["pattern"] = f"^({part.pattern})$"
     if not keywords or "anyOf" not in schema:
         return schema
     first, *others = schema["anyOf"]
@@ -257,6 +264,8 @@ def _full_name(component: Component) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if has(type(value)):
+        value = asdict(value, recurse=False)
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -147,7 +147,7 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
             yield trained.context(stage, seed, notify, stop)
     except Interrupted as error:
         click.echo(f"{error}: nothing is written", err=True)
-        sys.exit(128 + error.signum)
+        sys.exit(error.exit_code)
     except ValueError as error:  # of a sampler, to the noise scheduler that it meets
         raise MistakeError(
             f"sampler: {error}", hint="give it other options, or choose another, such as --sampler heun"

@@ -15,9 +15,9 @@ from attrs import asdict, define, evolve, field, frozen
 from torch import Tensor, nn
 
 from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, without_values
-from uldm_core.preflight.inputs import Inputs
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
+from uldm_core.preflight.probes import Inputs
 from uldm_core.protocols import Autoencoder, Discriminator, HasQuantizer, Quantized
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
@@ -288,7 +288,7 @@ class _Tracer:
         )
 
     def _prediction(self) -> str:
-        process = self.inputs.component("noise_scheduler")
+        process = self.inputs.tried.components.get(("noise_scheduler",))
         return process.prediction if self.untraced.kind == "denoiser" and process is not None else ""
 
     def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:

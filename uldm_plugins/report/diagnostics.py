@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve
 from numpy.typing import NDArray
 
 from uldm_core.preflight.forecast import describe_adjustments
-from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
+from uldm_plugins.shared.diagnostics import (
+    COLLAPSED_FIX,
+    Diagnostic,
+    autoencoder_diagnostics,
+    collapsed,
+    falls,
+)
 
 SILENCE = timedelta(minutes=15)
 """A run that has written nothing for so long, and is recorded as running, was most likely killed."""
-LEAST_USED_SHARE = 0.25
-LEAST_PERPLEXITY_SHARE = 0.05
 COPIED_BELOW = 1 / 3
 """A sample counts as a copy if its nearest training image is nearer than this times the second nearest.
 
@@ -25,23 +29,6 @@ Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They F
 """
 ENOUGH_FOR_FRECHET = 2000
 FAR_FROM_FLOOR = 3
-
-
-@frozen
-class Diagnostic:
-    """One thing that deserves attention.
-
-    Args:
-        level: ``bad`` spoils the result, ``worry`` may do so, ``note`` is good to know.
-        what: was found.
-        fix: what to do.
-        section: the part of the page that shows it.
-    """
-
-    level: Literal["bad", "worry", "note"]
-    what: str
-    fix: str
-    section: str = ""
 
 
 def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
@@ -111,14 +98,15 @@ def _training(stage: StageFiles) -> Iterator[Diagnostic]:
                 "Lower the learning rate, clip the gradient (max_grad_norm), or train in float32.",
                 "curves",
             )
-    if "loss" in stage.curves and not _falls(stage.curves["loss"]):
+    if "loss" in stage.curves and not falls(stage.curves["loss"].finite):
         yield Diagnostic(
             "worry",
             f"The loss of stage {stage.name} has not fallen.",
             "Try another learning rate, ten times lower or three times higher, and look at its data.",
             "curves",
         )
-    yield from _balance(stage)
+    for found in autoencoder_diagnostics({name: curve.finite for name, curve in stage.curves.items()}):
+        yield evolve(found, what=f"Stage {stage.name}: {found.what}.", section="curves")
 
 
 def _adjusted(stage: StageFiles) -> Iterator[Diagnostic]:
@@ -131,48 +119,17 @@ def _adjusted(stage: StageFiles) -> Iterator[Diagnostic]:
         )
 
 
-def _falls(curve: Curve) -> bool:
-    """Whether a curve ends lower than it began; one that is too short to judge counts as falling."""
-    tenth = len(curve.finite) // 10
-    return tenth < 2 or curve.finite[-tenth:].mean() < 0.98 * curve.finite[:tenth].mean()
-
-
-def _balance(stage: StageFiles) -> Iterator[Diagnostic]:
-    """Compare a discriminator's loss with its first one, when it could not distinguish them."""
-    curve = stage.curves.get("discriminator")
-    if curve is None or len(curve.finite) < 8:
-        return
-    first, last = abs(curve.finite[:2]).mean(), curve.finite[-(len(curve.finite) // 4) :].mean()
-    if last < 0.1 * first:
-        yield Diagnostic(
-            "worry",
-            f"The discriminator of stage {stage.name} wins: its loss is nearly 0, the autoencoder learns "
-            "little from it.",
-            "Lower its learning rate, or let it start later (adversarial.start).",
-            "curves",
-        )
-    elif last > 0.99 * first:
-        yield Diagnostic(
-            "note",
-            f"The discriminator of stage {stage.name} cannot distinguish reconstructions from images.",
-            "Fine if they are good already; else raise its learning rate or give it more steps.",
-            "curves",
-        )
-
-
 def _codebooks(run: RunFiles) -> Iterator[Diagnostic]:
     found = run.record("codebook.json", Codebooks)
     books = found.codebooks if found else []
     for number, book in enumerate(books, 1):
         which = f"Codebook {number}" if len(books) > 1 else "The codebook"
-        few = book.used < LEAST_USED_SHARE * book.size
-        uneven = book.size >= 64 and book.perplexity < LEAST_PERPLEXITY_SHARE * book.size
-        if few or uneven:
+        if collapsed(book.used, book.size, book.perplexity):
             yield Diagnostic(
                 "worry",
                 f"{which} has collapsed: {book.used:,} of {book.size:,} codes are used, as evenly as "
                 f"{book.perplexity:,.0f} equal ones.",
-                "Make it smaller, revive dead codes sooner (revive_below), or use quantizer fsq or sim_vq.",
+                COLLAPSED_FIX,
                 "codebook",
             )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from uldm_core.errors import MistakeError, Problem
 from uldm_core.paths import listed
 from uldm_core.run_folder.consistency import stale_results
-from uldm_core.run_folder.files import damaged, read_bytes, read_json
+from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.report.curves import Curve, read_log
@@ -74,6 +74,7 @@ class StageState:
     seconds: float = field(default=0.0, validator=_amount)
     summary: dict[str, float] = field(factory=dict)
     adjusted: list[Adjustment] = field(factory=list)
+    digests: dict[str, str] = field(factory=dict)
 
 
 @frozen
@@ -153,7 +154,24 @@ class StageFiles:
 
     def picture(self, path: Path, alt: str) -> Picture | None:
         """Return one of them, or None if it is damaged."""
+        self.unreadable.read(lambda: self.require_whole(path), None)
         return self.unreadable.read(lambda: _picture(path, alt), None)
+
+    def artifact(self, name: str) -> Path | None:
+        """Return where an artifact lies, or None if there is none; ``MistakeError`` if it is damaged."""
+        path = self.folder.artifact(name)
+        self.require_whole(path)
+        return path if path.exists() else None
+
+    def require_whole(self, path: Path) -> None:
+        """Raise ``MistakeError`` if a file is not the one that the stage left when it was done."""
+        known = (
+            self.state.digests.get(path.relative_to(self.folder.path).as_posix()) if self.state.done else ""
+        )
+        if known and not path.exists():
+            raise damaged(path, "missing")
+        if known and path.is_file() and digest(path) != known:
+            raise damaged(path, "it has changed since it was written: the checksum differs")
 
 
 @frozen(eq=False)
@@ -187,8 +205,7 @@ class RunFiles:
         """Return an artifact of the last stage that made it."""
         read = self.unreadable.read
         stages = [stage for stage in reversed(self.stages) if not stage.stale]
-        paths = (read(partial(stage.folder.artifact, name), None) for stage in stages)
-        return next((path for path in paths if path and path.exists()), None)
+        return next(filter(None, (read(partial(stage.artifact, name), None) for stage in stages)), None)
 
     def record(self, name: str, kind: type[T]) -> T | None:
         """Return a JSON artifact as a record, or None if there is no such one."""
@@ -218,6 +235,8 @@ def read_run(path: Path) -> RunFiles:
     found = [read(partial(_json, file, Measured), None) for file in evaluations]
     stale = read(lambda: stale_results(path), {})
     stages = read(lambda: _stage_options(folder, recipe), {})
+    for problem in read(lambda: folder.damage(partial(_structured, kind=StageState)), []):
+        unreadable.problems[str(problem.where)] = problem
     made = [
         read(partial(_stage, folder, name, stages[name], stale.get(name, ""), unreadable), None)
         for name in stages
@@ -251,15 +270,18 @@ def _stage(
     stage, read = folder.stage(name), unreadable.read
     if stale:
         return StageFiles(name, options, stage, StageState(), False, {}, unreadable, stale)
-    return StageFiles(
+    state = read(lambda: stage.read_record(partial(_structured, kind=StageState)), None)
+    found = StageFiles(
         name=name,
         options=options,
         folder=stage,
-        state=read(lambda: _json(stage.inside("stage.json"), StageState), None) or StageState(),
-        begun=read(lambda: stage.inside("stage.json").is_file(), False),
+        state=state or StageState(),
+        begun=state is not None or read(lambda: stage.inside("stage.json").is_file(), False),
         curves=read(lambda: _curves(stage, unreadable), {}),
         unreadable=unreadable,
     )
+    read(lambda: found.require_whole(stage.metrics), None)
+    return found
 
 
 def _text(path: Path) -> str:
@@ -291,13 +313,14 @@ def _curves(stage: StageFolder, unreadable: Unreadable) -> dict[str, Curve]:
 def _json(path: Path, kind: type[T]) -> T | None:
     """Read JSON as a record, or return None if there is no such file."""
 
-    def structured(value: Any) -> T:
-        try:
-            return cattrs.structure(value, kind)
-        except cattrs.BaseValidationError as error:
-            raise ValueError("; ".join(cattrs.transform_error(error, path="")[:3])) from error
+    return read_record(path, partial(_structured, kind=kind))
 
-    return read_json(path, structured)
+
+def _structured(value: object, kind: type[T]) -> T:
+    try:
+        return cattrs.structure(value, kind)
+    except cattrs.BaseValidationError as error:
+        raise ValueError("; ".join(cattrs.transform_error(error, path="")[:3])) from error
 
 
 def _arrays(path: Path, fit: Callable[[Arrays], bool]) -> dict[str, NDArray[Any]]:

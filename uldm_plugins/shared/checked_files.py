@@ -16,7 +16,7 @@ from typing import Any
 import PIL
 from attrs import frozen
 
-from uldm_core.errors import OptionError
+from uldm_core.errors import OptionError, UldmError
 from uldm_core.run_folder.files import write_bytes
 from uldm_plugins.shared.files import ENDINGS, content_of, decode, image_files, shown
 
@@ -198,5 +198,5 @@ def _write(place: Path | None, remembered: Mapping[str, Any]) -> None:
     try:
         if place:
             write_bytes(place, json.dumps(remembered).encode("ascii"))
-    except OSError as error:
+    except UldmError as error:
         _log.debug("verdicts on images are not remembered: %s", error)

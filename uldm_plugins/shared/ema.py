@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,12 @@ class EMA:
             with torch.no_grad():
                 for parameter, kept in zip(self.module.parameters(), current):
                     parameter.copy_(kept)
+
+    def take(self, module_state: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Load the states of the module and of this average, and leave the averaged weights in the module."""
+        self.module.load_state_dict(dict(module_state))
+        self.load_state_dict(state)
+        self.apply()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages and how many updates made them."""

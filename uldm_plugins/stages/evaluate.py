@@ -30,7 +30,7 @@ from uldm_plugins.stages.evaluation_artifacts import (
     save_nearest,
     save_reconstructions,
 )
-from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes
+from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes, unless_stopped
 from uldm_plugins.stages.sample import load_images
 
 Batches = Callable[[], Iterable[Tensor]]
@@ -87,16 +87,20 @@ class Evaluate:
         save_nearest(samples, self.dataset, context)
         if classifier := self._classifier():
             save_classes(samples, test, classifier, context)
-        report = self.report(samples, reconstructions, test)
+        report = self.report(samples, reconstructions, test, context)
         write_json(context.artifact("metrics.json"), report)
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
             context.message(f"[{context.name}] {line}")
         return report["results"]["samples"]
 
-    def report(self, samples: Tensor, reconstructions: Tensor, test: Dataset) -> dict[str, Any]:
+    def report(
+        self, samples: Tensor, reconstructions: Tensor, test: Dataset, context: Context
+    ) -> dict[str, Any]:
         """Return the metrics' numbers, of how many images, and what each was measured with."""
-        results = self._results({"samples": samples, "reconstructions": reconstructions}, test)
+        sets = {"samples": samples, "reconstructions": reconstructions}
+        with context.interruptible():
+            results = self._results(sets, test, context)
         counts = {"samples": len(samples), "reconstructions": len(test), "floor": len(self.dataset)}
         described = {type(metric).__name__: dict(metric.description) for metric in self.metrics}
         return {"results": results, "counts": counts, "reference": len(test), "metrics": described}
@@ -120,13 +124,18 @@ class Evaluate:
         backbones = (metric.backbone for metric in self.metrics if isinstance(metric, HasBackbone))
         return next((backbone for backbone in backbones if isinstance(backbone, HasLogits)), None)
 
-    def _results(self, sets: Mapping[str, Tensor], test: Dataset) -> dict[str, dict[str, float]]:
+    def _results(
+        self, sets: Mapping[str, Tensor], test: Dataset, context: Context
+    ) -> dict[str, dict[str, float]]:
         """Measure each set, then real images for what is to be expected."""
-        real = {"test": partial(image_batches, test)}
-        if test is not self.dataset:
-            real["train"] = partial(image_batches, self.dataset)
-        batches = {name: partial(in_batches, images) for name, images in sets.items()}
-        return compare(self.metrics, batches, real, pairs=("reconstructions",))
+        splits = {"test": test} if test is self.dataset else {"test": test, "train": self.dataset}
+        images = {name: partial(_checked, in_batches, images, context) for name, images in sets.items()}
+        real = {name: partial(_checked, image_batches, split, context) for name, split in splits.items()}
+        return compare(self.metrics, images, real, pairs=("reconstructions",))
+
+
+def _checked(batches: Callable[[Any], Iterable[Tensor]], images: Any, context: Context) -> Iterator[Tensor]:
+    return unless_stopped(batches(images), context)
 
 
 def report_lines(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.images import in_batches, save_grid, to_float
 from uldm_plugins.shared.place import device_of
-from uldm_plugins.stages.latents import image_batches, index_batches
+from uldm_plugins.stages.latents import image_batches, index_batches, unless_stopped
 from uldm_plugins.stages.sample import channels_last
 from uldm_plugins.stages.training import read_images
 
@@ -118,8 +118,8 @@ def save_classes(samples: Tensor, real: Dataset, classifier: HasLogits, context:
     ``labels`` are the numbers of its logits; the shares of ``samples`` and of ``real`` each add up to 1.
     """
     shares = {
-        "samples": class_shares(in_batches(samples), classifier),
-        "real": class_shares(image_batches(real), classifier),
+        "samples": class_shares(unless_stopped(in_batches(samples), context), classifier),
+        "real": class_shares(unless_stopped(image_batches(real), context), classifier),
     }
     labels = [str(number) for number in range(len(shares["samples"]))]
     write_json(context.artifact("classes.json"), {"labels": labels, **shares})

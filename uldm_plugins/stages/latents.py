@@ -22,6 +22,16 @@ def image_batches(dataset: Dataset) -> Iterator[Tensor]:
     return (read_images(dataset, indices) for indices in index_batches(dataset))
 
 
+def unless_stopped(batches: Iterable[Tensor], context: Context) -> Iterator[Tensor]:
+    """Yield the batches; before each, raise ``Interrupted`` if the run is to stop.
+
+    Not within a trainer's step or preview: what is begun there is finished, and the engine stops after it.
+    """
+    for batch in batches:
+        context.check_stop()
+        yield batch
+
+
 @torch.inference_mode()
 def encode(images: Tensor, autoencoder: Autoencoder, context: Context) -> Tensor:
     """Return the latents of uint8 images [B, C, H, W], float32 [B, C, h, w], on the stage's device."""

@@ -45,27 +45,32 @@ def at_rest(module: Network, average: EMA) -> Iterator[None]:
             part.training = training
 
 
-def reconstructed(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> dict[str, Tensor]:
+def reconstructed(
+    dataset: Dataset, autoencoder: Autoencoder, context: Context
+) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return what an autoencoder makes of a few test images, as it is.
 
     Returns:
         ``reconstructions``, each image followed by its own, uint8 [2 N, C, H, W]; with a quantizer also
-        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H].
+        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H]. And the indices of the
+        codes, [N, h, w] or [N, Q, h, w]; None without a quantizer.
     """
     test = held_out(dataset)
     originals = test.images(torch.arange(min(PAIRS, len(test))))
     images: list[Tensor] = []
-    codes: list[Tensor] = []
+    found: list[Tensor] = []
     maps = {}
     for batch in in_batches(originals):
         with context.autocast():
             latents, indices = encode_with_codes(autoencoder, to_float(batch.to(context.device)))
             images.append(to_uint8(autoencoder.decode(latents)).cpu())
-        codes += [] if indices is None else [indices if indices.ndim == 3 else indices[:, 0]]
-    if isinstance(autoencoder, Quantized):
-        maps["codes"] = code_map(torch.cat(codes), dataset.size, autoencoder.quantizer.codebook_size)
+        found += [] if indices is None else [indices]
+    codes = torch.cat(found) if found else None
+    if codes is not None and isinstance(autoencoder, Quantized):
+        first = codes if codes.ndim == 3 else codes[:, 0]
+        maps["codes"] = code_map(first, dataset.size, autoencoder.quantizer.codebook_size)
     pairs = torch.stack([originals, torch.cat(images)], 1).flatten(0, 1)
-    return {"reconstructions": pairs, **maps}
+    return {"reconstructions": pairs, **maps}, codes
 
 
 @frozen

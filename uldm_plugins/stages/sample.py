@@ -26,8 +26,8 @@ from uldm_core.protocols import (
 )
 from uldm_core.run_folder.files import damaged
 from uldm_plugins.shared.arrays import read_arrays, save_arrays
-from uldm_plugins.shared.images import images_at_a_time, save_grid
-from uldm_plugins.stages.latents import decode
+from uldm_plugins.shared.images import images_at_a_time, in_batches, save_grid
+from uldm_plugins.stages.latents import decode, unless_stopped
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.training import predict
 
@@ -168,7 +168,9 @@ class Sample:
 
     def _decode(self, latents: Tensor, context: Context) -> Tensor:
         self.autoencoder.eval()
-        return decode(latents, self.autoencoder, self.latent_scaling, context).cpu()
+        batches = unless_stopped(in_batches(latents, self.autoencoder.downscale), context)
+        decoded = [decode(batch, self.autoencoder, self.latent_scaling, context).cpu() for batch in batches]
+        return torch.cat(decoded)
 
     def _denoise(self, context: Context, size: int, done: int) -> Denoise:
         """Return the denoiser as samplers call it; between calls it reports progress, and may stop."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -21,8 +21,11 @@ from uldm_core.protocols import (
     Loss,
     LRSchedule,
     Optimizer,
+    Quantized,
 )
+from uldm_plugins.nn.codebooks import code_counts, perplexity
 from uldm_plugins.nn.frozen import without_gradients
+from uldm_plugins.shared.diagnostics import autoencoder_diagnostics
 from uldm_plugins.shared.ema import EMA, averaging
 from uldm_plugins.stages.previews import at_rest, reconstructed
 from uldm_plugins.stages.training import OptimizerStep, detached, image_batch, weighted_sum
@@ -131,10 +134,15 @@ class TrainAutoencoder:
     def preview(self, step: int, context: Context) -> None:
         """Show ``reconstructions``: test images, each followed by what the averaged weights make of it.
 
-        With a quantizer also their ``codes``, as colours; see ``code_map``.
+        With a quantizer also their ``codes``, as colours (see ``code_map``), and logs ``code_use``: the
+        perplexity of the codes in these images, of the worst codebook, as a share of what it can be.
         """
         with at_rest(self.autoencoder, self.ema):
-            shown = reconstructed(self.dataset, self.autoencoder, context)
+            shown, codes = reconstructed(self.dataset, self.autoencoder, context)
+        if codes is not None and isinstance(self.autoencoder, Quantized):
+            counts = code_counts(codes, self.autoencoder.quantizer.codebook_size)
+            most = min(counts.shape[1], int(counts[0].sum()))
+            context.log(step, {"code_use": float(perplexity(counts).min()) / most})
         for name, images in shown.items():
             context.show(name, images, step)
 
@@ -154,6 +162,20 @@ class TrainAutoencoder:
         self.ema.apply()
         self.autoencoder.eval()
         return {}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Leave the averaged weights of a checkpoint in the autoencoder."""
+        EMA(self.autoencoder, self._average).take(state["autoencoder"], state["ema"])
+        self.autoencoder.eval()
+
+    def diagnose(self, curves: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str]]:
+        """Yield what goes wrong with discriminator, codebook or reconstructions, and the option to turn."""
+        loss = self.adversary.loss.component if self.adversary else None
+        chance = loss.discriminator(torch.zeros(1), torch.zeros(1)).item() if loss else None
+        at_once = all(term.start == 0 for term in self.losses)
+        for found in autoencoder_diagnostics(curves, chance, rising=at_once):
+            if found.level == "worry":
+                yield found.what, found.fix
 
     def _adversarial_weight(
         self, adversary: Adversary, distance: Tensor, generator_loss: Tensor

@@ -24,7 +24,7 @@ from uldm_core.protocols import (
     Thawable,
 )
 from uldm_plugins.shared.ema import EMA, warmed
-from uldm_plugins.stages.latents import index_batches
+from uldm_plugins.stages.latents import index_batches, unless_stopped
 from uldm_plugins.stages.training import OptimizerStep, image_batch
 
 
@@ -115,10 +115,15 @@ class TrainClassifier:
         self.backbone.freeze()
         return {"test_accuracy": self._accuracy(self.dataset.split("test"), context)}
 
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Leave the averaged weights of a checkpoint in the backbone, frozen again."""
+        EMA(self.backbone, warmed(self.ema_decay)).take(state["backbone"], state["ema"])
+        self.backbone.freeze()
+
     @torch.inference_mode()
     def _accuracy(self, test: Dataset, context: Context) -> float:
         right = 0
-        for indices in index_batches(test):
+        for indices in unless_stopped(index_batches(test), context):
             classes = self.backbone.logits(image_batch(test, indices, context)).argmax(1).cpu()
             right += int((classes == _labels(test, indices)).sum())
         return right / len(test)

@@ -24,7 +24,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.shared.ema import EMA, averaging
 from uldm_plugins.shared.images import in_batches
-from uldm_plugins.stages.latents import encode, encode_all, index_batches
+from uldm_plugins.stages.latents import encode, encode_all, index_batches, unless_stopped
 from uldm_plugins.stages.previews import Sketch, at_rest
 from uldm_plugins.stages.training import OptimizerStep, predict, read_images
 
@@ -149,15 +149,26 @@ class TrainDiffusion:
     def finish(self, context: Context) -> Mapping[str, float]:
         """Leave the averaged weights in the denoiser."""
         self.ema.apply()
+        self._rest()
+        return {}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Leave the averaged weights of a checkpoint in the denoiser, and the scaling as it was fitted."""
+        EMA(self.denoiser, self._average).take(state["denoiser"], state["ema"])
+        self.latent_scaling.load_state_dict(state["latent_scaling"])
+        self._rest()
+
+    def _rest(self) -> None:
         self.denoiser.eval()
         if isinstance(self.latent_scaling, nn.Module):
             self.latent_scaling.eval()
-        return {}
 
     def _raw_latents(self, context: Context) -> Iterable[Tensor]:
         if self.latents is not None:
             return in_batches(self.latents)
-        return (self._encode(indices, context) for indices in index_batches(self.dataset))
+        return (
+            self._encode(indices, context) for indices in unless_stopped(index_batches(self.dataset), context)
+        )
 
     def _normalized(self, indices: Tensor, context: Context) -> Tensor:
         if self.latents is not None:

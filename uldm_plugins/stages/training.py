@@ -53,12 +53,13 @@ class OptimizerStep:
             {name: group[name] for name in optimizer.options if name in group} for group in groups
         ]
         self.max_grad_norm = max_grad_norm
+        self.rate_factor = 1.0
 
     def __call__(self, loss: Tensor, step: int) -> None:
         """Take one step on the loss."""
         if self.optimizer is None:
             return
-        factor = self.schedule(step)
+        factor = self.schedule(step) * self.rate_factor
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)

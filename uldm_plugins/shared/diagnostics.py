@@ -1,0 +1,117 @@
+"""What goes wrong in a training, told from the values it logs: while it runs, and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import ArrayLike, NDArray
+
+LEAST_USED_SHARE = 0.25
+"""A codebook of which fewer codes are used has collapsed."""
+LEAST_PERPLEXITY_SHARE = 0.05
+"""So has one whose codes are used as unevenly as if fewer than this share of them were used alike."""
+FEW_CODES = 64
+"""Of a codebook that is smaller, uneven use tells nothing."""
+WINNING = 0.1
+"""A discriminator wins whose loss is below this times that of one that cannot distinguish."""
+LOSING = 0.99
+"""It cannot distinguish if its loss is above this times that."""
+RISEN = 1.5
+"""A reconstruction error rises that ends above this times its lowest."""
+FALLEN = 0.98
+"""A loss has fallen that ends below this times where it began."""
+
+
+@frozen
+class Diagnostic:
+    """One thing that deserves attention.
+
+    Args:
+        level: ``bad`` spoils the result, ``worry`` may do so, ``note`` is good to know.
+        what: was found.
+        fix: what to do.
+        section: the part of the report's page that shows it.
+    """
+
+    level: Literal["bad", "worry", "note"]
+    what: str
+    fix: str
+    section: str = ""
+
+
+def autoencoder_diagnostics(
+    curves: Mapping[str, ArrayLike], chance: float | None = None, rising: bool = True
+) -> Iterator[Diagnostic]:
+    """Yield what goes wrong with an autoencoder, from what its training logs.
+
+    Args:
+        curves: values by name, in their order; ``discriminator``, ``distance`` and ``code_use`` count.
+        chance: the loss of a discriminator that cannot distinguish; by default its first one.
+        rising: whether a distance that rises is wrong; it is not if a loss starts late.
+    """
+    values = {name: np.asarray(curve, float) for name, curve in curves.items()}
+    none = np.empty(0)
+    yield from _balance(values.get("discriminator", none), chance)
+    yield from _collapsing(values.get("code_use", none))
+    if rising:
+        yield from _rising(values.get("distance", none))
+
+
+def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Diagnostic]:
+    """Compare a discriminator's loss with that of one that cannot distinguish."""
+    if len(loss) < 8:
+        return
+    chance = float(abs(loss[:2]).mean()) if chance is None else chance
+    last = loss[-(len(loss) // 4) :].mean()
+    if last < WINNING * chance:
+        what = "the discriminator wins: its loss is nearly 0, and the autoencoder learns little from it"
+        fix = (
+            "Lower its learning rate (discriminator_optimizer.lr), or let it start later (adversarial.start)."
+        )
+        yield Diagnostic("worry", what, fix)
+    elif last > LOSING * chance > 0:
+        what = "the discriminator cannot distinguish reconstructions from images"
+        fix = "Fine if they are good already; else raise its learning rate or give it more steps."
+        yield Diagnostic("note", what, fix)
+
+
+def _collapsing(use: NDArray[np.float64]) -> Iterator[Diagnostic]:
+    """Judge the shares of the codes that two previews used: the first images of a training use few."""
+    if len(use) >= 2 and max(use[-2:]) < LEAST_PERPLEXITY_SHARE:
+        what = f"the codebook collapses: its codes are used as evenly as {use[-1]:.1%} of them would be"
+        yield Diagnostic("worry", what, COLLAPSED_FIX)
+
+
+def _rising(distance: NDArray[np.float64]) -> Iterator[Diagnostic]:
+    """Compare the last tenth of a reconstruction error with the lowest tenth."""
+    if len(distance) < 20:
+        return
+    tenths = [part.mean() for part in np.array_split(distance, 10)]
+    if min(tenths[-2:]) > RISEN * min(tenths):
+        what = f"the reconstruction error rises: it is {tenths[-1] / min(tenths):.1f} times its lowest"
+        fix = "Lower the learning rate (optimizer.lr) or the discriminator's share (adversarial.weight)."
+        yield Diagnostic("worry", what, fix)
+
+
+COLLAPSED_FIX = "Make it smaller, revive dead codes sooner (revive_below), or use quantizer fsq or sim_vq."
+
+
+def collapsed(used: int, size: int, perplexity: float) -> bool:
+    """Whether a codebook has collapsed.
+
+    Args:
+        used: how many of its codes are.
+        size: how many it has.
+        perplexity: how many codes, used alike, are as even.
+    """
+    uneven = size >= FEW_CODES and perplexity < LEAST_PERPLEXITY_SHARE * size
+    return used < LEAST_USED_SHARE * size or uneven
+
+
+def falls(values: Sequence[float] | NDArray[np.floating]) -> bool:
+    """Whether values end lower than they began; too few to judge count as falling."""
+    tenth = len(values) // 10
+    return tenth < 2 or float(np.mean(values[-tenth:])) < FALLEN * float(np.mean(values[:tenth]))
