@@ -188,9 +188,7 @@ def test_mistakes_in_the_list_are_reported(plan_of, listed, said):
 
 
 def test_a_table_of_a_tracker_is_reported_where_it_belongs(plan_of):
-    with pytest.raises(
-        MistakeError, match=r"tracker: a tracker is no component of the recipe's own\n.*run\.trackers"
-    ):
+    with pytest.raises(MistakeError, match=r"unknown table 'tracker': 'notes' is a tracker\n.*run\.trackers"):
         plan_of("[]", "tracker.use=notes")
 
 

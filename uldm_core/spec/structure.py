@@ -180,6 +180,8 @@ class Converter:
             else:
                 what = f"unknown option {name!r}{did_you_mean(name, options)}"
                 self.problem("unknown-option", (*key, name), what)
+        if missing := [name for name, option in options.items() if option.required and name not in values]:
+            return self.problem("missing-option", key, f"missing option {missing[0]!r}")
         return made(**{name: value for name, value in values.items() if value is not LEFT_OUT})
 
     def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:
