@@ -240,6 +240,10 @@ class StageFolder:
             digests={self._name(path): digest(path) for path in (*result, *logs)},
         )
 
+    def logs(self, record: StageRecord) -> list[Path]:
+        """Return the files of a stage that is done which are no result: its log, and images."""
+        return [self.inside(*name.split("/")) for name in record.digests if name not in record.files]
+
     def _files(self, *folders: str) -> list[Path]:
         """Return the files in folders of this one."""
         below = (path for folder in folders for path in sorted(self.inside(folder).rglob("*")))
