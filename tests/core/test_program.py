@@ -110,7 +110,7 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
     ("override", "code", "said"),
     [
         ("stages.only.what=fail", 1, "error: it does not work\n    try again"),
-        ("stages.only.what=full", 1, "error: [Errno 28] No space left"),
+        ("stages.only.what=full", 1, "error: stages.only: No space left; "),
         ("stages.only.what=object", 2, "error: r.toml:1: stages.only: I object"),
         ("stages.only.what=SIGINT", 130, "stopped by SIGINT: the state is saved; the same command resumes"),
         ("stages.only.what=SIGTERM", 143, "stopped by SIGTERM: the state is saved"),

@@ -114,7 +114,7 @@ def preflight(
     return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
 
 
-def _trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:
+def trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:
     """Return whether a stage trains a component: it says so, or has an optimizer for it alone."""
     options = [option for option, name in stage.references().items() if (name,) == spec.key]
     return spec.key[0] in trained_by(stage) or any(
@@ -156,7 +156,7 @@ class _Walk:
         return evolve(row, output="does not fit")
 
     def _counted(self, row: Row, spec: ComponentSpec, component: object) -> Row:
-        if any(_trains(stage, spec) for stage in self.resolved.stages.values()):
+        if any(trains(stage, spec) for stage in self.resolved.stages.values()):
             measure.thaw(component)
         counts = [
             sum(parameter.numel() for parameter in found)
@@ -174,7 +174,7 @@ class _Walk:
     def _memory(self, spec: ComponentSpec, component: nn.Module, probe: Probe) -> int | None:
         """Return the bytes of a training step of a component, by the first stage that trains it."""
         for stage in self.resolved.stages.values():
-            if _trains(stage, spec):
+            if trains(stage, spec):
                 batch = stage.options.get("batch_size", BATCH)
                 kept = measure.activations(component, partial(probe, self.inputs, component, batch))
                 trained = measure.size_of(measure.trainable(component))  # gradients, and two averages of them

@@ -84,8 +84,13 @@ def write_json(path: Path, value: object) -> None:
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:
     """Write a record as JSON, with the format, uldm's version and a checksum, whole or not at all."""
+    write_text(path, record_text(record))
+
+
+def record_text(record: Mapping[str, object]) -> str:
+    """Return what ``write_record`` writes."""
     content = {"format": FORMAT, "uldm": core_version(), **record}
-    write_json(path, {**content, "checksum": _checksum(content)})
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
 def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
