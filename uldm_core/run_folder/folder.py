@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from annotated_types import Ge, Lt
-from attrs import AttrsInstance, Factory, asdict, evolve, field, fields, frozen, resolve_types
+from attrs import Factory, asdict, evolve, field, frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
 from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
@@ -25,8 +25,11 @@ from uldm_core.spec.structure import structure
 
 _DIGITS = re.compile(r"[0-9]+")
 
+if TYPE_CHECKING:
+    Number = float
+else:
+    Number = Real  # infinity and nan too
 Steps = Annotated[int, Ge(0), Lt(1 << 53)]
-T = TypeVar("T", bound=AttrsInstance)
 R = TypeVar("R")
 
 _RECORDS = ("stage.json", "stage_copy.json")
@@ -110,7 +113,7 @@ class StageRecord:
     key: StageKey
     done: bool = False
     seconds: Annotated[float, Ge(0)] = 0.0
-    summary: dict[str, float] = field(factory=dict)
+    summary: dict[str, Number] = field(factory=dict)
     files: dict[str, int] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     used: dict[str, str] = field(factory=dict)
@@ -126,28 +129,13 @@ _MADE_OF = {
 
 def _record(data: dict[str, Any]) -> StageRecord:
     """Return the record of a ``stage.json``; raises an error of ``MISREAD`` if it is none."""
-    key = _made(StageKey, data["key"])
-    _structured("made_of.", key.made_of, _MADE_OF)
-    adjusted = [_made(Adjustment, entry) for entry in data.get("adjusted", [])]
-    return _made(StageRecord, {**data, "key": key, "adjusted": adjusted})
-
-
-def _made(kind: type[T], table: Mapping[str, object]) -> T:
-    """Return an object of an attrs class with the values of a table, each as its field is annotated."""
-    types = {each.name: each.type for each in fields(resolve_types(kind))}
-    return kind(**_structured("", table, types))
-
-
-def _structured(place: str, table: Mapping[str, object], types: Mapping[str, object]) -> dict[str, Any]:
-    values = {}
-    for name, value in dict(table).items():
-        # numbers of a summary may be infinite, or nan
-        wanted = dict[str, Real] if name == "summary" else types.get(name, object)
-        try:
-            values[name] = structure(value, wanted)
-        except MistakeError as error:
-            raise ValueError(f"{place}{name}: {error}") from error
-    return values
+    try:
+        record: StageRecord = structure(data, StageRecord)
+        for name, wanted in _MADE_OF.items():
+            structure(record.key.made_of.get(name, {}), wanted, ("made_of", name))
+    except MistakeError as error:
+        raise ValueError(str(error)) from error
+    return record
 
 
 @frozen
