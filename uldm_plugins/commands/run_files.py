@@ -13,6 +13,8 @@ from uldm_core.errors import MistakeError
 from uldm_core.paths import LEFT_OVER, listed
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.checkpoint import read_state
+from uldm_core.run_folder.events import FILE as EVENTS
+from uldm_core.run_folder.events import read_events
 from uldm_core.run_folder.files import digest, read_record, require
 from uldm_core.run_folder.folder import RunFolder, StageFolder, StageRecord
 from uldm_core.run_folder.pretrained import started_from
@@ -113,12 +115,21 @@ class _Check:
         records += [path for path in self.listed(self.folder.path / "evaluations") if path.suffix == ".json"]
         for path in records:
             self.read(path, partial(_record, path))
+        if (self.folder.path / EVENTS).exists():
+            self.events()
         for path in self.listed(self.folder.path / "pretrained"):
             known = started_from(path.stem, self.folder)
             if known:
                 self.compare(path, digest(path) if digest(path) in known else next(iter(known)))
             else:
                 self.note(path, UNCHECKED, "no stage has begun with it")
+
+    def events(self) -> None:
+        """Check each line of the event log; that the last one may be cut short is no damage."""
+        path = self.folder.path / EVENTS
+        log = self.read(path, lambda: read_events(self.folder.file(EVENTS)))
+        if log and log[1]:
+            self.found[-1] = FileState(EVENTS, DAMAGED, f"{log[1]} lines of it are not as they were written")
 
     def stage(self, stage: StageFolder) -> None:
         """Check the files of a stage."""
