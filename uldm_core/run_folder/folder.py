@@ -211,8 +211,10 @@ class StageFolder:
             except MistakeError as error:
                 found += error.problems
         own, copy_of_it = (self.path / name for name in _RECORDS)
-        if not found and copy_of_it.exists() and not own.exists():
-            found = [*damaged(own, "missing").problems]
+        if not found and own.exists() != copy_of_it.exists():
+            missing, there = (copy_of_it, own) if own.exists() else (own, copy_of_it)
+            if b'"format": ' in there.read_bytes()[:30]:  # those of format 1 have no copy
+                found = [*damaged(missing, "missing").problems]
         return found
 
     def done(self, record: StageRecord) -> StageRecord:

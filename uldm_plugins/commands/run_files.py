@@ -80,7 +80,7 @@ class _Check:
         try:
             content = read()
         except MistakeError as error:
-            self.note(path, DAMAGED, error.problems[0].what)
+            self.note(Path(error.problems[0].where.source or path), DAMAGED, error.problems[0].what)
             return None
         self.note(path)
         return content
