@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -217,7 +218,9 @@ class StageFolder:
     def done(self, record: StageRecord) -> StageRecord:
         """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
         result = self._files("weights", "artifacts")
-        files = [*result, *self._files("images"), *filter(Path.is_file, [self.metrics])]
+        files = [*result]
+        with suppress(MistakeError):  # whoever was to write there has said what is in the way
+            files += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
         with writing(self.path):  # a stage of a plugin may write as it likes
             for path in {*files, *(path.parent for path in files)}:
                 sync(path)
