@@ -73,10 +73,11 @@ def run(
     reporter = reporter or Silent()
     folder = RunFolder(folder_of(resolved, out))
     _refuse_own_weights(resolved, folder.path)
-    found = checked(resolved, folder=folder)
+    with (stop := stop or Stop()).interrupting():
+        found = checked(resolved, folder=folder)
     reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
     with _lock(folder.path):
-        runner = _Runner(resolved, folder, choose_device(resolved.run), reporter, stop or Stop(), command)
+        runner = _Runner(resolved, folder, choose_device(resolved.run), reporter, stop, command)
         runner.run(until)
     return folder.path
 
