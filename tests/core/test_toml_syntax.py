@@ -166,5 +166,5 @@ def test_lines_are_those_of_the_file_whatever_ends_them():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MistakeError, match=r"none\.toml: there is no such file"):
+    with pytest.raises(MistakeError, match=r"none\.toml: No such file"):
         Document.read(Path(tmp_path / "none.toml"))

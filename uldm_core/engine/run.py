@@ -294,6 +294,8 @@ class _Runner:
         if damage:
             how = "from its last checkpoint" if folder.checkpoints.last() else "anew"
             self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
+        elif record.done and (what := folder.damage(record, folder.logs(record))):
+            self.reporter.message(f"warning: {what}: it is not made again")
         record = evolve(record, key=key, done=record.done and not damage)
         if record != known or key.made_of != known.key.made_of:
             folder.write_record(record)
