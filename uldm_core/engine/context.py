@@ -103,9 +103,9 @@ class Context:
         self.reporter.message(text)
 
     def warn(self, what: str, fix: str = "") -> None:
-        """Show a warning, with what to do; the same one only once. The run adds it to its event log."""
-        if what not in self._warned:
-            self._warned.add(what)
+        """Show a warning, with what to do; the same advice only once. The run adds it to its event log."""
+        if (fix or what) not in self._warned:
+            self._warned.add(fix or what)
             self.message(f"warning: {what}" + (f"\n    {fix}" if fix else ""))
 
     def event(self, name: str, **values: object) -> None:
