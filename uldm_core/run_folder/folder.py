@@ -18,7 +18,7 @@ from attrs import Factory, asdict, evolve, field, frozen
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
 from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
 from uldm_core.recipe.compare import differences
-from uldm_core.recipe.runs import KEPT
+from uldm_core.recipe.reader import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, write_bytes, write_record
 from uldm_core.spec.structure import structure
