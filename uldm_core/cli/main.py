@@ -136,7 +136,7 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 75 time is up, 130, 143 a signal, 141 unread."""
+    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 75 no time, 130, 143 a signal, 141 unread."""
     console.prepare_streams()
     warnings.formatwarning = console.format_warning
     with console.logs_shown():
