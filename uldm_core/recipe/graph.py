@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from typing import Any
 
 from uldm_core.errors import Problem, Where, dotted
@@ -12,22 +13,21 @@ from uldm_core.spec.component_spec import ComponentSpec, components_behind
 Specs = Mapping[str, ComponentSpec]
 
 
-def graph_problems(components: Specs, stages: Specs, *, complete: bool, right: bool) -> list[Problem]:
-    """Return what is wrong between components that are each right by themselves.
+def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Problem]:
+    """Return what is wrong between components and stages.
 
     Args:
         components: by name.
         stages: by name, in the order written.
-        complete: whether these are all that the recipe has; if not, a product may be made by another stage.
-        right: whether nothing is wrong with them; if not, one cannot say which are used.
+        right: whether nothing is wrong with them one by one; if not, only cycles are looked for.
     """
-    return [
-        *_cycles(components),
-        *_order_of_products(stages, complete=complete),
-        *_order_of_training(components, stages),
-        *_measured_by_a_loss(components, stages),
-        *(_unused(components, stages) if complete and right else ()),
-    ]
+    others = (
+        _order_of_products(stages),
+        _order_of_training(components, stages),
+        _measured_by_a_loss(components, stages),
+        _unused(components, stages),
+    )
+    return [*_cycles(components), *(chain(*others) if right else ())]
 
 
 def needs(spec: ComponentSpec, components: Specs) -> set[str]:
@@ -51,16 +51,15 @@ def _cycles(components: Specs) -> Iterator[Problem]:
         graph = {name: others for name, others in graph.items() if name not in cycle}
 
 
-def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
+def _order_of_products(stages: Specs) -> Iterator[Problem]:
     """A stage may need what only an earlier stage makes."""
     made: set[str] = set()
     for name, stage in stages.items():
         for product in [product for product in _class_of(stage).needs if product not in made]:
             makers = [other for other, stage in stages.items() if product in _class_of(stage).makes]
-            if makers or complete:
-                what = f"needs {product}, which no earlier stage makes"
-                hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
-                yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
+            what = f"needs {product}, which no earlier stage makes"
+            hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
+            yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
         made |= set(_class_of(stage).makes)
 
 

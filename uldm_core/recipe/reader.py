@@ -47,7 +47,6 @@ class Reader(Validator):
         run: the ``[run]`` table.
         components: by name.
         stages: by name, in the order written.
-        unread: names of tables at the top that may be components, of which one cannot say the kind.
     """
 
     folder: Callable[[Key], Path] = lambda key: Path()
@@ -56,14 +55,12 @@ class Reader(Validator):
     run: RunOptions = field(factory=RunOptions)
     components: dict[str, ComponentSpec] = field(factory=dict)
     stages: dict[str, ComponentSpec] = field(factory=dict)
-    unread: set[str] = field(factory=set)
 
     def read(self) -> None:
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
         self.kinds, self.versions = self._kinds(), self._table("versions")
-        self.all_known = not self.unread
         seed = self.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
         self.seed = 0 if seed is LEFT_OUT else seed
         self.run = self._run_options()
@@ -73,11 +70,8 @@ class Reader(Validator):
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
         self._check_best()
-        complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
         right = all(problem.warning for problem in self.problems)
-        self.problems += graph_problems(
-            self.components, self.stages, complete=complete and self.all_known, right=right
-        )
+        self.problems += graph_problems(self.components, self.stages, right=right)
 
     def _known_format(self) -> bool:
         version = self.data.get("uldm", FORMAT)
@@ -169,7 +163,7 @@ class Reader(Validator):
         if written not in list(kinds):
             what = f"unknown kind {shortened(written)}{did_you_mean(written, kinds)}"
             self.problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
-            self.unread.add(name)
+            self.all_known = False
             return None
         if name in kinds and name != written:
             what = f"[{name}] is {with_article(name)}, it cannot be {with_article(written)}"
@@ -178,8 +172,7 @@ class Reader(Validator):
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
-        if isinstance(table, (dict, str)):
-            self.unread.add(name)
+        self.all_known &= not isinstance(table, (dict, str))  # else it may be a component
         near = did_you_mean(name, [*RESERVED, *kinds])
         what = f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}"
         hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}; '
