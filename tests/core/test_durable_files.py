@@ -150,11 +150,11 @@ def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path):
             RunError, match=r"x: cannot be written: File too large: 5,000,000 bytes are needed"
         ):
             write_bytes(tmp_path / "x", bytes(5_000_000))
-        with pytest.raises(RunError, match="File too large"):
-            write_state(tmp_path / "1", {"a": torch.zeros(2_000_000)})
+        with pytest.raises(RunError, match=f"^{tmp_path}/checkpoints: cannot be written: File too large"):
+            write_state(tmp_path / "checkpoints/1", {"a": torch.zeros(2_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+    assert (tmp_path / "x").read_bytes() == b"old" and not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_an_error_of_reading_another_file_is_not_said_of_the_one_that_is_written(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
-from itertools import chain
 from typing import Any
 
 from uldm_core.errors import Problem, Where, dotted
@@ -19,15 +18,16 @@ def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Pro
     Args:
         components: by name.
         stages: by name, in the order written.
-        right: whether nothing is wrong with them one by one; if not, only cycles are looked for.
+        right: whether nothing is wrong with them one by one; if not, there may be others that make a product
+            or use a component.
     """
-    others = (
-        _order_of_products(stages),
-        _order_of_training(components, stages),
-        _measured_by_a_loss(components, stages),
-        _unused(components, stages),
-    )
-    return [*_cycles(components), *(chain(*others) if right else ())]
+    return [
+        *_cycles(components),
+        *_order_of_products(stages, right),
+        *_order_of_training(components, stages),
+        *_measured_by_a_loss(components, stages),
+        *(_unused(components, stages) if right else ()),
+    ]
 
 
 def needs(spec: ComponentSpec, components: Specs) -> set[str]:
@@ -51,15 +51,16 @@ def _cycles(components: Specs) -> Iterator[Problem]:
         graph = {name: others for name, others in graph.items() if name not in cycle}
 
 
-def _order_of_products(stages: Specs) -> Iterator[Problem]:
+def _order_of_products(stages: Specs, complete: bool) -> Iterator[Problem]:
     """A stage may need what only an earlier stage makes."""
     made: set[str] = set()
     for name, stage in stages.items():
         for product in [product for product in _class_of(stage).needs if product not in made]:
             makers = [other for other, stage in stages.items() if product in _class_of(stage).makes]
-            what = f"needs {product}, which no earlier stage makes"
-            hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
-            yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
+            if makers or complete:
+                what = f"needs {product}, which no earlier stage makes"
+                hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
+                yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
         made |= set(_class_of(stage).makes)
 
 

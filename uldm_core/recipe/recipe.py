@@ -69,10 +69,12 @@ class Recipe:
         try:
             values = plain_values(data)
             json.dumps(values, ensure_ascii=False, default=str).encode("utf-8")
-        except RecursionError as error:
-            raise MistakeError("nested too deeply", code="toml-syntax") from error
-        except ValueError as error:  # a name that is not UTF-8, a number of too many digits
-            raise MistakeError(f"no recipe can hold it: {error}", code="bad-name") from error
+        except UnicodeEncodeError as error:
+            what = f"{error.object[: error.end][-50:]!a} is not UTF-8, as a recipe has to be"
+            raise MistakeError(what, hint="rename the file or folder", code="bad-name") from error
+        except (RecursionError, ValueError) as error:  # ValueError: an integer of too many digits
+            what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise MistakeError(what, code="toml-syntax") from error
         return cls(with_base(Document(values), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,12 +49,8 @@ class Component:
 
     @target.validator
     def _check_target(self, attribute: object, value: object) -> None:
-        if isinstance(value, str):
-            module, colon, name = value.partition(":")
-            if not (module and colon and name.isidentifier()):
-                raise ValueError(f"target must be 'module:attribute', got {value!r}")
-        elif not callable(value):
-            raise ValueError(f"target must be 'module:attribute' or a callable, got {value!r}")
+        if not callable(value):
+            must_match(r"[\w.]+:[^\W\d]\w*", "module:attribute")(self, attribute, value)
 
     @property
     def path(self) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,7 +18,7 @@ from attrs import Factory, asdict, evolve, field, frozen
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
 from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
 from uldm_core.recipe.compare import differences
-from uldm_core.recipe.runs import KEPT
+from uldm_core.recipe.reader import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, write_bytes, write_record
 from uldm_core.spec.structure import structure
@@ -217,7 +218,9 @@ class StageFolder:
     def done(self, record: StageRecord) -> StageRecord:
         """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
         result = self._files("weights", "artifacts")
-        files = [*result, *self._files("images"), *filter(Path.is_file, [self.metrics])]
+        files = [*result]
+        with suppress(MistakeError):  # whoever was to write there has said what is in the way
+            files += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
         with writing(self.path):  # a stage of a plugin may write as it likes
             for path in {*files, *(path.parent for path in files)}:
                 sync(path)
