@@ -232,7 +232,7 @@ def test_a_component_whose_library_is_absent_has_its_place_all_the_same(monkeypa
     monkeypatch.setattr(Component, "installed", property(lambda component: not component.requires))
     pages = dict(import_module("generated_pages").generated_pages())
     section = pages["components/backbone.md"].partition("## features\n")[2].partition("\n## ")[0]
-    assert "pip install 'uldm[timm]'" in section and "| `model` |" not in section
+    assert "pip install timm" in section and "| `model` |" not in section
 
 
 @pytest.mark.slow

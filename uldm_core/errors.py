@@ -7,13 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from attrs import evolve, field, frozen
 from attrs.validators import in_
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Key = tuple[str | int, ...]
 
@@ -133,13 +130,13 @@ class UldmError(Exception):
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
 
-    def at(self, where: Where) -> Self:
-        """Return the same error, with its problems at a place."""
-        return type(self)(*(evolve(problem, where=where) for problem in self.problems))
-
 
 class MistakeError(UldmError):
     """A mistake in a recipe, a command or a call: exit code 2."""
+
+    def at(self, where: Where) -> MistakeError:
+        """Return the same mistake, with its problems at a place."""
+        return MistakeError(*(evolve(problem, where=where) for problem in self.problems))
 
 
 class RunError(UldmError):

@@ -149,7 +149,8 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             why += f": {f'{size:,} bytes are needed, ' if size else ''}{free_bytes(path):,} are free"
         hint = _WHAT_TO_DO.get(error.errno or 0, "")
-        raise RunError(Problem(Where((), str(path)), why, hint)) from error
+        named = (place for place in (path, *path.parents) if not any(map(LEFT_OVER.fullmatch, place.parts)))
+        raise RunError(Problem(Where((), str(next(named))), why, hint)) from error
 
 
 def _is_of(named: Path, path: Path) -> bool:

@@ -21,7 +21,7 @@ from uldm_core import protocols, registry
 from uldm_core.cli.main import cli
 from uldm_core.errors import UldmError
 from uldm_core.kinds import Kind
-from uldm_core.registry.component import Component, how_to_install
+from uldm_core.registry.component import Component
 from uldm_core.spec.format_types import format_value
 from uldm_core.testing.checks import module
 from uldm_core.testing.contract import Check, contract_of
@@ -118,7 +118,7 @@ def component_section(component: Component) -> Iterator[str]:
 
 def absent_section(component: Component) -> Iterator[str]:
     """Yield the lines on a component whose library is not installed, so that its options are unknown."""
-    fix = how_to_install(str(component.requires), component.distribution)
+    fix = f"pip install {component.requires}"
     yield to_markdown(sentence(component.summary))
     yield f"It needs a library of its own: `{fix}`. With it, `uldm show` lists its options.\n"
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -173,25 +174,24 @@ def test_warnings_are_kept(planned, registry, tmp_path):
 
 
 def test_of_several_that_want_a_folder_one_gets_it(tmp_path):
-    begin, held, got = threading.Barrier(4), threading.Event(), []
+    begin, over, got = threading.Barrier(4), threading.Barrier(4), []
 
     def want():
         begin.wait()
         try:
-            with lock_folder(tmp_path / "new" / "run"):
+            with lock_folder(tmp_path / "run"):
                 got.append("it")
-                held.wait(5)
+                over.wait()
         except MistakeError as error:
             got.append(str(error))
-            if len(got) == 4 - 1:
-                held.set()
+            over.wait()
 
     threads = [threading.Thread(target=want) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted("another run is using" in text for text in got) == [False, True, True, True]
+    assert sorted("another run is using" in text for text in got) == [False, True, True, True], got
 
 
 def test_a_folder_into_which_nothing_was_written_is_taken_away(planned, tmp_path):
@@ -518,3 +518,93 @@ def test_uldm_log_follows_a_run_until_it_has_ended(planned, tmp_path, monkeypatc
 def test_a_run_without_events_says_so(tmp_path):
     found = CliRunner().invoke(program.cli, ["log", str(tmp_path)])
     assert isinstance(found.exception, MistakeError) and "events.jsonl" in str(found.exception)
+
+
+# ---------------------------------------------------------------- the program, on real limits
+
+SMOKE = (
+    "mnist_smoke",
+    "stages.first.steps=400",
+    "stages.second.steps=2",
+    "stages.samples.count=10",
+    "run.checkpoint.every=5",
+    "--device=cpu",
+    "--precision=float32",
+    "--threads=1",
+)
+
+
+def uldm(*arguments, cwd, **more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "uldm_core.cli.main", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 128 MB; only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(place)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place, left):
+    """Leave so many bytes free."""
+    free = shutil.disk_usage(place).free - left
+    with (place / "filling").open("ab") as file:
+        while free > 0:
+            free -= file.write(bytes(min(free, 1 << 20)))
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_leaves_a_true_run(small_disk, tmp_path):
+    out = small_disk / "run"
+    found = uldm("run", *SMOKE, "--until=first", "--out", out, cwd=tmp_path)
+    while found.poll() is None and not list(out.glob("stages/first/checkpoints/[0-9]*")):
+        time.sleep(0.05)
+    fill(small_disk, 0)
+    _, said = found.communicate()
+    assert found.returncode == 1 and "Traceback" not in said, said
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert str(out) in error and "No space left on device" in error and "free" in error
+    assert read_record(out / "run.json", dict)["state"] == "failed"
+    assert not list(out.rglob("*.part"))
+    (small_disk / "filling").unlink()
+    again = uldm("run", *SMOKE, "stages.first.steps=20", "--until=first", "--out", out, cwd=tmp_path)
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    assert names(out)[-1] == "done"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_too_small_is_refused_before_the_first_step(small_disk, tmp_path):
+    fill(small_disk, 1 << 20)
+    found = uldm("run", *SMOKE, "--out", small_disk / "run", cwd=tmp_path)
+    _, said = found.communicate()
+    assert found.returncode == 2 and "too little room on the disk" in said and "Traceback" not in said
+    assert os.listdir(small_disk) == ["filling"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux alone")
+def test_a_batch_that_is_too_large_ends_with_one_line(tmp_path):
+    import resource
+
+    limit = 6 << 30
+    found = uldm(
+        "run",
+        *SMOKE,
+        "stages.first.batch_size=30000",
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    _, said = found.communicate()
+    assert found.returncode == 1 and "Traceback" not in said, said
+    assert "error: stages.first: out of memory on cpu" in said
+    assert "lower stages.first.batch_size (now 30000)" in said

@@ -115,11 +115,11 @@ def test_the_environment_blocks_plugins_and_makes_loading_strict(install, monkey
     monkeypatch.setenv("ULDM_STRICT", "1")
     with pytest.raises(MistakeError, match="RuntimeError: no"):
         module.default()
+    monkeypatch.setenv("ULDM_STRICT", "0")
     monkeypatch.setenv("ULDM_BLOCK", "brokn, broken")
     with pytest.warns(PluginWarning, match="no plugin 'brokn' to block \\(did you mean 'broken'"):
         plugins = module.default().plugins
     assert "broken" not in plugins and {plugin.distribution for plugin in plugins.values()} == {"uldm"}
-    monkeypatch.setenv("ULDM_STRICT", "0")
     monkeypatch.setenv("ULDM_BLOCK", "")
     with pytest.warns(PluginWarning):
         assert module.default().plugins["broken"].error

@@ -224,7 +224,7 @@ def test_a_broken_plugin_is_skipped_whole_with_one_warning(tmp_path, monkeypatch
         registry.load_plugins()
     assert len(caught) == 1
     assert "good_one" not in registry.names("loss") and "lpips" in registry.names("loss")
-    assert "Traceback" in registry.plugins[fault].error
+    assert "Traceback" in registry.plugins[fault].traceback
     with pytest.raises(MistakeError, match="was skipped"):
         Registry().load_plugins(strict=True)
     blocked = Registry()

@@ -143,7 +143,7 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
+    """Run and exit: 0 done, 1 failed, 2 a mistake, 75 out of time, 130 or 143 a signal, 141 unread."""
     console.prepare_streams()
     warnings.formatwarning = console.format_warning
     with _termination_raised(), console.logs_shown():

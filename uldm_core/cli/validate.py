@@ -24,7 +24,22 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
     RECIPE is a TOML file, a run's folder or the name of a shipped recipe; KEY=VALUE overrides any key.
     Exits with 2 if anything is wrong.
     """
-    problems, table, rows = _problems(recipe, overrides, deep)
+    from uldm_core.preflight.dry_build import check
+    from uldm_core.recipe import Recipe
+
+    table, rows = "", None
+    try:
+        loaded = Recipe.load(recipe, overrides)
+        problems = check(loaded)
+        if deep and all(problem.warning for problem in problems):
+            from uldm_core.preflight.preflight import preflight
+
+            found = preflight(loaded.resolve())
+            problems = list(dict.fromkeys([*problems, *found.problems]))
+            table, rows = found.table(), found.to_json()
+    except MistakeError as error:
+        show_tracebacks(error)
+        problems = list(error.problems)
     show_tracebacks(*(problem.cause for problem in problems))
     if as_json:
         click.echo(json.dumps({"problems": [_row(p) for p in problems], "table": rows}, indent=2))
@@ -34,26 +49,6 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         click.echo(f"{recipe}: {count if problems else 'nothing is wrong'}", err=bool(problems))
     sys.exit(2 if problems else 0)
-
-
-def _problems(recipe: str, overrides: tuple[str, ...], deep: bool) -> tuple[list[Problem], str, object]:
-    """Return what is wrong, and where it was asked for the table of shapes, as text and as data."""
-    from uldm_core.preflight.dry_build import check
-    from uldm_core.recipe import Recipe
-
-    try:
-        loaded = Recipe.load(recipe, overrides)
-    except MistakeError as error:
-        show_tracebacks(error)
-        return list(error.problems), "", None
-    problems = check(loaded)
-    if any(not problem.warning for problem in problems) or not deep:
-        return problems, "", None
-
-    from uldm_core.preflight.preflight import preflight
-
-    found = preflight(loaded.resolve())
-    return list(dict.fromkeys([*problems, *found.problems])), found.table(), found.to_json()
 
 
 def _row(problem: Problem) -> dict[str, object]:

@@ -383,6 +383,7 @@ class _Runner:
             raise explained from error
         for component, module in trained.items():
             write_tensors(folder.weights(component), module.state_dict())
+        self.trackers.notify(lambda tracker: None, at_once=True)  # what still waits belongs into the log
         done = folder.done(evolve(finished(summary), published=context.published))
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))

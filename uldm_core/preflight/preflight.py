@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from uldm_core.errors import MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.preflight import measure
 from uldm_core.preflight.dry_build import (
-    Clock,
     DryBuild,
     ShapeError,
     TooLongError,
@@ -103,11 +101,9 @@ def preflight(
     at most, eight by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
     weights of other runs.
     """
-    seconds = seconds or SECONDS
-    clock = Clock(time.monotonic() + seconds)
-    tried = dry_build(resolved, seconds=seconds / 2)
-    walk = _Walk(Inputs(tried, clock), resolved)
-    with silence(), without_values(clock):
+    tried = dry_build(resolved, seconds=seconds or SECONDS)
+    walk = _Walk(Inputs(tried), resolved)
+    with silence(), without_values(tried.until):
         rows = [walk.row(spec) for spec in _in_order(resolved)]
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
@@ -141,10 +137,10 @@ class _Walk:
         """Measure one component."""
         row = Row(f"{dotted(spec.key).removeprefix('stages.')}: {spec.use}")
         tried = self.inputs.tried
-        if spec.key not in tried.components:
+        if spec.key not in tried.made:
             why = tried.unmeasured.get(spec.key)
             return evolve(row, output=NOT_MEASURABLE if why else "does not fit", why=why or "")
-        component = tried.components[spec.key]
+        component = tried.made[spec.key]
         try:
             row = self._counted(row, spec, component)
             probe = spec.kind.load_probe()
@@ -214,7 +210,7 @@ def _weights_that_do_not_fit(
     """Yield what is wrong with the weights of other runs."""
     try:
         for name, file in pretrained_weights(resolved, folder).items():
-            component = tried.components.get((name,))
+            component = tried.made.get((name,))
             wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
             if wrong:
                 more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -17,7 +17,7 @@ def stored_bytes(resolved: ResolvedRecipe, found: Preflight, name: str) -> int:
     A checkpoint has the weights, two averages of their gradients, and one of the weights that later stages
     get. There is one more than are kept: the one that is being written.
     """
-    stage, built, policy = resolved.stages[name], found.tried.components, resolved.run.checkpoint
+    stage, built, policy = resolved.stages[name], found.tried.made, resolved.run.checkpoint
     checkpoints = policy.keep + bool(policy.best) + 1
     maker, later = built.get(stage.key), trained_by(stage)
     need = maker.artifact_bytes if isinstance(maker, HasArtifactSize) else 0

@@ -12,21 +12,21 @@ from uldm_core.spec.component_spec import ComponentSpec, components_behind
 Specs = Mapping[str, ComponentSpec]
 
 
-def graph_problems(components: Specs, stages: Specs, *, complete: bool, right: bool) -> list[Problem]:
-    """Return what is wrong between components that are each right by themselves.
+def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Problem]:
+    """Return what is wrong between components and stages.
 
     Args:
         components: by name.
         stages: by name, in the order written.
-        complete: whether these are all that the recipe has; if not, a product may be made by another stage.
-        right: whether nothing is wrong with them; if not, one cannot say which are used.
+        right: whether nothing is wrong with them one by one; if not, there may be others that make a product
+            or use a component.
     """
     return [
         *_cycles(components),
-        *_order_of_products(stages, complete=complete),
+        *_order_of_products(stages, right),
         *_order_of_training(components, stages),
         *_measured_by_a_loss(components, stages),
-        *(_unused(components, stages) if complete and right else ()),
+        *(_unused(components, stages) if right else ()),
     ]
 
 
@@ -51,7 +51,7 @@ def _cycles(components: Specs) -> Iterator[Problem]:
         graph = {name: others for name, others in graph.items() if name not in cycle}
 
 
-def _order_of_products(stages: Specs, *, complete: bool) -> Iterator[Problem]:
+def _order_of_products(stages: Specs, complete: bool) -> Iterator[Problem]:
     """A stage may need what only an earlier stage makes."""
     made: set[str] = set()
     for name, stage in stages.items():

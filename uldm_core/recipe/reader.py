@@ -14,7 +14,6 @@ from attrs import define, field
 from uldm_core.errors import (
     Key,
     MistakeError,
-    Where,
     did_you_mean,
     expected,
     listing,
@@ -22,15 +21,18 @@ from uldm_core.errors import (
     with_article,
 )
 from uldm_core.kinds import Kind
+from uldm_core.paths import inside
+from uldm_core.recipe.document import Document
 from uldm_core.recipe.graph import graph_problems
 from uldm_core.recipe.run_options import RunOptions
-from uldm_core.recipe.runs import component_of_run
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.options import Option, options_of
-from uldm_core.spec.structure import LEFT_OUT, as_typed, located
+from uldm_core.spec.structure import LEFT_OUT, as_typed, located, path_of
 from uldm_core.spec.validator import Validator
 
 FORMAT = 1
+KEPT = "pretrained"
+"""The folder of a run that holds copies of the weights it started from."""
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are not components."""
 NAME = re.compile(r"[A-Za-z0-9_\-]+")
@@ -47,7 +49,6 @@ class Reader(Validator):
         run: the ``[run]`` table.
         components: by name.
         stages: by name, in the order written.
-        unread: names of tables at the top that may be components, of which one cannot say the kind.
     """
 
     folder: Callable[[Key], Path] = lambda key: Path()
@@ -56,14 +57,12 @@ class Reader(Validator):
     run: RunOptions = field(factory=RunOptions)
     components: dict[str, ComponentSpec] = field(factory=dict)
     stages: dict[str, ComponentSpec] = field(factory=dict)
-    unread: set[str] = field(factory=set)
 
     def read(self) -> None:
         """Read everything; of a format that is not known, nothing."""
         if not self._known_format():
             return
         self.kinds, self.versions = self._kinds(), self._table("versions")
-        self.all_known = not self.unread
         seed = self.option(_SEED, self.data.get("seed", 0), ("seed",), "recipe")
         self.seed = 0 if seed is LEFT_OUT else seed
         self.run = self._run_options()
@@ -73,11 +72,8 @@ class Reader(Validator):
         self.components, self.stages = {**_specs(components), **self.implied}, _specs(stages)
         self._check_versions()
         self._check_best()
-        complete = isinstance(self.data.get("stages", {}), dict) and len(self.stages) == len(stages)
         right = all(problem.warning for problem in self.problems)
-        self.problems += graph_problems(
-            self.components, self.stages, complete=complete and self.all_known, right=right
-        )
+        self.problems += graph_problems(self.components, self.stages, right=right)
 
     def _known_format(self) -> bool:
         version = self.data.get("uldm", FORMAT)
@@ -169,7 +165,7 @@ class Reader(Validator):
         if written not in list(kinds):
             what = f"unknown kind {shortened(written)}{did_you_mean(written, kinds)}"
             self.problem("wrong-kind", (name, "kind"), what, f"the kinds are: {listing(list(kinds))}")
-            self.unread.add(name)
+            self.all_known = False
             return None
         if name in kinds and name != written:
             what = f"[{name}] is {with_article(name)}, it cannot be {with_article(written)}"
@@ -178,8 +174,7 @@ class Reader(Validator):
 
     def _refuse_table(self, name: str, table: object, kinds: Mapping[str, Kind]) -> None:
         """Report a key at the top that is no component, and what may be meant."""
-        if isinstance(table, (dict, str)):
-            self.unread.add(name)
+        self.all_known &= not isinstance(table, (dict, str))  # else it may be a component
         near = did_you_mean(name, [*RESERVED, *kinds])
         what = f"unknown {'table' if isinstance(table, dict) else 'key'} {name!r}{near}"
         hint = f'name it as its kind, or write kind = "..."; the kinds are: {listing(list(kinds))}; '
@@ -211,19 +206,55 @@ class Reader(Validator):
             self.problem("wrong-kind", (name, "ref"), what, 'write use = "..."')
         return found
 
-    def _component_of_run(self, kind: Kind, name: str, table: dict[str, object]) -> object:
+    def _component_of_run(self, kind: Kind, name: str, table: dict[str, Any]) -> object:
+        """Read a component that comes from another run, which has it by the same name.
+
+        Without ``use`` it is the run's own component; options that are written beside ``from`` change it.
+        With ``use`` it is the component of these options, and only the weights are the run's. If this recipe
+        is of a run that has kept these weights, the run that they came from need not exist.
+        """
         key = (name, "from")
-        run = as_typed(table["from"], self.texts.get(key), str)
-        table["from"] = run = os.path.expanduser(run) if isinstance(run, str) else run
-        try:
-            taken = component_of_run(table, name, kind, self.folder(key))
-        except MistakeError as error:
-            self.problems += error.at(Where(key)).problems
-            return LEFT_OUT
-        spec = self.component(kind, taken, (name,))
+        run = as_typed(table.pop("from"), self.texts.get(key), str)
+        if not isinstance(run, str):
+            what = expected("a run's folder", run)
+            return self.problem("wrong-type", key, what, "such as runs/mnist_latent")
+        folder = located(path_of(run), self.folder(key))
+        kept = "use" in table and os.path.isfile(self.folder(key) / KEPT / f"{name}.safetensors")
+        if os.path.isfile(folder / "recipe.toml"):
+            theirs = self._table_of_run(kind, name, run, folder)
+            if theirs is None:
+                return LEFT_OUT
+            table = table if table.keys() & {"use", "ref"} else {**theirs, **table}
+        elif not kept:
+            hint = f"looked for {folder / 'recipe.toml'}; make it with: uldm run RECIPE"
+            return self.problem("missing-file", key, f"there is no run {run!r}", hint)
+        spec = self.component(kind, table, (name,))
         if isinstance(spec, ComponentSpec):
-            spec.source = str(located(run, self.folder(key)))
+            spec.source = str(folder)
         return spec
+
+    def _table_of_run(self, kind: Kind, name: str, run: str, folder: Path) -> dict[str, Any] | None:
+        """Return the options of a component in a run's recipe; None, with a problem, if it does not fit."""
+        key = (name, "from")
+        try:
+            tables = Document.read(inside(folder, "recipe.toml")).data
+        except MistakeError as error:
+            what = f"the recipe of {run} cannot be read"
+            self.problem("unreadable-file", key, what, str(error.problems[0]))
+            return None
+        kinds = {
+            n: table["kind"] for n, table in tables.items() if isinstance(table, dict) and "kind" in table
+        }
+        if name not in kinds:
+            what = f"{run} has no [{name}]{did_you_mean(name, kinds)}"
+            hint = f"it has: {listing(list(kinds))}; give the component the name it has there"
+            self.problem("missing-component", key, what, hint)
+            return None
+        if kinds[name] != kind.name:
+            what = f"expected {with_article(kind.name)}, [{name}] of {run} is {with_article(kinds[name])}"
+            self.problem("wrong-kind", key, what)
+            return None
+        return {option: value for option, value in tables[name].items() if option not in ("kind", "from")}
 
     def _stage(self, name: str, tables: Mapping[str, object]) -> object:
         self._check_name(("stages", name))

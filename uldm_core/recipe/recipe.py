@@ -11,10 +11,9 @@ from typing import Any
 import tomli_w
 from attrs import define, evolve, field, fields
 
-from uldm_core.errors import MistakeError, Problem, around
+from uldm_core.errors import MistakeError, Problem, around, expected
 from uldm_core.paths import whole
 from uldm_core.recipe.document import Document
-from uldm_core.recipe.extends import read_whole, with_base
 from uldm_core.recipe.overrides import apply_overrides
 from uldm_core.recipe.reader import FORMAT, Reader
 from uldm_core.recipe.run_options import RunOptions
@@ -68,13 +67,14 @@ class Recipe:
             MistakeError: the recipe that it extends is missing or not TOML; it could not be written as TOML.
         """
         try:
-            values = plain_values(deepcopy(dict(data)))
+            values = plain_values(data)
             json.dumps(values, ensure_ascii=False, default=str).encode("utf-8")
         except UnicodeEncodeError as error:
-            hint = "a recipe is UTF-8: rename the file or folder"
-            raise MistakeError(f"not UTF-8: {error.object!a:.50}", hint=hint, code="bad-name") from error
-        except RecursionError as error:
-            raise MistakeError("nested too deeply", code="toml-syntax") from error
+            what = f"{error.object[: error.end][-50:]!a} is not UTF-8, as a recipe has to be"
+            raise MistakeError(what, hint="rename the file or folder", code="bad-name") from error
+        except (RecursionError, ValueError) as error:  # ValueError: an integer of too many digits
+            what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise MistakeError(what, code="toml-syntax") from error
         return cls(with_base(Document(values), Path()), name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,10 +127,39 @@ class Recipe:
         )
         own = document.problems
         unfilled = {problem.where.key for problem in own}
-        if reader.unread and "vars" not in self.document.data:  # one of these tables may be meant
+        if not reader.all_known and "vars" not in self.document.data:  # one of these tables may be meant
             own = [problem for problem in own if problem.code != "unknown-variable"]
         others = [found for found in reader.problems if unfilled.isdisjoint(around(found.where.key))]
         return resolved, in_order(map(document.placed, [*own, *others]))
+
+
+def read_whole(path: Path, behind: tuple[Path, ...] = ()) -> Document:
+    """Read a recipe and those that it extends, merged; ``behind`` are the files that extend this one.
+
+    Raises:
+        MistakeError: a file is missing or not TOML, or a recipe extends itself.
+    """
+    return with_base(Document.read(path), path.parent, (*behind, path.resolve()))
+
+
+def with_base(document: Document, folder: Path, behind: tuple[Path, ...] = ()) -> Document:
+    """Return a document merged with the one it ``extends``: a path in ``folder``, or a shipped recipe."""
+    if "extends" not in document.data:
+        return document
+    named = document.data.pop("extends")
+    try:
+        if not isinstance(named, str) or not named:
+            raise MistakeError(expected("the path of a recipe", named), code="wrong-type")
+        path = find(named, folder)
+        if path.resolve() in behind:
+            names = " -> ".join(file.name for file in (*behind[behind.index(path.resolve()) :], path))
+            raise MistakeError(f"a cycle: {names}", code="cycle")
+    except MistakeError as error:
+        raise error.at(document.where(("extends",))) from error
+    base = read_whole(path, behind)
+    base.merge(document)
+    base.whole = document.whole
+    return base
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

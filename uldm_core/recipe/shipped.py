@@ -31,7 +31,7 @@ def find(text: str | Path, folder: Path = Path()) -> Path:
     known = shipped()
     if str(text) in known:
         return known[str(text)]
-    near = did_you_mean(path.name, [*known, *(other.name for other in path.parent.glob("*.toml"))])
+    near = did_you_mean(path.name, [*names(), *(other.name for other in path.parent.glob("*.toml"))])
     hint = f"name a file, a run's folder or a shipped recipe: {listing(names())}"
     raise MistakeError(f"there is no recipe {str(path)!r}{near}", hint=hint, code="missing-file")
 

@@ -9,7 +9,6 @@ from typing import Any
 from attrs import define, evolve, field
 
 from uldm_core.errors import (
-    Code,
     Key,
     MistakeError,
     Problem,
@@ -38,13 +37,14 @@ def substitute(document: Document) -> Document:
     rest = {name: value for name, value in document.data.items() if name != "vars"}
     variables = document.data.get("vars", {})
     if not isinstance(variables, dict):
-        return _unfilled(document, rest, expected("a table", variables), code="wrong-type")
+        problem = Problem(Where(("vars",)), expected("a table", variables), code="wrong-type")
+        return evolve(document, data=rest, problems=[*document.problems, problem])
     filler = _Filler({dotted(key): (key, value) for key, value in _walk(variables)})
-    filled = filler.fill(rest, ())
+    filled, own, origins = filler.fill(rest, ()), document.texts, filler.origins
     if filler.made > MOST:
+        what = "grow too large as they are filled in"
         hint = f"variables make no more than {MOST} values, and lie no more than {DEEPEST} deep"
-        return _unfilled(document, rest, "grow too large as they are filled in", hint, code="bad-variable")
-    own, origins = document.texts, filler.origins
+        filled, filler.problems = {}, [Problem(Where(("vars",)), what, hint, code="bad-variable")]
     return evolve(
         document,
         data=filled,
@@ -52,11 +52,6 @@ def substitute(document: Document) -> Document:
         texts={**own, **{key: own[names[-1]] for key, names in origins.items() if names[-1] in own}},
         origins=origins,
     )
-
-
-def _unfilled(document: Document, data: dict[str, Any], what: str, hint: str = "", *, code: Code) -> Document:
-    problem = Problem(Where(("vars",)), what, hint, code=code)
-    return evolve(document, data=data, problems=[*document.problems, problem])
 
 
 def _walk(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -75,14 +70,12 @@ class _Filler:
         variables: the key and value of each by its dotted name, those in tables and lists too.
         problems: what is wrong.
         origins: as a document has them.
-        used: keys of variables.
         made: how many values and characters came from variables.
     """
 
     variables: dict[str, tuple[Key, Any]]
     problems: list[Problem] = field(factory=list)
     origins: dict[Key, list[Key]] = field(factory=dict)
-    used: set[Key] = field(factory=set)
     made: int = 0
 
     @property
@@ -138,7 +131,6 @@ class _Filler:
         if name in within:
             raise MistakeError(f"a cycle of variables: {' -> '.join((*within, name))}", code="cycle")
         path, value = self.variables[name]
-        self.used.add(path)
         self.origins.setdefault(key, []).append(("vars", *path))
         if isinstance(value, dict) and "use" in value:
             hint = "make it a table at the top, which is one component wherever it is used: { ref = ... }"
@@ -147,8 +139,9 @@ class _Filler:
 
     def unused(self) -> Iterator[Problem]:
         """Yield a problem for each variable that nothing uses."""
+        used = {name for names in self.origins.values() for name in names}
         for name in self.names:
-            leaf = self.variables[name][0]
-            if not any(leaf[: len(path)] == path or path[: len(leaf)] == leaf for path in self.used):
+            key = ("vars", *self.variables[name][0])
+            if not any(key[: len(other)] == other or other[: len(key)] == key for other in used):
                 what, hint = "nothing uses this variable", f'write "${{vars.{name}}}" where it is wanted'
-                yield Problem(Where(("vars", *leaf)), what, hint, warning=True, code="unused")
+                yield Problem(Where(key), what, hint, warning=True, code="unused")

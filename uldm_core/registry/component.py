@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from attrs import field, frozen
 from uldm_core.errors import MistakeError, UnavailableError, must_match
 
 _WORD = must_match(r"[A-Za-z][A-Za-z0-9_\-]*", "vq_ema")
+_HERE = os.path.dirname(__file__)
 
 
 @frozen
@@ -49,12 +49,8 @@ class Component:
 
     @target.validator
     def _check_target(self, attribute: object, value: object) -> None:
-        if isinstance(value, str):
-            module, colon, name = value.partition(":")
-            if not (module and colon and name.isidentifier()):
-                raise ValueError(f"target must be 'module:attribute', got {value!r}")
-        elif not callable(value):
-            raise ValueError(f"target must be 'module:attribute' or a callable, got {value!r}")
+        if not callable(value):
+            must_match(r"[\w.]+:[^\W\d]\w*", "module:attribute")(self, attribute, value)
 
     @property
     def path(self) -> str:
@@ -77,11 +73,9 @@ class Component:
         Raises:
             MistakeError: a library it needs is not installed, or its module fails to import.
         """
-        if self.requires and not self.installed:
-            raise MistakeError(
-                f"{self.path} needs {self.requires}, which is not installed",
-                hint=how_to_install(self.requires, self.distribution),
-            ) from UnavailableError(f"{self.requires} is not installed")
+        if not self.installed:
+            what = f"{self.path} needs {self.requires}, which is not installed"
+            raise MistakeError(what, hint=f"pip install {self.requires}") from UnavailableError(what)
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
@@ -101,26 +95,9 @@ def missing_library(error: BaseException, module: str) -> str:
     return f"pip install {missing}" if missing and not own else ""
 
 
-def how_to_install(module: str, distribution: str = "") -> str:
-    """Return the command that installs a library: by the distribution's smallest extra that brings it."""
-    from importlib.metadata import PackageNotFoundError, requires
-
-    try:
-        text = "\n".join((requires(distribution) if distribution else None) or [])
-    except PackageNotFoundError:
-        text = ""
-    extra = r"(?![\w.\-]).*extra == ['\"]([\w\-]+)['\"]"
-    sizes = Counter(re.findall(extra, text))
-    library = re.sub(r"[-_.]+", "[-_.]+", module.partition(".")[0])
-    bringing = re.findall(f"^{library}{extra}", text, re.MULTILINE | re.IGNORECASE)
-    if not bringing:
-        return f"pip install {module}"
-    return f"pip install '{distribution}[{min(bringing, key=lambda name: (sizes[name], name))}]'"
-
-
 def format_failure(error: BaseException) -> str:
     """Return an error's type and message and, if it was raised in a component, the line of its code."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+    own = [f for f in frames if not f.filename.startswith(_HERE) and "importlib" not in f.filename]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from uldm_core.errors import MistakeError, did_you_mean, listing, with_article
 from uldm_core.kinds import BUILTIN_KINDS, Kind
 from uldm_core.registry.component import Component
-from uldm_core.registry.plugins import (
-    OWN_PLUGIN,
-    Command,
-    Plugin,
-    PluginWarning,
-    discover,
-    warn_of_unknown,
-)
+from uldm_core.registry.plugins import OWN_PLUGIN, Command, Plugin, PluginWarning, discover
 
 
 class Registry:
@@ -32,59 +25,40 @@ class Registry:
         """Add every installed plugin but those named in ``block``; a broken one is skipped with a warning.
 
         Raises:
-            MistakeError: ``strict``, and there is anything to warn of.
+            MistakeError: ``strict``, and one is broken.
         """
-        block = list(block)
-        warn_of_unknown(block)
-        with warnings.catch_warnings():
-            if strict:
-                warnings.simplefilter("error", PluginWarning)
+        found = sorted(discover(block), key=lambda plugin: plugin.name != OWN_PLUGIN)  # ours keep their names
+        for kind in (kind for plugin in found for kind in plugin.kinds):
+            self.kinds.setdefault(kind.name, kind)  # all first: components may be of a later plugin's kind
+        for plugin in found:
             try:
-                self._load_plugins(block)
-            except PluginWarning as warning:
-                if not strict:
-                    raise
+                self.add_plugin(plugin)
+            except MistakeError as error:
+                self.add_plugin(plugin.without(error.problems[0].what))
+        for broken in [plugin for plugin in self.plugins.values() if plugin.error]:
+            what = f"{broken} was skipped: {broken.error}"
+            if strict:
                 hint = "uldm doctor shows more; without --strict it is only skipped"
-                raise MistakeError(str(warning), hint=hint) from None
-
-    def _load_plugins(self, block: Iterable[str]) -> None:
-        found = list(discover(block))
-        known = {*self.kinds, *(kind.name for plugin in found for kind in plugin.kinds)}
-        plugins = [_checked(plugin, known) for plugin in found]
-        for plugin in plugins:  # all kinds first: a component may be of a kind that a later plugin brings
-            self._add_kinds(plugin)
-        for plugin in sorted(plugins, key=lambda plugin: plugin.name != OWN_PLUGIN):  # ours keep their names
-            self.add_plugin(plugin)
+                raise MistakeError(what, hint=hint)
+            warnings.warn(what, PluginWarning, stacklevel=2)
 
     def add_plugin(self, plugin: Plugin) -> None:
-        """Add a plugin's kinds, components and commands; none of them if a component's kind is unknown."""
+        """Add a plugin's kinds, components and commands.
+
+        Raises:
+            MistakeError: a component's kind is unknown, or a kind is uldm's own; then nothing is added.
+        """
+        kinds = {kind.name: kind for kind in plugin.kinds}
+        if own := kinds.keys() & {kind.name for kind in BUILTIN_KINDS}:
+            raise MistakeError(f"it brings a kind {min(own)!r}, which uldm has")
         for component in plugin.components:
-            if component.kind not in (kind.name for kind in plugin.kinds):
-                self.kind(component.kind)
-        plugin = self._warned_of_taken_names(plugin)
+            _kind(component.kind, self.kinds | kinds)
+        self.kinds |= kinds
         self.plugins[plugin.name if plugin.name not in self.plugins else str(plugin)] = plugin
-        self._add_kinds(plugin)
         for component in plugin.components:
             self.register(component)
         for command in plugin.commands:
             self.commands.setdefault(command.name, command)
-
-    def _add_kinds(self, plugin: Plugin) -> None:
-        self.kinds.update({kind.name: kind for kind in plugin.kinds})
-
-    def _warned_of_taken_names(self, plugin: Plugin) -> Plugin:
-        """Warn of another distribution's plugin that brings names of our own, which keep them."""
-        own = self.plugins.get(OWN_PLUGIN, plugin)
-        ours = {component.path for component in own.components}
-        taken = [component for component in plugin.components if component.path in ours]
-        meant = plugin.name == OWN_PLUGIN or (own.distribution and plugin.distribution == own.distribution)
-        if own is plugin or meant or not taken:
-            return plugin
-        choices = listing([f"{plugin.name}/{component.name}" for component in taken])
-        return plugin.with_fault(
-            f"brings {listing([c.path for c in taken])}, which uldm has: uldm's own keeps the bare name",
-            f"write {choices} in recipes, or ask its authors for another name",
-        )
 
     def register(self, component: Component) -> None:
         """Add one component; a later one of the same name, kind and plugin replaces the earlier one."""
@@ -94,12 +68,7 @@ class Registry:
 
     def kind(self, name: str) -> Kind:
         """Return the kind of that name."""
-        if name not in self.kinds:
-            raise MistakeError(
-                f"unknown kind {name!r}{did_you_mean(name, self.kinds)}",
-                hint=f"the kinds are: {listing(sorted(self.kinds))}",
-            )
-        return self.kinds[name]
+        return _kind(name, self.kinds)
 
     def kind_of(self, annotation: object) -> Kind | None:
         """Return the kind whose protocol the annotation is, or None."""
@@ -143,7 +112,7 @@ class Registry:
         if others:
             hints.insert(0, f"{name} is {' and '.join(map(with_article, sorted(others)))}")
         for other in self.plugins.values():
-            if other.skipped and plugin in ("", other.name):
+            if other.error and plugin in ("", other.name):
                 hints.append(f"{other} was skipped, see uldm doctor; {other.fix}")
         return "; ".join(hints)
 
@@ -154,23 +123,13 @@ class Registry:
         return component.name if unique or not component.plugin else f"{component.plugin}/{component.name}"
 
 
+def _kind(name: str, kinds: Mapping[str, Kind]) -> Kind:
+    if name not in kinds:
+        what, hint = f"unknown kind {name!r}{did_you_mean(name, kinds)}", listing(sorted(kinds))
+        raise MistakeError(what, hint=f"the kinds are: {hint}")
+    return kinds[name]
+
+
 @cache
 def _kinds_by_protocol(kinds: tuple[Kind, ...]) -> dict[object, Kind]:
     return {kind.load_protocol(): kind for kind in kinds}
-
-
-def _checked(plugin: Plugin, known: Collection[str]) -> Plugin:
-    """Return a plugin; skipped, with a warning, if it has unknown kinds or would replace our own.
-
-    Args:
-        plugin: as it was found.
-        known: the names of all kinds, those that plugins bring included.
-    """
-    for component in plugin.components:
-        if component.kind not in known:
-            unknown = f"{component.path} is of an unknown kind{did_you_mean(component.kind, known)}"
-            return plugin.without(unknown)
-    for kind in plugin.kinds:
-        if kind.name in (own.name for own in BUILTIN_KINDS):
-            return plugin.without(f"it brings a kind {kind.name!r}, which uldm has")
-    return plugin

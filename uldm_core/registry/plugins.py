@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import format_exception
 from types import ModuleType
 from typing import TypeVar
 
 import pluggy
 from attrs import evolve, field, frozen
 
-from uldm_core.errors import MistakeError, UldmError, did_you_mean, must_match
+from uldm_core.errors import MistakeError, did_you_mean, must_match
 from uldm_core.kinds import Kind
-from uldm_core.registry.component import Component, missing_library
+from uldm_core.registry.component import Component, format_failure, missing_library
 
 GROUP = "uldm.plugins"
 OWN_PLUGIN = "uldm"
@@ -29,7 +30,7 @@ hookimpl = pluggy.HookimplMarker("uldm")
 
 
 class PluginWarning(UserWarning):
-    """A plugin was skipped, or something it brings is shadowed."""
+    """A plugin was skipped."""
 
 
 @frozen
@@ -69,9 +70,9 @@ class HookSpecs:
 class Plugin:
     """One plugin as it was found: what it brought, or why it was skipped.
 
-    ``name`` is its entry point's. ``error`` is what is wrong with it, with the traceback if there is one, and
-    ``fix`` what to do about that; empty if nothing is. ``skipped``: nothing of it was registered.
-    ``seconds``: that its import took.
+    ``name`` is its entry point's. ``error`` is why nothing of it is registered, in a line, with ``traceback``
+    if there is one, and ``fix`` what to do about that; empty if it is whole. ``seconds``: that it took to
+    import.
     """
 
     name: str
@@ -83,44 +84,61 @@ class Plugin:
     recipes: tuple[Path, ...] = ()
     error: str = field(default="", repr=False)
     fix: str = field(default="", repr=False)
-    skipped: bool = False
+    traceback: str = field(default="", repr=False)
     seconds: float = 0.0
 
     def __str__(self) -> str:
         origin = f" of {self.distribution} {self.version}".rstrip() if self.distribution else ""
         return f"plugin {self.name!r}{origin}"
 
-    def without(self, cause: str, fix: str = "", error: str = "") -> Plugin:
-        """Return it with nothing to register, and warn; ``cause`` is the reason, in a line."""
+    def without(self, error: str, fix: str = "", traceback: str = "") -> Plugin:
+        """Return it with nothing to register, and why."""
         leave_out = f"upgrade or uninstall it (pip uninstall {self.distribution}), or --block {self.name}"
-        warnings.warn(f"{self} was skipped: {cause}", PluginWarning, stacklevel=2)
-        empty = evolve(self, kinds=(), components=(), commands=(), recipes=())
-        return evolve(empty, error=error or cause, fix=fix or leave_out, skipped=True)
-
-    def with_fault(self, cause: str, fix: str) -> Plugin:
-        """Return it as one that works but should be fixed, and warn."""
-        warnings.warn(f"{self} {cause}", PluginWarning, stacklevel=2)
-        return evolve(self, error=cause, fix=fix)
+        empty = Plugin(self.name, self.distribution, self.version, seconds=self.seconds)
+        return evolve(empty, error=error, fix=fix or leave_out, traceback=traceback)
 
 
 def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
-    """Yield every installed plugin, in the order of their names; a broken one is skipped with a warning.
+    """Yield every installed plugin, in the order of their names; of a broken one, what is wrong with it.
 
     Args:
         block: names of entry points to leave out.
     """
     block, entries = set(block), entry_points(group=GROUP)
-    origins = {entry.dist: _origin(entry.dist) for entry in entries}  # each is a file to parse
+    names = {entry.name for entry in entries}
+    for name in sorted(block - names):
+        message = f"no plugin {name!r} to block{did_you_mean(name, names)}"
+        warnings.warn(message, PluginWarning, stacklevel=2)
+    found = [
+        (entry, Plugin(entry.name, *_origin(entry.dist))) for entry in entries if entry.name not in block
+    ]
     first: dict[str, str] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.name, origins[entry.dist])):
-        plugin = Plugin(entry.name, *origins[entry.dist])
-        if entry.name in block:
-            continue
+    for entry, plugin in sorted(found, key=lambda pair: (pair[1].name, pair[1].distribution)):
         if entry.name in first:
             yield plugin.without(f"{first[entry.name]} has an entry point of that name")
         else:
             first[entry.name] = plugin.distribution
             yield _loaded(plugin, entry)
+
+
+@cache
+def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    metadata = distribution.metadata if distribution else {"Name": "", "Version": ""}  # a file to parse
+    return metadata["Name"], metadata["Version"]
+
+
+def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
+    """Import a plugin; of one that fails, what is wrong with it."""
+    started = time.monotonic()
+    try:
+        found = collect(entry.load(), plugin.name, distribution=plugin.distribution, version=plugin.version)
+        return evolve(found, seconds=time.monotonic() - started)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
+        failed = evolve(plugin, seconds=time.monotonic() - started)
+        trace = "".join(format_exception(error))
+        return failed.without(format_failure(error), missing_library(error, entry.module), trace)
 
 
 def load_file(path: Path) -> Plugin:
@@ -135,94 +153,47 @@ def load_file(path: Path) -> Plugin:
     module = sys.modules[spec.name] = module_from_spec(spec)  # so that its classes' source is found
     try:
         spec.loader.exec_module(module)
-        plugin = collect(module, path.stem, distribution=str(path))
+        return collect(module, path.stem, distribution=str(path))
     except (Exception, SystemExit) as error:
-        what = f"--plugin {path}: {_format_error(error)}"
-        raise MistakeError(what, hint=_format_traceback(error).strip()) from error
-    if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
-        raise MistakeError(
-            f"--plugin {path}: it announces nothing",
-            hint="define uldm_components() with the decorator uldm_core.hookimpl, returning [Component(...)]",
-        )
-    return plugin
+        trace = "".join(format_exception(error)).strip()
+        raise MistakeError(f"--plugin {path}: {format_failure(error)}", hint=trace) from error
 
 
 def collect(module: ModuleType | object, name: str, *, distribution: str = "", version: str = "") -> Plugin:
-    """Call the plugin's hooks and return its records; raises if any of them is malformed."""
+    """Call the plugin's hooks and return its records.
+
+    Raises:
+        TypeError: a hook returns anything but a list of records.
+        ValueError: there are no records.
+        pluggy.PluginValidationError: it has a hook that there is not.
+    """
     manager = pluggy.PluginManager("uldm")
     manager.add_hookspecs(HookSpecs)
     manager.register(module, name)
     manager.check_pending()
-    components: dict[str, Component] = {}
-    for component in _records(manager, "uldm_components", Component):
-        if component.path in components:
-            raise ValueError(f"it brings {component.path} twice")
-        components[component.path] = evolve(
-            component, plugin=name, distribution=distribution, version=version
-        )
-    return Plugin(
+    components = (
+        evolve(component, plugin=name, distribution=distribution, version=version)
+        for component in _records(manager, "uldm_components", Component)
+    )
+    plugin = Plugin(
         name,
         distribution,
         version,
-        tuple(_records(manager, "uldm_kinds", Kind)),
-        tuple(components.values()),
-        tuple(_records(manager, "uldm_commands", Command)),
-        tuple(_records(manager, "uldm_recipes", Path)),
+        kinds=tuple(_records(manager, "uldm_kinds", Kind)),
+        components=tuple(components),
+        commands=tuple(_records(manager, "uldm_commands", Command)),
+        recipes=tuple(_records(manager, "uldm_recipes", Path)),
     )
-
-
-def warn_of_unknown(block: Collection[str]) -> None:
-    """Warn of names to be left out that no installed plugin has."""
-    if not block:
-        return
-    names = {entry.name for entry in entry_points(group=GROUP)}
-    for name in sorted(set(block) - names):
-        message = f"no plugin {name!r} to block{did_you_mean(name, names)}"
-        warnings.warn(message, PluginWarning, stacklevel=2)
-
-
-def _origin(distribution: Distribution | None) -> tuple[str, str]:
-    metadata = distribution.metadata if distribution else {"Name": "", "Version": ""}
-    return metadata["Name"], metadata["Version"]
-
-
-def _loaded(plugin: Plugin, entry: EntryPoint) -> Plugin:
-    """Import a plugin; of one that fails, what is wrong with it."""
-    started, had_torch = time.monotonic(), "torch" in sys.modules
-    try:
-        module = entry.load()
-        found = collect(module, plugin.name, distribution=plugin.distribution, version=plugin.version)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may even call sys.exit: it must not take us along
-        failed = evolve(plugin, seconds=time.monotonic() - started)
-        fix = missing_library(error, entry.module)
-        return failed.without(_format_error(error), fix, _format_traceback(error))
-    found = evolve(found, seconds=time.monotonic() - started)
-    if plugin.name == OWN_PLUGIN or had_torch or "torch" not in sys.modules:
-        return found
-    return found.with_fault(
-        "imports torch to announce what it brings, which slows every command",
-        'its authors should name targets as "module:attribute", in a module that imports no torch',
-    )
-
-
-def _format_error(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UldmError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _format_traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
+        raise ValueError("it announces nothing: uldm_components(), with @hookimpl, returns [Component(...)]")
+    return plugin
 
 
 def _records(manager: pluggy.PluginManager, hook: str, record: type[T]) -> Iterator[T]:
-    """Yield what a plugin's hook returns; raises ``TypeError`` for anything but a list of records."""
+    """Yield what a plugin's hook returns."""
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         returned = implementation.function()
-        if not isinstance(returned, Iterable) or isinstance(returned, (str, Mapping)):
-            raise TypeError(f"{hook}() must return a list of {record.__name__} records, got {returned!r}")
-        for item in returned:
-            if not isinstance(item, record):
-                raise TypeError(f"{hook}() must return {record.__name__} records, got {item!r}")
-            yield item
+        items = returned if isinstance(returned, (list, tuple)) else [returned]
+        if wrong := [item for item in items if item is returned or not isinstance(item, record)]:
+            raise TypeError(f"{hook}() must return a list of {record.__name__} records, got {wrong[0]!r}")
+        yield from returned

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from uldm_core.errors import MistakeError, shortened
+from uldm_core.errors import MistakeError, Problem, Where, shortened
 from uldm_core.paths import refused, whole
 
 T = TypeVar("T")
@@ -126,7 +126,9 @@ def _checksum(content: object) -> str:
 
 def _later(path: Path, version: int, writer: object) -> MistakeError:
     what = f"of format {version}, which uldm {shortened(writer)} wrote; this is uldm {core_version()}"
-    return refused(path, f"{what}, which reads up to format {FORMAT}", "pip install --upgrade uldm")
+    what += f", which reads up to format {FORMAT}"
+    hint = "upgrade uldm: pip install -U uldm"
+    return MistakeError(Problem(Where((), str(path)), what, hint, code="unsupported-format"))
 
 
 @cache

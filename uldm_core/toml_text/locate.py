@@ -17,15 +17,12 @@ else:
 
 DEEPEST = 100
 """The most tables and lists that may be nested in each other."""
-STRING = r"""
-    \"{3}(?:[^\\]|\\.)*?\"{3,5} | '{3}.*?'{3,5} | \"(?!\"\")(?:[^\"\\\n]|\\.)*\" | '(?!'')[^'\n]*'
-"""
-"""The pattern of a string, in ``re.VERBOSE``."""
 _TOKEN = re.compile(
-    rf"""(?P<blank>(?:\s|\#[^\n]*)+)
-    |{STRING}
-    |[\[\]{{}}=,]
-    |(?:[^\s\[\]{{}}=,\#"']|(?<=\d)[ ](?=\d\d:))+  # a number, a date, a key and dots between its parts
+    r"""(?P<blank>(?:\s|\#[^\n]*)+)
+    |"{3}(?:[^\\]|\\.)*?"{3,5} | '{3}.*?'{3,5} | "(?!"")(?:[^"\\\n]|\\.)*" | '(?!'')[^'\n]*'  # a string
+    |"{3} | '{3} | ["']  # one that is never closed
+    |[\[\]{}=,]
+    |(?:[^\s\[\]{}=,\#"']|(?<=\d)[ ](?=\d\d:))+  # a number, a date, a key and dots between its parts
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -65,7 +62,7 @@ def note(lines: dict[Key, int], key: Key, line: int) -> None:
 
 def written(text: str) -> Iterator[tuple[Key, int]]:
     """Yield the key and line of every table, value and array item, in the order written."""
-    tokens = _tokens(text)
+    tokens = tokens_of(text)
     table: Key = ()
     counts: dict[Key, int] = {}
     for token in tokens:
@@ -76,7 +73,8 @@ def written(text: str) -> Iterator[tuple[Key, int]]:
             yield from _pair(token, tokens, table)
 
 
-def _tokens(text: str) -> Iterator[Token]:
+def tokens_of(text: str) -> Iterator[Token]:
+    """Yield the tokens of a text, which need not be TOML; of a string that is never closed, the quotes."""
     line = 1
     for found in _TOKEN.finditer(text):
         if found.lastgroup != "blank":

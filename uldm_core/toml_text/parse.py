@@ -4,60 +4,36 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import groupby
 from typing import Any
 
 from uldm_core.errors import Key, MistakeError, Problem, Where
-from uldm_core.toml_text.locate import STRING, locate, not_toml, note, written
+from uldm_core.toml_text.locate import Token, locate, not_toml, note, tokens_of, written
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_TOKEN = re.compile(
-    rf"""\#[^\n]*
-    |{STRING}
-    |(?P<quote>\"{{3}}|'{{3}}|[\"'])
-    |(?P<open>[\[{{])
-    |(?P<close>[\]}}])
-    |(?P<statement>(?<=\n)[ \t]*(?:\[\[?[\w.\-\"' ]+\]\]?[ \t]*(?:\#[^\n]*)?(?=\n|$)|[\w.\-]+[ \t]*=))""",
-    re.VERBOSE | re.DOTALL,
-)
+_QUOTES = ('"', "'", '"""', "'''")
+_CLOSES = {"[": "']'", "{": "'}'; it ends on the line it begins on"}
 _LONG_NUMBER = re.compile(r"\d(?:_?\d){4299}")
-_CLOSES = {"[": "]", "{": "}"}
-_EXPLAINED = {
-    "Invalid value": (
-        "expected a value",
-        'a string needs quotes ("..."); true and false are lower-case; '
-        "a number begins with a digit; there is no null: leave the key out",
-    ),
-    "Invalid statement": (
-        "expected KEY = VALUE or [TABLE]",
-        "a value is KEY = VALUE, a table begins with [NAME]",
-    ),
-    "Expected newline or end of document after a statement": (
-        "there is something after the end of the statement",
-        "one KEY = VALUE or [TABLE] a line, and nothing after it; a string needs quotes",
-    ),
-    "Expected '=' after a key in a key/value pair": (
-        "expected KEY = VALUE",
-        "a value follows '=': KEY = VALUE; a table begins with [NAME]",
-    ),
-    "Invalid initial character for a key part": (
-        "expected a name",
-        "no comma before '}'; a name of more than letters, digits, _ and - needs quotes",
-    ),
-    "Cannot overwrite a value": ("this key is written twice", "keep one of the two"),
-    "Unclosed array": ("expected ',' or ']'", ""),
-    "Unclosed inline table": ("expected ',' or '}'", ""),
-    "Unescaped '\\' in a string": (
-        "a backslash that begins no escape",
-        "a path in single quotes keeps its backslashes: 'C:\\images'",
-    ),
-    "Expected ']' at the end of a table declaration": ("'[' is never closed", "close it with ']'"),
-    "Expected ']]' at the end of an array declaration": ("'[[' is never closed", "close it with ']]'"),
+_STATEMENT = "a value is KEY = VALUE, a table begins with [NAME]"
+_HINTS = {
+    "Invalid value": 'a string needs quotes ("..."); true and false are lower-case; '
+    "a number begins with a digit; there is no null: leave the key out",
+    "Invalid statement": _STATEMENT,
+    "Expected '=' after a key in a key/value pair": _STATEMENT,
+    "Expected newline or end of document after a statement": "one KEY = VALUE or [TABLE] a line, and nothing "
+    "after it; a string needs quotes",
+    "Invalid initial character for a key part": "no comma before '}'; a name of more than letters, digits, "
+    "_ and - needs quotes",
+    "Unclosed array": "',' or ']' is missing",
+    "Unclosed inline table": "',' or '}' is missing",
+    "Unescaped '\\' in a string": "a path in single quotes keeps its backslashes: 'C:\\images'",
+    "Cannot overwrite a value": "it is written twice: keep one of the two",
 }
-"""What the parser's messages mean, and how to fix it."""
+"""How to fix what the parser's messages say."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -88,17 +64,20 @@ def parse_and_locate(text: str) -> tuple[dict[str, Any], dict[Key, int]]:
 
 def _syntax_problem(text: str, error: ValueError) -> Problem:
     """Explain why a text is not TOML: a repeated key, an unclosed bracket, or what the parser reports."""
-    message, _, place = str(error).removesuffix(")").partition(" (at ")  # "line 3, column 7"
-    if not place:  # int() itself refused it
+    message, at, place = str(error).removesuffix(")").rpartition(" (at ")  # "line 3, column 7"
+    if not at:  # int() itself refused a number
         number = next(_LONG_NUMBER.finditer(text))
-        return not_toml(_line(text, number.start()), "an integer of too many digits")
-    found = re.fullmatch(r"line (\d+), column (\d+)", place)
-    offset = _offset(text, int(found[1]), int(found[2])) if found else len(text)
-    if message.startswith(("Cannot ", "Duplicate ")) and (problem := _repeated(text[:offset])):
+        return not_toml(text.count("\n", 0, number.start()) + 1, "an integer of too many digits")
+    lines = text.split("\n")
+    line, column = map(int, re.findall(r"\d+", place) or (len(lines), len(lines[-1]) + 1))
+    before = "\n".join([*lines[: line - 1], lines[line - 1][: column - 1]])
+    if message.startswith(("Cannot ", "Duplicate ")) and (problem := _repeated(before)):
         return problem
-    if opening := _never_closed(text, offset):
-        return not_toml(_line(text, opening[0]), f"{opening[1]} is never closed", opening[2])
-    return not_toml(_line(text, offset), *_EXPLAINED.get(message, (message[:1].lower() + message[1:], "")))
+    if opening := _never_closed(text, line):
+        name = repr(opening.text) if opening.text in _CLOSES else "the string"
+        hint = f"close it with {_CLOSES.get(opening.text, opening.text)}"
+        return not_toml(opening.line, f"{name} is never closed", hint)
+    return not_toml(line, message[:1].lower() + message[1:], _HINTS.get(message, ""))
 
 
 def _repeated(text: str) -> Problem | None:
@@ -114,29 +93,19 @@ def _repeated(text: str) -> Problem | None:
     return last[0] if last else None  # the others are in its value
 
 
-def _never_closed(text: str, until: int) -> tuple[int, str, str] | None:
-    """Return the innermost opening before ``until`` that nothing closes: its offset, its name and a hint."""
-    stack: list[int] = []
-    for token in _TOKEN.finditer(text):
-        kind, at = token.lastgroup, token.start()
-        if kind == "quote":
-            return (at, "the string", f"close it with {token[0]}") if at <= until else None
-        if kind == "open" and (stack or "=" in text[text.rfind("\n", 0, at) + 1 : at]):  # else of a header
-            stack.append(at)
-        elif kind == "close" and stack and token[0] == _CLOSES[text[stack[-1]]]:
-            stack.pop()
-        elif kind == "statement" and stack and at >= until - 1:
+def _never_closed(text: str, line: int) -> Token | None:
+    """Return the innermost opening that nothing closes before the first statement from a line on."""
+    opened: list[Token] = []
+    for number, group in groupby(tokens_of(text), key=lambda token: token.line):
+        tokens = [token.text for token in group]
+        header = tokens[0] == "[" and tokens[-1] == "]" and not {"=", ","} & set(tokens)
+        if opened and number >= max(line, opened[-1].line + 1) and (header or tokens[1:2] == ["="]):
             break
-    if not stack:
-        return None
-    opening = text[stack[-1]]
-    one_line = "; it ends on the line it begins on" if opening == "{" else ""
-    return stack[-1], f"{opening!r}", f"close it with {_CLOSES[opening]!r}{one_line}"
-
-
-def _offset(text: str, line: int, column: int) -> int:
-    return sum(len(other) + 1 for other in text.split("\n")[: line - 1]) + column - 1
-
-
-def _line(text: str, offset: int) -> int:
-    return text.count("\n", 0, offset) + 1
+        for token in tokens if opened or not header else ():
+            if token in _QUOTES:
+                return Token(token, number) if number <= line else None
+            if token in _CLOSES:
+                opened.append(Token(token, number))
+            elif opened and opened[-1].text + token in ("[]", "{}"):
+                opened.pop()
+    return opened[-1] if opened else None

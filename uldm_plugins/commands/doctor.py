@@ -28,10 +28,8 @@ def doctor(run: Path | None, as_json: bool) -> None:
     """
     if run is not None:
         sys.exit(_check(run, as_json))
-    from uldm_core import registry
     from uldm_core.recipe.shipped import names
 
-    registry.default()  # before torch is imported, to find which plugin imports it
     report: Row = {
         "versions": _versions(),
         "optional": _optional(),
@@ -82,7 +80,6 @@ def _optional() -> dict[str, dict[str, str]]:
     from importlib.metadata import packages_distributions, version
 
     from uldm_core import registry
-    from uldm_core.registry.component import how_to_install
 
     owners, found = packages_distributions(), {}
     for component in registry.default().components():
@@ -90,9 +87,7 @@ def _optional() -> dict[str, dict[str, str]]:
             owner = owners.get(component.requires.partition(".")[0])
             found[component.requires] = {
                 "version": version(owner[0]) if component.installed and owner else "",
-                "install": ""
-                if component.installed
-                else how_to_install(component.requires, component.distribution),
+                "install": "" if component.installed else f"pip install {component.requires}",
             }
     return found
 
@@ -128,11 +123,11 @@ def _plugins() -> list[Row]:
     return [
         {
             "name": str(plugin),
-            "skipped": plugin.skipped,
+            "skipped": bool(plugin.error),
             "components": len(plugin.components),
             "commands": len(plugin.commands),
             "seconds": round(plugin.seconds, 3),
-            "error": plugin.error,
+            "error": plugin.traceback or plugin.error,
             "mend": plugin.fix,
         }
         for plugin in registry.default().plugins.values()

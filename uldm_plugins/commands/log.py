@@ -25,14 +25,12 @@ FOLLOW_SECONDS = 0.5
 @json_option
 def log(run: Path, follow: bool, as_json: bool) -> None:
     """Show what happened to RUN: started, resumed, stages, checkpoints, warnings, and how it ended."""
-    from uldm_core.errors import MistakeError
+    from uldm_core.paths import inside, refused
     from uldm_core.run_folder.events import FILE
-    from uldm_core.run_folder.folder import RunFolder
 
-    path = RunFolder(run).file(FILE)
-    if not path.is_file() and not follow:
-        what = f"{run} has no {FILE}"
-        raise MistakeError(what, hint="it is no run, or one of an earlier version, which kept none")
+    path = inside(run, FILE)
+    if not path.is_file() and not (follow and run.is_dir()):
+        raise refused(path, "missing", f"{run} is no run, or one of an earlier version, which kept none")
     for event in _events(run, path, follow):
         click.echo(json.dumps(_table(event)) if as_json else _line(event))
 

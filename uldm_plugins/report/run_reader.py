@@ -313,7 +313,7 @@ def _tables(path: Path, text: str) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except MistakeError as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, error.problems[0].what) from error
 
 
 def _curves(stage: StageFolder, unreadable: Unreadable) -> dict[str, Curve]:
