@@ -116,7 +116,8 @@ class _Check:
         records += [path for path in self.listed(self.folder.path / "evaluations") if path.suffix == ".json"]
         for path in records:
             self.read(path, partial(_record, path))
-        self.read(self.folder.path / EVENTS, self.event_log)
+        if (self.folder.path / EVENTS).exists() or not self.folder.is_of_format_1():
+            self.read(self.folder.path / EVENTS, self.event_log)
         for path in self.listed(self.folder.path / "pretrained"):
             known = started_from(path.stem, self.folder)
             if known:
@@ -127,8 +128,6 @@ class _Check:
     def event_log(self) -> None:
         """Raise ``MistakeError`` if lines of the event log are damaged, or its last ones are lost."""
         path = self.folder.file(EVENTS)
-        if not path.exists() and self.folder.is_of_format_1():
-            return
         require(path)
         events, bad, _ = read_events(path)
         if bad:
