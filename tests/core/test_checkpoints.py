@@ -31,7 +31,7 @@ class Lines(Silent):
         self.lines.append(text)
 
 
-class Descent:
+class ScaledSGD:
     """An optimizer whose rate the engine may lower."""
 
     def __init__(self, parameters, lr):
@@ -73,7 +73,7 @@ class Steps:
 
     def prepare(self, context):
         self.net = nn.Sequential(nn.Identity(), Root(self.edge))
-        self.optimizer = Descent(self.net.parameters(), self.lr)
+        self.optimizer = ScaledSGD(self.net.parameters(), self.lr)
 
     def step(self, step, context):
         self.done.append(step + 1)
