@@ -155,7 +155,7 @@ def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path, monkeypatch):
     trainer, context = Steps(9), Context("s", 0, CPU, RunFolder(tmp_path).stage("s"))
     trainer.prepare(context)
 
-    def slow(*_):
+    def slow(*_, **__):
         nonlocal now
         now += 10
 
