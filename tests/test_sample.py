@@ -1,16 +1,27 @@
 """``uldm sample`` on a real, very small run: images, the way to them, and what lies between."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+from attrs import evolve
 from click.shell_completion import ShellComplete
 from PIL import Image, ImageSequence
 
+from uldm_core import MistakeError
 from uldm_core.cli import main as program
+from uldm_core.engine.opened_run import TrainedRun
+from uldm_core.engine.run import run as run_recipe
+from uldm_core.engine.signals import Interrupted, Stop
+from uldm_core.errors import RunWarning
+from uldm_core.recipe import Recipe
+from uldm_core.run_folder.folder import RunFolder
+from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
 TINY = (
     "dataset.limit=40",
@@ -51,6 +62,47 @@ def test_a_sampler_is_chosen_and_set_on_the_command_line(uldm, run, tmp_path):
     assert own == same != other
     assert "at 6 times" in uldm(*draw, "--trajectory", "five.png")[2]
     assert "at 4 times" in uldm(*draw, "--trajectory", "three.png", "--steps", 3)[2]
+
+
+def test_an_unfinished_run_is_sampled_from_its_last_checkpoint(uldm, run, tmp_path, monkeypatch):
+    """The autoencoder is that of the stage that is done, the denoiser the average in the checkpoint."""
+    cut, stop, step = shutil.copytree(run, tmp_path / "cut"), Stop(), TrainDiffusion.step
+
+    def stopping(self, number, context):
+        if number == 2:
+            stop.request()
+        return step(self, number, context)
+
+    monkeypatch.setattr(TrainDiffusion, "step", stopping)
+    with pytest.raises(Interrupted):
+        run_recipe(Recipe.load(cut, ["stages.second.steps=4"]), out=cut, stop=stop)
+    monkeypatch.setattr(TrainDiffusion, "prepare", lambda *_: pytest.fail("the data are read"))
+    with pytest.warns(RunWarning, match=r"cut is unfinished \(stage second, step 3 of 4\)"):
+        opened = TrainedRun.open(cut)
+    saved = opened.folder.stage("second").checkpoints.load(3)
+    weights, scaling = opened.component("denoiser").parameters(), opened.component("latent_scaling")
+    assert all(map(torch.equal, weights, saved["ema"]["parameters"]))
+    assert not opened.component("denoiser").training
+    assert all(map(torch.equal, scaling.state_dict().values(), saved["latent_scaling"].values()))
+    assert uldm("sample", cut, "--count", 4, "--out", "cut.npz")[0] == 0
+    for step in (2, 3):
+        (cut / f"stages/second/checkpoints/{step}/state.json").write_text("{")
+    code, _, errors = uldm("sample", cut, "--count", 4, "--out", "none.npz")
+    assert code == 2 and "stages.second is not done, and no checkpoint of it is whole" in errors
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("stages.second.lr_schedule.warmup=7", "denoiser is not trained yet"),
+        ("stages.first.steps=3", "autoencoder was trained for 2 steps"),
+    ],
+)
+def test_an_unfinished_run_of_other_options_is_not_sampled(run, tmp_path, edit, said):
+    cut = RunFolder(shutil.copytree(run, tmp_path / "cut"))
+    cut.stage("second").write_record(evolve(cut.stage("second").record(), done=False))
+    with pytest.raises(MistakeError, match=said):
+        TrainedRun.open(cut.path, overrides=(edit,)).require_trained("autoencoder", "denoiser")
 
 
 def test_a_trajectory_and_what_lies_between_two_noises_are_drawn(uldm, run, tmp_path):

@@ -126,7 +126,9 @@ def test_a_flipped_bit_is_named_by_the_doctor_and_not_used(torture, uldm, tmp_pa
     code, out, error = uldm("doctor", "x")
     assert code and torture.is_named(name, out + error), out + error
     code, out, error = uldm("run", "x", "--out", "x")
-    assert torture.is_named(name, out + error) or (tmp_path / "x" / name).read_bytes() == damaged, out + error
+    now, whole = (folder / "x" / name for folder in (tmp_path, torture.REFERENCE.folder))
+    same = now.read_bytes() in (damaged, whole.read_bytes())  # left for the doctor, or copied again
+    assert same or torture.is_named(name, out + error), out + error
     differing = torture.differing(torture.contents(tmp_path / "x"), torture.REFERENCE.held)
     assert code == 2 or set(differing) <= {name}
 

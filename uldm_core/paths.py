@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +22,9 @@ from uldm_core.errors import MistakeError, Problem, RunError, Where, shortened
 
 LONGEST_NAME = 255
 """Bytes of a file's name, on every file system that is in use."""
+
+CHECKS: dict[Path, Callable[[], object]] = {}
+"""By a run's folder that this process writes into: raises ``RunError`` once the folder is no longer there."""
 
 
 def inside(folder: Path, *names: str) -> Path:
@@ -37,8 +40,11 @@ def inside(folder: Path, *names: str) -> Path:
     Raises:
         MistakeError: a name is none of a file; on the way, or at its end, is a symbolic link, a pipe, a
             socket or a device, or a file where a folder is to be; it may not be looked at.
+        RunError: this process writes into the run's folder, and the folder was moved or removed.
     """
     path = Path(folder)
+    if check := CHECKS.get(path):
+        check()
     for left, name in zip(range(len(names) - 1, -1, -1), names):
         odd = name in ("", ".", "..") or any(sign in "/\\" or sign < " " for sign in name)
         if odd or len(os.fsencode(name)) > LONGEST_NAME:
@@ -143,7 +149,8 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             why += f": {f'{size:,} bytes are needed, ' if size else ''}{free_bytes(path):,} are free"
         hint = _WHAT_TO_DO.get(error.errno or 0, "")
-        raise RunError(Problem(Where((), str(path)), why, hint)) from error
+        named = (place for place in (path, *path.parents) if not any(map(LEFT_OVER.fullmatch, place.parts)))
+        raise RunError(Problem(Where((), str(next(named))), why, hint)) from error
 
 
 def _is_of(named: Path, path: Path) -> bool:

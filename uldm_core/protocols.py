@@ -574,6 +574,16 @@ class Adjustable(_Optional, Protocol):
     adjustable: Sequence[str]
 
 
+@runtime_checkable
+class HasArtifactSize(_Optional, Protocol):
+    """A stage that knows how large its artifacts are going to be.
+
+    ``artifact_bytes`` is what they take on disk at most.
+    """
+
+    artifact_bytes: int
+
+
 @frozen
 class RunStart:
     """What a tracker is given when a run begins, or resumes.

@@ -177,6 +177,7 @@ _COMMANDS = (
     ),
     ("schema", "commands.schema:schema", "Print the JSON Schema of recipes, for help in the editor."),
     ("report", "commands.report:report", "Write a run's report.html anew."),
+    ("log", "commands.log:log", "Show what happened to a run, and what happens."),
     ("compare", "commands.compare:compare", "Lay runs side by side on one page."),
     ("reconstruct", "commands.reconstruct:reconstruct", "Pass images through a run's autoencoder."),
     ("lpips", "commands.lpips:lpips", "Measure and show how two images differ to a feature network."),

@@ -218,7 +218,7 @@ def test_a_gradient_gone_bad_in_the_last_step_is_found_before_the_weights_are_sa
         train(tmp_path, trainer, checkpoint=CheckpointPolicy("1 h"))
     assert caught.value.problems[0].what == (
         "stages.s: net.1.weight became nan or infinite at a step from 1 to 4; "
-        "it begins in the gradient of net.1.weight at step 4; this state is not saved"
+        "it begins in the gradient of the output of net.1.inner at step 4; this state is not saved"
     )
     assert trainer.done == [1, 2, 3, 4] * 2, "once more from the start, with checks"
 

@@ -148,9 +148,9 @@ def said(dry_build):
 def test_every_component_stage_and_part_is_built_for_its_shapes(tried):
     found = tried(stages={"first": {"use": "train"}})
     assert not found.problems and not found.unmeasured
-    coder = found.components["autoencoder",]
-    assert coder.quantizer is found.components["autoencoder", "quantizer"]
-    assert found.components["stages", "first"].autoencoder is coder
+    coder = found.made["autoencoder",]
+    assert coder.quantizer is found.made["autoencoder", "quantizer"]
+    assert found.made["stages", "first"].autoencoder is coder
     assert all(parameter.is_meta for parameter in coder.parameters())
 
 
@@ -216,7 +216,7 @@ def test_time_is_up_for_one_that_never_ends(tried):
 
 
 def test_nothing_is_allocated(tried):
-    vast = tried(loss="vast").components["loss",]
+    vast = tried(loss="vast").made["loss",]
     assert all(tensor.is_meta for tensor in vast.state_dict().values())
     assert vast.layer.weight.shape == (10**6, 10**6) and vast.weight.shape == (10**12,)
 
@@ -231,19 +231,19 @@ def test_a_dry_build_says_nothing_and_draws_nothing(tried, caplog, recwarn):
 
 
 def test_components_are_notified_that_only_shapes_are_wanted(tried):
-    curious = tried(loss="curious").components["loss",]
+    curious = tried(loss="curious").made["loss",]
     assert curious.shapes_only and curious.device == "meta"
     assert not is_shapes_only() and torch.zeros(1).device.type == "cpu"
 
 
 def test_a_noise_scheduler_has_its_values_unless_they_are_many(tried):
-    assert tried(noise_scheduler="process").components["noise_scheduler",].values == [0, 0.5, 1]
+    assert tried(noise_scheduler="process").made["noise_scheduler",].values == [0, 0.5, 1]
     found = tried(noise_scheduler={"use": "process", "timesteps": 10**13})
     assert found.unmeasured["noise_scheduler",] == "timesteps = 10000000000000 is more than can be tried out"
 
 
 def test_a_dataset_is_stood_in_for_by_what_its_class_or_its_options_say(tried):
-    by_class, by_options = tried().components["dataset",], tried(dataset="sized").components["dataset",]
+    by_class, by_options = tried().made["dataset",], tried(dataset="sized").made["dataset",]
     assert by_class == StandIn(1, 4, ("train", "test")) and by_options == StandIn(2, 5, ("train", "test"))
     assert by_options.split("test").images(torch.arange(3)).shape == (3, 2, 5, 5)
     assert len(by_options.labels) == len(by_options)
@@ -284,7 +284,7 @@ def test_a_dry_build_is_quick_since_torch_imports_nothing_for_it():
         "from uldm_core.recipe import Recipe\n"
         "from uldm_core.preflight.dry_build import dry_build\n"
         "found = dry_build(Recipe.load('mnist_latent').resolve())\n"
-        "print(len(found.components) > 20, 'torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
+        "print(len(found.made) > 20, 'torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["True", "False", "False"], done.stdout + done.stderr

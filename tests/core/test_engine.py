@@ -181,9 +181,11 @@ def test_until_stops_after_a_stage(registry, write, tmp_path):
     opened.require_trained("autoencoder")
 
 
-def test_an_untrained_run_says_what_to_do(registry, write, tmp_path):
+def test_an_untrained_run_says_what_to_do(registry, write, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
+    stop = Stop()
     with pytest.raises(Interrupted):
-        run(plan_of(registry, write), out=tmp_path / "out", stop=Stop(signal.SIGINT))
+        run(plan_of(registry, write), out=tmp_path / "out", stop=stop, reporter=Recorder(stop, 2))
     with pytest.raises(MistakeError, match="autoencoder is not trained yet"):
         TrainedRun.open(tmp_path / "out", registry=registry).require_trained("autoencoder")
 

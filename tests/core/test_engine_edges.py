@@ -1,6 +1,7 @@
 """The engine at its edges: what lies on the disk, what is read when, and stopping anywhere."""
 
 import json
+import os
 import pickle
 import signal
 import zipfile
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -22,7 +22,7 @@ from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.progress import Clock, Lines, Silent, format_metrics, format_seconds
 from uldm_core.engine.randomness import batch_indices, derive, generator, seeded
-from uldm_core.engine.run import _lock, folder_of, run
+from uldm_core.engine.run import folder_of, run
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.engine.trackers import Trackers
 from uldm_core.protocols import Dataset, Denoiser, RunStart
@@ -33,6 +33,7 @@ from uldm_core.run_folder.checkpoint import read_state, write_state
 from uldm_core.run_folder.files import damaged, read_tensors, write_bytes, write_tensors
 from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import stage_keys
+from uldm_core.run_folder.lock import is_locked, lock_folder
 from uldm_plugins.trackers.jsonl import Jsonl
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -371,13 +372,17 @@ def test_an_artifact_is_published_to_the_runs_own_folder(tmp_path):
 
 
 def test_the_lock_is_given_back_when_the_run_ends(tmp_path):
-    with _lock(tmp_path) as held, pytest.raises(MistakeError, match="another run is using this folder"):
-        _lock(tmp_path)
-    assert not held.is_locked
-    with pytest.raises(KeyError), _lock(tmp_path) as held:
+    def locked():
+        with lock_folder(tmp_path):
+            pass
+
+    said = rf"another run is using this folder: process {os.getpid()} on .*, since 20"
+    with lock_folder(tmp_path), pytest.raises(MistakeError, match=said):
+        locked()
+    with pytest.raises(KeyError), lock_folder(tmp_path):
         raise KeyError
-    assert not held.is_locked
-    FileLock(tmp_path / ".lock", timeout=0).acquire().lock.release()
+    assert not is_locked(tmp_path) and not (tmp_path / "lock.json").exists()
+    locked()
 
 
 def planned(registry, write, *overrides, changes=()):
@@ -541,7 +546,7 @@ def test_a_stage_that_failed_is_not_done_and_is_done_anew(registry, tmp_path, mo
     registry.register(Component("stage", "tune", Tune))
     resolved = Recipe.from_dict(TUNED).resolve(registry)
     monkeypatch.setattr(Tune, "fails", True)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match=r"stages\.a: No space left; [\d,]* bytes are free in .*run"):
         run(resolved, out=tmp_path / "run")
     record = json.loads((tmp_path / "run/stages/a/stage.json").read_text())
     assert not record["done"] and not (tmp_path / "run/stages/b").exists()

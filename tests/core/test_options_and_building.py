@@ -68,6 +68,11 @@ class Made:
     later: int = attrs.field(kw_only=True, default=2)
 
 
+@attrs.frozen
+class Sized:
+    size: int
+
+
 @dataclasses.dataclass
 class Data:
     size: Annotated[int, Ge(1)] = 1
@@ -263,6 +268,28 @@ def test_a_recipe_of_numpys_scalars_and_paths_can_be_saved(registry, tmp_path):
     assert type(built.codebook_size) is int
 
 
+def test_all_that_is_wrong_within_a_value_is_reported_but_what_a_choice_of_a_union_says():
+    with pytest.raises(MistakeError) as caught:
+        structure({"a": ["x", 1, 2.5], "b": [True]}, dict[str, list[int]])
+    assert [str(problem.where) for problem in caught.value.problems] == ["a[0]", "a[2]", "b[0]"]
+    assert structure([1, 2], list[str] | list[int] | int) == [1, 2]
+
+
+def test_an_object_is_made_of_a_table_that_has_its_options(registry):
+    assert structure({"levels": [1], "later": 5}, Made) == Made([1], later=5)
+    assert structure({"size": 2}, Sized | None) == Sized(2)
+    with pytest.raises(MistakeError) as caught:
+        structure({"lengths": 1}, list[Sized] | Sized)
+    assert "expected a list of (a table of size) or a table of size" in str(caught.value)
+    with pytest.raises(MistakeError) as caught:
+        structure([{"sizes": 1}, {}, {"size": "x"}], list[Sized])
+    assert [str(problem).partition(" (")[0] for problem in caught.value.problems] == [
+        "[0].sizes: unknown option 'sizes'",
+        "[1]: missing option 'size'",
+        "[2].size: expected an integer, got 'x'",
+    ]
+
+
 def test_lists_become_tuples_where_tuples_are_wanted_all_the_way_down():
     assert structure([[1, 2], []], tuple[tuple[int, ...], ...]) == ((1, 2), ())
     assert structure((1, 2), list[float]) == [1.0, 2.0]
@@ -295,9 +322,11 @@ class Holder(nn.Module):
         losses: list[Weighted[Loss]] = [],  # noqa: B006
         optimizer: Partial[Optimizer] = use("sgd", lr=0.5),
         schedule: dict[str, int] | None = None,
+        pair: tuple[Loss, ...] = (),
     ) -> None:
         super().__init__()
         self.quantizer, self.losses, self.make, self.schedule = quantizer, losses, optimizer, schedule
+        self.pair = pair
 
     encode = decode = forward = lambda self, x: x
 
@@ -316,8 +345,10 @@ def test_components_are_taken_in_every_form(holder):
         {"use": "holder", "quantizer": codes},
         losses=["distance", {"use": "distance", "power": 3, "weight": 2}],
         optimizer={"use": "sgd", "lr": 0.25},
+        pair=["distance", {"use": "distance", "power": 3}],
     )
     assert built.quantizer.codebook_size == 4
+    assert isinstance(built.pair, tuple) and [loss.power for loss in built.pair] == [2.0, 3.0]
     assert [(term.weight, term.component.power) for term in built.losses] == [(1.0, 2.0), (2.0, 3.0)]
     parameters = [nn.Parameter(torch.zeros(1))]
     assert built.make(parameters).param_groups[0]["lr"] == 0.25
@@ -356,6 +387,15 @@ def test_nested_mistakes_come_with_the_whole_key(holder):
         )
     keys = [str(problem.where) for problem in caught.value.problems]
     assert keys == ["autoencoder.losses[1].power", "autoencoder.losses[2].use"]
+
+
+def test_a_duplicate_behind_a_wrong_item_is_reported_at_its_own_place(holder):
+    losses = [{"use": "distance", "power": "x"}, "l7", "distance", {"use": "distance", "weight": 2}]
+    with pytest.raises(MistakeError) as caught:
+        building.build(holder, "autoencoder", "holder", losses=losses)
+    keys = [str(problem.where) for problem in caught.value.problems]
+    assert keys == [f"autoencoder.losses{place}" for place in ("[0].power", "[1].use", "[3]")]
+    assert caught.value.problems[-1].what == "a duplicate of losses[2]"
 
 
 @pytest.mark.parametrize("wrong", [{}, {"use": 3}, {"codebook_size": 4}, 3, [1], object()])

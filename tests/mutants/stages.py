@@ -598,6 +598,35 @@ class Averages(Reconstruct):
 
 
 @sound("stage")
+class TakesTheAverage(Averages):
+    """What it trains can be used before it is done."""
+
+    def take(self, state):
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        for name, value in self.autoencoder.named_parameters():
+            value.data.copy_(state["average"][name])
+        self.autoencoder.eval()
+
+
+@mutant("stage", killed_by="takes_what_finish_would_leave")
+class TakesTheLast(TakesTheAverage):
+    """It takes the weights of the last step, not their average."""
+
+    def take(self, state):
+        super().take(state)
+        self.autoencoder.load_state_dict(state["autoencoder"])
+
+
+@mutant("stage", killed_by="takes_what_finish_would_leave")
+class TakesAndStaysInTraining(TakesTheAverage):
+    """What it takes is left in train mode."""
+
+    def take(self, state):
+        super().take(state)
+        self.autoencoder.train()
+
+
+@sound("stage")
 class AveragesLate(Averages):
     """The average begins after a hundred steps; until then it is the weights themselves."""
 

@@ -42,6 +42,7 @@ def said_of(path):
         SCORES,
         f"{SAMPLES}/samples.npz",
         "evaluations",
+        "events.jsonl",
         "recipe.toml",
         "run.json",
         "environment.json",
@@ -49,6 +50,7 @@ def said_of(path):
 )
 def test_a_page_follows_nothing_out_of_the_folder(run, tmp_path, place, plant):
     run.everything(size=8)
+    (run.path / "events.jsonl").touch()
     (run.path / place).rename(tmp_path / "elsewhere")
     if plant == "pipe":
         os.mkfifo(run.path / place)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from uldm_core.cli import main as program
 from uldm_core.protocols import RunStart
+from uldm_core.run_folder.events import EventLog
 from uldm_plugins.report import tracker
 from uldm_plugins.report.curves import Curve, chart_of, kept_points, read_log, smoothed
 from uldm_plugins.report.diagnostics import diagnose
@@ -167,6 +168,25 @@ def test_what_names_and_texts_say_is_never_markup(run):
     page = report_of(run.path, NOW)
     assert page.count("<script") == 2 and "<img src=x" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_history_is_shown_with_what_is_damaged(run):
+    log = EventLog(run.everything() / "events.jsonl")
+    log.append("started", command="uldm run", environment={"torch": "9.9.9"}, stages={"first": "do"})
+    for step in (2, 4, 6):
+        log.append("checkpoint", stage="first", step=step)
+    log.append("warning", text=HOSTILE)
+    with log.path.open("ab") as file:
+        file.write(b'{"time": 3}\n')
+    log.append(HOSTILE, stage=HOSTILE, step=[HOSTILE])
+    log.append("stopped", signal="SIGTERM")
+    page = report_of(run.path, NOW)
+    history = page[page.index('<section id="history">') :]
+    history = history[: history.index("</section>")]
+    assert history.count("<tr>") == 5 and "<td>3 checkpoints</td><td>first</td><td>step 6</td>" in history
+    assert "<td>stopped</td><td></td><td>signal SIGTERM</td>" in history and "9.9.9" not in history
+    assert "<script" not in history and "&lt;script&gt;alert(1)" in history
+    assert "events.jsonl is damaged: 1 of its lines are not as they were written" in page
 
 
 def test_a_hostile_number_does_not_end_the_script(run):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli import console
+from uldm_core.engine.limits import is_out_of_memory
 from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ CORE = {
 
 class _NobodyReads(Exception):
     """Whoever read our output (``| head``) has read enough."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came where nobody else takes note of it."""
+
+    signum = signal.SIGTERM
 
 
 class LazyGroup(click.Group):
@@ -136,11 +143,25 @@ def _plugins_loaded_anew(strict: bool, block: Sequence[str]) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 failed, 2 a mistake, 130 and 143 after a signal, 141 unread."""
+    """Run and exit: 0 done, 1 failed, 2 a mistake, 75 out of time, 130 or 143 a signal, 141 unread."""
     console.prepare_streams()
     warnings.formatwarning = console.format_warning
-    with console.logs_shown():
+    with _termination_raised(), console.logs_shown():
         sys.exit(_run(arguments))
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """Have SIGTERM end the program as Ctrl-C does, with a word; a run listens to both once it has begun."""
+
+    def terminate(signum: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -163,7 +184,10 @@ def _exit_code(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # of a file that ends too early: click treats it as Ctrl-D
             raise error.__cause__ from None
-        return 128 + int(getattr(error.__cause__ or error, "signum", signal.SIGINT))  # of the second signal
+        stopped = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+        stopped_by = signal.Signals(getattr(stopped, "signum", signal.SIGINT))
+        click.echo(str(stopped or "") or f"stopped by {stopped_by.name} before it was done", err=True)
+        return 128 + stopped_by
     except UldmError as error:
         click.echo(console.prefix(ERROR) if len(error.problems) == 1 else "", nl=False, err=True)
         console.show_problems(error.problems)
@@ -176,6 +200,9 @@ def _exit_code(arguments: list[str] | None) -> int:
         return 1
     except Exception as error:
         code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
+        if code is None and is_out_of_memory(error):
+            click.echo(f"{console.prefix(ERROR)}out of memory: {str(error).partition(chr(10))[0]}", err=True)
+            return 1
         if code is None:
             raise
         click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     help="The run's folder; default RECIPE if that is one, else runs/<recipe's name>.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, costs and what each stage would do; do nothing.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse to resume a training where its bits will differ: on other hardware, say.",
+)
 @run_options("device", "precision", "threads", "compile")
 @click.option(
     "--max-minutes",
@@ -42,6 +47,7 @@ def run(
     until: str | None,
     out: Path | None,
     dry_run: bool,
+    exact: bool,
     max_minutes: float | None,
     run_options: Given,
 ) -> None:
@@ -55,20 +61,33 @@ def run(
     stop = Stop() if max_minutes is None else Stop.after(max_minutes)
     with stop.listening():  # from the first moment
         from uldm_core.recipe import Recipe
+        from uldm_core.run_folder.lock import lock_folder
+        from uldm_core.run_folder.place import folder_of
 
         with stop.interrupting():
-            resolved = Recipe.load(recipe, (*overrides, *run_overrides(run_options))).resolve()
-            show_problems(resolved.warnings)
+            loaded = Recipe.load(recipe, (*overrides, *run_overrides(run_options)))
             if dry_run:
-                _dry_run(resolved, out)
+                _dry_run(loaded.resolve(), out)
                 return
+        folder = folder_of(loaded, out)
+        with lock_folder(folder, command or "") as lock:  # before torch is imported, which takes seconds
+            with stop.interrupting():
+                resolved = loaded.resolve()
+                show_problems(resolved.warnings)
 
-            from uldm_core.cli.progress import reporter
-            from uldm_core.engine.run import folder_of
-            from uldm_core.engine.run import run as run_recipe
+                from uldm_core.cli.progress import reporter
+                from uldm_core.engine.run import run as run_recipe
 
-        with _report_named(folder_of(resolved, out)), reporter() as notify:
-            run_recipe(resolved, out=out, until=until, reporter=notify, stop=stop, command=command or "")
+            with _report_named(folder), reporter() as notify:
+                run_recipe(
+                    resolved,
+                    until=until,
+                    reporter=notify,
+                    stop=stop,
+                    command=command or "",
+                    exact=exact,
+                    lock=lock,
+                )
 
 
 @contextmanager
@@ -90,11 +109,12 @@ def _report_named(folder: Path) -> Iterator[None]:
 
 def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
-    from uldm_core.engine.run import folder_of
     from uldm_core.preflight.forecast import forecast
     from uldm_core.preflight.preflight import checked
     from uldm_core.run_folder.folder import RunFolder
+    from uldm_core.run_folder.place import folder_of
 
+    show_problems(resolved.warnings)
     folder = folder_of(resolved, out)
     found = checked(resolved, folder=RunFolder(folder))
     show_problems(found.problems)

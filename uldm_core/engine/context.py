@@ -15,7 +15,7 @@ from uldm_core.engine.device import Device
 from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.engine.trackers import Trackers
-from uldm_core.paths import copy, inside, make_folder
+from uldm_core.paths import copy, inside, make_folder, sync
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.run_folder.events import EventLog
 from uldm_core.run_folder.folder import StageFolder
@@ -87,13 +87,15 @@ class Context:
     def show(self, name: str, images: torch.Tensor, step: int = 0) -> None:
         """Pass images to the trackers, uint8 [N, C, H, W]; a name at several steps shows how they change."""
         shown = images.detach().cpu()
-        self.trackers.notify(lambda tracker: tracker.images(self.name, step, name, shown))
+        self.trackers.notify(
+            lambda tracker: tracker.images(self.name, step, name, shown), self.name, shown.nbytes
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass the values measured after ``step`` steps to the trackers."""
         for name, value in values.items():
             self.curves.setdefault(name, []).append(value)
-        self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values))
+        self.trackers.notify(lambda tracker: tracker.scalars(self.name, step, values), self.name)
         self.beat()
 
     def message(self, text: str) -> None:
@@ -101,14 +103,15 @@ class Context:
         self.reporter.message(text)
 
     def warn(self, what: str, fix: str = "") -> None:
-        """Show a warning, with what to do, and add it to the event log; the same one only once."""
-        if what not in self._warned:
-            self._warned.add(what)
+        """Show a warning, with what to do; the same advice only once. The run adds it to its event log."""
+        if (fix or what) not in self._warned:
+            self._warned.add(fix or what)
             self.message(f"warning: {what}" + (f"\n    {fix}" if fix else ""))
-            self.event("warning", what=what, fix=fix)
 
     def event(self, name: str, **values: object) -> None:
-        """Add an event of this stage to the run's event log."""
+        """Add an event of this stage to the run's event log; what was logged before it is on disk first."""
+        if self.folder.metrics.is_file():
+            sync(self.folder.metrics)
         self.events.append(name, stage=self.name, **values)
 
     def check_stop(self) -> None:
@@ -122,6 +125,7 @@ class Context:
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
         self.curves.clear()
+        self.event("stage", step=step, total=total)
         self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:

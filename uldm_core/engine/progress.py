@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
+
+_WARNING = re.compile(r"^warning: (.*(?:\n    .*)*)", re.MULTILINE)
 
 
 class Reporter:
@@ -35,6 +38,40 @@ class Reporter:
 
 class Silent(Reporter):
     """Shows nothing."""
+
+
+@define
+class Recorded(Reporter):
+    """Passes everything on, and each warning to ``note`` as well, without its ``warning: ``."""
+
+    shown: Reporter
+    note: Callable[[str], object]
+
+    def stages(self, names: Sequence[str]) -> None:
+        """Pass it on."""
+        self.shown.stages(names)
+
+    def started(self, stage: str, doing: str, total: int, done: int) -> None:
+        """Pass it on."""
+        self.shown.started(stage, doing, total, done)
+
+    def advanced(self, done: int, metrics: Mapping[str, float], rate: float) -> None:
+        """Pass it on."""
+        self.shown.advanced(done, metrics, rate)
+
+    def finished(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self.shown.finished(stage, seconds, summary)
+
+    def reused(self, stage: str, seconds: float, summary: Mapping[str, float]) -> None:
+        """Pass it on."""
+        self.shown.reused(stage, seconds, summary)
+
+    def message(self, text: str) -> None:
+        """Pass it on, and note its warnings, each with the indented lines below it: what to do."""
+        self.shown.message(text)
+        for warning in _WARNING.finditer(text):
+            self.note(" ".join(warning[1].split()))
 
 
 @define

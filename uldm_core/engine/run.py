@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import platform
+import os
+import signal
+import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import torch
 from attrs import define, evolve, field
-from filelock import FileLock, Timeout
 
 from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device
+from uldm_core.engine.environment import checkpoint_environments, differences, environment_of, of_bits
 from uldm_core.engine.finite import not_finite
+from uldm_core.engine.limits import is_out_of_memory, out_of_memory, require_space
 from uldm_core.engine.loop import do_stage
-from uldm_core.engine.progress import Reporter, Silent, format_seconds
-from uldm_core.engine.signals import Stop
+from uldm_core.engine.progress import Recorded, Reporter, Silent, format_seconds
+from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.engine.trackers import RunStatus, Trackers
-from uldm_core.errors import DataError, MistakeError, Problem, RunError, Where, did_you_mean, listing
-from uldm_core.paths import inside, refused, remove
-from uldm_core.preflight.forecast import describe_adjustments, forecast_of
-from uldm_core.preflight.preflight import checked
+from uldm_core.errors import (
+    DataError,
+    MistakeError,
+    Problem,
+    RunError,
+    UldmError,
+    Where,
+    did_you_mean,
+    listing,
+)
+from uldm_core.paths import free_bytes, remove, sweep
+from uldm_core.preflight.forecast import Forecast, describe_adjustments, forecast_of
+from uldm_core.preflight.preflight import Preflight, checked
 from uldm_core.protocols import RunStart, Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
-from uldm_core.recipe.document import Document
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.events import EventLog
-from uldm_core.run_folder.files import require, write_record, write_tensors, write_text
+from uldm_core.run_folder.events import FILE as EVENTS
+from uldm_core.run_folder.events import EventLog, describe_lost, read_events
+from uldm_core.run_folder.files import read_record, require, write_record, write_tensors, write_text
 from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import require_stages, result_files, results_of, stage_keys
+from uldm_core.run_folder.lock import FolderLock, lock_folder
+from uldm_core.run_folder.place import folder_of
 from uldm_core.run_folder.pretrained import keep_pretrained
 from uldm_core.spec.structure import path_of
 
@@ -44,6 +57,8 @@ def run(
     reporter: Reporter | None = None,
     stop: Stop | None = None,
     command: str = "",
+    exact: bool = False,
+    lock: FolderLock | None = None,
 ) -> Path:
     """Run a recipe and return its folder.
 
@@ -58,10 +73,13 @@ def run(
         stop: asked after every step whether to stop: ``Stop.after(minutes)``, or one whose ``request`` is
             called.
         command: what a person typed, for whoever looks at the run.
+        exact: refuse to resume a training where its bits will differ: with another number of threads, say.
+        lock: of the folder, if it is locked already.
 
     Raises:
-        MistakeError: the recipe is wrong, or the folder is in use.
+        MistakeError: the recipe is wrong, the folder is in use, or its disk has not enough room.
         Interrupted: the run was asked to stop; its state is saved.
+        RunError: something failed on the way, or a part of the log is lost.
     """
     resolved = recipe if isinstance(recipe, ResolvedRecipe) else recipe.resolve()
     require_stages(resolved)
@@ -71,33 +89,15 @@ def run(
             hint=f"the stages are: {listing(list(resolved.stages))}",
         )
     reporter = reporter or Silent()
-    folder = RunFolder(folder_of(resolved, out))
+    stop, folder = stop or Stop(), RunFolder(lock.path if lock else folder_of(resolved, out))
     _refuse_own_weights(resolved, folder.path)
-    found = checked(resolved, folder=folder)
-    reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
-    with _lock(folder.path):
-        runner = _Runner(resolved, folder, choose_device(resolved.run), reporter, stop or Stop(), command)
-        runner.run(until)
+    with nullcontext(lock) if lock else lock_folder(folder.path, command) as lock:
+        with stop.interrupting():
+            found = checked(resolved, folder=folder)
+        reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
+        device = choose_device(resolved.run)
+        _Runner(resolved, folder, device, reporter, stop, command, found, lock).run(until, exact)
     return folder.path
-
-
-def folder_of(resolved: ResolvedRecipe, out: str | Path | None = None) -> Path:
-    """Return a run's folder: ``out``; the recipe's, if it was named by a run's folder; else by the recipe.
-
-    The recipe's word is ``[run] out``, or else ``runs/<name>``.
-
-    Raises:
-        MistakeError: ``out`` is empty, or a folder with a recipe that somebody wrote by hand.
-    """
-    if out is not None and not str(out):
-        raise MistakeError("out is empty", hint="name the run's folder, or leave it out for runs/NAME")
-    folder = path_of(out or resolved.recipe.run or resolved.run.out or Path("runs") / resolved.recipe.name)
-    written = inside(folder, "recipe.toml")
-    others = any((folder / name).exists() for name in ("run.json", "stages"))
-    if written.is_file() and not others and "versions" not in Document.read(written).data:
-        what = f"{written} is not of a run: a run would overwrite it"
-        raise MistakeError(what, hint="give another folder: --out")
-    return folder
 
 
 def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
@@ -109,20 +109,6 @@ def _refuse_own_weights(resolved: ResolvedRecipe, folder: Path) -> None:
             raise resolved.located(MistakeError(problem))
 
 
-def _lock(path: Path) -> AbstractContextManager[object]:
-    """Keep a second run out of the folder, until the context ends."""
-    path.mkdir(parents=True, exist_ok=True)
-    lock = inside(path, ".lock")
-    if lock.is_dir():
-        raise refused(lock, "a folder where a file belongs", "remove it")
-    try:
-        return FileLock(lock, timeout=0).acquire()
-    except Timeout as error:
-        raise MistakeError(
-            f"{path}: another run is using this folder", hint="wait for it, or give --out"
-        ) from error
-
-
 @define
 class _Runner:
     resolved: ResolvedRecipe
@@ -131,42 +117,78 @@ class _Runner:
     reporter: Reporter
     stop: Stop
     command: str
+    preflight: Preflight
+    lock: FolderLock
+    events: EventLog = field(init=False)
     status: RunStatus = field(init=False)
     trackers: Trackers = field(init=False)
     store: RunComponents = field(init=False)
     products: dict[str, Path] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     records: dict[str, StageRecord] = field(factory=dict)
+    environment: Mapping[str, object] = field(factory=dict)
     watched: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.store = RunComponents.of(self.resolved, self.device)
+        self.events = EventLog(self.folder.file(EVENTS))
         self.status = RunStatus(self.folder.file("run.json"), self.command)
-        self.trackers = Trackers.of(self.resolved, self.reporter.message)
+        self.environment = environment_of(self.resolved, self.device, self.command)
+        self.reporter = Recorded(self.reporter, self._warned)
+        self.trackers = Trackers.of(self.resolved, self.reporter.message, self.folder.path)
 
-    def run(self, until: str | None) -> None:
+    def run(self, until: str | None, exact: bool) -> None:
         stages = list(self.resolved.stages)
         wanted = stages[: stages.index(until) + 1] if until else stages
+        sweep(self.folder.path)
         for repaired in self.folder.repair():
             self.reporter.message(f"warning: {repaired}")
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
-        if lines := [forecast.announcement for forecast in found if forecast.announcement]:
-            self.reporter.message("\n".join(lines))  # before anything is archived
+        self._announce(found, exact)
+        require_space(self.folder.path, self.resolved, self.preflight, _not_reused(found))
         changed = not self._is_of(keys)
-        self.records = self._settle(keys, wanted)
-        self.folder.write_recipe(self.resolved.to_toml())
-        write_record(self.folder.file("environment.json"), _environment(self.resolved, self.device))
         started, worked = time.monotonic(), []
-        self.reporter.stages(wanted)
         with ExitStack() as watch:
+            if changed or _not_reused(found):
+                watch.enter_context(self._watching(found))
+            self.records = self._settle(keys, wanted)
+            if self.watched:
+                self._begin()
+            self.reporter.stages(wanted)
             for name in wanted:
-                if not self.watched and (changed or not all(self.records[name].done for name in wanted)):
-                    watch.enter_context(self._watching())
+                self.stop.check()
+                if not self.watched and not all(self.records[name].done for name in wanted):
+                    watch.enter_context(self._watching(found))
+                    self._begin()
                 worked.append(self._stage(name, self.records[name]))
         seconds = format_seconds(time.monotonic() - started)
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
+
+    def _announce(self, found: Sequence[Forecast], exact: bool) -> None:
+        """Say what becomes of the stages before anything is archived, and where bits will differ."""
+        lines = [forecast.announcement for forecast in found if forecast.announcement]
+        past = read_events(self.folder.file(EVENTS))[0]
+        made_in = checkpoint_environments(past)
+        for stage in [forecast.stage for forecast in found if forecast.does == "resume"]:
+            before = made_in.get(stage) or self._last_environment()
+            if changed := differences(before, self.environment):
+                what = f"stages.{stage} resumes where its bits will differ: {', '.join(changed)}"
+                if exact:
+                    raise MistakeError(what, hint="resume it as it was begun, or leave out --exact")
+                lines.append(f"warning: {what}")
+        lines += [f"warning: {text}" for text in describe_lost(past)]
+        if lines:
+            self.reporter.message("\n".join(lines))
+
+    def _last_environment(self) -> Mapping[str, object]:
+        found = read_record(self.folder.file("environment.json"), lambda value: dict[str, object](value))
+        return found or {}
+
+    def _warned(self, text: str) -> None:
+        """Keep a warning in the event log."""
+        self.events.append("warning", text=text)
 
     def _is_of(self, keys: Mapping[str, StageKey]) -> bool:
         """Whether the folder is of a run that is done, of this very recipe, and holds nothing else."""
@@ -176,14 +198,50 @@ class _Runner:
         return all(record is None or record.key.same(keys[name]) for name, record in records.items())
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Write ``run.json`` and notify trackers of the run's beginning and end."""
+    def _watching(self, found: Sequence[Forecast]) -> Iterator[None]:
+        """Write how the run begins and ends: to ``run.json``, the event log and the trackers."""
+        begins = "resumed" if self.folder.file("run.json").is_file() else "started"
+        self.status.write("running")
+        self.watched = True
+        self.events.append(
+            begins,
+            command=self.command,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            stages={forecast.stage: forecast.does for forecast in found},
+            environment=of_bits(self.environment),
+        )
+        try:
+            yield
+        except BaseException as error:
+            if not self.lock.is_gone():
+                with suppress(OSError, UldmError):  # what went wrong first is what is said
+                    self._end(*_ending(error))
+            raise
+        if lost := self._end("done", {}):
+            raise RunError(
+                lost, hint="its results are whole, its curves and images are not; make room on the disk"
+            )
+
+    def _begin(self) -> None:
+        """Write what the folder is of, and notify the trackers that the run begins."""
+        self.folder.write_recipe(self.resolved.to_toml())
+        write_record(self.folder.file("environment.json"), self.environment)
         path, stages = self.folder.path, list(self.resolved.stages)
         start = RunStart(path, path.resolve().name, self.resolved.to_dict(), stages, self.command)
-        with self.status.watching(lambda state: self.trackers.notify(lambda tracker: tracker.end(state))):
-            self.trackers.notify(lambda tracker: tracker.begin(start))
-            self.watched = True
-            yield
+        self.trackers.notify(lambda tracker: tracker.begin(start))
+
+    def _end(self, state: str, values: Mapping[str, str]) -> str:
+        """Write how the run ended; return what is lost of its log, empty if nothing is."""
+        self.events.append(state, **values)
+        self.status.write(state, values.get("error", ""))
+        lost = self.trackers.end(state)
+        for tracker, stages in lost.items():
+            self.events.append("lost", tracker=tracker, stages=stages)
+        if not lost and not self.events.waiting:
+            return ""
+        names = [*lost, *([EVENTS] if self.events.waiting else [])]
+        return f"{self.folder.path}: {state}, but not all of the log could be written: {listing(names)}"
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
@@ -224,8 +282,11 @@ class _Runner:
 
     def _claimed(self, name: str, key: StageKey) -> StageRecord:
         """Claim a stage's folder; a result of which a file is missing or cut short is not done."""
-        record, folder = self.folder.claim(name, key), self.folder.stage(name)
-        known = folder.record()
+        folder = self.folder.stage(name)
+        before = folder.record()
+        record, known = self.folder.claim(name, key), folder.record()
+        if before and not before.key.same(key) and self.folder.is_archived(name, before.key):
+            self.events.append("archived", stage=name, key=str(before.key))
         if known is None or not known.key.same(key):
             return record
         files = result_files(self.resolved.stages[name], folder, record) if record.done else []
@@ -233,6 +294,8 @@ class _Runner:
         if damage:
             how = "from its last checkpoint" if folder.checkpoints.last() else "anew"
             self.reporter.message(f"warning: {damage}: stages.{name} is done again, {how}")
+        elif record.done and (what := folder.damage(record, folder.logs(record))):
+            self.reporter.message(f"warning: {what}: it is not made again")
         record = evolve(record, key=key, done=record.done and not damage)
         if record != known or key.made_of != known.key.made_of:
             folder.write_record(record)
@@ -270,6 +333,7 @@ class _Runner:
             if other:
                 self.folder.publish({}, self.folder.published(later, record))
                 kept = self.folder.archive(later, record.key)
+                self.events.append("archived", stage=later, key=str(record.key))
                 what = f"{listing(other)} came out otherwise than before"
                 self.reporter.message(
                     f"stages.{later} has to be done again: {what}; its result is kept in {kept}"
@@ -294,7 +358,7 @@ class _Runner:
             self.stop,
             self.trackers,
             self.status.beat,
-            EventLog(self.folder.file("events.jsonl")),
+            self.events,
             self.resolved.run,
         )
         started = time.monotonic()
@@ -311,19 +375,34 @@ class _Runner:
             if bad := [tensor for tensor in _not_finite(trained) if tensor not in meant]:
                 raise RunError(f"stages.{name}: {bad[0]} is not finite when it is done; it is not saved")
         except BaseException as error:
-            folder.write_record(finished({}))
-            if isinstance(error, MistakeError):  # of a component that its stage finishes
-                raise self.resolved.located(error) from error
-            if isinstance(error, DataError):
-                raise RunError(f"stages.{name}: {error}") from error
-            raise
+            with suppress(OSError, UldmError):  # what went wrong first is what is said
+                folder.write_record(finished({}))
+            explained = self._explained(name, error)
+            if explained is error:
+                raise
+            raise explained from error
         for component, module in trained.items():
             write_tensors(folder.weights(component), module.state_dict())
+        self.trackers.notify(lambda tracker: None, at_once=True)  # what still waits belongs into the log
         done = folder.done(evolve(finished(summary), published=context.published))
         folder.write_record(done)
         self.trackers.notify(lambda tracker: tracker.stage_done(name, done.seconds, done.summary))
+        context.event("stage_done", seconds=done.seconds, summary=done.summary)
         self.reporter.finished(name, done.seconds, summary)
         self._show_adjustments(name, done)
+
+    def _explained(self, name: str, error: BaseException) -> BaseException:
+        """Return what is to be said of an error that has ended a stage."""
+        if isinstance(error, MistakeError):  # of a component that its stage finishes
+            return self.resolved.located(error)
+        if isinstance(error, DataError):
+            return RunError(f"stages.{name}: {error}")
+        if is_out_of_memory(error):
+            return out_of_memory(self.resolved.stages[name], self.device)
+        if isinstance(error, OSError) and error.filename is None:
+            room = f"{free_bytes(self.folder.path):,} bytes are free in {self.folder.path}"
+            return RunError(f"stages.{name}: {error.strerror or error}; {room}")
+        return error
 
     def _show_adjustments(self, name: str, record: StageRecord) -> None:
         for line in describe_adjustments(record.adjusted):
@@ -346,15 +425,14 @@ def _not_finite(components: Mapping[str, Stateful]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
 
 
-def _environment(resolved: ResolvedRecipe, device: Device) -> dict[str, object]:
-    components = [
-        part.component for spec in (*resolved.specs(), *resolved.trackers) for part in spec.nested()
-    ]
-    plugins = {c.plugin: f"{c.distribution} {c.version}".strip() for c in components if c.plugin}
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "machine": str(device),
-        "plugins": plugins,
-    }
+def _not_reused(found: Iterable[Forecast]) -> list[str]:
+    """Return the stages that are to be done, or done again."""
+    return [forecast.stage for forecast in found if forecast.does != "reuse"]
+
+
+def _ending(error: BaseException) -> tuple[str, dict[str, str]]:
+    """Return the state of a run that an error has ended, and what the event log says of it."""
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        signum = getattr(error, "signum", signal.SIGINT)
+        return "stopped", {"signal": signal.Signals(signum).name} if signum else {"reason": str(error)}
+    return "failed", {"error": str(error) or repr(error)}

@@ -66,6 +66,8 @@ class TrainingState:
         if found:
             self._checkpoints.restore(self.saved, state, self.trainer.stateful())
             self._scale_rates(self._checkpoints.notes(self.saved).get(_RATE, 1.0))
+            if not self._void:  # what a crash after the last save has left
+                self._prune()
         return self.saved
 
     def rewind(self) -> int:
@@ -123,7 +125,7 @@ class TrainingState:
         if self.rate_factor < 1:
             notes[_RATE] = self.rate_factor
         self._checkpoints.save(step, state, notes)
-        self._checkpoints.prune(self.context.options.checkpoint.keep, best, self._void)
+        self._prune()
         self.saved, self._void, self.start = step, [], None
         self._saved_at = time.monotonic()
         self._seconds = self._saved_at - began
@@ -161,6 +163,9 @@ class TrainingState:
         if not dot:
             return stage
         return name if stage == self.context.name else ""
+
+    def _prune(self) -> None:
+        self._checkpoints.prune(self.context.options.checkpoint.keep, self._best(), self._void)
 
     def _scaled(self) -> list[RateScaled]:
         return [part for part in self.trainer.stateful().values() if isinstance(part, RateScaled)]

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -29,18 +30,6 @@ Function = Callable[..., object]
 META = torch.device("meta")
 MANY = 1_000_000
 """More numbers than these are not a few."""
-
-
-@define
-class DryBuild:
-    """What came of building a recipe's components on torch's meta device, by key.
-
-    ``unmeasured`` is why a component could not be built so, though nothing is wrong with it.
-    """
-
-    components: dict[Key, Any] = field(factory=dict)
-    problems: list[Problem] = field(factory=list)
-    unmeasured: dict[Key, str] = field(factory=dict)
 
 
 def check(recipe: Recipe, registry: Registry | None = None) -> list[Problem]:
@@ -73,12 +62,11 @@ def dry_build(resolved: ResolvedRecipe, *, seconds: float = 2.0, wrong: Collecti
         seconds: what is not built by then is left.
         wrong: keys of problems. A component that has one is not built, nor are those that need it.
     """
-    clock = Clock(time.monotonic() + seconds)
-    store = _DryComponents(components=resolved.components, clock=clock, wrong=wrong)
+    tried = DryBuild(components=resolved.components, until=time.monotonic() + seconds, wrong=wrong)
     with silence():
         for spec in resolved.specs():
-            store.attempt(spec)
-    return store.found
+            tried.attempt(spec)
+    return tried
 
 
 def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
@@ -86,7 +74,7 @@ def untrained(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Problem]:
     used = set().union(*(needs(stage, resolved.components) for stage in resolved.stages.values()))
     trained = set().union(*(trained_by(stage) for stage in resolved.stages.values()))
     for name in sorted((used & resolved.components.keys()) - trained):
-        spec, component = resolved.components[name], tried.components.get((name,))
+        spec, component = resolved.components[name], tried.made.get((name,))
         loaded = spec.source or spec.options.get("weights") is not None
         network = spec.kind.learned and not loaded
         weights = component.parameters() if network and isinstance(component, nn.Module) else ()
@@ -104,16 +92,10 @@ class ShapeError(RuntimeError):
     """A torch function does not take tensors of these shapes, whatever their values are."""
 
 
-@define
-class Clock:
-    """When time is up, by ``time.monotonic``."""
-
-    until: float
-
-    def check(self) -> None:
-        """Raise ``TooLongError`` if time is up."""
-        if time.monotonic() > self.until:
-            raise TooLongError
+def check_time(until: float) -> None:
+    """Raise ``TooLongError`` if time is up, by ``time.monotonic``."""
+    if time.monotonic() > until:
+        raise TooLongError
 
 
 _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
@@ -126,9 +108,9 @@ class _Shapes(TorchFunctionMode):
     ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, until: float) -> None:
         super().__init__()
-        self.clock = clock
+        self.until = until
 
     def __torch_function__(
         self,
@@ -137,7 +119,7 @@ class _Shapes(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        self.clock.check()
+        check_time(self.until)
         try:
             return self._call(function, args, dict(kwargs or {}))
         except NotImplementedError:
@@ -161,25 +143,22 @@ class _Shapes(TorchFunctionMode):
 def _try_on_zeros(function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Try one function with values: this costs the memory of its arguments, not that of the component."""
     with torch._C.DisableTorchFunction(), torch.no_grad():  # under which tensors keep their values
-        args, kwargs = tree_map_only(Tensor, _zeros, (args, dict(kwargs)))
+        zeros = partial(torch.zeros_like, device="cpu")
+        args, kwargs = tree_map_only(Tensor, zeros, (args, dict(kwargs)))
         try:
             function(*args, **kwargs)
         except RuntimeError as error:
             raise ShapeError(*error.args) from None  # with the better message of the two
 
 
-def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
-
-
 @contextmanager
-def without_values(clock: Clock) -> Iterator[None]:
+def without_values(until: float) -> Iterator[None]:
     """Build and run components for their shapes alone.
 
     Raises:
-        TooLongError: time is up.
+        TooLongError: time is up, by ``time.monotonic``.
     """
-    with shapes_only(), META, _Shapes(clock):
+    with shapes_only(), META, _Shapes(until):
         yield
 
 
@@ -198,44 +177,55 @@ def silence() -> Iterator[None]:
 
 
 @define(kw_only=True)
-class _DryComponents(ComponentStore):
-    """Builds each spec once at most, for its shapes alone, and notes why one cannot be built."""
+class DryBuild(ComponentStore):
+    """Builds a recipe's components on torch's meta device, each spec once at most.
 
-    clock: Clock
-    wrong: Collection[Key]
-    found: DryBuild = field(factory=DryBuild)
-    tried: set[Key] = field(factory=set)
+    Args:
+        until: when it ends, by ``time.monotonic``.
+        wrong: keys of problems: what has one is not built, nor what needs it.
+        made: what was built, by key.
+        problems: what the components refuse.
+        unmeasured: why a component could not be built so, though nothing is wrong with it, by key.
+    """
+
+    until: float
+    wrong: Collection[Key] = ()
+    made: dict[Key, Any] = field(factory=dict)
+    problems: list[Problem] = field(factory=list)
+    unmeasured: dict[Key, str] = field(factory=dict)
+    _tried: set[Key] = field(factory=set)
 
     def make(self, spec: ComponentSpec, *args: Any) -> Any:
+        """Return a component that could be built so; raises ``MissingComponentError`` for any other."""
         self.attempt(spec)
-        if spec.key not in self.found.components:
+        if spec.key not in self.made:
             raise MissingComponentError(dotted(spec.key))
-        return self.found.components[spec.key]
+        return self.made[spec.key]
 
     def attempt(self, spec: ComponentSpec) -> None:
         """Build a component, what it needs first, unless that was tried before; note what comes of it."""
-        if spec.key in self.tried:
+        if spec.key in self._tried:
             return
-        self.tried.add(spec.key)
+        self._tried.add(spec.key)
         components = [self.components[name] for name in spec.dependencies() if name in self.components]
         for needed in (*spec.parts(), *components):
             self.attempt(needed)
         if any(key[: len(spec.key)] == spec.key for key in self.wrong):
-            self.found.unmeasured[spec.key] = "something is wrong with its options"
+            self.unmeasured[spec.key] = "something is wrong with its options"
             return
         try:
-            self.found.components[spec.key] = self._made(spec)
+            self.made[spec.key] = self._made(spec)
         except MissingComponentError as error:
-            self.found.unmeasured[spec.key] = f"needs {error}, which could not be built"
+            self.unmeasured[spec.key] = f"needs {error}, which could not be built"
         except MistakeError as error:
             if is_unavailable(error):
-                self.found.unmeasured[spec.key] = error.problems[0].what
+                self.unmeasured[spec.key] = error.problems[0].what
                 return
             for problem in error.problems:
                 inside = problem.where.key[: len(spec.key)] == spec.key
-                self.found.problems.append(problem if inside else problem.within(spec.key))
+                self.problems.append(problem if inside else problem.within(spec.key))
         except (Exception, SystemExit, TooLongError) as error:
-            self.found.unmeasured[spec.key] = reason(error)
+            self.unmeasured[spec.key] = reason(error)
 
     def _made(self, spec: ComponentSpec) -> object:
         if spec.kind.data:
@@ -245,7 +235,7 @@ class _DryComponents(ComponentStore):
                 if type(value) is int and value > MANY:
                     raise NotImplementedError(f"{name} = {value} is more than can be tried out")
             return super().make(spec)
-        with without_values(self.clock):
+        with without_values(self.until):
             component = super().make(spec)
             return component.to(META) if isinstance(component, nn.Module) else component
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from uldm_core.errors import MistakeError, Problem, Where, dotted, is_unavailable
 from uldm_core.preflight import measure
 from uldm_core.preflight.dry_build import (
-    Clock,
     DryBuild,
     ShapeError,
     TooLongError,
@@ -103,18 +101,16 @@ def preflight(
     at most, eight by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
     weights of other runs.
     """
-    seconds = seconds or SECONDS
-    clock = Clock(time.monotonic() + seconds)
-    tried = dry_build(resolved, seconds=seconds / 2)
-    walk = _Walk(Inputs(tried, clock), resolved)
-    with silence(), without_values(clock):
+    tried = dry_build(resolved, seconds=seconds or SECONDS)
+    walk = _Walk(Inputs(tried), resolved)
+    with silence(), without_values(tried.until):
         rows = [walk.row(spec) for spec in _in_order(resolved)]
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
     return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
 
 
-def _trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:
+def trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:
     """Return whether a stage trains a component: it says so, or has an optimizer for it alone."""
     options = [option for option, name in stage.references().items() if (name,) == spec.key]
     return spec.key[0] in trained_by(stage) or any(
@@ -141,10 +137,10 @@ class _Walk:
         """Measure one component."""
         row = Row(f"{dotted(spec.key).removeprefix('stages.')}: {spec.use}")
         tried = self.inputs.tried
-        if spec.key not in tried.components:
+        if spec.key not in tried.made:
             why = tried.unmeasured.get(spec.key)
             return evolve(row, output=NOT_MEASURABLE if why else "does not fit", why=why or "")
-        component = tried.components[spec.key]
+        component = tried.made[spec.key]
         try:
             row = self._counted(row, spec, component)
             probe = spec.kind.load_probe()
@@ -156,7 +152,7 @@ class _Walk:
         return evolve(row, output="does not fit")
 
     def _counted(self, row: Row, spec: ComponentSpec, component: object) -> Row:
-        if any(_trains(stage, spec) for stage in self.resolved.stages.values()):
+        if any(trains(stage, spec) for stage in self.resolved.stages.values()):
             measure.thaw(component)
         counts = [
             sum(parameter.numel() for parameter in found)
@@ -174,7 +170,7 @@ class _Walk:
     def _memory(self, spec: ComponentSpec, component: nn.Module, probe: Probe) -> int | None:
         """Return the bytes of a training step of a component, by the first stage that trains it."""
         for stage in self.resolved.stages.values():
-            if _trains(stage, spec):
+            if trains(stage, spec):
                 batch = stage.options.get("batch_size", BATCH)
                 kept = measure.activations(component, partial(probe, self.inputs, component, batch))
                 trained = measure.size_of(measure.trainable(component))  # gradients, and two averages of them
@@ -214,7 +210,7 @@ def _weights_that_do_not_fit(
     """Yield what is wrong with the weights of other runs."""
     try:
         for name, file in pretrained_weights(resolved, folder).items():
-            component = tried.components.get((name,))
+            component = tried.made.get((name,))
             wrong = list(misfits(component, file)) if isinstance(component, nn.Module) else []
             if wrong:
                 more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -6,17 +6,16 @@ raises ``MistakeError`` where the output has not the shape that the kind promise
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define
 from torch import Tensor
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import latent_size
-from uldm_core.preflight.dry_build import Clock, DryBuild
+from uldm_core.preflight.dry_build import DryBuild, check_time
 from uldm_core.protocols import (
     Autoencoder,
     Backbone,
@@ -38,7 +37,6 @@ class Inputs:
     """
 
     tried: DryBuild
-    clock: Clock = field(factory=lambda: Clock(math.inf))
     name: str = ""
     shape: tuple[int, ...] = ()
 
@@ -48,9 +46,9 @@ class Inputs:
         Raises:
             NotImplementedError: there is none, or it could not be built so.
         """
-        if (name,) not in self.tried.components:
+        if (name,) not in self.tried.made:
             raise NotImplementedError(f"there is no {name} to run it with")
-        return self.tried.components[name,]
+        return self.tried.made[name,]
 
     def images(self, batch: int) -> Tensor:
         """Return images of the dataset's shape, float [batch, C, H, W]."""
@@ -139,7 +137,7 @@ def sample(inputs: Inputs, sampler: Sampler, batch: int) -> Tensor:
     process = inputs.component("noise_scheduler")
 
     def predict_zeros(latents: Tensor, t: Tensor) -> Tensor:
-        inputs.clock.check()  # torch functions do not, where they have values
+        check_time(inputs.tried.until)  # torch functions do not, where they have values
         return torch.zeros_like(latents)
 
     shape = list(inputs.latents(batch).shape)

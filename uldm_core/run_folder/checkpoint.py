@@ -153,7 +153,7 @@ def write_state(folder: Path, state: Mapping[str, object], notes: Mapping[str, f
     text = json.dumps({**skeleton, "checksum": checksum}, indent=2) + "\n"
     make_folder(folder.parent)
     temporary = beside(folder)
-    temporary.mkdir()
+    make_folder(temporary)
     try:
         _write_checked(temporary / "state.safetensors", content)
         _write_checked(temporary / "state.json", text.encode())

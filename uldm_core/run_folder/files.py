@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from uldm_core.errors import MistakeError, shortened
+from uldm_core.errors import MistakeError, Problem, Where, shortened
 from uldm_core.paths import refused, whole
 
 T = TypeVar("T")
@@ -84,8 +84,13 @@ def write_json(path: Path, value: object) -> None:
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:
     """Write a record as JSON, with the format, uldm's version and a checksum, whole or not at all."""
+    write_text(path, record_text(record))
+
+
+def record_text(record: Mapping[str, object]) -> str:
+    """Return what ``write_record`` writes."""
     content = {"format": FORMAT, "uldm": core_version(), **record}
-    write_json(path, {**content, "checksum": _checksum(content)})
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
 def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
@@ -115,7 +120,9 @@ def _checksum(content: object) -> str:
 
 def _later(path: Path, version: int, writer: object) -> MistakeError:
     what = f"of format {version}, which uldm {shortened(writer)} wrote; this is uldm {core_version()}"
-    return refused(path, f"{what}, which reads up to format {FORMAT}", "pip install --upgrade uldm")
+    what += f", which reads up to format {FORMAT}"
+    hint = "upgrade uldm: pip install -U uldm"
+    return MistakeError(Problem(Where((), str(path)), what, hint, code="unsupported-format"))
 
 
 @cache

@@ -7,15 +7,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from annotated_types import Ge, Lt
-from attrs import AttrsInstance, Factory, asdict, evolve, field, fields, frozen, resolve_types
+from attrs import Factory, asdict, evolve, field, frozen
 
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
-from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync
+from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
 from uldm_core.recipe.compare import differences
 from uldm_core.recipe.reader import KEPT
 from uldm_core.run_folder.checkpoint import Checkpoints
@@ -24,8 +25,11 @@ from uldm_core.spec.structure import structure
 
 _DIGITS = re.compile(r"[0-9]+")
 
+if TYPE_CHECKING:
+    Number = float
+else:
+    Number = Real  # infinity and nan too
 Steps = Annotated[int, Ge(0), Lt(1 << 53)]
-T = TypeVar("T", bound=AttrsInstance)
 R = TypeVar("R")
 
 _RECORDS = ("stage.json", "stage_copy.json")
@@ -109,7 +113,7 @@ class StageRecord:
     key: StageKey
     done: bool = False
     seconds: Annotated[float, Ge(0)] = 0.0
-    summary: dict[str, float] = field(factory=dict)
+    summary: dict[str, Number] = field(factory=dict)
     files: dict[str, int] = field(factory=dict)
     digests: dict[str, str] = field(factory=dict)
     used: dict[str, str] = field(factory=dict)
@@ -125,28 +129,13 @@ _MADE_OF = {
 
 def _record(data: dict[str, Any]) -> StageRecord:
     """Return the record of a ``stage.json``; raises an error of ``MISREAD`` if it is none."""
-    key = _made(StageKey, data["key"])
-    _structured("made_of.", key.made_of, _MADE_OF)
-    adjusted = [_made(Adjustment, entry) for entry in data.get("adjusted", [])]
-    return _made(StageRecord, {**data, "key": key, "adjusted": adjusted})
-
-
-def _made(kind: type[T], table: Mapping[str, object]) -> T:
-    """Return an object of an attrs class with the values of a table, each as its field is annotated."""
-    types = {each.name: each.type for each in fields(resolve_types(kind))}
-    return kind(**_structured("", table, types))
-
-
-def _structured(place: str, table: Mapping[str, object], types: Mapping[str, object]) -> dict[str, Any]:
-    values = {}
-    for name, value in dict(table).items():
-        # numbers of a summary may be infinite, or nan
-        wanted = dict[str, Real] if name == "summary" else types.get(name, object)
-        try:
-            values[name] = structure(value, wanted)
-        except MistakeError as error:
-            raise ValueError(f"{place}{name}: {error}") from error
-    return values
+    try:
+        record: StageRecord = structure(data, StageRecord)
+        for name, wanted in _MADE_OF.items():
+            structure(record.key.made_of.get(name, {}), wanted, ("made_of", name))
+    except MistakeError as error:
+        raise ValueError(str(error)) from error
+    return record
 
 
 @frozen
@@ -206,6 +195,8 @@ class StageFolder:
                 if (found := read_record(self.inside(name), make)) is not None:
                     return found
             except MistakeError as error:
+                if _is_later(error):
+                    raise
                 problem = problem or error
         if problem:
             raise problem
@@ -227,18 +218,22 @@ class StageFolder:
     def done(self, record: StageRecord) -> StageRecord:
         """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
         result = self._files("weights", "artifacts")
-        for path in {*result, *(path.parent for path in result)}:
-            sync(path)
-        logs = self._files("images")
-        if self.metrics.is_file():
-            sync(self.metrics)
-            logs.append(self.metrics)
+        files = [*result]
+        with suppress(MistakeError):  # whoever was to write there has said what is in the way
+            files += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
+        with writing(self.path):  # a stage of a plugin may write as it likes
+            for path in {*files, *(path.parent for path in files)}:
+                sync(path)
         return evolve(
             record,
             done=True,
             files={self._name(path): path.stat().st_size for path in result},
-            digests={self._name(path): digest(path) for path in (*result, *logs)},
+            digests={self._name(path): digest(path) for path in files},
         )
+
+    def logs(self, record: StageRecord) -> list[Path]:
+        """Return the files of a stage that is done which are no result: its log, and images."""
+        return [self.inside(*name.split("/")) for name in record.digests if name not in record.files]
 
     def _files(self, *folders: str) -> list[Path]:
         """Return the files in folders of this one."""
@@ -309,7 +304,16 @@ class RunFolder:
         if not path.is_file():
             what = f"{self.path} is not a run: it has no recipe.toml"
             raise MistakeError(what, hint="make one with: uldm run RECIPE")
+        self.require_known_format()
         return path
+
+    def require_known_format(self) -> None:
+        """Raise ``MistakeError`` if a later version of uldm wrote the run, in a format that is not known."""
+        try:
+            read_record(self.file("run.json"), dict)
+        except MistakeError as error:
+            if _is_later(error):
+                raise
 
     def write_recipe(self, text: str) -> None:
         """Write the resolved recipe, with a checksum in its first line."""
@@ -336,14 +340,20 @@ class RunFolder:
         return not any(b'"format": ' in path.read_bytes()[:30] for path in records if path.is_file())
 
     def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
-        """Return what is wrong with the recipe and the stages' records; see there."""
+        """Return what is wrong with the recipe, the run's own records, and the stages' records; see there."""
         found = self.recipe_damage()
+        for name in ("run.json", "environment.json"):
+            try:
+                read_record(self.file(name), dict)
+            except MistakeError as error:
+                found += error.problems
         for stage in listed(self.file("stages")):
             found += self.stage(stage.name).record_damage(make) if stage.is_dir() else []
         return found
 
     def repair(self) -> list[str]:
         """Write records that are damaged from their copies, and archive stages that have none; say what."""
+        self.require_known_format()
         said = [f"{problem.where}: {problem.what}" for problem in self.damage()]
         for path in listed(self.file("stages")):
             stage = self.stage(path.name)
@@ -440,6 +450,10 @@ class RunFolder:
             return place
         code = json.dumps(key.code, sort_keys=True).encode()
         return place.with_name(f"{place.name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}")
+
+
+def _is_later(error: MistakeError) -> bool:
+    return error.problems[0].code == "unsupported-format"
 
 
 def _stamped(recipe: bytes) -> bytes:

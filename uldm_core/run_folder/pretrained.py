@@ -13,7 +13,7 @@ from uldm_core.recipe.document import Document
 from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.files import command_for, digest, read_tensors
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.spec.structure import located
+from uldm_core.spec.structure import located, path_of
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -85,6 +85,8 @@ def _weights_of(
     folders = [*([folder] if folder else []), *([RunFolder(Path(own).parent)] if own else [])]
     copies = [place.pretrained(name) for place in folders if _is_whole(place.pretrained(name), name, place)]
     try:
+        for problem in RunFolder(path_of(source)).damage():
+            warn(f"warning: {problem.where}: {problem.what}")
         found = weights_from(source, name)
     except MistakeError as error:
         if copies:

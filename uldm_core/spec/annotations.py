@@ -59,7 +59,7 @@ class Matches:
         return self.like
 
 
-_CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
     "le": ("<=", operator.le),
@@ -67,15 +67,16 @@ _CONSTRAINTS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "multiple_of": ("a multiple of", lambda value, step: value % step == 0),
     "min_length": ("of length >=", lambda value, least: len(value) >= least),
     "max_length": ("of length <=", lambda value, most: len(value) <= most),
+    "pattern": ("like", lambda value, form: re.fullmatch(form.pattern, value) is not None),
 }
 """The constraints of ``annotated_types`` by their attribute: in words, and whether a value satisfies one."""
 
 
-def constraints(annotation: Annotation) -> Iterator[tuple[str, Any, Callable[[Any, Any], bool]]]:
-    """Yield each constraint of an ``Annotated``: in words, its bound, and ``(value, bound) -> satisfied``."""
-    for part in metadata(annotation):
-        if isinstance(part, Matches):
-            yield "like", part, lambda value, form: re.fullmatch(form.pattern, value) is not None
-        for name, (text, satisfied) in _CONSTRAINTS.items():
-            if (bound := getattr(part, name, None)) is not None:
-                yield text, bound, satisfied
+def constraints(annotation: Annotation) -> dict[str, Any]:
+    """Return the bound of each constraint of an ``Annotated``, by its name in ``CONSTRAINTS``."""
+    return {
+        name: part if isinstance(part, Matches) else getattr(part, name)
+        for part in metadata(annotation)
+        for name in CONSTRAINTS
+        if hasattr(part, name)
+    }

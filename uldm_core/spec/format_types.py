@@ -12,7 +12,7 @@ from attrs import asdict, has
 
 from uldm_core.errors import in_toml
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union
+from uldm_core.spec.annotations import CONSTRAINTS, Annotation, constraints, is_sequence, is_union
 from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
 
 _NAMES: dict[object, str] = {
@@ -38,7 +38,9 @@ def format_type(annotation: Annotation, registry: Registry | None = None) -> str
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in args)
     if origin is Annotated:
-        limits = " and ".join(f"{text} {bound}" for text, bound, _ in constraints(annotation))
+        limits = " and ".join(
+            f"{CONSTRAINTS[name][0]} {bound}" for name, bound in constraints(annotation).items()
+        )
         return f"{format_type(args[0], registry)} {limits}".strip()
     if inspect.isclass(annotation) and has(annotation):
         return f"a table of {', '.join(options_of(annotation))}"

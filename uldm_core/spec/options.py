@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -21,23 +22,17 @@ MISSING: Any = inspect.Parameter.empty
 """The default of an option that has none."""
 
 
-class Partial(Generic[T]):
+class Partial(functools.partial[T]):
     """A component that its owner finishes, because only the owner has what it is made from.
 
     ``optimizer: Partial[Optimizer]`` lets a recipe name the optimizer and its options, and the trainer
-    call ``optimizer(parameters)``.
+    call ``optimizer(parameters)``; options that it adds replace those of the recipe.
     """
 
-    def __init__(self, target: Callable[..., T], /, **options: Any) -> None:
-        self.target = target
-        self.options = options
-
-    def __call__(self, *args: Any, **options: Any) -> T:
-        """Finish the component with what its owner has; its options replace those of the recipe."""
-        return self.target(*args, **{**self.options, **options})
-
-    def __repr__(self) -> str:
-        return f"Partial({self.target!r}, {self.options!r})"
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the recipe."""
+        return self.keywords
 
 
 @frozen

@@ -13,7 +13,7 @@ from attrs import Factory, define, has
 
 from uldm_core.errors import Code, Key, MistakeError, Problem, Where, did_you_mean, expected, shortened
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import Annotation, constraints, is_sequence, is_union, metadata
+from uldm_core.spec.annotations import CONSTRAINTS, Annotation, constraints, is_sequence, is_union, metadata
 from uldm_core.spec.format_types import format_type
 from uldm_core.spec.options import Exists, options_of
 
@@ -47,14 +47,14 @@ def plain_values(value: object) -> Any:
     return str(value) if isinstance(value, PurePath) else python_scalar(value)
 
 
-def structure(value: object, annotation: Annotation) -> Any:
+def structure(value: object, annotation: Annotation, key: Key = ()) -> Any:
     """Return ``value`` as ``annotation`` says; see ``Converter``.
 
     Raises:
-        MistakeError: with every part that does not fit, each at its key within the value.
+        MistakeError: with every part that does not fit, each at its key within that of the value.
     """
     converter = Converter()
-    found = converter.value(annotation, value, ())
+    found = converter.value(annotation, value, key)
     if converter.problems:
         raise MistakeError(*converter.problems)
     return found
@@ -121,8 +121,8 @@ class Converter:
         if origin in (dict, Mapping) and isinstance(value, Mapping):
             items = {name: self.value((*args, Any)[1], item, (*key, name)) for name, item in value.items()}
             return {name: item for name, item in items.items() if item is not LEFT_OUT}
-        if inspect.isclass(origin) and has(origin) and isinstance(value, Mapping):
-            return self._object(origin, value, key)
+        if inspect.isclass(annotation) and has(annotation) and isinstance(value, Mapping):
+            return self._object(annotation, value, key)
         fits = origin is Any or not inspect.isclass(origin) or isinstance(value, origin)
         return value if fits and not is_sequence(annotation) else self._refuse(value, key, whole)
 
@@ -173,16 +173,17 @@ class Converter:
 
     def _object(self, made: type, table: Mapping[str, object], key: Key) -> object:
         """Return an object of an attrs class, of whose table its signature is the schema."""
-        options, values = options_of(made), {}
+        options, values, before = options_of(made), {}, len(self.problems)
         for name, item in table.items():
             if name in options:
                 values[name] = self.value(options[name].annotation, item, (*key, name))
             else:
                 what = f"unknown option {name!r}{did_you_mean(name, options)}"
                 self.problem("unknown-option", (*key, name), what)
-        if missing := [name for name, option in options.items() if option.required and name not in values]:
-            return self.problem("missing-option", key, f"missing option {missing[0]!r}")
-        return made(**{name: value for name, value in values.items() if value is not LEFT_OUT})
+        for name, option in options.items() if len(values) == len(table) else ():
+            if option.required and name not in table:
+                self.problem("missing-option", key, f"missing option {name!r}")
+        return made(**values) if len(self.problems) == before else LEFT_OUT
 
     def _constrained(self, found: Any, written: object, key: Key, annotation: Annotation) -> Any:
         """Return a converted value if it satisfies every constraint."""
@@ -193,7 +194,7 @@ class Converter:
                     return self.problem("missing-file", key, f"there is no path {str(written)!r}{looked}")
                 if wanted.folder and not os.path.isdir(found):
                     return self.problem("wrong-type", key, f"expected a folder, {str(found)!r} is a file")
-        if not all(satisfied(found, bound) for _, bound, satisfied in constraints(annotation)):
+        if not all(CONSTRAINTS[name][1](found, bound) for name, bound in constraints(annotation).items()):
             return self._refuse(written, key, annotation, "out-of-range")
         return found
 

@@ -234,10 +234,13 @@ class Validator(Converter):
         """Convert a value that may be, or hold, components."""
         if kind := self.registry.kind_of(annotation):
             return self.component(kind, value, key)
-        if get_origin(annotation) is Partial:
-            return self._partial(get_args(annotation)[0], value, key)
-        if get_origin(annotation) is Weighted:
-            return self._weighted(get_args(annotation)[0], value, key)
+        origin, args = get_origin(annotation), get_args(annotation)
+        if origin in (Partial, Weighted) and (kind := self.registry.kind_of(args[0])):
+            if isinstance(value, Weighted) or (origin is Partial and callable(value)):
+                return value
+            if origin is Weighted:
+                return self._weighted(kind, value, key)
+            return self.component(kind, value, key, partial=True)
         found = super().convert(annotation, value, key, whole)
         if is_sequence(annotation) and isinstance(found, (list, tuple)):
             self._refuse_repeated(found)
@@ -261,16 +264,7 @@ class Validator(Converter):
                     self.problem("duplicate", spec.key, what, f"write it once{weight}")
                 found.append((table, spec.key))
 
-    def _partial(self, annotation: Annotation, value: object, key: Key) -> object:
-        kind = self.registry.kind_of(annotation)
-        if kind is None or callable(value):
-            return value
-        return self.component(kind, value, key, partial=True)
-
-    def _weighted(self, annotation: Annotation, value: object, key: Key) -> object:
-        kind = self.registry.kind_of(annotation)
-        if kind is None or isinstance(value, Weighted):
-            return value
+    def _weighted(self, kind: Kind, value: object, key: Key) -> object:
         weights: dict[str, Any] = {}
         if isinstance(value, Mapping):
             weights = {

@@ -15,7 +15,7 @@ from uldm_core.recipe.reader import FORMAT, NAME
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.registry.component import Component
 from uldm_core.registry.lookup import Registry
-from uldm_core.spec.annotations import Matches, is_sequence, is_union
+from uldm_core.spec.annotations import Matches, constraints, is_sequence, is_union
 from uldm_core.spec.building import describe
 from uldm_core.spec.format_types import format_type, takes_component
 from uldm_core.spec.options import WEIGHTS, Option, Partial, Weighted, options_of
@@ -26,14 +26,15 @@ _WITHOUT_USE: Schema = {"not": {"anyOf": [{"required": ["use"]}, {"required": ["
 _SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _NAMES: Schema = {"pattern": rf"^{NAME.pattern}$"}
-_WORDS = {
-    annotated_types.Ge: ("ge", "minimum"),
-    annotated_types.Gt: ("gt", "exclusiveMinimum"),
-    annotated_types.Le: ("le", "maximum"),
-    annotated_types.Lt: ("lt", "exclusiveMaximum"),
-    annotated_types.MultipleOf: ("multiple_of", "multipleOf"),
-    annotated_types.MinLen: ("min_length", "minItems"),
-    annotated_types.MaxLen: ("max_length", "maxItems"),
+_KEYWORDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+    "min_length": "minItems",
+    "max_length": "maxItems",
+    "pattern": "pattern",
 }
 
 
@@ -192,7 +193,7 @@ class _Writer:
             members = [self._value(arg) for arg in args if arg is not type(None)]
             return members[0] if len(members) == 1 else {"anyOf": members}
         if origin is Annotated:
-            return _constrained(self._value(args[0]), args[1:])
+            return _constrained(self._value(args[0]), annotation)
         if origin is Literal:
             return {"anyOf": [{"enum": list(args)}, VARIABLE]}
         if annotation is Path:
@@ -238,16 +239,12 @@ def _ending(kind: str, kinds: Iterable[str]) -> str:
     return f"^(?!.*_({longer})$).+_{kind}$" if longer else f"^.+_{kind}$"
 
 
-def _constrained(schema: Schema, metadata: Iterable[Any]) -> Schema:
+def _constrained(schema: Schema, annotation: Any) -> Schema:
     """Add constraints to the first of a value's alternatives, which is not the variable."""
-    keywords: Schema = {}
-    for group in metadata:
-        for part in group if isinstance(group, annotated_types.GroupedMetadata) else [group]:
-            if type(part) in _WORDS:
-                attribute, word = _WORDS[type(part)]
-                keywords[word] = getattr(part, attribute)
-            if isinstance(part, Matches):
-                keywords["pattern"] = f"^({part.pattern})$"
+    keywords = {
+        _KEYWORDS[name]: f"^({bound.pattern})$" if isinstance(bound, Matches) else bound
+        for name, bound in constraints(annotation).items()
+    }
     if not keywords or "anyOf" not in schema:
         return schema
     first, *others = schema["anyOf"]

@@ -14,7 +14,7 @@ import torch
 from attrs import asdict, define, evolve, field, frozen
 from torch import Tensor, nn
 
-from uldm_core.preflight.dry_build import Clock, TooLongError, reason, silence, without_values
+from uldm_core.preflight.dry_build import TooLongError, reason, silence, without_values
 from uldm_core.preflight.measure import parameters_of
 from uldm_core.preflight.preflight import BATCH, Preflight, Row, checked
 from uldm_core.preflight.probes import Inputs
@@ -195,8 +195,7 @@ def network_levels(resolved: ResolvedRecipe) -> list[NetworkLevels]:
         MistakeError: something in the recipe does not fit.
     """
     found = checked(resolved, SECONDS)
-    clock = Clock(time.monotonic() + SECONDS)
-    with silence(), without_values(clock), torch.enable_grad():
+    with silence(), without_values(time.monotonic() + SECONDS), torch.enable_grad():
         return list(_all(resolved, found))
 
 
@@ -207,7 +206,7 @@ def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
             option: value.use for option, value in spec.options.items() if isinstance(value, ComponentSpec)
         }
         untraced = NetworkLevels(name, spec.kind.name, spec.kind.network, spec.use, row, made_of=given)
-        component = found.tried.components.get(spec.key)
+        component = found.tried.made.get(spec.key)
         if spec.kind.network and isinstance(component, nn.Module):
             yield _Tracer(inputs, untraced, component).traced(resolved, spec)
         elif spec.kind.data and component is not None:
@@ -288,7 +287,7 @@ class _Tracer:
         )
 
     def _prediction(self) -> str:
-        process = self.inputs.tried.components.get(("noise_scheduler",))
+        process = self.inputs.tried.made.get(("noise_scheduler",))
         return process.prediction if self.untraced.kind == "denoiser" and process is not None else ""
 
     def _run(self, forward: Callable[[], object]) -> tuple[Shape, Any, Trace, str]:

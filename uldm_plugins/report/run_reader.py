@@ -15,8 +15,10 @@ from attrs.validators import and_, deep_iterable, ge, gt, le, lt, max_len
 from numpy.typing import NDArray
 
 from uldm_core.errors import MistakeError, Problem
-from uldm_core.paths import listed
+from uldm_core.paths import listed, refused
 from uldm_core.run_folder.consistency import stale_results
+from uldm_core.run_folder.events import FILE as EVENTS
+from uldm_core.run_folder.events import Event, read_events
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record
 from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder
 from uldm_core.toml_text.parse import parse_toml
@@ -185,6 +187,7 @@ class RunFiles:
     environment: Mapping[str, Any]
     stages: list[StageFiles]
     evaluations: list[Measured]
+    events: list[Event] = field(factory=list)
     unreadable: Unreadable = field(factory=Unreadable)
 
     @property
@@ -252,8 +255,23 @@ def read_run(path: Path) -> RunFiles:
         environment=environment or {},
         stages=[stage for stage in made if stage],
         evaluations=[measured for measured in found if measured],
+        events=read(lambda: _events(folder, unreadable), []),
         unreadable=unreadable,
     )
+
+
+def _events(folder: RunFolder, unreadable: Unreadable) -> list[Event]:
+    """Read the event log, and note how many of its lines are damaged."""
+    path = folder.file(EVENTS)
+    try:
+        events, bad, _ = read_events(path)
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from error
+    if bad:
+        unreadable.note(
+            refused(path, f"{bad} of its lines are not as they were written", "they are left out")
+        )
+    return events
 
 
 def _stage_options(folder: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -295,7 +313,7 @@ def _tables(path: Path, text: str) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except MistakeError as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, error.problems[0].what) from error
 
 
 def _curves(stage: StageFolder, unreadable: Unreadable) -> dict[str, Curve]:

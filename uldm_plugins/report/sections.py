@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
 from uldm_plugins.report.diagnostics import are_neighbours, copied
+from uldm_plugins.report.history import history_of
 from uldm_plugins.report.labels import METRICS, STAGES, scalar_label
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
 from uldm_plugins.report.run_reader import (
@@ -36,6 +37,7 @@ MOST_SAMPLES = 100
 MOST_PAIRS = 24
 MOST_FRAMES = 24
 MOST_CODEBOOKS = 4
+MOST_ENTRIES = 200
 
 
 @frozen
@@ -81,6 +83,7 @@ def sections_of(run: RunFiles) -> list[Section]:
         _path(run),
         _nearest(run),
         _classes(run),
+        _history(run),
     ]
     there = [section for section in made if section]
     return sorted(there, key=lambda section: section.name != "stages") if run.running else there
@@ -320,6 +323,12 @@ def _classes(run: RunFiles) -> Section | None:
         for label, drawn, real in zip(found.labels, found.samples, found.real)
     ]
     return Section("classes", "Balance of classes", {"rows": rows}, "Classes")
+
+
+def _history(run: RunFiles) -> Section | None:
+    entries = list(history_of(run.events))
+    left = max(0, len(entries) - MOST_ENTRIES)
+    return Section("history", "History", {"entries": entries[left:], "left": left}) if entries else None
 
 
 def _metrics(run: RunFiles) -> Section | None:

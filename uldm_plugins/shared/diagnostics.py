@@ -65,6 +65,8 @@ def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Diagno
     if len(loss) < 8:
         return
     chance = float(abs(loss[:2]).mean()) if chance is None else chance
+    if chance <= 0:  # of a loss that is not a GAN's
+        return
     last = loss[-(len(loss) // 4) :].mean()
     if last < WINNING * chance:
         what = "the discriminator wins: its loss is nearly 0, and the autoencoder learns little from it"
@@ -72,7 +74,7 @@ def _balance(loss: NDArray[np.float64], chance: float | None) -> Iterator[Diagno
             "Lower its learning rate (discriminator_optimizer.lr), or let it start later (adversarial.start)."
         )
         yield Diagnostic("worry", what, fix)
-    elif last > LOSING * chance > 0:
+    elif last > LOSING * chance:
         what = "the discriminator cannot distinguish reconstructions from images"
         fix = "Fine if they are good already; else raise its learning rate or give it more steps."
         yield Diagnostic("note", what, fix)

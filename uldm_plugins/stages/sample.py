@@ -82,6 +82,11 @@ class Sample:
         self.side = latent_size(dataset.size, autoencoder.downscale)
         self.batch_size = batch_size or images_at_a_time(self.side, self.side)
 
+    @property
+    def artifact_bytes(self) -> int:
+        """What ``samples.npz`` and ``path.npz`` take on disk at most."""
+        return (self.count + FRAMES * PATHS) * self.dataset.channels * self.dataset.size**2
+
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
         recorded = RecordedSampler(self.sampler, PATHS, FRAMES)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
-from uldm_core.paths import listed
+from uldm_core.paths import listed, make_folder
 from uldm_core.protocols import RunStart
 from uldm_core.run_folder.files import MISREAD, read_bytes, write_bytes, write_text
 from uldm_core.run_folder.folder import RunFolder, StageFolder
+from uldm_core.run_folder.lines import append_lines
 from uldm_plugins.shared.images import png_of_grid
 
 
@@ -37,7 +36,9 @@ class Jsonl:
 
     def scalars(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add a line."""
-        _append(self.folder.stage(stage).metrics, json.dumps({"step": step, **values}) + "\n")
+        path = self.folder.stage(stage).metrics
+        make_folder(path.parent)
+        append_lines(path, [json.dumps({"step": step, **values})])
 
     def images(self, stage: str, step: int, name: str, images: Tensor) -> None:
         """Write a PNG of the grid."""
@@ -49,14 +50,6 @@ class Jsonl:
 
     def end(self, state: str) -> None:
         """Do nothing: the engine keeps ``run.json``."""
-
-
-def _append(path: Path, text: str) -> None:
-    """Add UTF-8 text to a file, which is made if it is not there; a link is not followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _cut_metrics(folder: StageFolder, step: int) -> None:

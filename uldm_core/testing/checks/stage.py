@@ -20,6 +20,7 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device
 from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
+from uldm_core.protocols import Unfinished
 from uldm_core.run_folder.folder import StageFolder
 from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_components
@@ -413,6 +414,25 @@ def resumes_exactly(case: Case) -> None:
     wanted = _weights(whole[1], whole[0].trains)
     for key, tensor in _weights(fresh[1], fresh[0].trains).items():
         expect_close(tensor, wanted[key], f"after resuming, {key} is another", rtol=0, atol=0)
+
+
+@contract.check
+def takes_what_finish_would_leave(case: Case) -> None:
+    """``take`` of an unfinished trainer leaves what ``finish`` would at that step, in eval mode."""
+    (trainer, given), (unfinished, own) = _trainer(case), _trainer(case)
+    if not isinstance(unfinished, Unfinished):
+        raise Skip("what it trains is not used before it is done")
+    with _context() as context:
+        trainer.prepare(context)
+        for step in range(3):
+            _step(trainer, step, context)
+        state = {name: deepcopy(part.state_dict()) for name, part in trainer.stateful().items()}
+        trainer.finish(context)
+    unfinished.take(state)
+    wanted = _weights(given, trainer.trains)
+    for key, tensor in _weights(own, trainer.trains).items():
+        expect_close(tensor, wanted[key], f"taken from a checkpoint, {key} is another", rtol=0, atol=0)
+    expect(not any(_modes({name: own[name] for name in trainer.trains})), "what it trains is in train mode")
 
 
 @contract.check
