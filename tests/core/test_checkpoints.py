@@ -314,8 +314,16 @@ def test_a_queues_notice_is_no_first_signal_and_a_second_one_stops_at_once():
 
 def test_work_that_writes_nothing_ends_where_a_signal_comes():
     with Stop().listening() as stop, pytest.raises(Interrupted), stop.interrupting():
-        signal.raise_signal(signal.SIGTERM)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            return  # as an import of a plugin passes over what goes wrong
         raise AssertionError("it went on")
+    with Stop().listening() as stop, pytest.raises(Interrupted), stop.interrupting():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise ValueError("of what the signal broke")
     stop = Stop()
     with stop.interrupting():
         pass

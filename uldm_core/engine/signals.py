@@ -73,11 +73,18 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Have a signal raise ``Interrupted`` where it comes: for work that writes nothing."""
+        """Have a signal raise ``Interrupted``, at once: for work that writes nothing.
+
+        On its way it is no ``Exception``, which whoever imports plugins would take for a fault of theirs.
+        """
         self.check()
         self._raises = True
         try:
             yield
+        except (Exception, StoppedAtOnce):
+            if self.signum:  # also of what it broke
+                raise Interrupted(self.signum) from None
+            raise
         finally:
             self._raises = False
 
@@ -99,4 +106,4 @@ class Stop:
             raise StoppedAtOnce(signum)
         self.signum = signum
         if self._raises:
-            self.check()
+            raise StoppedAtOnce(signum)
