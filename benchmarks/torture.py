@@ -16,7 +16,7 @@ reference's bit for bit. The table counts:
   exits with 0
 - traceback: shown instead of a message
 - unnamed: refused without the name of the file, or with another exit code than the manual's
-- doctor: damage in a file that matters which ``uldm doctor RUN`` does not name
+- doctor: damage in a file that matters which ``uldm doctor RUN`` does not name, or named where there is none
 - refused, repaired: with the name of the file; without effect: the output equals the reference's
 
 ``--disk-full`` (tmpfs) and ``--power-cuts`` (ext4 on a loop device, of which a copy holds what was synced)
@@ -214,9 +214,9 @@ def _ended(pid: int) -> int:
 
 # What a run holds ------------------------------------------------------------------------------------------
 
-CHANGING = ("run.json", "report.html", "environment.json", "events.jsonl", ".lock")
+CHANGING = ("run.json", "report.html", "environment.json", "events.jsonl", ".lock", "lock.json")
 """Files that differ between two runs of one recipe: times, and what happened."""
-RECORDS = ("stage.json", "stage_copy.json")
+RECORDS = ("stage.json", "stage_copy.json", "state.json")
 TIMES = {"images_per_second", "seconds", "when", "checksum", "metrics.jsonl"}
 """What differs between them in a line of a log or in a record, and the checksums of what has times in it."""
 
@@ -326,6 +326,8 @@ def resumed(trial: Trial, folder: Path, steps: int, interruptions: int) -> None:
         twice = steps + last.steps - REFERENCE.steps
         if twice > EVERY * interruptions:
             note(trial, "lost", f"{twice} steps made twice")
+        if (checked := command(DOCTOR, folder)).code:
+            note(trial, "doctor", f"finds damage where there is none: {checked.text[-600:]}")
 
 
 def again(trial: Trial, folder: Path, arguments: Sequence[str]) -> Outcome | None:
@@ -458,7 +460,7 @@ COMMANDS = {
 """What reads a run's files."""
 OF_UNFINISHED = ("run", "sample", "reconstruct", "report", "compare")
 DOCTOR = ["doctor", "x"]
-IMMATERIAL = re.compile(r"(run|environment)\.json|report\.html|\.lock|.*/images/.*")
+IMMATERIAL = re.compile(r"(run|environment|lock)\.json|report\.html|\.lock|.*/images/.*")
 """Files that nothing is made of."""
 
 

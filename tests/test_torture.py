@@ -49,9 +49,9 @@ previews = 1
 
 [stages.second]
 use = "train_diffusion"
-steps = 5
+steps = 12
 batch_size = 4
-previews = 1
+previews = 6
 
 [stages.samples]
 use = "sample"
@@ -112,8 +112,8 @@ def test_torture_finds_what_a_kill_may_not_leave(torture):
         "stages/first/stage.json",
         "stages/first/metrics.jsonl",
         "stages/first/weights/autoencoder.safetensors",
-        "stages/second/checkpoints/5/state.safetensors",
-        "stages/second/checkpoints/5/state.json",
+        "stages/second/checkpoints/12/state.safetensors",
+        "stages/second/checkpoints/12/state.json",
         "stages/samples/artifacts/samples.npz",
         "stages/scores/artifacts/metrics.json",
     ],
@@ -131,6 +131,19 @@ def test_a_flipped_bit_is_named_by_the_doctor_and_not_used(torture, uldm, tmp_pa
     assert same or torture.is_named(name, out + error), out + error
     differing = torture.differing(torture.contents(tmp_path / "x"), torture.REFERENCE.held)
     assert code == 2 or set(differing) <= {name}
+
+
+def test_what_an_unfinished_training_has_logged_is_checked_as_it_resumes(torture, uldm, tmp_path):
+    torture.fresh(tmp_path)
+    torture.command(torture.RUN, tmp_path, death=torture.Death(step=torture.REFERENCE.steps))
+    (tmp_path / "x/stages/first/stage_copy.json").unlink()
+    names = ["metrics.jsonl", "images/samples/00000002.png"]
+    for path in (tmp_path / "x/stages/second" / name for name in names):
+        path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    for command in (["doctor", "x"], ["run", "x", "--out", "x"]):
+        _, out, error = uldm(*command)
+        assert all(f"stages/second/{name}" in out + error for name in names), out + error
+    assert (tmp_path / "x/stages/first/stage_copy.json").exists()
 
 
 @pytest.mark.slow

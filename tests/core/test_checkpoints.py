@@ -31,7 +31,7 @@ class Lines(Silent):
         self.lines.append(text)
 
 
-class Descent:
+class ScaledSGD:
     """An optimizer whose rate the engine may lower."""
 
     def __init__(self, parameters, lr):
@@ -73,7 +73,7 @@ class Steps:
 
     def prepare(self, context):
         self.net = nn.Sequential(nn.Identity(), Root(self.edge))
-        self.optimizer = Descent(self.net.parameters(), self.lr)
+        self.optimizer = ScaledSGD(self.net.parameters(), self.lr)
 
     def step(self, step, context):
         self.done.append(step + 1)
@@ -155,7 +155,7 @@ def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path, monkeypatch):
     trainer, context = Steps(9), Context("s", 0, CPU, RunFolder(tmp_path).stage("s"))
     trainer.prepare(context)
 
-    def slow(*_):
+    def slow(*_, **__):
         nonlocal now
         now += 10
 

@@ -65,6 +65,7 @@ FAULTS = {  # name: (code of the plugin's module, what the warning says, what th
         "was skipped: ValueError",
         "--block misnames",
     ),
+    "silent": ("", "it announces nothing", "--block silent"),
     "absent": (None, "No module named 'absent_plugin'", "--block absent"),
     "hollow": ("", "has no attribute 'hooks'", "--block hollow"),
 }

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -164,6 +165,17 @@ def test_an_error_that_is_a_cause_as_well_is_shown_once(capsys):
 def test_without_being_asked_no_traceback_is_shown(uldm, monkeypatch, value):
     monkeypatch.setenv("ULDM_TRACEBACK", value)
     assert "Traceback" not in uldm("validate", "r.toml", "--plugin", "wait.py", "stages.only.what=object")[2]
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_signal_before_there_is_anything_to_stop_ends_with_a_word(uldm, monkeypatch, command, number, code):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Recipe, "load", lambda *_: signal.raise_signal(signal.Signals[number]))
+    found, out, err = uldm(command, "r.toml")
+    assert (found, out) == (code, "") and err.strip().startswith(f"stopped by {number}")
+    assert "\n" not in err.strip() and "Traceback" not in err
+    assert signal.getsignal(signal.SIGTERM) is handler and not Path("runs").exists()
 
 
 def test_a_second_ctrl_c_exits_at_once_with_130(uldm):
@@ -349,7 +361,7 @@ def test_a_folder_whose_name_is_not_utf8_holds_a_run(uldm):
 
 
 def test_no_recipe_holds_what_is_not_utf8():
-    with pytest.raises(MistakeError, match=r"no recipe can hold it: .utf-8. codec"):
+    with pytest.raises(MistakeError, match=r"is not UTF-8"):
         Recipe.from_dict({"run": {"out": Path(os.fsdecode(b"\xff"))}})
 
 

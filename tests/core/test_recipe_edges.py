@@ -173,7 +173,9 @@ def test_digits_name_a_table(registry, write):
         assert f"{dotted(('denoiser', digits))}: unknown option {digits!r}" in problem
 
 
-@pytest.mark.parametrize("where", ["losses[1]", "losses.0", "losses.²", "losses.x", "losses.-1"])
+@pytest.mark.parametrize(
+    "where", ["losses[1]", "losses.0", "losses.²", "losses.x", "losses.use", "losses.-1"]
+)
 def test_no_item_is_added_to_a_list(registry, write, where):
     (problem,) = check(Recipe.load(write(), [f"stages.first.{where}.weight=1"]), registry)
     assert "stages.first.losses: the list is of length 1, there is no [" in str(problem)

@@ -60,6 +60,7 @@ def train(trainer: Trainer, context: Context) -> Mapping[str, float]:
 def _train_from(step: int, trainer: Trainer, context: Context, state: TrainingState) -> None:
     """Do the steps after the first ``step``; raises what ``train`` does, and ``NotFiniteError``."""
     context.resume(step, trainer.steps)
+    state.check_logs()
     context.begin("training steps", trainer.steps, step)
     log = _Log(state, step)
     previews = _preview_steps(trainer)

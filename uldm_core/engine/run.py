@@ -342,7 +342,6 @@ class _Runner:
                 aside.add(str(record.key))
 
     def _work(self, name: str, record: StageRecord) -> None:
-        self.stop.check()
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
         adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none

@@ -70,6 +70,11 @@ class TrainingState:
                 self._prune()
         return self.saved
 
+    def check_logs(self) -> None:
+        """Warn of files of the log that are not as they were when the checkpoint was saved."""
+        for path in self.context.folder.changed_logs(self._checkpoints.logged(self.saved)):
+            self._warn(f"{path} has changed since step {self.saved} was saved: it is not made again")
+
     def rewind(self) -> int:
         """Go back to the last checkpoint, or to the start, and return its step."""
         factor = self.rate_factor
@@ -124,7 +129,7 @@ class TrainingState:
         notes = {best: values[best]} if best in values else {}
         if self.rate_factor < 1:
             notes[_RATE] = self.rate_factor
-        self._checkpoints.save(step, state, notes)
+        self._checkpoints.save(step, state, notes, self.context.folder.logged())
         self._prune()
         self.saved, self._void, self.start = step, [], None
         self._saved_at = time.monotonic()

@@ -91,8 +91,11 @@ class Document:
                 self.problems.append(Problem(over.where(at), what, hint, code="bad-override"))
                 continue
             old, new = _as_tables(below[name] if isinstance(below, list) else below.get(name), value)
-            inner = isinstance(old, (dict, list) if over.texts else dict) and isinstance(new, dict)
-            if inner and key not in over.texts and not any(n in new and new[n] != old.get(n) for n in naming):
+            if isinstance(old, dict) and isinstance(new, dict):
+                into = not any(part in new and new[part] != old.get(part) for part in naming)
+            else:
+                into = isinstance(old, list) and isinstance(new, dict) and bool(over.texts)
+            if into and key not in over.texts:
                 below[name] = old
                 self._merge(old, new, over, naming, key)
                 self.places |= {key: over.places[key]} if key in over.places else {}

@@ -29,6 +29,7 @@ from uldm_core.run_folder.files import (
 )
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
+_ABOUT = ("notes", "logged")
 _PIECE = 1 << 20
 
 
@@ -90,13 +91,38 @@ class Checkpoints:
         except MistakeError:
             return {}
 
-    def save(self, step: int, state: Mapping[str, object], notes: Mapping[str, float] | None = None) -> None:
+    def logged(self, step: int) -> dict[str, tuple[int, str]]:
+        """Return the length and digest of each log when the state of that step was saved."""
+
+        def made(state: dict[str, Any]) -> dict[str, tuple[int, str]]:
+            return {
+                str(name): (int(size), str(known)) for name, (size, known) in state.get("logged", {}).items()
+            }
+
+        try:
+            return read_json(self._folder(step) / "state.json", made) or {}
+        except MistakeError:
+            return {}
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, object],
+        notes: Mapping[str, float] | None = None,
+        logged: Mapping[str, tuple[int, str]] | None = None,
+    ) -> None:
         """Write the state after ``step`` steps, and compare what lies on the disk with it.
+
+        Args:
+            step: of the state.
+            state: nested, of tensors and what JSON has.
+            notes: a few numbers about it.
+            logged: the length and digest of each log of the stage.
 
         Raises:
             RunError: it lies there otherwise; the earlier checkpoints are untouched.
         """
-        write_state(self._folder(step), state, notes)
+        write_state(self._folder(step), state, notes=notes, logged=logged)
 
     def prune(self, keep: int, best: str = "", void: Iterable[int] = ()) -> None:
         """Remove all checkpoints but some, and what a crash left of one.
@@ -140,14 +166,14 @@ class Checkpoints:
         return inside(self.run, *self.path.relative_to(self.run).parts, str(step))
 
 
-def write_state(folder: Path, state: Mapping[str, object], notes: Mapping[str, float] | None = None) -> None:
+def write_state(folder: Path, state: Mapping[str, object], **about: Mapping[str, object] | None) -> None:
     """Write a nested state (modules, optimizers) as a folder: ``state.safetensors`` and ``state.json``.
 
-    The folder appears under its name only when it is complete, and has been read back. ``notes`` are a few
-    numbers about it.
+    The folder appears under its name only when it is complete, and has been read back. ``about`` are
+    ``notes`` and what was ``logged``, as ``Checkpoints.save`` takes them.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = {**_split(state, tensors), **({"notes": dict(notes)} if notes else {})}
+    skeleton = {**_split(state, tensors), **{name: dict(value) for name, value in about.items() if value}}
     content = tensor_bytes(tensors)
     checksum = _checksum(skeleton, [content])
     text = json.dumps({**skeleton, "checksum": checksum}, indent=2) + "\n"
@@ -180,8 +206,7 @@ def read_state(folder: Path) -> Any:
                 raise ValueError(
                     "it, or state.safetensors beside it, has changed since: the checksum differs"
                 )
-        skeleton.pop("notes", None)
-        return _join(skeleton, tensors)
+        return _join({name: part for name, part in skeleton.items() if name not in _ABOUT}, tensors)
 
     return read_json(folder / "state.json", joined)
 

@@ -54,10 +54,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def digest(path: Path) -> str:
-    """Return a hash of a file's content; a file is read again only if it may have changed since."""
+def digest(path: Path, length: int | None = None) -> str:
+    """Return a hash of a file's content, or of its first bytes; it is read again only if it may have changed.
+
+    Args:
+        path: of the file.
+        length: of what is hashed, in bytes; all of it by default.
+    """
     status = path.stat()
-    state = (status.st_ino, status.st_size, status.st_mtime_ns)
+    state = (status.st_ino, status.st_size if length is None else length, status.st_mtime_ns)
     if time.time_ns() - status.st_mtime_ns < 1_000_000_000:  # a change within the clock's tick is not seen
         return _digest.__wrapped__(path, *state)
     return _digest(path, *state)
@@ -65,10 +70,11 @@ def digest(path: Path) -> str:
 
 @lru_cache(4096)
 def _digest(path: Path, inode: int, size: int, changed: int) -> str:
-    found = hashlib.blake2b(digest_size=8)
+    found, left = hashlib.blake2b(digest_size=8), size
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(min(left, 1 << 20)):
             found.update(block)
+            left -= len(block)
     return found.hexdigest()
 
 

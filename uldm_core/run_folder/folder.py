@@ -217,21 +217,44 @@ class StageFolder:
                 found = [*damaged(missing, "missing").problems]
         return found
 
+    def is_not_copied(self) -> bool:
+        """Whether a crash came between the record and its copy; of format 1, there is none."""
+        own, copy_of_it = map(self.inside, _RECORDS)
+        return _has_format(own) and not _is_copy(own, copy_of_it)
+
     def done(self, record: StageRecord) -> StageRecord:
         """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
         result = self._files("weights", "artifacts")
-        files = [*result]
-        with suppress(MistakeError):  # whoever was to write there has said what is in the way
-            files += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
         with writing(self.path):  # a stage of a plugin may write as it likes
-            for path in {*files, *(path.parent for path in files)}:
+            for path in {*result, *(path.parent for path in result)}:
                 sync(path)
         return evolve(
             record,
             done=True,
             files={self._name(path): path.stat().st_size for path in result},
-            digests={self._name(path): digest(path) for path in files},
+            digests={
+                **{self._name(path): digest(path) for path in result},
+                **{name: known for name, (_, known) in self.logged().items()},
+            },
         )
+
+    def logged(self) -> dict[str, tuple[int, str]]:
+        """Return the length and the digest of the log and of each image so far; these are on disk then."""
+        logs: list[Path] = []
+        with suppress(MistakeError):  # whoever was to write there has said what is in the way
+            logs += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
+        with writing(self.path):
+            for path in {*logs, *(path.parent for path in logs)}:
+                sync(path)
+        sizes = {path: path.stat().st_size for path in logs}
+        return {self._name(path): (size, digest(path, size)) for path, size in sizes.items()}
+
+    def changed_logs(self, logged: Mapping[str, tuple[int, str]]) -> list[Path]:
+        """Return which files are no longer as ``logged`` told; lines may have been added to them."""
+        paths = {self.inside(*name.split("/")): then for name, then in logged.items()}
+        return [
+            path for path, then in paths.items() if not path.is_file() or digest(path, then[0]) != then[1]
+        ]
 
     def logs(self, record: StageRecord) -> list[Path]:
         """Return the files of a stage that is done which are no result: its log, and images."""
@@ -339,7 +362,7 @@ class RunFolder:
         """Whether it is of a version that wrote no checksums, as far as one can tell."""
         stages = [f"stages/{name}/stage.json" for name in names_in(self.path / "stages")]
         records = [self.path / name for name in ("run.json", "environment.json", *stages)]
-        return not any(b'"format": ' in path.read_bytes()[:30] for path in records if path.is_file())
+        return not any(map(_has_format, records))
 
     def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
         """Return what is wrong with the recipe, the run's own records, and the stages' records; see there."""
@@ -360,7 +383,7 @@ class RunFolder:
         for path in listed(self.file("stages")):
             stage = self.stage(path.name)
             record = stage.record()
-            if record and stage.record_damage():
+            if record and (stage.record_damage() or stage.is_not_copied()):
                 stage.write_record(record)
             elif record is None and any(map(names_in, map(stage.inside, ("checkpoints", "weights")))):
                 kept = inside(self.path, "set_aside", f"{path.name}-unknown")
@@ -460,6 +483,10 @@ def _is_later(error: MistakeError) -> bool:
 
 def _stamped(recipe: bytes) -> bytes:
     return _STAMP % hashlib.blake2b(recipe, digest_size=8).hexdigest().encode() + recipe
+
+
+def _has_format(path: Path) -> bool:
+    return path.is_file() and b'"format": ' in path.read_bytes()[:30]
 
 
 def _is_copy(path: Path, artifact: Path) -> bool:

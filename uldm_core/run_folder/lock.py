@@ -16,7 +16,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from uldm_core import paths
 from uldm_core.errors import MistakeError, RunError, UldmError
-from uldm_core.paths import inside, make_folder, refused, whole, writing
+from uldm_core.paths import inside, make_folder, refused, remove, whole, writing
 
 PATIENCE = 0.1
 """Seconds to wait for the lock: whoever asks whether a run is alive holds it for a moment."""
@@ -107,7 +107,7 @@ def lock_folder(path: Path, command: str = "") -> Iterator[FolderLock]:
     finally:
         del paths.CHECKS[path]
         if not folder.is_gone():
-            (path / HOLDER).unlink(missing_ok=True)
+            remove(path / HOLDER)
             _remove_if_empty(made)
         folder.close()
         lock.release()
@@ -142,8 +142,8 @@ def _acquire(lock: BaseFileLock, path: Path) -> None:
 def _remove_if_empty(made: list[Path]) -> None:
     """Remove the folders that were made for a run, if it has written nothing there."""
     if made and os.listdir(made[0]) == [LOCK]:
-        with suppress(OSError):  # somebody has put something there meanwhile
-            (made[0] / LOCK).unlink()
+        with suppress(OSError, RunError):  # somebody has put something there meanwhile
+            remove(made[0] / LOCK)
             for folder in made:
                 folder.rmdir()
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from attrs import define, field, frozen
 
 from uldm_core.errors import MistakeError
-from uldm_core.paths import LEFT_OVER, listed
+from uldm_core.paths import LEFT_OVER, listed, refused
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.checkpoint import read_state
 from uldm_core.run_folder.events import FILE as EVENTS
@@ -21,6 +21,7 @@ from uldm_core.run_folder.pretrained import started_from
 
 T = TypeVar("T")
 WHOLE, DAMAGED, UNCHECKED, LEFT_BEHIND = "whole", "damaged", "unchecked", "left behind"
+_BEGINS, _ENDS = ("started", "resumed"), ("done", "stopped", "failed")
 
 
 @frozen
@@ -115,8 +116,8 @@ class _Check:
         records += [path for path in self.listed(self.folder.path / "evaluations") if path.suffix == ".json"]
         for path in records:
             self.read(path, partial(_record, path))
-        if (self.folder.path / EVENTS).exists():
-            self.events()
+        if (self.folder.path / EVENTS).exists() or not self.folder.is_of_format_1():
+            self.read(self.folder.path / EVENTS, self.event_log)
         for path in self.listed(self.folder.path / "pretrained"):
             known = started_from(path.stem, self.folder)
             if known:
@@ -124,12 +125,20 @@ class _Check:
             else:
                 self.note(path, UNCHECKED, "no stage has begun with it")
 
-    def events(self) -> None:
-        """Check each line of the event log; that the last one may be cut short is no damage."""
-        path = self.folder.path / EVENTS
-        log = self.read(path, lambda: read_events(self.folder.file(EVENTS)))
-        if log and log[1]:
-            self.found[-1] = FileState(EVENTS, DAMAGED, f"{log[1]} lines of it are not as they were written")
+    def event_log(self) -> None:
+        """Raise ``MistakeError`` if lines of the event log are damaged, or its last ones are lost."""
+        path = self.folder.file(EVENTS)
+        require(path)
+        events, bad, _ = read_events(path)
+        if bad:
+            raise refused(path, f"{bad} of its lines are not as they were written")
+        try:  # which is written after the event of the same name, and before one of another beginning
+            state = read_record(self.folder.file("run.json"), lambda found: str(found["state"]))
+        except MistakeError:
+            return
+        last = [event.name for event in events if event.name in (*_BEGINS, *_ENDS)][-1:]
+        if last != [state] if state in _ENDS else not events:
+            raise refused(path, f"it has been cut short: the run is {state}, and it does not say so")
 
     def stage(self, stage: StageFolder) -> None:
         """Check the files of a stage."""
@@ -146,6 +155,18 @@ class _Check:
         for path in self.listed(stage.path / "checkpoints"):
             if path.name.isdecimal():
                 self.read(path, partial(read_state, path))
+        if record and not record.done:
+            self.logs(stage)
+
+    def logs(self, stage: StageFolder) -> None:
+        """Check what a training has logged up to its last checkpoint."""
+        logged = stage.checkpoints.logged(stage.checkpoints.last() or 0)
+        changed = stage.changed_logs(logged)
+        for path in map(stage.path.joinpath, logged):
+            if path in changed:
+                self.note(path, DAMAGED, "it is missing, or has changed since the last checkpoint")
+            else:
+                self.note(path)
 
     def result(self, stage: StageFolder, record: StageRecord | None) -> None:
         """Check the files that a stage has left, if it is done."""
