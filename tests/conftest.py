@@ -33,6 +33,65 @@ def own_cache_folder(tmp_path_factory):
         yield real
 
 
+SMALL_RECIPE = """\
+uldm = 1
+
+[dataset]
+use = "synthetic"
+count = 8
+size = 8
+
+[autoencoder]
+use = "vqvae_fast"
+quantizer = { use = "vq", codebook_size = 4, dim = 2 }
+encoder_channels = [4]
+decoder_channels = [4]
+
+[denoiser]
+use = "mlp"
+width = 8
+hidden = 8
+depth = 1
+
+[noise_scheduler]
+use = "flow"
+
+[stages.first]
+use = "train_autoencoder"
+steps = 2
+batch_size = 4
+losses = [{ use = "l1" }]
+previews = 1
+
+[stages.second]
+use = "train_diffusion"
+steps = 2
+batch_size = 4
+previews = 1
+
+[stages.samples]
+use = "sample"
+sampler = { use = "euler", steps = 2 }
+count = 2
+batch_size = 2
+
+[stages.scores]
+use = "evaluate"
+metrics = [{ use = "psnr" }]
+"""
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """Return a finished run of four stages, ``x`` beside ``tiny.toml``: copy it to change it."""
+    from uldm_core.engine.run import run
+    from uldm_core.recipe import Recipe
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(SMALL_RECIPE)
+    return run(Recipe.load(folder / "tiny.toml").resolve(), out=folder / "x")
+
+
 @pytest.fixture
 def uldm(capsys, monkeypatch, tmp_path):
     """Run a command in an empty folder; return its exit code, output and errors."""

@@ -18,62 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uldm_core.engine.run import run as run_recipe
-from uldm_core.recipe import Recipe
 from uldm_plugins.shared import arrays
 
 MOST_MEMORY = 1 << 27
 """Bytes that reading a hostile file may take: none of them is larger than a megabyte."""
 
-RECIPE = """\
-uldm = 1
 
-[dataset]
-use = "synthetic"
-count = 4
-size = 8
-
-[autoencoder]
-use = "vqvae_fast"
-quantizer = { use = "vq", codebook_size = 4, dim = 2 }
-encoder_channels = [4]
-decoder_channels = [4]
-
-[denoiser]
-use = "mlp"
-width = 8
-hidden = 8
-depth = 1
-
-[noise_scheduler]
-use = "flow"
-
-[stages.first]
-use = "train_autoencoder"
-steps = 2
-batch_size = 4
-losses = [{ use = "l1" }]
-previews = 1
-
-[stages.second]
-use = "train_diffusion"
-steps = 2
-batch_size = 4
-previews = 0
-
-[stages.samples]
-use = "sample"
-sampler = { use = "euler", steps = 2 }
-count = 2
-batch_size = 2
-
-[stages.scores]
-use = "evaluate"
-metrics = [{ use = "psnr" }]
-"""
-TAKES = RECIPE.replace(
-    RECIPE[RECIPE.index('use = "vqvae_fast"') : RECIPE.index("[denoiser]")], 'from = "x"\n\n'
-).replace(RECIPE[RECIPE.index("[stages.first]") : RECIPE.index("[stages.second]")], "")
+def taking(recipe):
+    """Return a recipe whose autoencoder comes from the run ``x``, which trained it."""
+    own = recipe[recipe.index('use = "vqvae_fast"') : recipe.index("[denoiser]")]
+    training = recipe[recipe.index("[stages.first]") : recipe.index("[stages.second]")]
+    return recipe.replace(own, 'from = "x"\n\n').replace(training, "")
 
 
 class Executes:
@@ -180,13 +135,6 @@ TABLE = [
 """What is handed over, with what in it, and a command that reads it."""
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.toml").write_text(RECIPE)
-    return run_recipe(Recipe.load(folder / "tiny.toml").resolve(), out=folder / "x")
-
-
 CASES = [(place, name, command) for place, contents, command in TABLE for name in contents]
 
 
@@ -202,11 +150,11 @@ CASES = [(place, name, command) for place, contents, command in TABLE for name i
     ],
 )
 def test_hostile_files_are_named_and_nothing_in_them_is_done(
-    uldm, finished, tmp_path, monkeypatch, place, name, command
+    uldm, small_run, tmp_path, monkeypatch, place, name, command
 ):
     monkeypatch.setattr(arrays, "half_of_memory", lambda: 1 << 28)
-    shutil.copytree(finished, "x")
-    Path("takes.toml").write_text(TAKES)
+    shutil.copytree(small_run, "x")
+    Path("takes.toml").write_text(taking((small_run.parent / "tiny.toml").read_text()))
     path = Path(place)
     path.parent.mkdir(exist_ok=True)
     content = next(contents for where, contents, how in TABLE if (where, how) == (place, command))[name]

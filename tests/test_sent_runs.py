@@ -11,77 +11,21 @@ import torch
 
 from uldm_core import MistakeError
 from uldm_core.engine.opened_run import TrainedRun
-from uldm_core.engine.run import run as run_recipe
 from uldm_core.errors import RunWarning
 from uldm_core.protocols import RunStart
-from uldm_core.recipe import Recipe
 from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.commands.run_files import check_run
 from uldm_plugins.trackers.mlflow import MLflow
 from uldm_plugins.trackers.shared import kept_id
 from uldm_plugins.trackers.tensorboard import TensorBoard
 
-RECIPE = """\
-uldm = 1
-
-[dataset]
-use = "synthetic"
-count = 8
-size = 8
-
-[autoencoder]
-use = "vqvae_fast"
-quantizer = { use = "vq", codebook_size = 4, dim = 2 }
-encoder_channels = [4]
-decoder_channels = [4]
-
-[denoiser]
-use = "mlp"
-width = 8
-hidden = 8
-depth = 1
-
-[noise_scheduler]
-use = "flow"
-
-[stages.first]
-use = "train_autoencoder"
-steps = 2
-batch_size = 4
-losses = [{ use = "l1" }]
-previews = 1
-
-[stages.second]
-use = "train_diffusion"
-steps = 2
-batch_size = 4
-previews = 1
-
-[stages.samples]
-use = "sample"
-sampler = { use = "euler", steps = 2 }
-count = 2
-batch_size = 2
-
-[stages.scores]
-use = "evaluate"
-metrics = [{ use = "psnr" }]
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.toml").write_text(RECIPE)
-    return run_recipe(Recipe.load(folder / "tiny.toml").resolve(), out=folder / "x")
-
 
 @pytest.fixture
-def sent(finished, tmp_path):
+def sent(small_run, tmp_path):
     """A copy of it as ``x``, and a folder of somebody's."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "1").write_text("precious")
-    return shutil.copytree(finished, tmp_path / "x")
+    return shutil.copytree(small_run, tmp_path / "x")
 
 
 def held(folder):
@@ -290,13 +234,14 @@ def test_an_empty_path_is_no_path(uldm, sent):
     assert not Path("stages").exists()
 
 
-def test_a_recipe_that_somebody_wrote_is_not_written_over(uldm, tmp_path):
+def test_a_recipe_that_somebody_wrote_is_not_written_over(uldm, small_run, tmp_path):
+    text = (small_run.parent / "tiny.toml").read_text()
     Path("exp").mkdir()
-    Path("exp/recipe.toml").write_text(RECIPE)
+    Path("exp/recipe.toml").write_text(text)
     for more in ([], ["--dry-run"]):
         code, _, error = uldm("run", "exp/recipe.toml", "--out", "exp", *more)
         assert code == 2 and "exp/recipe.toml is not of a run: a run would overwrite it" in error
-    assert Path("exp/recipe.toml").read_text() == RECIPE
+    assert Path("exp/recipe.toml").read_text() == text
 
 
 @pytest.mark.parametrize("content", ["../../x", "", "a b", "a\n\nb", "x" * 200])
