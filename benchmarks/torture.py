@@ -835,9 +835,7 @@ def parse() -> argparse.Namespace:
     for name in ("kills", "flips", "disk-full", "power-cuts", "seed"):
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="where runs are made; in memory it is faster"
-    )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where runs are made: in memory, fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial and its findings")
     parser.add_argument("--only", metavar="ROW:INDEX", help="repeat one trial")
     return parser.parse_args()
