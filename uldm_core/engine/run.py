@@ -183,8 +183,9 @@ class _Runner:
             self.reporter.message("\n".join(lines))
 
     def _last_environment(self) -> Mapping[str, object]:
-        found = read_record(self.folder.file("environment.json"), lambda value: dict[str, object](value))
-        return found or {}
+        with suppress(MistakeError):  # of a damaged one, which is said, nothing is known
+            return read_record(self.folder.file("environment.json"), dict[str, object]) or {}
+        return {}
 
     def _warned(self, text: str) -> None:
         """Keep a warning in the event log."""
