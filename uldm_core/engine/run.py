@@ -211,6 +211,7 @@ class _Runner:
         return not record.done
 
     def _work(self, name: str, record: StageRecord) -> None:
+        self.stop.begun = True
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
         adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
