@@ -94,6 +94,18 @@ class Adjustment:
     options: dict[str, tuple[Any, Any]]
 
 
+def adjusted_from(step: int, adjusted: Sequence[Adjustment]) -> list[Adjustment]:
+    """Return the adjustments of a training that goes on from a step: what was later is from there on now."""
+    kept = [each for each in adjusted if each.step <= step]
+    options: dict[str, tuple[Any, Any]] = {}
+    for each in adjusted[len(kept) :]:
+        for option, (old, new) in each.options.items():
+            options[option] = options.get(option, (old,))[0], new
+    if not step:  # from its start, it is none
+        return []
+    return [*kept, Adjustment(step, options)] if options else kept
+
+
 @frozen
 class StageRecord:
     """The content of ``stage.json``.
