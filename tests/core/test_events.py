@@ -446,6 +446,15 @@ def test_resuming_where_bits_will_differ_is_said_and_refused_if_asked(planned, t
     run(planned("run.precision='bfloat16'"), out=out, exact=True)
 
 
+def test_a_result_that_is_restored_is_compared_with_the_surroundings_of_its_own_checkpoint(planned, tmp_path):
+    out = tmp_path / "out"
+    stopped_at(2, planned("run.precision='bfloat16'"), out)
+    stopped_at(2, planned("run.precision='float32'", "seed=4"), out)
+    with pytest.raises(MistakeError, match="precision bfloat16 -> float32"):
+        run(planned("run.precision='float32'"), out=out, exact=True)
+    run(planned("run.precision='bfloat16'"), out=out, exact=True)
+
+
 def test_a_damaged_environment_is_said_and_written_anew(planned, tmp_path):
     out, reporter = tmp_path / "out", At()
     stopped_at(2, planned(), out)

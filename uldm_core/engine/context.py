@@ -37,6 +37,7 @@ class Context:
         beat: called while the stage makes progress.
         events: the run's event log.
         options: of the ``[run]`` table.
+        key: what the stage's result depends on; see ``StageKey``.
         curves: the values logged since the stage began or resumed, by name.
     """
 
@@ -51,6 +52,7 @@ class Context:
     beat: Callable[[], None] = lambda: None
     events: EventLog = field(factory=EventLog)
     options: RunOptions = field(factory=RunOptions)
+    key: str = ""
     curves: dict[str, list[float]] = field(factory=dict, init=False)
     published: list[str] = field(factory=list, init=False)
     _warned: set[str] = field(factory=set, init=False)
@@ -125,7 +127,7 @@ class Context:
     def resume(self, step: int, total: int) -> None:
         """Notify the trackers that the stage runs, from ``step`` of ``total``."""
         self.curves.clear()
-        self.event("stage", step=step, total=total)
+        self.event("stage", step=step, total=total, key=self.key)
         self.trackers.notify(lambda tracker: tracker.stage(self.name, step, total))
 
     def begin(self, doing: str, total: int, done: int = 0) -> None:

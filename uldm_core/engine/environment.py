@@ -83,16 +83,22 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
     return [f"{name} {before[name]} -> {now[name]}" for name in known if before[name] != now[name]]
 
 
-def checkpoint_environments(events: Iterable[Event]) -> dict[str, Mapping[str, object]]:
-    """Return for each stage the environment in which its last checkpoint was made."""
-    found: dict[str, Mapping[str, object]] = {}
+def checkpoint_environments(events: Iterable[Event]) -> dict[tuple[str, str], Mapping[str, object]]:
+    """Return the environment in which the last checkpoint of a stage was made: by its name and its key.
+
+    With no key, that of the last one of any key: earlier versions note none.
+    """
+    found: dict[tuple[str, str], Mapping[str, object]] = {}
     current: Mapping[str, object] = {}
+    keys: dict[str, str] = {}
     for event in events:
         if event.name in ("started", "resumed"):
             values = event.values.get("environment")
             current = values if isinstance(values, dict) else {}
+        elif event.name == "stage":
+            keys[event.stage] = str(event.values.get("key", ""))
         elif event.name == "checkpoint":
-            found[event.stage] = current
+            found[event.stage, ""] = found[event.stage, keys.get(event.stage, "")] = current
     return found
 
 

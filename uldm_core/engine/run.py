@@ -135,7 +135,7 @@ class _Runner:
             self.reporter.message(f"warning: {repaired}")
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
-        self._announce(found, exact)
+        self._announce(found, keys, exact)
         require_space(self.folder.path, self.resolved, self.preflight, _not_reused(found))
         changed = not (self.log.status.is_done() and self.results.belong_to(keys))
         started, worked = time.monotonic(), []
@@ -157,13 +157,14 @@ class _Runner:
         done = f"done in {seconds}" if any(worked) else "nothing to do: every stage is done"
         self.reporter.message(f"{self.folder.path}: {done}")
 
-    def _announce(self, found: Sequence[Forecast], exact: bool) -> None:
+    def _announce(self, found: Sequence[Forecast], keys: Mapping[str, StageKey], exact: bool) -> None:
         """Say what becomes of the stages before anything is archived, and where bits will differ."""
         lines = [forecast.announcement for forecast in found if forecast.announcement]
         past = read_events(self.folder.file(EVENTS))[0]
         made_in = checkpoint_environments(past)
         for stage in [forecast.stage for forecast in found if forecast.does == "resume"]:
-            before = made_in.get(stage) or self._last_environment()
+            key = str(self.folder.resumed_key(stage, keys[stage]))
+            before = made_in.get((stage, key)) or made_in.get((stage, "")) or self._last_environment()
             if changed := differences(before, self.log.environment):
                 what = f"stages.{stage} resumes where its bits will differ: {', '.join(changed)}"
                 if exact:
@@ -262,6 +263,7 @@ class _Runner:
             self.log.status.beat,
             self.log.events,
             self.resolved.run,
+            str(self.results.records[name].key),
         )
 
     def _explained(self, name: str, error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from uldm_core.errors import Key, dotted, listing
 from uldm_core.recipe import ResolvedRecipe
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder, StageKey, StageRecord
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import pretrained_weights
 from uldm_core.spec.building import ComponentStore
@@ -80,8 +80,7 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
     own = folder.stage(name)
     record, step = own.record(), own.checkpoints.last() or 0
     if folder.is_archived(name, key) and (record is None or not record.key.same(key)):
-        what = f"stages.{name} is restored from set_aside/{folder.archived(name, key).name}"
-        return Forecast(name, "reuse", "the archived result is of these options", what)
+        return _restored(name, StageFolder(folder.archived(name, key), folder.path), key)
     if record is None:
         return Forecast(name, "do", "nothing of it is there yet")
     if adjusted := folder.adjustments(name, key):
@@ -99,6 +98,16 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
     if not step:
         return Forecast(name, "do", "it was not finished")
     return Forecast(name, "resume", f"from step {step}" + (f" of {key.steps}" if key.steps else ""))
+
+
+def _restored(name: str, archived: StageFolder, key: StageKey) -> Forecast:
+    what = f"stages.{name} is restored from set_aside/{archived.path.name}"
+    record, step = archived.record(), archived.checkpoints.last()
+    if record and record.done:
+        return Forecast(name, "reuse", "the archived result is of these options", what)
+    if not step:
+        return Forecast(name, "do", "the archived result was not finished", what)
+    return Forecast(name, "resume", f"from step {step} of {key.steps} of the archived result", what)
 
 
 def _redo(folder: RunFolder, name: str, record: StageRecord, why: str) -> Forecast:

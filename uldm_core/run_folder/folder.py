@@ -483,6 +483,11 @@ class RunFolder:
         step = self.stage(name).checkpoints.last() or 0
         return key.adjustments(record.key) if 0 < step < key.steps else {}
 
+    def resumed_key(self, name: str, key: StageKey) -> StageKey:
+        """Return the key under which what a stage of ``key`` resumes from was made."""
+        record = self.stage(name).record()
+        return record.key if record and not self.is_archived(name, key) else key
+
     def is_archived(self, name: str, key: StageKey) -> bool:
         """Whether there is an archived result of ``key``."""
         return self.archived(name, key).is_dir()
