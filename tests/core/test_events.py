@@ -17,13 +17,13 @@ from click.testing import CliRunner
 
 from uldm_core import Component, MistakeError, RunError
 from uldm_core.cli import main as program
-from uldm_core.engine import limits, loop, trackers
+from uldm_core.engine import limits, loop, run_log, trackers
 from uldm_core.engine import run as engine
 from uldm_core.engine.environment import checkpoint_environments, differences
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
+from uldm_core.engine.run_log import RunStatus
 from uldm_core.engine.signals import Interrupted, Stop
-from uldm_core.engine.trackers import RunStatus
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder import events, lines
 from uldm_core.run_folder.events import EventLog, read_events
@@ -336,7 +336,7 @@ def test_run_json_is_true_on_a_full_disk(tmp_path, monkeypatch):
     def refuse(path, record):
         raise RunError(f"{path}: cannot be written")
 
-    monkeypatch.setattr(trackers, "write_record", refuse)
+    monkeypatch.setattr(run_log, "write_record", refuse)
     status.write("failed", "no space")
     found = read_record(tmp_path / "run.json", dict)
     assert (found["state"], found["error"], found["command"]) == ("failed", "no space", "uldm run x")

@@ -780,7 +780,7 @@ def test_a_second_run_with_nothing_to_do_leaves_what_is_said_of_it(place, monkey
     place.run()
     (place.out / "report.html").write_text("a page")
     kept = {name: (place.out / name).read_bytes() for name in ("run.json", "recipe.toml", "report.html")}
-    monkeypatch.setattr("uldm_core.engine.trackers._now", lambda: "later")
+    monkeypatch.setattr("uldm_core.engine.run_log._now", lambda: "later")
     assert place.run().done == [] and place.run(until="first").done == []
     assert {name: (place.out / name).read_bytes() for name in kept} == kept
     (place.out / "run.json").write_text("{")

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from uldm_core import Component, MistakeError, RunError, check
-from uldm_core.engine import loop, trackers
+from uldm_core.engine import loop, run_log, trackers
 from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import choose_device
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
+from uldm_core.engine.run_log import RunStatus
 from uldm_core.engine.signals import Interrupted, Stop
-from uldm_core.engine.trackers import RunStatus
 from uldm_core.protocols import RunStart
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder.folder import RunFolder
@@ -237,7 +237,7 @@ def test_a_living_run_is_noted_now_and_then(tmp_path, monkeypatch):
     file.unlink()
     alive.beat()
     assert not file.exists()
-    monkeypatch.setattr(trackers, "BEAT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(run_log, "BEAT_EVERY_SECONDS", 0.0)
     alive.beat()
     assert json.loads(file.read_text())["state"] == "running"
 

@@ -1,26 +1,22 @@
-"""A run's trackers, and its state in ``run.json``."""
+"""A run's trackers: one that fails stops neither the others nor the run."""
 
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 from attrs import define, field, frozen
 
-from uldm_core.errors import MistakeError, RunError, UldmError
+from uldm_core.errors import MistakeError, UldmError
 from uldm_core.paths import inside
 from uldm_core.protocols import Tracker
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.registry.component import format_failure
-from uldm_core.run_folder.files import read_record, record_text, write_record
 from uldm_core.spec.building import ComponentStore
 
-BEAT_EVERY_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 MOST_SHARE = 0.02
 """The share of a run's time that calls in vain may take."""
@@ -175,60 +171,3 @@ class Trackers:
         self.by_path.pop(path, None)
         self.left_out[path] = str(error) if isinstance(error, UldmError) else format_failure(error)
         self.warn(f"warning: {path} failed, the run continues without it: {self.left_out[path]}")
-
-
-@define
-class RunStatus:
-    """``run.json``: the state of a run, for those who read its folder during the run or afterwards.
-
-    ``updated`` grows at least every ``BEAT_EVERY_SECONDS`` while steps are made: a run that is ``running``
-    and is not updated any more was killed.
-    """
-
-    path: Path
-    command: str = ""
-    started: str = field(factory=lambda: _now())
-    written: float = field(default=0.0, init=False)
-
-    def write(self, state: str, error: str = "") -> None:
-        """Write the state: ``running``, ``done``, ``stopped`` or ``failed``.
-
-        On a full disk the old file is written over in its place.
-        """
-        self.written = time.monotonic()
-        times = {"started": self.started, "updated": _now()}
-        value = {"state": state, **times, "command": self.command, "error": error}
-        path = inside(self.path.parent, self.path.name)
-        try:
-            write_record(path, value)
-        except RunError:
-            if not path.is_file():
-                raise
-            _overwrite(path, record_text(path, value).encode("utf-8", "backslashreplace"))
-
-    def is_done(self) -> bool:
-        """Whether the run was done when it was last written."""
-        try:
-            return bool(read_record(self.path, lambda found: found["state"] == "done"))
-        except MistakeError:
-            return False
-
-    def beat(self) -> None:
-        """Write that the run is alive, if that is due; raises ``RunError`` if its folder is gone."""
-        inside(self.path.parent)
-        if time.monotonic() - self.written > BEAT_EVERY_SECONDS:
-            self.write("running")
-
-
-def _overwrite(path: Path, content: bytes) -> None:
-    """Replace a file's content in the blocks that it has: a full disk has no others. Spaces fill it up."""
-    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        os.write(descriptor, content.ljust(os.fstat(descriptor).st_size))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
