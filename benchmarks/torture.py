@@ -859,7 +859,7 @@ def main() -> int:
         if any(trial.row in FLIPS for trial in wanted):
             prepare_damage(WORK)
         done = []
-        with get_context("fork").Pool(options.workers) as pool:
+        with suppress(KeyboardInterrupt), get_context("fork").Pool(options.workers) as pool:
             for trial in pool.imap_unordered(attempt, wanted):
                 done.append(trial)
                 if set(trial.found) & set(BAD):
