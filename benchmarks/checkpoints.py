@@ -14,7 +14,7 @@ from pathlib import Path
 from uldm_core.cli import main as program
 
 MINUTES = sys.argv[1] if len(sys.argv) > 1 else "1"
-EVERY = ('"2 min"', '"30 s"', '"10 s"', "50")
+EVERY = ('"30 s"', '"10 s"', "50")
 
 
 def train(every, out):

@@ -146,6 +146,21 @@ def test_what_an_unfinished_training_has_logged_is_checked_as_it_resumes(torture
     assert (tmp_path / "x/stages/first/stage_copy.json").exists()
 
 
+def test_a_record_in_the_place_of_another_is_refused(torture, uldm, tmp_path):
+    shutil.copytree(torture.REFERENCE.folder, tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "x/stages/first/stage.json", tmp_path / "x/environment.json")
+    for command in (["doctor", "x"], ["report", "x"]):
+        _, out, error = uldm(*command)
+        assert (
+            "environment.json" in out + error and "another record: 'stages/first/stage.json'" in out + error
+        )
+    (tmp_path / "x/run.json").unlink()
+    _, out, error = uldm("report", "x")
+    assert "x/run.json: warning: missing" in out + error
+    (tmp_path / "x/recipe.toml").unlink()
+    assert "x: a folder without a recipe.toml" in uldm("run", "x")[2]
+
+
 @pytest.mark.slow
 def test_torture_itself(tmp_path):
     """Every row of its table, with few trials."""

@@ -166,5 +166,5 @@ def test_a_folder_is_no_base(base):
     path = over(base, "")
     (base.parent / "sub").mkdir()
     path.write_text('extends = "sub"', "utf-8")
-    with pytest.raises(MistakeError, match="sub: not a file"):
+    with pytest.raises(MistakeError, match="sub: a folder without a recipe"):
         Recipe.load(path)

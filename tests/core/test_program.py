@@ -261,11 +261,11 @@ def test_a_mistake_in_a_command_exits_with_2_and_says_it_on_stderr(uldm, argumen
         ("pipe.toml", "pipe.toml: not a file"),
         ("/dev/zero", "/dev/zero: not a file"),
         ("large.toml", "large.toml: of 20 MB, no recipe is as large"),
-        ("folder", "folder: not a file"),
+        ("folder", "folder: a folder without a recipe.toml"),
         ("utf16.toml", "utf16.toml:1: not UTF-8"),
         ("loop.toml", "loop.toml: Too many levels of symbolic links"),
         ("r.toml/x.toml", "there is no recipe 'r.toml/x.toml'"),
-        ("", ".: not a file"),
+        ("", ".: a folder without a recipe.toml"),
     ],
 )
 def test_what_is_no_recipe_is_said_at_once(uldm, name, said):

@@ -146,7 +146,7 @@ class RunStatus:
         except RunError:
             if not path.is_file():
                 raise
-            _overwrite(path, record_text(value).encode("utf-8", "backslashreplace"))
+            _overwrite(path, record_text(path, value).encode("utf-8", "backslashreplace"))
 
     def is_done(self) -> bool:
         """Whether the run was done when it was last written."""

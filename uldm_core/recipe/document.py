@@ -126,8 +126,9 @@ def _read_text(path: Path) -> str:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
+            what = f"{path}: not a file" if not path.is_dir() else f"{path}: a folder without a recipe.toml"
             hint = "name a recipe's file, or a run's folder"
-            raise MistakeError(f"{path}: not a file", hint=hint, code="unreadable-file")
+            raise MistakeError(what, hint=hint, code="unreadable-file")
         if found.st_size > LARGEST:
             what = f"{path}: of {found.st_size / 1e6:.0f} MB, no recipe is as large"
             raise MistakeError(what, code="unreadable-file")

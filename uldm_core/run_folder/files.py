@@ -24,6 +24,7 @@ T = TypeVar("T")
 MISREAD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """The errors of parsing a file that is damaged, or not what its name says."""
 
+_OF_ANY_RECORD = ("format", "uldm", "record")
 FORMAT = 2
 """Of a run's folder, in each of its records. Those of format 1 have no number and no checksum."""
 
@@ -89,13 +90,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:
-    """Write a record as JSON, with the format, uldm's version and a checksum, whole or not at all."""
-    write_text(path, record_text(record))
+    """Write a record as JSON, with its format, its name, uldm's version and a checksum."""
+    write_text(path, record_text(path, record))
 
 
-def record_text(record: Mapping[str, object]) -> str:
+def record_text(path: Path, record: Mapping[str, object]) -> str:
     """Return what ``write_record`` writes."""
-    content = {"format": FORMAT, "uldm": core_version(), **record}
+    content = {"format": FORMAT, "uldm": core_version(), "record": _what(path), **record}
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
@@ -106,6 +107,8 @@ def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
         MistakeError: also of one that has changed since, or that a later version of uldm wrote.
     """
 
+    what = _what(path)
+
     def checked(value: Any) -> T:
         if not isinstance(value, dict):
             raise TypeError("it holds no record")
@@ -115,9 +118,19 @@ def read_record(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
             raise _later(path, version, content.get("uldm"))
         if checksum != (_checksum(content) if "format" in content else ""):
             raise ValueError("it has changed since it was written: the checksum differs")
-        return make({name: value for name, value in content.items() if name not in ("format", "uldm")})
+        if what and content.get("record", what) != what:
+            raise ValueError(f"it is another record: {shortened(content['record'])}")
+        return make({name: value for name, value in content.items() if name not in _OF_ANY_RECORD})
 
     return read_json(path, checked)
+
+
+def _what(path: Path) -> str:
+    """Return what a record is, by its place; a copy is the same. Nothing of a stage that was archived."""
+    name = path.name.replace("_copy", "")
+    if name == "stage.json":
+        return "" if path.parent.parent.name == "set_aside" else f"stages/{path.parent.name}/{name}"
+    return "evaluation" if path.parent.name == "evaluations" else name
 
 
 def _checksum(content: object) -> str:

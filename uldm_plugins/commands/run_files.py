@@ -151,6 +151,8 @@ class _Check:
             record = None
         if not problems and record:
             self.note(stage.path / "stage.json")
+            if stage.is_not_copied():
+                self.note(stage.path / "stage_copy.json", DAMAGED, "it is no copy of stage.json")
         self.result(stage, record)
         for path in self.listed(stage.path / "checkpoints"):
             if path.name.isdecimal():

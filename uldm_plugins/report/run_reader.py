@@ -122,7 +122,8 @@ class Measured:
 class StageFiles:
     """One stage: its options in the recipe, and what its folder holds.
 
-    What a ``stale`` one holds was made with other options than the recipe's, and is not shown.
+    What a ``stale`` one holds was made with other options than the recipe's, and is not shown. ``known`` are
+    the digests of its files, or of their first bytes.
     """
 
     name: str
@@ -133,6 +134,7 @@ class StageFiles:
     curves: Mapping[str, Curve]
     unreadable: Unreadable = field(factory=Unreadable)
     stale: str = ""
+    known: Mapping[str, tuple[int | None, str]] = field(factory=dict)
 
     @property
     def use(self) -> str:
@@ -166,13 +168,11 @@ class StageFiles:
         return path if path.exists() else None
 
     def require_whole(self, path: Path) -> None:
-        """Raise ``MistakeError`` if a file is not the one that the stage left when it was done."""
-        known = (
-            self.state.digests.get(path.relative_to(self.folder.path).as_posix()) if self.state.done else ""
-        )
+        """Raise ``MistakeError`` if a file is not as it is known to have been."""
+        size, known = self.known.get(path.relative_to(self.folder.path).as_posix(), (None, ""))
         if known and not path.exists():
             raise damaged(path, "missing")
-        if known and path.is_file() and digest(path) != known:
+        if known and path.is_file() and digest(path, size) != known:
             raise damaged(path, "it has changed since it was written: the checksum differs")
 
 
@@ -244,6 +244,9 @@ def read_run(path: Path) -> RunFiles:
         read(partial(_stage, folder, name, stages[name], stale.get(name, ""), unreadable), None)
         for name in stages
     ]
+    for file in read(lambda: [folder.file(name) for name in ("run.json", "environment.json")], []):
+        if not file.exists() and not folder.is_of_format_1():
+            unreadable.note(damaged(file, "missing"))
     environment: Mapping[str, Any] | None = read(
         lambda: _json(folder.file("environment.json"), dict[str, Any]), None
     )
@@ -297,9 +300,17 @@ def _stage(
         begun=state is not None or read(lambda: stage.inside("stage.json").is_file(), False),
         curves=read(lambda: _curves(stage, unreadable), {}),
         unreadable=unreadable,
+        known=read(lambda: _known(stage, state), {}),
     )
     read(lambda: found.require_whole(stage.metrics), None)
     return found
+
+
+def _known(stage: StageFolder, state: StageState | None) -> Mapping[str, tuple[int | None, str]]:
+    """Return the length and digest of each file that a stage left, or had logged at its last checkpoint."""
+    if state and state.done:
+        return {name: (None, known) for name, known in state.digests.items()}
+    return dict(stage.checkpoints.logged(stage.checkpoints.last() or 0))
 
 
 def _text(path: Path) -> str:
