@@ -1,5 +1,6 @@
 """A stranger's fault is contained: real distributions, installed apart, and the real program."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,17 @@ FAULTS = {  # name: (code of the plugin's module, what the warning says, what th
         "def uldm_commands():\n    return [Command('run it', 'x')]",
         "was skipped: ValueError",
         "--block misnames",
+    ),
+    "repeats": (
+        records(f"[{GOOD}, {GOOD}]"),
+        "it brings loss/repeats_loss more than once",
+        "--block repeats",
+    ),
+    "commands": (
+        "from uldm_core import Command, hookimpl\n@hookimpl\n"
+        "def uldm_commands():\n    return [Command('run', 'x:y'), Command('sample', 'x:y')]",
+        "it brings a command 'run', which uldm has",
+        "--block commands",
     ),
     "silent": ("", "it announces nothing", "--block silent"),
     "absent": (None, "No module named 'absent_plugin'", "--block absent"),
@@ -145,7 +157,7 @@ def test_doctor_shows_the_place_and_the_fix(doctor, name):
     assert "imported in" in said
     if name in ("raises", "exits", "lacks"):
         assert f'{name}_plugin.py", line ' in said
-    if name not in ("guesses", "usurps"):
+    if name not in ("guesses", "usurps", "commands"):
         assert "Traceback" in said
 
 
@@ -198,6 +210,19 @@ def test_two_distributions_with_one_entry_point_are_both_named(tmp_path):
     (warning,) = warnings_of(result)
     assert "'twins' of second-dist 1.0 was skipped: first-dist has an entry point of that name" in warning
     assert "twins_loss" in result.stdout
+
+
+def test_nobody_takes_the_place_of_uldms_own_plugin(tmp_path):
+    code = records("[Component('quantizer', 'vq', 'x:y')]")
+    with zipfile.ZipFile(wheel(tmp_path, "uldm", code, distribution="a")) as archive:
+        archive.extractall(tmp_path / "site")
+    result = uldm("ls", "quantizer", "--json", site=tmp_path / "site")
+    (warning,) = warnings_of(result)
+    assert "plugin 'uldm' of a 1.0 was skipped: uldm has an entry point of that name" in warning
+    assert {row["plugin"] for row in json.loads(result.stdout) if row["name"] == "vq"} == {"uldm"}
+    (tmp_path / "uldm.py").write_text(code)
+    result = uldm("validate", "mnist_smoke", "--plugin", tmp_path / "uldm.py", site="")
+    assert result.returncode == 2 and "uldm's own components have this name" in result.stderr
 
 
 def test_a_distribution_installed_by_pip_is_contained_too(tmp_path):

@@ -25,7 +25,7 @@ from uldm_core.engine.signals import Interrupted
 from uldm_core.errors import Problem, Where
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.run_options import MOST_THREADS
-from uldm_core.registry.plugins import GROUP, Command, Plugin, PluginWarning, load_file
+from uldm_core.registry.plugins import CORE_COMMANDS, GROUP, Command, Plugin, PluginWarning, load_file
 from uldm_core.spec.docstrings import argument_help
 
 ROOT = Path(__file__).parent.parent.parent
@@ -444,12 +444,14 @@ def test_every_command_can_be_imported_and_has_help():
 def test_no_plugin_takes_the_name_of_a_command_of_the_core():
     own = registry.default()
     before = dict(own.commands)
+    assert tuple(program.CORE) == CORE_COMMANDS
     try:
-        own.add_plugin(
-            Plugin("zz", commands=(Command("run", "elsewhere:run"), Command("fly", "elsewhere:fly")))
-        )
+        for taken in (*CORE_COMMANDS, "sample"):
+            with pytest.raises(MistakeError, match=f"it brings a command '{taken}', which uldm has"):
+                own.add_plugin(Plugin("zz", commands=(Command(taken, "elsewhere:run"),)))
+        own.add_plugin(Plugin("zz", commands=(Command("fly", "elsewhere:fly"),)))
         group = program.LazyGroup()
-        assert group.brought()["fly"].target == "elsewhere:fly" and "run" not in group.brought()
+        assert group.brought()["fly"].target == "elsewhere:fly"
         assert group.get_command(None, "run").callback.__module__ == "uldm_core.cli.run"
     finally:
         own.commands = before

@@ -61,10 +61,10 @@ class LazyGroup(click.Group):
             raise
 
     def brought(self) -> dict[str, Command]:
-        """Return the commands of plugins; the core's names cannot be taken."""
+        """Return the commands of plugins; none has a name of the core's."""
         from uldm_core import registry
 
-        return {name: record for name, record in registry.default().commands.items() if name not in CORE}
+        return registry.default().commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, the core's first."""

@@ -9,7 +9,14 @@ from functools import cache
 from uldm_core.errors import MistakeError, did_you_mean, listing, with_article
 from uldm_core.kinds import BUILTIN_KINDS, Kind
 from uldm_core.registry.component import Component
-from uldm_core.registry.plugins import OWN_PLUGIN, Command, Plugin, PluginWarning, discover
+from uldm_core.registry.plugins import (
+    CORE_COMMANDS,
+    OWN_PLUGIN,
+    Command,
+    Plugin,
+    PluginWarning,
+    discover,
+)
 
 
 class Registry:
@@ -46,11 +53,17 @@ class Registry:
         """Add a plugin's kinds, components and commands.
 
         Raises:
-            MistakeError: a component's kind is unknown, or a kind is uldm's own; then nothing is added.
+            MistakeError: a component's kind is unknown, or a kind or command is uldm's own; then nothing is
+                added.
         """
         kinds = {kind.name: kind for kind in plugin.kinds}
         if own := kinds.keys() & {kind.name for kind in BUILTIN_KINDS}:
             raise MistakeError(f"it brings a kind {min(own)!r}, which uldm has")
+        if plugin.name != OWN_PLUGIN:
+            brought = self.plugins[OWN_PLUGIN].commands if OWN_PLUGIN in self.plugins else ()
+            ours = {*CORE_COMMANDS, *(command.name for command in brought)}
+            if own := ours & {command.name for command in plugin.commands}:
+                raise MistakeError(f"it brings a command {min(own)!r}, which uldm has")
         for component in plugin.components:
             _kind(component.kind, self.kinds | kinds)
         self.kinds |= kinds

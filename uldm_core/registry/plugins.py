@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -23,6 +24,8 @@ from uldm_core.registry.component import Component, format_failure, missing_libr
 
 GROUP = "uldm.plugins"
 OWN_PLUGIN = "uldm"
+CORE_COMMANDS = ("run", "validate", "ls", "check")
+"""Commands that no plugin brings, and none can."""
 T = TypeVar("T")
 
 hookspec = pluggy.HookspecMarker("uldm")
@@ -113,7 +116,8 @@ def discover(block: Iterable[str] = ()) -> Iterator[Plugin]:
         (entry, Plugin(entry.name, *_origin(entry.dist))) for entry in entries if entry.name not in block
     ]
     first: dict[str, str] = {}
-    for entry, plugin in sorted(found, key=lambda pair: (pair[1].name, pair[1].distribution)):
+    ours_first = sorted(found, key=lambda pair: (pair[1].distribution != OWN_PLUGIN, pair[1].distribution))
+    for entry, plugin in sorted(ours_first, key=lambda pair: pair[1].name):
         if entry.name in first:
             yield plugin.without(f"{first[entry.name]} has an entry point of that name")
         else:
@@ -145,8 +149,10 @@ def load_file(path: Path) -> Plugin:
     """Load a plugin from a Python file, without packaging.
 
     Raises:
-        MistakeError: there is no such file, it fails, or it announces nothing.
+        MistakeError: there is no such file, it fails, it announces nothing, or it has the name of our own.
     """
+    if path.stem == OWN_PLUGIN:
+        raise MistakeError(f"--plugin {path}: uldm's own components have this name", hint="rename the file")
     spec = spec_from_file_location(f"uldm_file_plugin_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise MistakeError(f"--plugin {path}: no such Python file")
@@ -164,7 +170,7 @@ def collect(module: ModuleType | object, name: str, *, distribution: str = "", v
 
     Raises:
         TypeError: a hook returns anything but a list of records.
-        ValueError: there are no records.
+        ValueError: there are no records, or one twice.
         pluggy.PluginValidationError: it has a hook that there is not.
     """
     manager = pluggy.PluginManager("uldm")
@@ -186,6 +192,11 @@ def collect(module: ModuleType | object, name: str, *, distribution: str = "", v
     )
     if not (plugin.components or plugin.kinds or plugin.commands or plugin.recipes):
         raise ValueError("it announces nothing: uldm_components(), with @hookimpl, returns [Component(...)]")
+    brought = [*(component.path for component in plugin.components)]
+    brought += [f"a kind {kind.name}" for kind in plugin.kinds]
+    brought += [f"a command {command.name}" for command in plugin.commands]
+    if twice := [what for what, count in Counter(brought).items() if count > 1]:
+        raise ValueError(f"it brings {twice[0]} more than once")
     return plugin
 
 
