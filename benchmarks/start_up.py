@@ -18,7 +18,7 @@ ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 15
 
 def commands():
     program = import_module("uldm_core.cli.main")
-    uldm = [sys.executable, "-c", "from uldm_core.cli.main import main; main()"]
+    uldm = [sys.executable, "-c", "from uldm_core.__main__ import main; main()"]
     yield "python -c pass", [sys.executable, "-c", "pass"]
     yield 'python -c "import click"', [sys.executable, "-c", "import click"]
     yield "uldm ls", [*uldm, "ls"]

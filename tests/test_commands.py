@@ -203,9 +203,13 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
 def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run, tmp_path):
     page = run / "report.html"
     assert "--samples mine.npz" not in page.read_text("utf-8")
+    state = (run / "run.json").read_bytes()
+    (run / "run.json").write_bytes(b"{")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path != page}
     np.savez(tmp_path / "mine.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
-    _, out, _ = uldm("evaluate", run, "--samples", "mine.npz", "--metrics", "class_balance,psnr", "--json")
+    ask = ("evaluate", run, "--samples", "mine.npz", "--metrics", "class_balance,psnr", "--json")
+    _, out, error = uldm(*ask)
+    assert f"{run / 'run.json'}: warning: " in error, "what the page could not be made of"
     report = json.loads(out)
     assert report["counts"]["samples"] == 3 and report["results"]["samples"]["largest_class"] == 1
     assert "ClassBalance" in report["metrics"]
@@ -219,6 +223,7 @@ def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run
     assert record["results"] == report["results"] and record["against"] == "test"
     assert record["command"] == f"uldm evaluate {run} --samples mine.npz --metrics class_balance,psnr --json"
     kept.unlink()
+    (run / "run.json").write_bytes(state)
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def test_every_trainer_may_be_cut_anywhere(tmp_path, whole, name, precision):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch, of itself
-@pytest.mark.parametrize("name", ["vq"])
+@pytest.mark.parametrize("name", ["vq", "vq_ema"])
 def test_a_compiled_trainer_may_be_cut(tmp_path, whole, name):
     assert_cut_is_whole(tmp_path, whole, name, on("bfloat16", compile=True), stop_at=[3])
 

@@ -3,10 +3,14 @@
 Names are imported when they are first asked for, so that listing and help stay quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # as type checkers read it; importing ``typing`` takes most of the time that this does
 if TYPE_CHECKING:
+    from typing import Any
+
     from uldm_core import registry
     from uldm_core.engine.run import run
     from uldm_core.engine.run_stage import run_stage

@@ -23,7 +23,7 @@ from uldm_core.protocols import Autoencoder, Dataset, Loss, Optimizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.run_options import CheckpointPolicy
 from uldm_core.run_folder.files import read_tensors, write_tensors
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey
+from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, adjusted_from
 
 NAN, INF = float("nan"), float("inf")
 
@@ -315,6 +315,26 @@ def test_a_training_in_progress_resumes_at_another_rate(go, tmp_path):
     go("stages.first.optimizer.lr=0.01", out="alone")
     assert not torch.equal(weight(tmp_path), weight(tmp_path, "alone"))
     assert record(tmp_path).key == record(tmp_path, "alone").key
+
+
+def test_an_adjustment_counts_from_the_checkpoint_that_was_whole(go, tmp_path):
+    go(**stop_after(3))
+    go(**stop_after(7))
+    (tmp_path / "out/stages/first/checkpoints/7/state.safetensors").write_bytes(b"damaged")
+    said, _, _ = go("stages.first.optimizer.lr=0.01")
+    assert said[-1] == "stages.first: optimizer.lr was 0.1 up to step 3, then 0.01"
+    assert adjusted(tmp_path) == [{"step": 3, "options": {"optimizer.lr": [0.1, 0.01]}}]
+
+
+def test_later_adjustments_count_from_the_step_that_a_training_goes_on_from():
+    made = [
+        Adjustment(2, {"a": (1, 2)}),
+        Adjustment(5, {"a": (2, 3), "b": (1, 2)}),
+        Adjustment(7, {"a": (3, 4)}),
+    ]
+    assert adjusted_from(9, made) == adjusted_from(7, made) == made and adjusted_from(0, made) == []
+    assert adjusted_from(4, made) == [made[0], Adjustment(4, {"a": (2, 4), "b": (1, 2)})]
+    assert adjusted_from(1, made) == [Adjustment(1, {"a": (1, 4), "b": (1, 2)})]
 
 
 def test_a_training_may_be_adjusted_and_lengthened_again_and_again(go, tmp_path):

@@ -446,6 +446,16 @@ def test_resuming_where_bits_will_differ_is_said_and_refused_if_asked(planned, t
     run(planned("run.precision='bfloat16'"), out=out, exact=True)
 
 
+def test_a_damaged_environment_is_said_and_written_anew(planned, tmp_path):
+    out, reporter = tmp_path / "out", At()
+    stopped_at(2, planned(), out)
+    (out / "events.jsonl").unlink()  # where it is read as well
+    (out / "environment.json").write_bytes(b"{")
+    run(planned(), out=out, reporter=reporter)
+    assert [line for line in reporter.said if line.startswith(f"warning: {out / 'environment.json'}: ")]
+    assert read_record(out / "environment.json", dict)["torch"] == torch.__version__
+
+
 def test_environments_are_compared_as_far_as_they_tell():
     old = {"torch": "2.5", "machine": "cpu, float32, 2 threads", "python": "3.10"}
     now = {**old, "threads": 1, "machine": "cpu, float32, 1 threads", "torch": "2.6", "cpu": "new"}

@@ -20,6 +20,7 @@ CORE = (
     {"preflight"},
     {"engine"},
     {"cli", "testing"},
+    {"__main__"},
 )
 """Packages and modules of ``uldm_core``, lowest first: each may import those of lower rows, and itself.
 

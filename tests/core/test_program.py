@@ -118,7 +118,7 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
         ("stages.only.what=SIGUSR1", 75, "stopped by SIGUSR1: the state is saved"),
         ("stages.only.what=SIGTERM+SIGTERM", 143, ""),
         ("stages.only.what=SIGTERM+SIGINT", 130, ""),
-        ("--max-minutes=1e-9", 75, "stopped, its time is up: the state is saved; the same command resumes"),
+        ("--max-minutes=1e-9", 75, "stopped, its time is up: nothing was begun; repeat the command"),
         ("--max-minutes=60", 0, "done in"),
         ("--max-minutes=0", 2, "Invalid value for '--max-minutes'"),
     ],
@@ -176,6 +176,38 @@ def test_a_signal_before_there_is_anything_to_stop_ends_with_a_word(uldm, monkey
     assert (found, out) == (code, "") and err.strip().startswith(f"stopped by {number}")
     assert "\n" not in err.strip() and "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) is handler and not Path("runs").exists()
+
+
+SIGNALLED_EARLY = """
+import signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == "click":
+            signal.raise_signal(signal.{number})
+
+sys.meta_path.insert(0, Finder)
+signal.signal(signal.SIGINT, signal.{before})
+sys.argv[1:] = ["--version"]
+from uldm_core.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "code"),
+    [
+        ("SIGTERM", "default_int_handler", 143),
+        ("SIGINT", "default_int_handler", 130),
+        ("SIGINT", "SIG_IGN", 0),
+    ],
+)
+def test_a_signal_while_the_program_is_imported_ends_it_with_a_line(number, before, code):
+    command = [sys.executable, "-c", SIGNALLED_EARLY.format(number=number, before=before)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stderr == (f"stopped by {number} before it was done\n" if code else "")
+    assert done.stdout.startswith("uldm") is (not code)
 
 
 def test_a_second_ctrl_c_exits_at_once_with_130(uldm):

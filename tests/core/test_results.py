@@ -241,6 +241,22 @@ def test_what_was_built_on_something_else_is_archived_before_that_is_made_anew(p
     assert place.top() == top and place.top("judged.txt") == "two"
 
 
+def test_a_copy_that_is_damaged_or_missing_is_made_anew_and_said(place):
+    made = place.run()
+    top = {name: place.top(name) for name in ("picture.txt", "judged.txt")}
+    (place.out / "picture.txt").write_text("damaged")
+    (place.out / "judged.txt").unlink()
+    notes = place.run()
+    said = [line for line in notes.lines if "it is copied anew from" in line]
+    assert notes.done == [] and top == {name: place.top(name) for name in top}
+    assert [line.split(":")[0] for line in said] == [
+        f"{place.out / 'picture.txt'} has changed since it was copied",
+        f"{place.out / 'judged.txt'} is missing",
+    ]
+    for again in (place.run("stages.third.text=b"), place.run()):
+        assert again.lines and not [line for line in (*made.lines, *again.lines) if "copied anew" in line]
+
+
 def test_stages_that_are_not_to_be_done_keep_fewer_steps_of_the_same(place):
     place.run()
     place.run("stages.second.steps=5", until="first")

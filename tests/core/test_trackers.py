@@ -132,6 +132,17 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning_and_another_in_the_en
     assert json.loads((tmp_path / "out/run.json").read_text())["state"] == "done"
 
 
+def test_of_a_run_that_fails_before_it_begins_a_tracker_is_told_nothing(plan_of, tmp_path, monkeypatch):
+    def full(self, text):
+        raise RunError("recipe.toml: No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_recipe", full)
+    messages = Messages()
+    with pytest.raises(RunError, match="No space left"):
+        run(plan_of('["notes"]'), out=tmp_path / "out", reporter=messages)
+    assert Notes.told == [] and not [text for text in messages.said if "tracker" in text]
+
+
 def test_a_listed_trackers_error_is_a_mistake_in_the_recipe(plan_of, registry, write, tmp_path):
     listed = 'run.trackers = ["jsonl", { use = "notes", objects = true }]'
     recipe = Recipe.load(write(("seed = 3", f"seed = 3\n{listed}")))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import click
+from attrs import evolve
 
 from uldm_core.errors import Problem, RunWarning
 
@@ -59,6 +60,11 @@ def show_problems(problems: Iterable[Problem]) -> None:
         click.echo(f"{place}{prefix(logging.WARNING) if problem.warning else ''}{problem.what}", err=True)
         if problem.hint:
             click.echo(f"    {problem.hint}", err=True)
+
+
+def show_warning(problem: Problem) -> None:
+    """Print a problem as a warning: the command goes on."""
+    show_problems([evolve(problem, warning=True)])
 
 
 def show_tracebacks(*errors: BaseException | None) -> None:

@@ -146,22 +146,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Run and exit: 0 done, 1 failed, 2 a mistake, 75 out of time, 130 or 143 a signal, 141 unread."""
     console.prepare_streams()
     warnings.formatwarning = console.format_warning
-    with _termination_raised(), console.logs_shown():
+    with _signals_raised(), console.logs_shown():
         sys.exit(_run(arguments))
 
 
 @contextmanager
-def _termination_raised() -> Iterator[None]:
+def _signals_raised() -> Iterator[None]:
     """Have SIGTERM end the program as Ctrl-C does, with a word; a run listens to both once it has begun."""
 
     def terminate(signum: int, frame: object) -> None:
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -205,7 +208,7 @@ def _exit_code(arguments: list[str] | None) -> int:
             return 1
         if code is None:
             raise
-        click.echo(f"{error}: the state is saved; the same command resumes from here", err=True)
+        click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
         return int(code)
 
 

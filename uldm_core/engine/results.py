@@ -53,7 +53,8 @@ class Results:
             message = f"archived, since they are of other options than the recipe has now: {listing(gone)}"
             self.message(message)
         copies = [self.folder.published(name, record) for name, record in self.records.items() if record.done]
-        self.folder.publish({name: path for each in copies for name, path in each.items()}, before)
+        for said in self.folder.publish(dict(item for each in copies for item in each.items()), before):
+            self.message(said)
 
     def _claimed(self, name: str, key: StageKey) -> StageRecord:
         """Claim a stage's folder; a result of which a file is missing or cut short is not done."""

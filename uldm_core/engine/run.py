@@ -39,7 +39,7 @@ from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import describe_lost, read_events
 from uldm_core.run_folder.files import read_record, require, write_tensors, write_text
-from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord, adjusted_from
 from uldm_core.run_folder.keys import require_stages, results_of, stage_keys
 from uldm_core.run_folder.lock import FolderLock, lock_folder
 from uldm_core.run_folder.place import folder_of
@@ -174,8 +174,9 @@ class _Runner:
             self.reporter.message("\n".join(lines))
 
     def _last_environment(self) -> Mapping[str, object]:
-        found = read_record(self.folder.file("environment.json"), lambda value: dict[str, object](value))
-        return found or {}
+        with suppress(MistakeError):  # of a damaged one, which is said, nothing is known
+            return read_record(self.folder.file("environment.json"), dict[str, object]) or {}
+        return {}
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
@@ -210,9 +211,11 @@ class _Runner:
         return not record.done
 
     def _work(self, name: str, record: StageRecord) -> None:
+        self.stop.begun = True
         folder = self.folder.stage(name)
         uses = record.key.made_of.get("from", {})
-        adjusted = record.adjusted if folder.checkpoints.last() else []  # from its start, it is none
+        last = folder.checkpoints.newest(lambda skipped: None) if record.adjusted else None
+        adjusted = adjusted_from(last[0] if last else 0, record.adjusted)
         record = evolve(record, used={what: self.results.digests[what] for what in uses}, adjusted=adjusted)
         folder.write_record(record)
         context = self._context(name)

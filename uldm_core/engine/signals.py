@@ -21,10 +21,13 @@ class Interrupted(Exception):
 
     Args:
         signum: the signal that asked it, 0 if none did.
+        begun: whether there was any work to save the state of.
     """
 
-    def __init__(self, signum: int = 0) -> None:
+    def __init__(self, signum: int = 0, begun: bool = True) -> None:
         self.signum = signum
+        saved = "the state is saved; the same command resumes from here"
+        self.then = saved if begun else "nothing was begun; repeat the command to run it"
         self.exit_code = 128 + signum if signum not in (0, _NOTICE) else NOT_DONE_YET
         super().__init__(f"stopped by {signal.Signals(signum).name}" if signum else "stopped, its time is up")
 
@@ -46,10 +49,12 @@ class Stop:
     Args:
         signum: the signal that came, 0 if none did.
         deadline: when to stop, as ``time.monotonic`` counts.
+        begun: whether the run has begun to work on a stage.
     """
 
     signum: int = 0
     deadline: float = math.inf
+    begun: bool = field(default=False, init=False)
     _raises: bool = field(default=False, init=False)
 
     @classmethod
@@ -69,7 +74,7 @@ class Stop:
     def check(self) -> None:
         """Raise ``Interrupted`` if the run is to stop."""
         if self.requested:
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum, self.begun)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -83,7 +88,7 @@ class Stop:
             yield
         except (Exception, StoppedAtOnce):
             if self.signum:  # also of what it broke
-                raise Interrupted(self.signum) from None
+                raise Interrupted(self.signum, self.begun) from None
             raise
         finally:
             self._raises = False

@@ -151,9 +151,11 @@ class Trackers:
     def end(self, state: str) -> dict[str, dict[str, int]]:
         """Notify each tracker of the end; return how many entries of each stage are lost, by tracker.
 
-        Every tracker that failed on the way is said again.
+        One that was not told of the beginning, since the run failed before, is not told of the end. Every
+        tracker that failed on the way is said again.
         """
         failed = dict(self.left_out)
+        self.by_path = {path: self.by_path[path] for path in self.by_path if path in self._notified}
         self.notify(lambda tracker: tracker.end(state), at_once=True)
         for path, reason in failed.items():
             self.warn(f"warning: {path} was left out, its log is not whole: {reason}")

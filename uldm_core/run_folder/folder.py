@@ -6,7 +6,7 @@ import filecmp
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -92,6 +92,18 @@ class Adjustment:
 
     step: Steps
     options: dict[str, tuple[Any, Any]]
+
+
+def adjusted_from(step: int, adjusted: Sequence[Adjustment]) -> list[Adjustment]:
+    """Return the adjustments of a training that goes on from a step: what was later is from there on now."""
+    kept = [each for each in adjusted if each.step <= step]
+    options: dict[str, tuple[Any, Any]] = {}
+    for each in adjusted[len(kept) :]:
+        for option, (old, new) in each.options.items():
+            options[option] = options.get(option, (old,))[0], new
+    if not step:  # from its start, it is none
+        return []
+    return [*kept, Adjustment(step, options)] if options else kept
 
 
 @frozen
@@ -410,13 +422,24 @@ class RunFolder:
             names = [artifact for artifact in artifacts if self.file(artifact).is_file()]
         return {artifact: self.stage(name).artifact(artifact) for artifact in names}
 
-    def publish(self, copies: Mapping[str, Path], gone: Iterable[str]) -> None:
-        """Copy artifacts to this folder, by their names, and remove the ``gone`` ones."""
-        for name in set(gone) - set(copies):
+    def publish(self, copies: Mapping[str, Path], before: Collection[str]) -> list[str]:
+        """Copy artifacts to this folder, by their names; say of which the copy was missing or damaged.
+
+        Args:
+            copies: where the artifacts lie.
+            before: the names of copies so far; those of no artifact any more are removed.
+        """
+        for name in set(before) - set(copies):
             remove(self.file(name))
+        said = []
         for name, path in copies.items():
-            if path.is_file() and not _is_copy(self.file(name), path):
-                copy(path, self.file(name))
+            own = self.file(name)
+            if path.is_file() and not _is_copy(own, path):
+                if name not in before:
+                    flaw = "has changed since it was copied" if own.exists() else "is missing"
+                    said.append(f"{own} {flaw}: it is copied anew from {path}")
+                copy(path, own)
+        return said
 
     def claim(self, name: str, key: StageKey) -> StageRecord:
         """Prepare a stage's folder for ``key``, and return its record.

@@ -9,7 +9,7 @@ import click
 from attrs import evolve
 
 from uldm_core.cli.common import FilePath, completing, plugin_option, runs
-from uldm_core.cli.console import show_problems
+from uldm_core.cli.console import show_warning
 from uldm_core.cli.run_options import Given, device_options, run_overrides
 from uldm_core.errors import MistakeError
 from uldm_plugins.commands.parameters import SEED
@@ -57,7 +57,7 @@ def compare(
 
     flags = run_overrides(run_options)
     drawn = [_draw(run, count, seed, flags) if count else Drawn() for run in runs]
-    page = comparison_of(runs, drawn, lambda problem: show_problems([evolve(problem, warning=True)]))
+    page = comparison_of(runs, drawn, show_warning)
     write_text(out, page)
     click.echo(out)
 

@@ -265,6 +265,7 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
     """Keep the result, and show it in the run's report."""
     from datetime import datetime, timezone
 
+    from uldm_core.cli.console import show_warning
     from uldm_core.paths import inside
     from uldm_core.run_folder.files import write_record
     from uldm_plugins.report.page import write_report
@@ -277,7 +278,7 @@ def _keep(run: Path, report: dict[str, Any], against: str | None) -> None:
         "against": against or "test",
     }
     write_record(path, record | {key: report[key] for key in ("results", "counts", "metrics")})
-    click.echo(f"{path}: kept, and shown in {write_report(run)}", err=True)
+    click.echo(f"{path}: kept, and shown in {write_report(run, show_warning)}", err=True)
 
 
 def _table(results: dict[str, Any]) -> str:

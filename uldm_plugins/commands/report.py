@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from attrs import evolve
 
-from uldm_core.cli.console import show_problems
+from uldm_core.cli.console import show_warning
 from uldm_plugins.commands.parameters import run_argument
 
 
@@ -22,4 +21,4 @@ def report(run: Path) -> None:
     from uldm_plugins.report.page import write_report
 
     _ = RunFolder(run).recipe
-    click.echo(write_report(run, lambda problem: show_problems([evolve(problem, warning=True)])))
+    click.echo(write_report(run, show_warning))

@@ -86,14 +86,17 @@ class VQEma(CodebookQuantizer):
         total = self.counts.sum()
         smoothed = (self.counts + EPS) / (total + self.codebook_size * EPS) * total
         means = self.sums / smoothed.unsqueeze(1)
-        self.codebook.copy_(F.normalize(means, dim=1) if self.l2_norm else means)
+        codebook = F.normalize(means, dim=1) if self.l2_norm else means
         if self.revive_below:
-            self._revive(vectors)
+            codebook = self._revived(codebook, vectors)
+        # a new tensor: what the backward pass has kept of the old one stays as it was
+        self.codebook = codebook.to(self.codebook)
 
-    def _revive(self, vectors: Tensor) -> None:
-        """Put codes that are hardly used on random latents."""
+    def _revived(self, codebook: Tensor, vectors: Tensor) -> Tensor:
+        """Return the codebook with random latents in place of codes that are hardly used."""
         mean = self.counts.mean()
         dead = (self.counts < self.revive_below * mean).unsqueeze(1)
-        self.codebook.copy_(torch.where(dead, pick(vectors, self.codebook_size), self.codebook))
+        codebook = torch.where(dead, pick(vectors, self.codebook_size), codebook)
         self.counts.copy_(torch.where(dead[:, 0], REVIVED * mean, self.counts))
-        self.sums.copy_(torch.where(dead, REVIVED * mean * self.codebook, self.sums))
+        self.sums.copy_(torch.where(dead, REVIVED * mean * codebook, self.sums))
+        return codebook
