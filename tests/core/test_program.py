@@ -121,6 +121,7 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
         ("--max-minutes=1e-9", 75, "stopped, its time is up: nothing was begun; repeat the command"),
         ("--max-minutes=60", 0, "done in"),
         ("--max-minutes=0", 2, "Invalid value for '--max-minutes'"),
+        ("--max-minutes=nan", 2, "not in the range x>0"),
     ],
 )
 def test_what_happens_in_a_run_decides_its_exit_code(uldm, override, code, said):
