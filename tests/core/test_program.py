@@ -1,5 +1,6 @@
 """The program from outside: exit codes, what it says on which stream, and the layers of the house."""
 
+import errno
 import io
 import json
 import logging
@@ -323,6 +324,18 @@ def test_what_is_raised_decides_the_exit_code(uldm, monkeypatch, raised, code):
 
     monkeypatch.setattr(program.cli, "main", fail)
     assert uldm()[0] == code
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory", "x")])
+def test_memory_that_does_not_suffice_outside_of_a_stage_is_said_with_what_to_lower(
+    uldm, monkeypatch, raised
+):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(program.cli, "main", fail)
+    code, _, err = uldm()
+    assert code == 1 and err.startswith("error: out of memory\n    lower") and "batch_size" in err
 
 
 def test_a_fault_of_ours_is_not_dressed_up(monkeypatch):
