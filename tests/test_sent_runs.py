@@ -191,7 +191,7 @@ def test_doctor_finds_damage_of_every_file(sent):
         path.write_bytes(content)
 
 
-def test_doctor_finds_links_and_what_may_not_be_read(sent, tmp_path, monkeypatch):
+def test_doctor_finds_links_foreign_records_and_what_may_not_be_read(sent, tmp_path, monkeypatch):
     checked = [path for path in files_of(sent) if path.name != "stage_copy.json"]
     seconds = {path for path in checked if path.name == "state.safetensors"}
     for number, path in enumerate(checked):
@@ -201,6 +201,10 @@ def test_doctor_finds_links_and_what_may_not_be_read(sent, tmp_path, monkeypatch
     assert set(checked) - found <= seconds, "of a checkpoint its first file is named"
     for number, path in enumerate(checked):
         (tmp_path / str(number)).replace(path)
+    status = (sent / "run.json").read_bytes()
+    (sent / "run.json").write_text('{"state": "done"}')
+    assert [each.file for each in check_run(sent) if each.state == "damaged"] == ["run.json"], "no checksum"
+    (sent / "run.json").write_bytes(status)
     real = Path.open
 
     def forbidden(path, *args, **kwargs):

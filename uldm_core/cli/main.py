@@ -198,25 +198,26 @@ def _exit_code(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if is_out_of_memory(error):
-            return _out_of_memory()
-        what = error if error.filename is None else f"{error.filename}: {error.strerror}"
-        click.echo(f"{console.prefix(ERROR)}{what}", err=True)
-        return 1
+        return _failed(error)
     except Exception as error:
         code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
         if code is None and is_out_of_memory(error):
-            return _out_of_memory()
+            return _failed(error)
         if code is None:
             raise
         click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
         return int(code)
 
 
-def _out_of_memory() -> int:
-    """Say so, of what no stage was asked to do: the preflight, or another command."""
-    lower = "lower what decides it (batch_size, the size of the images, the networks' channels, --count)"
-    click.echo(f"{console.prefix(ERROR)}out of memory\n    {lower}, or end other programs", err=True)
+def _failed(error: Exception) -> int:
+    """Say what the machine refused, where no stage did: a file, or memory."""
+    what = str(error)
+    if is_out_of_memory(error):
+        lower = "lower what decides it (batch_size, the size of the images, the networks' channels, --count)"
+        what = f"out of memory\n    {lower}, or end other programs"
+    elif isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.filename}: {error.strerror}"
+    click.echo(f"{console.prefix(ERROR)}{what}", err=True)
     return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -112,12 +113,13 @@ class _Check:
         """Check the files of the run that belong to no stage."""
         recipe = self.folder.path / "recipe.toml"
         self.read(recipe, partial(_recipe, self.folder))
-        records = [self.folder.path / name for name in ("run.json", "environment.json")]
-        if self.folder.is_of_format_1():
-            records = [path for path in records if path.exists()]
-        records += [path for path in self.listed(self.folder.path / "evaluations") if path.suffix == ".json"]
-        for path in records:
-            self.read(path, partial(_record, path))
+        of_format_1 = self.folder.is_of_format_1()
+        for path in (self.folder.path / name for name in ("run.json", "environment.json")):
+            if path.exists() or not of_format_1:
+                self.read(path, partial(_record, path, not of_format_1))
+        for path in self.listed(self.folder.path / "evaluations"):
+            if path.suffix == ".json":
+                self.read(path, partial(_record, path))
         if (self.folder.path / EVENTS).exists() or not self.folder.is_of_format_1():
             self.read(self.folder.path / EVENTS, self.event_log)
         for path in self.listed(self.folder.path / "pretrained"):
@@ -199,6 +201,8 @@ def _recipe(folder: RunFolder) -> None:
     Document.read(folder.recipe)
 
 
-def _record(path: Path) -> None:
+def _record(path: Path, has_checksum: bool = False) -> None:
     require(path)
     read_record(path, dict)
+    if has_checksum and "checksum" not in json.loads(path.read_bytes()):
+        raise refused(path, "not what uldm writes there: it has no checksum")
