@@ -539,6 +539,11 @@ def test_uldm_log_follows_a_run_until_it_has_ended(planned, tmp_path, monkeypatc
 def test_a_run_without_events_says_so(tmp_path):
     found = CliRunner().invoke(program.cli, ["log", str(tmp_path)])
     assert isinstance(found.exception, MistakeError) and "events.jsonl" in str(found.exception)
+    (tmp_path / "events.jsonl").touch()
+    found = CliRunner().invoke(program.cli, ["log", str(tmp_path)])
+    assert "no events: the run has just begun, or lost them" in found.stderr
+    found = CliRunner().invoke(program.cli, ["log", str(tmp_path / "events.jsonl")])
+    assert "a file, not a run's folder" in str(found.exception)
 
 
 # ---------------------------------------------------------------- the program, on real limits

@@ -28,6 +28,8 @@ def log(run: Path, follow: bool, as_json: bool) -> None:
     from uldm_core.paths import inside, refused
     from uldm_core.run_folder.events import FILE
 
+    if run.is_file():
+        raise refused(run, "a file, not a run's folder")
     path = inside(run, FILE)
     if not path.is_file() and not (follow and run.is_dir()):
         raise refused(path, "missing", f"{run} is no run, or one of an earlier version, which kept none")
@@ -51,6 +53,10 @@ def _events(run: Path, path: Path, follow: bool) -> Iterator[Event]:
             ended = event.name in ENDS or (ended and event.name not in ("started", "resumed"))
             yield event
         if not follow:
+            if not end:
+                click.echo(
+                    f"{path}: no events: the run has just begun, or lost them; see uldm doctor", err=True
+                )
             return
         if not alive:
             if not ended:
