@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,20 +80,36 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Have a signal raise ``Interrupted``, at once: for work that writes nothing.
+        """Have a signal or the limit of time raise ``Interrupted``, at once: for work that writes nothing.
 
         On its way it is no ``Exception``, which whoever imports plugins would take for a fault of theirs.
         """
         self.check()
         self._raises = True
         try:
-            yield
+            with self._announced():
+                yield
         except (Exception, StoppedAtOnce):
-            if self.signum:  # also of what it broke
+            if self.requested:  # also of what it broke
                 raise Interrupted(self.signum, self.begun) from None
             raise
         finally:
             self._raises = False
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Have the limit of time come as a notice does, if these are listened to."""
+        if _NOTICE is None or self.deadline == math.inf:
+            yield
+            return
+        left = min(max(self.deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)
+        timer = threading.Timer(left, _thread.interrupt_main, [_NOTICE])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
@@ -109,6 +127,7 @@ class Stop:
             return
         if self.signum not in (0, _NOTICE):
             raise StoppedAtOnce(signum)
-        self.signum = signum
+        if signum != _NOTICE or time.monotonic() < self.deadline:  # else the time is up
+            self.signum = signum
         if self._raises:
             raise StoppedAtOnce(signum)
