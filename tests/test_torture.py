@@ -158,6 +158,8 @@ def test_a_record_in_the_place_of_another_is_refused(torture, uldm, tmp_path):
     _, out, error = uldm("report", "x")
     assert "x/run.json: warning: missing" in out + error
     (tmp_path / "x/recipe.toml").unlink()
+    (tmp_path / "x/run.json").mkdir()
+    assert "x is not a run: it has no recipe.toml" in uldm("evaluate", "x")[2]
     assert "x: a folder without a recipe.toml" in uldm("run", "x")[2]
 
 

@@ -141,7 +141,7 @@ def warned(loss, metric, **components):
             "scores": {"use": "evaluate", "metrics": [{"use": "kid", "backbone": metric}]},
         },
     }
-    reader = Reader(registry.default(), data={"uldm": 1, **tables})
+    reader = Reader(registry=registry.default(), data={"uldm": 1, **tables})
     reader.read()
     return [problem.where.key[1:] for problem in reader.problems if problem.code == "shared-backbone"]
 

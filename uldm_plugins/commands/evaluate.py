@@ -79,14 +79,15 @@ def evaluate(
         raise click.UsageError("--backbone is for metrics that are named: --metrics NAME")
     specs = _specs(metrics, backbone)
     flags = run_overrides(run_options)
-    if (run / "recipe.toml").is_file():
+    is_run = any((run / name).exists() for name in ("recipe.toml", "run.json"))  # also one that is damaged
+    if is_run:
         report = _of_run(run, flags, samples, against, specs, size)
     elif samples:
         raise click.UsageError("--samples is for a run; name the images in its place")
     else:
         report = _of_images(run, against, specs, size, run_options)
     click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
-    if (run / "recipe.toml").is_file():
+    if is_run:
         _keep(run, report, against)
 
 
