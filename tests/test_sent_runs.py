@@ -1,5 +1,6 @@
 """Commands on a run's folder that somebody sent: nothing outside changes, and errors name the file."""
 
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from uldm_core import MistakeError
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.errors import RunWarning
 from uldm_core.protocols import RunStart
+from uldm_core.run_folder import files
 from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.commands.run_files import check_run
 from uldm_plugins.trackers.mlflow import MLflow
@@ -187,6 +189,31 @@ def test_doctor_finds_damage_of_every_file(sent):
         )
         assert of_it & named or removed, path
         path.write_bytes(content)
+
+
+def test_doctor_finds_links_and_what_may_not_be_read(sent, tmp_path, monkeypatch):
+    checked = [path for path in files_of(sent) if path.name != "stage_copy.json"]
+    seconds = {path for path in checked if path.name == "state.safetensors"}
+    for number, path in enumerate(checked):
+        there = path.rename(tmp_path / str(number))
+        path.symlink_to(there)
+    found = {sent / each.file for each in check_run(sent) if each.state == "damaged"}
+    assert set(checked) - found <= seconds, "of a checkpoint its first file is named"
+    for number, path in enumerate(checked):
+        (tmp_path / str(number)).replace(path)
+    real = Path.open
+
+    def forbidden(path, *args, **kwargs):
+        if path.name in ("events.jsonl", "samples.npz"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    files._digest.cache_clear()
+    monkeypatch.setattr(Path, "open", forbidden)
+    found = {each.file: each.what for each in check_run(sent) if each.state == "damaged"}
+    assert set(found) == {"events.jsonl", SAMPLES} and set(found.values()) == {
+        "cannot be read: Permission denied"
+    }
 
 
 def test_doctor_says_stage_by_stage_what_is_whole(uldm, sent):

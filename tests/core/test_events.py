@@ -507,9 +507,10 @@ def test_uldm_log_prints_events(planned, tmp_path):
     assert found.stdout.splitlines() == text and found.stderr == ""
     with (out / "events.jsonl").open("ab") as file:
         file.write(b"nonsense\n")
-    EventLog(out / "events.jsonl").append("resumed", text="\x1b[2J")
+    EventLog(out / "events.jsonl").append("resumed", text="\x1b[2J", error="too hot\n    cool it")
     found = shown(out, "--follow")
-    assert "\x1b" not in found.stdout and "1 lines are damaged" in found.stderr
+    assert found.stdout.endswith("resumed     \N{REPLACEMENT CHARACTER}[2J, too hot; cool it\n")
+    assert "1 lines are damaged" in found.stderr
     assert "nobody writes any more: the run was killed" in found.stderr
 
 

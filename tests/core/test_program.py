@@ -1,5 +1,6 @@
 """The program from outside: exit codes, what it says on which stream, and the layers of the house."""
 
+import errno
 import io
 import json
 import logging
@@ -121,6 +122,7 @@ def test_a_run_exits_with_0_and_tells_its_progress_apart_from_its_output(uldm):
         ("--max-minutes=1e-9", 75, "stopped, its time is up: nothing was begun; repeat the command"),
         ("--max-minutes=60", 0, "done in"),
         ("--max-minutes=0", 2, "Invalid value for '--max-minutes'"),
+        ("--max-minutes=nan", 2, "not in the range x>0"),
     ],
 )
 def test_what_happens_in_a_run_decides_its_exit_code(uldm, override, code, said):
@@ -322,6 +324,18 @@ def test_what_is_raised_decides_the_exit_code(uldm, monkeypatch, raised, code):
 
     monkeypatch.setattr(program.cli, "main", fail)
     assert uldm()[0] == code
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory", "x")])
+def test_memory_that_does_not_suffice_outside_of_a_stage_is_said_with_what_to_lower(
+    uldm, monkeypatch, raised
+):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(program.cli, "main", fail)
+    code, _, err = uldm()
+    assert code == 1 and err.startswith("error: out of memory\n    lower") and "batch_size" in err
 
 
 def test_a_fault_of_ours_is_not_dressed_up(monkeypatch):

@@ -198,18 +198,26 @@ def _exit_code(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
+        if is_out_of_memory(error):
+            return _out_of_memory()
         what = error if error.filename is None else f"{error.filename}: {error.strerror}"
         click.echo(f"{console.prefix(ERROR)}{what}", err=True)
         return 1
     except Exception as error:
         code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
         if code is None and is_out_of_memory(error):
-            click.echo(f"{console.prefix(ERROR)}out of memory: {str(error).partition(chr(10))[0]}", err=True)
-            return 1
+            return _out_of_memory()
         if code is None:
             raise
         click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
         return int(code)
+
+
+def _out_of_memory() -> int:
+    """Say so, of what no stage was asked to do: the preflight, or another command."""
+    lower = "lower what decides it (batch_size, the size of the images, the networks' channels, --count)"
+    click.echo(f"{console.prefix(ERROR)}out of memory\n    {lower}, or end other programs", err=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def run(
     """
     from uldm_core.engine.signals import Stop
 
+    if max_minutes is not None and not max_minutes > 0:
+        raise click.BadParameter("nan is not in the range x>0.", param_hint="'--max-minutes'")
     stop = Stop() if max_minutes is None else Stop.after(max_minutes)
     with stop.listening():  # from the first moment
         from uldm_core.recipe import Recipe

@@ -10,7 +10,7 @@ from typing import TypeVar
 from attrs import define, field, frozen
 
 from uldm_core.errors import MistakeError
-from uldm_core.paths import LEFT_OVER, listed, refused
+from uldm_core.paths import LEFT_OVER, inside, listed, refused
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.checkpoint import read_state
 from uldm_core.run_folder.events import FILE as EVENTS
@@ -79,9 +79,13 @@ class _Check:
     def read(self, path: Path, read: Callable[[], T]) -> T | None:
         """Read a file, and note whether that can be done."""
         try:
+            listed(self.inside(path))  # no part of a checkpoint is a link either
             content = read()
         except MistakeError as error:
             self.note(Path(error.problems[0].where.source or path), DAMAGED, error.problems[0].what)
+            return None
+        except OSError as error:
+            self.note(path, DAMAGED, f"cannot be read: {error.strerror}")
             return None
         self.note(path)
         return content
@@ -89,27 +93,25 @@ class _Check:
     def listed(self, path: Path) -> list[Path]:
         """Return what lies in a folder; note what may not be there."""
         try:
-            return listed(self.folder.file(*path.relative_to(self.folder.path).parts))
+            return listed(self.inside(path))
         except MistakeError as error:
             self.note(Path(error.problems[0].where.source or path), DAMAGED, error.problems[0].what)
-            return []
+        except OSError as error:
+            self.note(path, DAMAGED, f"cannot be read: {error.strerror}")
+        return []
+
+    def inside(self, path: Path) -> Path:
+        """Return a path of the run, if no link is on its way."""
+        return inside(self.folder.path, *path.relative_to(self.folder.path).parts)
 
     def compare(self, path: Path, known: str) -> None:
         """Note whether a file has the digest that is known of it."""
-        if not path.is_file() or path.is_symlink():
-            self.note(path, DAMAGED, "it is missing")
-        elif digest(path) == known:
-            self.note(path)
-        else:
-            self.note(path, DAMAGED, "it has changed since it was written: the checksum differs")
+        self.read(path, partial(_compare, path, known))
 
     def own_files(self) -> None:
         """Check the files of the run that belong to no stage."""
         recipe = self.folder.path / "recipe.toml"
-        if problems := self.folder.recipe_damage() if recipe.exists() else []:
-            self.note(recipe, DAMAGED, problems[0].what)
-        else:
-            self.read(recipe, lambda: Document.read(self.folder.recipe))
+        self.read(recipe, partial(_recipe, self.folder))
         records = [self.folder.path / name for name in ("run.json", "environment.json")]
         if self.folder.is_of_format_1():
             records = [path for path in records if path.exists()]
@@ -182,6 +184,19 @@ class _Check:
         ):
             if path.is_file() and path.relative_to(stage.path).as_posix() not in known:
                 self.note(path, UNCHECKED, "no record says how it was")
+
+
+def _compare(path: Path, known: str) -> None:
+    require(path)
+    if digest(path) != known:
+        raise refused(path, "it has changed since it was written: the checksum differs")
+
+
+def _recipe(folder: RunFolder) -> None:
+    require(folder.path / "recipe.toml")
+    if problems := folder.recipe_damage():
+        raise MistakeError(*problems)
+    Document.read(folder.recipe)
 
 
 def _record(path: Path) -> None:

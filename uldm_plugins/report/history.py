@@ -11,6 +11,8 @@ from uldm_core.run_folder.events import Event
 ENDS = ("done", "stopped", "failed")
 LONG = ("environment", "stage", "pid", "host")
 """What belongs to an event and is of no interest at a glance."""
+PROSE = ("text", "error", "reason", "what")
+"""Values of events that are sentences, which need no name before them."""
 
 
 @frozen
@@ -44,7 +46,9 @@ def entry_of(event: Event) -> Entry:
     if event.name == "stage":
         total = values.get("total")
         values = {"from step": f"{values.get('step')} of {total}"} if total else {}
-    text = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    text = ", ".join(
+        _short(value) if name in PROSE else f"{name} {_short(value)}" for name, value in values.items()
+    )
     time = event.time[:19].replace("T", " ")
     return Entry(*map(_plain, (time, event.name, event.stage, text)))
 
@@ -56,5 +60,6 @@ def _short(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without what would steer a terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    """Return text on one line, without what would steer a terminal."""
+    line = "; ".join(part.strip() for part in text.split("\n"))
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
