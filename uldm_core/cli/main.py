@@ -197,20 +197,23 @@ def _exit_code(arguments: list[str] | None) -> int:
         return 2 if isinstance(error, MistakeError) else 1
     except BrokenPipeError:
         raise
-    except OSError as error:
-        if is_out_of_memory(error):
-            return _out_of_memory()
+    except Exception as error:
+        return _exit_code_of(error)
+
+
+def _exit_code_of(error: Exception) -> int:
+    """Show what is no error of uldm's own, and return the exit code; raises one that nobody foresaw."""
+    code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
+    if code is not None:
+        click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
+        return int(code)
+    if is_out_of_memory(error):
+        return _out_of_memory()
+    if isinstance(error, OSError):
         what = error if error.filename is None else f"{error.filename}: {error.strerror}"
         click.echo(f"{console.prefix(ERROR)}{what}", err=True)
         return 1
-    except Exception as error:
-        code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
-        if code is None and is_out_of_memory(error):
-            return _out_of_memory()
-        if code is None:
-            raise
-        click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
-        return int(code)
+    raise error
 
 
 def _out_of_memory() -> int:
