@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli import console
-from uldm_core.engine.limits import is_out_of_memory
 from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
@@ -203,6 +202,8 @@ def _exit_code(arguments: list[str] | None) -> int:
 
 def _exit_code_of(error: Exception) -> int:
     """Show what is no error of uldm's own, and return the exit code; raises one that nobody foresaw."""
+    from uldm_core.engine.limits import is_out_of_memory
+
     code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
     if code is not None:
         click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
