@@ -328,6 +328,22 @@ def test_work_that_writes_nothing_ends_when_the_time_is_up():
         raise ValueError("its own error")
 
 
+class RaisesWhenRemoved:
+    """Gets a signal where Python ignores errors."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_in_a_destructor_is_not_lost(capsys):
+    with Stop().listening() as stop, pytest.raises(Interrupted) as caught, stop.interrupting():
+        RaisesWhenRemoved()
+        for _ in range(100):
+            time.sleep(0.01)
+        pytest.fail("it was lost")
+    assert caught.value.signum == signal.SIGTERM and not capsys.readouterr().err
+
+
 def test_work_that_writes_nothing_ends_where_a_signal_comes():
     with Stop().listening() as stop, pytest.raises(Interrupted), stop.interrupting():
         try:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import _thread
 import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 from attrs import define, field
 
 NOT_DONE_YET = 75
 """The exit code of a run that stopped as it was to, before it was done: EX_TEMPFAIL of ``sysexits.h``."""
+RETRY_SECONDS = 0.05
 _NOTICE = getattr(signal, "SIGUSR1", None)  # by which queues announce the end; there is none on Windows
 
 
@@ -116,9 +120,12 @@ class Stop:
         """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them."""
         watched = (signal.SIGINT, signal.SIGTERM, *([_NOTICE] if _NOTICE else []))
         before = {number: signal.signal(number, self._note) for number in watched}
+        hook = sys.unraisablehook
+        sys.unraisablehook = partial(self._raise_later, hook)
         try:
             yield self
         finally:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -131,3 +138,15 @@ class Stop:
             self.signum = signum
         if self._raises:
             raise StoppedAtOnce(signum)
+
+    def _raise_later(self, otherwise: Callable[[Any], object], unraisable: Any) -> None:
+        """Raise a signal's error again that Python has ignored, since it came in a destructor."""
+        if not isinstance(unraisable.exc_value, StoppedAtOnce):
+            otherwise(unraisable)
+            return
+
+        def again() -> None:
+            if self._raises:
+                _thread.interrupt_main(signal.Signals(unraisable.exc_value.signum))
+
+        threading.Timer(RETRY_SECONDS, again).start()
