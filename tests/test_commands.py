@@ -219,7 +219,7 @@ def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run
     assert kept.parent == run / "evaluations" and {path: after[path] for path in before} == before
     record = json.loads(kept.read_text())
     own = {"command", "when", "against", "results", "counts", "metrics"}
-    assert record.keys() == own | {"format", "uldm", "checksum"}
+    assert record.keys() == own | {"format", "record", "uldm", "checksum"}
     assert record["results"] == report["results"] and record["against"] == "test"
     assert record["command"] == f"uldm evaluate {run} --samples mine.npz --metrics class_balance,psnr --json"
     kept.unlink()

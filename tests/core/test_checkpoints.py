@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 
 import pytest
 import torch
@@ -310,6 +311,37 @@ def test_a_queues_notice_is_no_first_signal_and_a_second_one_stops_at_once():
         with pytest.raises(StoppedAtOnce, match="at once by SIGTERM") as caught:
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.signum == signal.SIGTERM
+
+
+def test_work_that_writes_nothing_ends_when_the_time_is_up():
+    with Stop.after(0.05 / 60).listening() as stop:
+        with pytest.raises(Interrupted, match="its time is up") as caught, stop.interrupting():
+            for _ in range(500):  # as a metric that computes for long
+                time.sleep(0.01)
+        assert caught.value.exit_code == 75 and not stop.signum
+    with Stop.after(0.05 / 60).listening() as stop:
+        with stop.interrupting():
+            pass
+        time.sleep(0.1)  # nothing ends what may be writing
+        assert stop.requested and not stop.signum
+    with pytest.raises(ValueError), Stop.after(1).listening() as stop, stop.interrupting():
+        raise ValueError("its own error")
+
+
+class RaisesWhenRemoved:
+    """Gets a signal where Python ignores errors."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_in_a_destructor_is_not_lost(capsys):
+    with Stop().listening() as stop, pytest.raises(Interrupted) as caught, stop.interrupting():
+        RaisesWhenRemoved()
+        for _ in range(100):
+            time.sleep(0.01)
+        pytest.fail("it was lost")
+    assert caught.value.signum == signal.SIGTERM and not capsys.readouterr().err
 
 
 def test_work_that_writes_nothing_ends_where_a_signal_comes():

@@ -326,7 +326,7 @@ def test_an_adjustment_counts_from_the_checkpoint_that_was_whole(go, tmp_path):
     assert adjusted(tmp_path) == [{"step": 3, "options": {"optimizer.lr": [0.1, 0.01]}}]
 
 
-def test_later_adjustments_count_from_the_step_that_a_training_goes_on_from():
+def test_later_adjustments_count_from_the_step_that_a_training_resumes_from():
     made = [
         Adjustment(2, {"a": (1, 2)}),
         Adjustment(5, {"a": (2, 3), "b": (1, 2)}),

@@ -446,7 +446,7 @@ def test_resuming_where_bits_will_differ_is_said_and_refused_if_asked(planned, t
     run(planned("run.precision='bfloat16'"), out=out, exact=True)
 
 
-def test_a_result_that_is_restored_is_compared_with_the_surroundings_of_its_own_checkpoint(planned, tmp_path):
+def test_a_restored_result_is_compared_with_the_environment_of_its_own_checkpoint(planned, tmp_path):
     out = tmp_path / "out"
     stopped_at(2, planned("run.precision='bfloat16'"), out)
     stopped_at(2, planned("run.precision='float32'", "seed=4"), out)

@@ -132,7 +132,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning_and_another_in_the_en
     assert json.loads((tmp_path / "out/run.json").read_text())["state"] == "done"
 
 
-def test_of_a_run_that_fails_before_it_begins_a_tracker_is_told_nothing(plan_of, tmp_path, monkeypatch):
+def test_a_run_that_fails_before_it_begins_notifies_no_tracker(plan_of, tmp_path, monkeypatch):
     def full(self, text):
         raise RunError("recipe.toml: No space left on device")
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import click
 
 from uldm_core.cli import console
-from uldm_core.engine.limits import is_out_of_memory
 from uldm_core.errors import MistakeError, UldmError
 
 if TYPE_CHECKING:
@@ -197,27 +196,31 @@ def _exit_code(arguments: list[str] | None) -> int:
         return 2 if isinstance(error, MistakeError) else 1
     except BrokenPipeError:
         raise
-    except OSError as error:
-        return _failed(error)
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
-        if code is None and is_out_of_memory(error):
-            return _failed(error)
-        if code is None:
-            raise
+        return _exit_code_of(error)
+
+
+def _exit_code_of(error: Exception) -> int:
+    """Show what is no error of uldm's own, and return the exit code; raises one that nobody foresaw."""
+    from uldm_core.engine.limits import is_out_of_memory
+
+    code = getattr(error, "exit_code", None)  # engine.signals.Interrupted, without importing the engine
+    if code is not None:
         click.echo(f"{error}: {getattr(error, 'then', '')}", err=True)
         return int(code)
-
-
-def _failed(error: Exception) -> int:
-    """Say what the machine refused, where no stage did: a file, or memory."""
-    what = str(error)
     if is_out_of_memory(error):
-        lower = "lower what decides it (batch_size, the size of the images, the networks' channels, --count)"
-        what = f"out of memory\n    {lower}, or end other programs"
-    elif isinstance(error, OSError) and error.filename is not None:
-        what = f"{error.filename}: {error.strerror}"
-    click.echo(f"{console.prefix(ERROR)}{what}", err=True)
+        return _out_of_memory()
+    if isinstance(error, OSError):
+        what = error if error.filename is None else f"{error.filename}: {error.strerror}"
+        click.echo(f"{console.prefix(ERROR)}{what}", err=True)
+        return 1
+    raise error
+
+
+def _out_of_memory() -> int:
+    """Say so, of what no stage was asked to do: the preflight, or another command."""
+    lower = "lower what decides it (batch_size, the size of the images, the networks' channels, --count)"
+    click.echo(f"{console.prefix(ERROR)}out of memory\n    {lower}, or end other programs", err=True)
     return 1
 
 

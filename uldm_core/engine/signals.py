@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 from attrs import define, field
 
 NOT_DONE_YET = 75
 """The exit code of a run that stopped as it was to, before it was done: EX_TEMPFAIL of ``sysexits.h``."""
+RETRY_SECONDS = 0.05
 _NOTICE = getattr(signal, "SIGUSR1", None)  # by which queues announce the end; there is none on Windows
 
 
@@ -78,29 +84,48 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Have a signal raise ``Interrupted``, at once: for work that writes nothing.
+        """Have a signal or the limit of time raise ``Interrupted``, at once: for work that writes nothing.
 
         On its way it is no ``Exception``, which whoever imports plugins would take for a fault of theirs.
         """
         self.check()
         self._raises = True
         try:
-            yield
+            with self._announced():
+                yield
         except (Exception, StoppedAtOnce):
-            if self.signum:  # also of what it broke
+            if self.requested:  # also of what it broke
                 raise Interrupted(self.signum, self.begun) from None
             raise
         finally:
             self._raises = False
 
     @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Have the limit of time come as a notice does, if these are listened to."""
+        if _NOTICE is None or self.deadline == math.inf:
+            yield
+            return
+        left = min(max(self.deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)
+        timer = threading.Timer(left, _thread.interrupt_main, [_NOTICE])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    @contextmanager
     def listening(self) -> Iterator[Stop]:
         """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them."""
         watched = (signal.SIGINT, signal.SIGTERM, *([_NOTICE] if _NOTICE else []))
         before = {number: signal.signal(number, self._note) for number in watched}
+        hook = sys.unraisablehook
+        sys.unraisablehook = partial(self._raise_later, hook)
         try:
             yield self
         finally:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -109,6 +134,19 @@ class Stop:
             return
         if self.signum not in (0, _NOTICE):
             raise StoppedAtOnce(signum)
-        self.signum = signum
+        if signum != _NOTICE or time.monotonic() < self.deadline:  # else the time is up
+            self.signum = signum
         if self._raises:
             raise StoppedAtOnce(signum)
+
+    def _raise_later(self, otherwise: Callable[[Any], object], unraisable: Any) -> None:
+        """Raise a signal's error again that Python has ignored, since it came in a destructor."""
+        if not isinstance(unraisable.exc_value, StoppedAtOnce):
+            otherwise(unraisable)
+            return
+
+        def again() -> None:
+            if self._raises:
+                _thread.interrupt_main(signal.Signals(unraisable.exc_value.signum))
+
+        threading.Timer(RETRY_SECONDS, again).start()
