@@ -117,8 +117,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them."""
-        watched = (signal.SIGINT, signal.SIGTERM, *([_NOTICE] if _NOTICE else []))
+        """Take note of SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them.
+
+        A closed terminal sends SIGHUP; where it is ignored (by ``nohup``), it stays so.
+        """
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
+        watched = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        watched = [number for number in watched if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._note) for number in watched}
         hook = sys.unraisablehook
         sys.unraisablehook = partial(self._raise_later, hook)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uldm_core.engine.context import Context
 from uldm_core.engine.finite import not_finite
-from uldm_core.errors import MistakeError, RunError, listing
+from uldm_core.errors import RunError, listing
 from uldm_core.protocols import Adjustable, RateScaled, Trainer
 from uldm_core.run_folder.checkpoint import Checkpoints
 
@@ -117,7 +117,6 @@ class TrainingState:
 
         Raises:
             NotFiniteError: the state is not finite.
-            MistakeError: the value that tells the best checkpoint is not logged.
         """
         began = time.monotonic()
         state = self._read()
@@ -136,8 +135,8 @@ class TrainingState:
         self._seconds = self._saved_at - began
         self.context.event("checkpoint", step=step, seconds=round(self._seconds, 3))
         if best and best not in values:
-            what = f"stages.{self.context.name} logs no {best!r}; it logs: {listing(list(values))}"
-            raise MistakeError(what, hint='in [run] checkpoint, best = "STAGE.NAME" is of one stage only')
+            known = listing(list(values))
+            self._warn(f"no {best!r} is logged, so no checkpoint is kept as the best; logged are {known}")
 
     def bad(self) -> str:
         """Return the name of the first tensor that is not finite and should be, or nothing."""

@@ -134,8 +134,9 @@ class Checkpoints:
         """
         steps = [step for step in self.steps() if step not in set(void)]
         stay = {str(step) for step in steps[-keep:]}
-        if best and steps:
-            stay.add(str(min(steps, key=lambda step: self.notes(step).get(best, math.inf))))
+        values = {step: self.notes(step).get(best, math.inf) for step in steps} if best else {}
+        if any(map(math.isfinite, values.values())):
+            stay.add(str(min(steps, key=values.__getitem__)))
         for name in names_in(self.path):
             if name not in stay and (_STEP.fullmatch(name) or name.endswith(".part")):
                 remove(self.path / name)

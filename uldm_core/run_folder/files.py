@@ -209,6 +209,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     require(path)
     try:
-        return load_file(path)
+        with path.open("rb"):  # an error of the system names its reason, the library's does not
+            return load_file(path)
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library has an error of its own, and lets some of torch's through
         raise damaged(path, f"no safetensors that can be read: {format_error(error)}") from error

@@ -48,9 +48,7 @@ class FolderLock:
             there = None
         if there != self._identity:
             what = f"{self.path}: the run's folder is gone{self._whereabouts()}; nothing more is written"
-            raise RunError(
-                what, hint="leave a folder where it is while its run goes; move it back and run again"
-            )
+            raise RunError(what, hint="leave a folder where it is while its run goes, and run again")
 
     def is_gone(self) -> bool:
         """Whether the folder was moved, removed or replaced."""

@@ -21,7 +21,11 @@ FOLLOW_SECONDS = 0.5
 
 @click.command()
 @run_argument
-@click.option("--follow", is_flag=True, help="Wait for what happens, until the run has ended.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Wait for what happens, until the run has ended; exit code 1 if it was killed.",
+)
 @json_option
 def log(run: Path, follow: bool, as_json: bool) -> None:
     """Show what happened to RUN: started, resumed, stages, checkpoints, warnings, and how it ended."""
@@ -61,6 +65,7 @@ def _events(run: Path, path: Path, follow: bool) -> Iterator[Event]:
         if not alive:
             if not ended:
                 click.echo("nobody writes any more: the run was killed, or has not begun", err=True)
+                click.get_current_context().exit(1)
             return
         time.sleep(FOLLOW_SECONDS)
 

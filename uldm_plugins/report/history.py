@@ -55,7 +55,7 @@ def entry_of(event: Event) -> Entry:
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{name}={_short(inner)}" for name, inner in value.items())
+        return " ".join(f"{name or 'others'}={_short(inner)}" for name, inner in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
