@@ -43,7 +43,7 @@ def test_a_shipped_recipe_is_found_by_its_name_and_copied(uldm, tmp_path):
     assert uldm("cp", "mnist_latent", "other.toml")[0] == 0 and (tmp_path / "other.toml").is_file()
     code, _, error = uldm("cp", "mnist_smok")
     assert code == 2 and "(did you mean 'mnist_smoke'?)" in error and "shipped recipe: " in error
-    assert "there is no such recipe" in uldm("cp", "none.toml")[2]
+    assert "there is no recipe 'none.toml'" in uldm("cp", "none.toml")[2]
     assert "there is no folder nowhere" in uldm("cp", "mnist_smoke", "nowhere/x.toml")[2]
 
 
