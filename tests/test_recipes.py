@@ -197,7 +197,7 @@ def test_the_discriminator_is_left_without_gradients_by_the_generator(monkeypatc
     from uldm_core.engine.components import RunComponents
     from uldm_core.engine.context import Context
     from uldm_core.engine.device import choose_device
-    from uldm_core.run_folder.folder import StageFolder
+    from uldm_core.run_folder.stage_folder import StageFolder
 
     machine = choose_device(resolved.run)
     trainer = RunComponents.of(resolved, machine).build(resolved.stages["first"])

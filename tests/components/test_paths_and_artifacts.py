@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from uldm_core import MistakeError, registry, run_stage
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device
-from uldm_core.run_folder.folder import StageFolder
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.testing.doubles import (
     TinyAutoencoder,
     TinyDataset,

@@ -22,7 +22,6 @@ PLUGINS = sorted((ROOT / "uldm_plugins").rglob("*.py"))
 WRITING = {"write_text", "unlink", "rmtree", "rename", "copyfile", "copytree", "move", "savez"}
 WRITERS = {
     "uldm_core/paths.py": {"unlink", "rmtree", "open"},
-    "uldm_core/run_folder/folder.py": {"rename"},  # a stage's folder, between two that are checked
     "uldm_plugins/trackers/jsonl.py": {"unlink"},  # a picture, from a list that is checked
     "uldm_plugins/commands/new.py": {"write_text"},  # what a person names, and is not there yet
 }

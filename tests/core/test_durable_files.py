@@ -13,7 +13,7 @@ from uldm_core import RunError
 from uldm_core.engine.run import run
 from uldm_core.paths import copy, free_bytes, make_folder, move, remove, sweep, whole
 from uldm_core.recipe import Recipe
-from uldm_core.run_folder import folder as folders
+from uldm_core.run_folder import stage_folder as folders
 from uldm_core.run_folder.checkpoint import write_state
 from uldm_core.run_folder.files import digest, read_record, write_bytes, write_record
 from uldm_core.run_folder.folder import RunFolder

@@ -21,8 +21,9 @@ from uldm_core.errors import MistakeError, RunError
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder.checkpoint import read_state, write_state
 from uldm_core.run_folder.files import read_tensors
-from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
+from uldm_core.run_folder.record import StageKey, StageRecord
 
 
 def test_derived_seeds_are_the_same_everywhere_and_for_ever():

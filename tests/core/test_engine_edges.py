@@ -31,9 +31,11 @@ from uldm_core.recipe.run_options import CheckpointPolicy
 from uldm_core.run_folder import files
 from uldm_core.run_folder.checkpoint import read_state, write_state
 from uldm_core.run_folder.files import damaged, read_tensors, write_bytes, write_tensors
-from uldm_core.run_folder.folder import RunFolder, StageFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
 from uldm_core.run_folder.lock import is_locked, lock_folder
+from uldm_core.run_folder.record import StageKey, StageRecord
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_plugins.trackers.jsonl import Jsonl
 
 CPU = Device(torch.device("cpu"), torch.float32)

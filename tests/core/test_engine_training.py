@@ -23,7 +23,8 @@ from uldm_core.protocols import Autoencoder, Dataset, Loss, Optimizer
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.recipe.run_options import CheckpointPolicy
 from uldm_core.run_folder.files import read_tensors, write_tensors
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageKey, adjusted_from
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.record import Adjustment, StageKey, adjusted_from
 
 NAN, INF = float("nan"), float("inf")
 

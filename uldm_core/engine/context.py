@@ -18,7 +18,7 @@ from uldm_core.engine.trackers import Trackers
 from uldm_core.paths import copy, inside, make_folder, sync
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.run_folder.events import EventLog
-from uldm_core.run_folder.folder import StageFolder
+from uldm_core.run_folder.stage_folder import StageFolder
 
 
 @define

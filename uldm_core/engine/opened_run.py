@@ -23,9 +23,10 @@ from uldm_core.run_folder.checkpoint import Checkpoints
 from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
 from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
-from uldm_core.run_folder.folder import RunFolder, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, results_of, steps_of
 from uldm_core.run_folder.pretrained import pretrained_of
+from uldm_core.run_folder.record import StageRecord
 from uldm_core.spec.component_spec import components_behind
 
 

@@ -9,8 +9,9 @@ from attrs import define, evolve, field
 from uldm_core.errors import listing
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.run_folder.events import EventLog
-from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import result_files
+from uldm_core.run_folder.record import StageKey, StageRecord
 
 
 @define

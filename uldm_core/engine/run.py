@@ -39,11 +39,12 @@ from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import describe_lost, read_events
 from uldm_core.run_folder.files import read_record, require, write_tensors, write_text
-from uldm_core.run_folder.folder import RunFolder, StageKey, StageRecord, adjusted_from
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import require_stages, results_of, stage_keys
 from uldm_core.run_folder.lock import FolderLock, lock_folder
 from uldm_core.run_folder.place import folder_of
 from uldm_core.run_folder.pretrained import keep_pretrained
+from uldm_core.run_folder.record import StageKey, StageRecord, adjusted_from
 from uldm_core.spec.structure import path_of
 
 

@@ -9,9 +9,11 @@ from attrs import frozen
 
 from uldm_core.errors import Key, dotted, listing
 from uldm_core.recipe import ResolvedRecipe
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder, StageKey, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import pretrained_weights
+from uldm_core.run_folder.record import Adjustment, StageKey, StageRecord
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 from uldm_core.spec.format_types import format_value

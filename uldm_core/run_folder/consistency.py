@@ -11,7 +11,7 @@ from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.compare import Difference, differences, flattened
 from uldm_core.run_folder.data import stand_in
 from uldm_core.run_folder.files import digest
-from uldm_core.run_folder.folder import RunFolder, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import (
     code_behind,
     options_behind,
@@ -20,6 +20,7 @@ from uldm_core.run_folder.keys import (
     steps_of,
     used_by,
 )
+from uldm_core.run_folder.record import StageRecord
 
 
 def stale_stages(

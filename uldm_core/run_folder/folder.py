@@ -1,323 +1,23 @@
-"""A run's folder: records and files of its stages, and archived results."""
+"""A run's folder: its stages' folders, its own files, and archived results."""
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import json
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from numbers import Real
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Any
 
-from annotated_types import Ge, Lt
-from attrs import Factory, asdict, evolve, field, frozen
+from attrs import frozen
 
-from uldm_core.errors import Key, MistakeError, Problem, Where, dotted, must_match
-from uldm_core.paths import copy, inside, listed, move, names_in, remove, sync, writing
-from uldm_core.recipe.compare import differences
+from uldm_core.errors import Key, MistakeError, Problem, Where, dotted
+from uldm_core.paths import copy, inside, listed, move, names_in, remove
 from uldm_core.recipe.reader import KEPT
-from uldm_core.run_folder.checkpoint import Checkpoints
-from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, write_bytes, write_record
-from uldm_core.spec.structure import structure
+from uldm_core.run_folder.files import read_bytes, read_record, write_bytes
+from uldm_core.run_folder.record import Adjustment, StageKey, StageRecord, record_of
+from uldm_core.run_folder.stage_folder import StageFolder, has_format, is_copy, is_later
 
-_DIGITS = re.compile(r"[0-9]+")
-
-if TYPE_CHECKING:
-    Number = float
-else:
-    Number = Real  # infinity and nan too
-Steps = Annotated[int, Ge(0), Lt(1 << 53)]
-R = TypeVar("R")
-
-_RECORDS = ("stage.json", "stage_copy.json")
 _STAMP = b"# changed since if this is not its checksum: %s\n"
-
-
-@frozen
-class StageKey:
-    """What a stage's result depends on: a hash of everything but its number of steps, and that number.
-
-    ``made_of`` is what was hashed, and the ``code``, to tell what has changed. ``adjustable`` are the stage's
-    options whose numbers may change in mid-training.
-    """
-
-    content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
-    steps: Steps = 0
-    made_of: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    adjustable: Sequence[str] = field(default=(), eq=False, repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.content}-{self.steps}" if self.steps else self.content
-
-    @property
-    def code(self) -> Mapping[str, str]:
-        """Digests of the source files that the stage depends on; none in keys of earlier versions."""
-        found: Mapping[str, str] = self.made_of.get("code", {})
-        return found
-
-    def same_work(self, other: StageKey) -> bool:
-        """Whether results are the same but for the number of steps; code counts where both know theirs."""
-        return self.content == other.content and (self.code == other.code or not (self.code and other.code))
-
-    def same(self, other: StageKey) -> bool:
-        """Whether the results are the same."""
-        return self.steps == other.steps and self.same_work(other)
-
-    def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
-        """Return what differs from an earlier key: old and new value; None for one that is not there."""
-        found = {each.key: (each.left, each.right) for each in differences(earlier.made_of, self.made_of)}
-        return {key: pair for key, pair in found.items() if earlier.code or key[:1] != ("code",)}
-
-    def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
-        """Return what differs from an earlier key, if a training can go on with it; else nothing."""
-        changes = self.changes(earlier)
-        options = {("stage", option) for option in self.adjustable}
-        may = (key[:2] in options and _numbers(*values) for key, values in changes.items())
-        return changes if all(may) else {}
-
-
-def _numbers(old: object, new: object) -> bool:
-    """Whether both are numbers, or as many numbers: these leave an optimizer's state as it is."""
-    if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(map(_numbers, old, new))
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new))
-
-
-@frozen
-class Adjustment:
-    """Options of a stage that were changed after a step of its training: old and new value of each."""
-
-    step: Steps
-    options: dict[str, tuple[Any, Any]]
-
-
-def adjusted_from(step: int, adjusted: Sequence[Adjustment]) -> list[Adjustment]:
-    """Return the adjustments of a training that goes on from a step: what was later is from there on now."""
-    kept = [each for each in adjusted if each.step <= step]
-    options: dict[str, tuple[Any, Any]] = {}
-    for each in adjusted[len(kept) :]:
-        for option, (old, new) in each.options.items():
-            options[option] = options.get(option, (old,))[0], new
-    if not step:  # from its start, it is none
-        return []
-    return [*kept, Adjustment(step, options)] if options else kept
-
-
-@frozen
-class StageRecord:
-    """The content of ``stage.json``.
-
-    Args:
-        key: what its result depends on.
-        done: whether the result is there.
-        seconds: the time that it took.
-        summary: the numbers that the stage returned.
-        files: the size in bytes of each file of the result, by its path in the folder.
-        digests: of the content of each of these files, and of the log and the images beside them; none in
-            records of earlier versions.
-        used: the digest of each product of earlier stages that it was made of, by the product's name.
-        published: the artifacts of which there are copies in the run's own folder.
-    """
-
-    key: StageKey
-    done: bool = False
-    seconds: Annotated[float, Ge(0)] = 0.0
-    summary: dict[str, Number] = field(factory=dict)
-    files: dict[str, int] = field(factory=dict)
-    digests: dict[str, str] = field(factory=dict)
-    used: dict[str, str] = field(factory=dict)
-    published: list[str] | None = None
-    adjusted: list[Adjustment] = field(factory=list)
-
-
-_MADE_OF = {
-    **dict.fromkeys(("stage", "nouns"), dict[str, object]),
-    **dict.fromkeys(("from", "weights", "sources", "code"), dict[str, str]),
-}
-
-
-def _record(data: dict[str, Any]) -> StageRecord:
-    """Return the record of a ``stage.json``; raises an error of ``MISREAD`` if it is none."""
-    try:
-        record: StageRecord = structure(data, StageRecord)
-        for name, wanted in _MADE_OF.items():
-            structure(record.key.made_of.get(name, {}), wanted, ("made_of", name))
-    except MistakeError as error:
-        raise ValueError(str(error)) from error
-    return record
-
-
-@frozen
-class StageFolder:
-    """One stage's folder: its record, metrics, checkpoints, weights and artifacts.
-
-    Every path in it is checked when it is asked for: nothing leads out of the run's folder.
-
-    Args:
-        path: the folder.
-        run: the run's folder, below which no link is followed.
-    """
-
-    path: Path
-    run: Path = field(default=Factory(lambda self: self.path, takes_self=True))
-
-    def inside(self, *names: str) -> Path:
-        """Return a path in this folder; raises ``MistakeError`` if it would lead out of the run's folder."""
-        return inside(self.run, *self.path.relative_to(self.run).parts, *names)
-
-    @property
-    def metrics(self) -> Path:
-        """The log of metrics, a line of JSON each."""
-        return self.inside("metrics.jsonl")
-
-    @property
-    def images(self) -> Path:
-        """The folder of the images shown while it ran: a folder a name, a PNG a step."""
-        return self.inside("images")
-
-    def shown(self, name: str) -> list[tuple[int, Path]]:
-        """Return the images of one name that were kept, by their steps."""
-        paths = [path for path in listed(self.inside("images", name)) if path.suffix == ".png"]
-        return sorted((int(path.stem), path) for path in paths if _DIGITS.fullmatch(path.stem))
-
-    def weights(self, component: str) -> Path:
-        """Return the path of the weights of a component that is trained here."""
-        return self.inside("weights", f"{component}.safetensors")
-
-    def artifact(self, name: str) -> Path:
-        """Return the path of an artifact of this stage."""
-        return self.inside("artifacts", *name.split("/"))
-
-    def record(self) -> StageRecord | None:
-        """Read the record, or where that is damaged or gone its copy; None without both.
-
-        Raises:
-            MistakeError: neither can be read.
-        """
-        return self.read_record(_record)
-
-    def read_record(self, make: Callable[[dict[str, Any]], R]) -> R | None:
-        """Read the record as ``record`` does, and return what ``make`` makes of its content."""
-        problem = None
-        for name in _RECORDS:
-            try:
-                if (found := read_record(self.inside(name), make)) is not None:
-                    return found
-            except MistakeError as error:
-                if _is_later(error):
-                    raise
-                problem = problem or error
-        if problem:
-            raise problem
-        return None
-
-    def record_damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
-        """Return what is wrong with the record and its copy; ``make`` converts them."""
-        found: list[Problem] = []
-        for name in _RECORDS:
-            try:
-                read_record(self.inside(name), make)
-            except MistakeError as error:
-                found += error.problems
-        own, copy_of_it = (self.path / name for name in _RECORDS)
-        if not found and own.exists() != copy_of_it.exists():
-            missing, there = (copy_of_it, own) if own.exists() else (own, copy_of_it)
-            if b'"format": ' in there.read_bytes()[:30]:  # those of format 1 have no copy
-                found = [*damaged(missing, "missing").problems]
-        return found
-
-    def is_not_copied(self) -> bool:
-        """Whether a crash came between the record and its copy; of format 1, there is none."""
-        own, copy_of_it = map(self.inside, _RECORDS)
-        return _has_format(own) and not _is_copy(own, copy_of_it)
-
-    def done(self, record: StageRecord) -> StageRecord:
-        """Return the record of a stage that is done now, with the hashes of its files: these are on disk."""
-        result = self._files("weights", "artifacts")
-        with writing(self.path):  # a stage of a plugin may write as it likes
-            for path in {*result, *(path.parent for path in result)}:
-                sync(path)
-        return evolve(
-            record,
-            done=True,
-            files={self._name(path): path.stat().st_size for path in result},
-            digests={
-                **{self._name(path): digest(path) for path in result},
-                **{name: known for name, (_, known) in self.logged().items()},
-            },
-        )
-
-    def logged(self) -> dict[str, tuple[int, str]]:
-        """Return the length and the digest of the log and of each image so far; these are on disk then."""
-        logs: list[Path] = []
-        with suppress(MistakeError):  # whoever was to write there has said what is in the way
-            logs += [*filter(Path.is_file, [self.metrics]), *self._files("images")]
-        with writing(self.path):
-            for path in {*logs, *(path.parent for path in logs)}:
-                sync(path)
-        sizes = {path: path.stat().st_size for path in logs}
-        return {self._name(path): (size, digest(path, size)) for path, size in sizes.items()}
-
-    def changed_logs(self, logged: Mapping[str, tuple[int, str]]) -> list[Path]:
-        """Return which files are no longer as ``logged`` told; lines may have been added to them."""
-        paths = {self.inside(*name.split("/")): then for name, then in logged.items()}
-        return [
-            path for path, then in paths.items() if not path.is_file() or digest(path, then[0]) != then[1]
-        ]
-
-    def logs(self, record: StageRecord) -> list[Path]:
-        """Return the files of a stage that is done which are no result: its log, and images."""
-        return [self.inside(*name.split("/")) for name in record.digests if name not in record.files]
-
-    def _files(self, *folders: str) -> list[Path]:
-        """Return the files in folders of this one."""
-        below = (path for folder in folders for path in sorted(self.inside(folder).rglob("*")))
-        return [path for path in below if path.is_file() and not path.is_symlink()]
-
-    def handed_on(self, trained: Iterable[str], made: Iterable[str]) -> dict[str, Path]:
-        """Return where the weights and the artifacts lie that later stages use, by their names."""
-        return {
-            **{component: self.weights(component) for component in trained},
-            **{name: self.artifact(name) for name in made},
-        }
-
-    def digest(self, record: StageRecord | None, path: Path) -> str:
-        """Return the digest of a file of a result that is whole: the recorded one, if there is any."""
-        return self.recorded_digest(record, path) or digest(path)
-
-    def recorded_digest(self, record: StageRecord | None, path: Path) -> str:
-        """Return the digest of a file of a result as its record has it; empty if there is none."""
-        return record.digests.get(self._name(path), "") if record else ""
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.path).as_posix()
-
-    def damage(self, record: StageRecord, paths: Iterable[Path]) -> str:
-        """Return which file of a stage that is done is missing or not whole; empty if none is.
-
-        Args:
-            record: has the files' digests, unless it is of an earlier version.
-            paths: of the files.
-        """
-        for path in paths:
-            if not path.is_file():
-                return f"{path} is missing"
-            if self.digest(record, path) != digest(path):
-                return f"{path} has changed since it was written"
-        return ""
-
-    def write_record(self, record: StageRecord) -> None:
-        """Write the record, and a copy of it: without one, the stage's training would be lost."""
-        for name in _RECORDS:
-            write_record(self.inside(name), asdict(record))
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The states of its training."""
-        return Checkpoints(self.inside("checkpoints"), self.run)
 
 
 @frozen
@@ -349,7 +49,7 @@ class RunFolder:
         try:
             read_record(self.file("run.json"), dict)
         except MistakeError as error:
-            if _is_later(error):
+            if is_later(error):
                 raise
 
     def write_recipe(self, text: str) -> None:
@@ -374,9 +74,9 @@ class RunFolder:
         """Whether it is of a version that wrote no checksums, as far as one can tell."""
         stages = [f"stages/{name}/stage.json" for name in names_in(self.path / "stages")]
         records = [self.path / name for name in ("run.json", "environment.json", *stages)]
-        return not any(map(_has_format, records))
+        return not any(map(has_format, records))
 
-    def damage(self, make: Callable[[dict[str, Any]], object] = _record) -> list[Problem]:
+    def damage(self, make: Callable[[dict[str, Any]], object] = record_of) -> list[Problem]:
         """Return what is wrong with the recipe, the run's own records, and the stages' records; see there."""
         found = self.recipe_damage()
         for name in ("run.json", "environment.json"):
@@ -412,7 +112,7 @@ class RunFolder:
         """Return the files in this folder that are copies of an artifact of some stage, archived or not."""
         stages = [stage for top in ("stages", "set_aside") for stage in listed(self.file(top))]
         artifacts = [path for stage in stages for path in listed(inside(stage, "artifacts"))]
-        return {path.name for path in artifacts if _is_copy(self.file(path.name), path)}
+        return {path.name for path in artifacts if is_copy(self.file(path.name), path)}
 
     def published(self, name: str, record: StageRecord) -> dict[str, Path]:
         """Return the artifacts of a stage of which copies belong in this folder."""
@@ -434,7 +134,7 @@ class RunFolder:
         said = []
         for name, path in copies.items():
             own = self.file(name)
-            if path.is_file() and not _is_copy(own, path):
+            if path.is_file() and not is_copy(own, path):
                 if name not in before:
                     flaw = "has changed since it was copied" if own.exists() else "is missing"
                     said.append(f"{own} {flaw}: it is copied anew from {path}")
@@ -505,17 +205,5 @@ class RunFolder:
         return place.with_name(f"{place.name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}")
 
 
-def _is_later(error: MistakeError) -> bool:
-    return error.problems[0].code == "unsupported-format"
-
-
 def _stamped(recipe: bytes) -> bytes:
     return _STAMP % hashlib.blake2b(recipe, digest_size=8).hexdigest().encode() + recipe
-
-
-def _has_format(path: Path) -> bool:
-    return path.is_file() and b'"format": ' in path.read_bytes()[:30]
-
-
-def _is_copy(path: Path, artifact: Path) -> bool:
-    return path.is_file() and artifact.is_file() and filecmp.cmp(path, artifact, shallow=False)

@@ -21,7 +21,8 @@ from uldm_core.registry.component import Component
 from uldm_core.run_folder.code import code_of
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.files import digest
-from uldm_core.run_folder.folder import StageFolder, StageKey, StageRecord
+from uldm_core.run_folder.record import StageKey, StageRecord
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 from uldm_core.spec.options import Weighted

@@ -17,8 +17,10 @@ from uldm_core.run_folder.checkpoint import read_state
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import read_events
 from uldm_core.run_folder.files import digest, read_record, require
-from uldm_core.run_folder.folder import RunFolder, StageFolder, StageRecord
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.pretrained import started_from
+from uldm_core.run_folder.record import StageRecord
+from uldm_core.run_folder.stage_folder import StageFolder
 
 T = TypeVar("T")
 WHOLE, DAMAGED, UNCHECKED, LEFT_BEHIND = "whole", "damaged", "unchecked", "left behind"

@@ -20,7 +20,9 @@ from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import Event, read_events
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record
-from uldm_core.run_folder.folder import Adjustment, RunFolder, StageFolder
+from uldm_core.run_folder.folder import RunFolder
+from uldm_core.run_folder.record import Adjustment
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.report.curves import Curve, read_log
 from uldm_plugins.report.pictures import Picture, file_picture

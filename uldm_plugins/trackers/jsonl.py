@@ -10,8 +10,9 @@ from torch import Tensor
 from uldm_core.paths import listed, make_folder
 from uldm_core.protocols import RunStart
 from uldm_core.run_folder.files import MISREAD, read_bytes, write_bytes, write_text
-from uldm_core.run_folder.folder import RunFolder, StageFolder
+from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.lines import append_lines
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_plugins.shared.images import png_of_grid
 
 

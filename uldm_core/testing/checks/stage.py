@@ -21,7 +21,7 @@ from uldm_core.engine.device import Device
 from uldm_core.engine.randomness import derive
 from uldm_core.errors import DataError, MistakeError
 from uldm_core.protocols import Unfinished
-from uldm_core.run_folder.folder import StageFolder
+from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, modal_components
 from uldm_core.testing.expectations import NotApplicable, Skip, expect, expect_close
