@@ -13,66 +13,22 @@ import pytest
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "torture.py"
 
 RECIPE = """\
-uldm = 1
-
-[run]
-device = "cpu"
-precision = "float32"
-checkpoint = { every = 2 }
-
-[dataset]
-use = "synthetic"
-count = 8
-size = 8
-
-[autoencoder]
-use = "vqvae_fast"
-quantizer = { use = "vq", codebook_size = 4, dim = 2 }
-encoder_channels = [4]
-decoder_channels = [4]
-
-[denoiser]
-use = "mlp"
-width = 8
-hidden = 8
-depth = 1
-
-[noise_scheduler]
-use = "flow"
-
-[stages.first]
-use = "train_autoencoder"
-steps = 5
-batch_size = 4
-losses = [{ use = "l1" }]
-previews = 1
-
-[stages.second]
-use = "train_diffusion"
-steps = 12
-batch_size = 4
-previews = 6
-
-[stages.samples]
-use = "sample"
-sampler = { use = "euler", steps = 2 }
-count = 2
-batch_size = 2
-
-[stages.scores]
-use = "evaluate"
-metrics = [{ use = "psnr" }]
+extends = "{base}"
+run = {{ device = "cpu", precision = "float32", checkpoint.every = 2 }}
+stages.first.steps = 5
+stages.second = {{ steps = 12, previews = 6 }}
 """
 
 
 @pytest.fixture(scope="module")
-def torture(tmp_path_factory):
+def torture(tmp_path_factory, small_run):
     """The program, on a smaller recipe, with its reference run."""
     spec = importlib.util.spec_from_file_location("torture", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     sys.modules["torture"] = module
     spec.loader.exec_module(module)
-    module.RECIPE, module.EVERY, module.WORK = RECIPE, 2, tmp_path_factory.mktemp("torture")
+    module.RECIPE = RECIPE.format(base=small_run.with_name("tiny.toml"))
+    module.EVERY, module.WORK = 2, tmp_path_factory.mktemp("torture")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # of fork
         module.warm(module.WORK / "warm", [module.RUN])

@@ -1,4 +1,4 @@
-"""The surroundings of a run: versions, libraries, hardware, and which of them decide a result's last bits."""
+"""The environment of a run: versions, libraries, hardware, and which of them decide a result's last bits."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _plugins() -> list[Row]:
             "commands": len(plugin.commands),
             "seconds": round(plugin.seconds, 3),
             "error": plugin.traceback or plugin.error,
-            "mend": plugin.fix,
+            "fix": plugin.fix,
         }
         for plugin in registry.default().plugins.values()
     ]
@@ -153,4 +153,4 @@ def _lines(report: Row) -> Iterator[str]:
         yield f"{plugin['name']}: {state}, imported in {plugin['seconds']:.2f} s"
         if plugin["error"]:
             yield from (f"    {line}" for line in plugin["error"].splitlines())
-            yield f"    fix: {plugin['mend']}"
+            yield f"    fix: {plugin['fix']}"
