@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 from torch import Tensor
@@ -29,6 +29,7 @@ from uldm_core.run_folder.files import (
 )
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
+T = TypeVar("T")
 _ABOUT = ("notes", "logged")
 _PIECE = 1 << 20
 
@@ -83,24 +84,21 @@ class Checkpoints:
     def notes(self, step: int) -> dict[str, float]:
         """Return the numbers noted when the state of that step was saved; none if they cannot be read."""
 
-        def noted(state: dict[str, Any]) -> dict[str, float]:
-            return {name: float(value) for name, value in state.get("notes", {}).items()}
-
-        try:
-            return read_json(self._folder(step) / "state.json", noted) or {}
-        except MistakeError:
-            return {}
+        return self._about(step, "notes", float)
 
     def logged(self, step: int) -> dict[str, tuple[int, str]]:
         """Return the length and digest of each log when the state of that step was saved."""
 
-        def made(state: dict[str, Any]) -> dict[str, tuple[int, str]]:
-            return {
-                str(name): (int(size), str(known)) for name, (size, known) in state.get("logged", {}).items()
-            }
+        return self._about(step, "logged", _length_and_digest)
+
+    def _about(self, step: int, what: str, made: Callable[[Any], T]) -> dict[str, T]:
+        """Return what was written beside the state of a step; nothing if it cannot be read."""
+
+        def about(state: dict[str, Any]) -> dict[str, T]:
+            return {name: made(value) for name, value in state.get(what, {}).items()}
 
         try:
-            return read_json(self._folder(step) / "state.json", made) or {}
+            return read_json(self._folder(step) / "state.json", about) or {}
         except MistakeError:
             return {}
 
@@ -165,6 +163,11 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return inside(self.run, *self.path.relative_to(self.run).parts, str(step))
+
+
+def _length_and_digest(entry: Any) -> tuple[int, str]:
+    size, known = entry
+    return int(size), str(known)
 
 
 def write_state(folder: Path, state: Mapping[str, object], **about: Mapping[str, object] | None) -> None:

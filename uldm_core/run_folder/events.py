@@ -16,6 +16,9 @@ from uldm_core.paths import inside
 from uldm_core.run_folder.lines import append_lines, read_lines
 
 FILE = "events.jsonl"
+BEGINS, ENDS = ("started", "resumed"), ("done", "stopped", "failed")
+"""The events with which a run begins and ends."""
+
 MOST_WAITING = 10_000
 _LINE = re.compile(r'(\{.*), "crc": "([0-9a-f]{8})"\}')
 

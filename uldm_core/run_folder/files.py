@@ -134,7 +134,12 @@ def _what(path: Path) -> str:
 
 
 def _checksum(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+    return digest_of(json.dumps(content).encode())
+
+
+def digest_of(content: bytes) -> str:
+    """Return a hash of some bytes; that of a file with this content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _later(path: Path, version: int, writer: object) -> MistakeError:

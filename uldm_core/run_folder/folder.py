@@ -13,7 +13,7 @@ from attrs import frozen
 from uldm_core.errors import Key, MistakeError, Problem, Where, dotted
 from uldm_core.paths import copy, inside, listed, move, names_in, remove
 from uldm_core.recipe.reader import KEPT
-from uldm_core.run_folder.files import read_bytes, read_record, write_bytes
+from uldm_core.run_folder.files import digest_of, read_bytes, read_record, write_bytes
 from uldm_core.run_folder.record import Adjustment, StageKey, StageRecord, record_of
 from uldm_core.run_folder.stage_folder import StageFolder, has_format, is_copy, is_later
 
@@ -206,4 +206,4 @@ class RunFolder:
 
 
 def _stamped(recipe: bytes) -> bytes:
-    return _STAMP % hashlib.blake2b(recipe, digest_size=8).hexdigest().encode() + recipe
+    return _STAMP % digest_of(recipe).encode() + recipe

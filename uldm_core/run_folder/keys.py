@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -20,7 +19,7 @@ from uldm_core.recipe.graph import trained_by
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.code import code_of
 from uldm_core.run_folder.data import Data
-from uldm_core.run_folder.files import digest
+from uldm_core.run_folder.files import digest, digest_of
 from uldm_core.run_folder.record import StageKey, StageRecord
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.spec.building import ComponentStore
@@ -78,7 +77,7 @@ def stage_keys(
         counted = {**content, "nouns": {name: options["nouns"][name] for name in others}}
         adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
         keys[name] = StageKey(
-            _digest(json.dumps(counted, sort_keys=True).encode()),
+            digest_of(json.dumps(counted, sort_keys=True).encode()),
             steps_of(stage),
             {**content, "code": code_behind(stage, resolved)},
             adjustable,
@@ -190,8 +189,4 @@ def _source_digest(component: Component) -> str:
         file = inspect.getsourcefile(target)
     except (TypeError, OSError):  # a class made at run time, typed into a session, or built in
         file = None
-    return _digest(Path(file).read_bytes()) if file and Path(file).is_file() else target.__qualname__
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return digest_of(Path(file).read_bytes()) if file and Path(file).is_file() else target.__qualname__

@@ -43,9 +43,8 @@ def log(run: Path, follow: bool, as_json: bool) -> None:
 
 def _events(run: Path, path: Path, follow: bool) -> Iterator[Event]:
     """Yield the events of a log; those to come as well, until the run has ended or nobody writes any more."""
-    from uldm_core.run_folder.events import read_events
+    from uldm_core.run_folder.events import BEGINS, ENDS, read_events
     from uldm_core.run_folder.lock import is_locked
-    from uldm_plugins.report.history import ENDS
 
     end, ended = 0, False
     while True:
@@ -54,7 +53,7 @@ def _events(run: Path, path: Path, follow: bool) -> Iterator[Event]:
         if damaged:
             click.echo(f"warning: {path}: {damaged} lines are damaged, and left out", err=True)
         for event in events:
-            ended = event.name in ENDS or (ended and event.name not in ("started", "resumed"))
+            ended = event.name in ENDS or (ended and event.name not in BEGINS)
             yield event
         if not follow:
             if not end:

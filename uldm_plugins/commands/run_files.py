@@ -14,8 +14,8 @@ from uldm_core.errors import MistakeError
 from uldm_core.paths import LEFT_OVER, inside, listed, refused
 from uldm_core.recipe.document import Document
 from uldm_core.run_folder.checkpoint import read_state
+from uldm_core.run_folder.events import BEGINS, ENDS, read_events
 from uldm_core.run_folder.events import FILE as EVENTS
-from uldm_core.run_folder.events import read_events
 from uldm_core.run_folder.files import digest, read_record, require
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.pretrained import started_from
@@ -24,7 +24,6 @@ from uldm_core.run_folder.stage_folder import StageFolder
 
 T = TypeVar("T")
 WHOLE, DAMAGED, UNCHECKED, LEFT_BEHIND = "whole", "damaged", "unchecked", "left behind"
-_BEGINS, _ENDS = ("started", "resumed"), ("done", "stopped", "failed")
 
 
 @frozen
@@ -122,7 +121,7 @@ class _Check:
         for path in self.listed(self.folder.path / "evaluations"):
             if path.suffix == ".json":
                 self.read(path, partial(_record, path))
-        if (self.folder.path / EVENTS).exists() or not self.folder.is_of_format_1():
+        if (self.folder.path / EVENTS).exists() or not of_format_1:
             self.read(self.folder.path / EVENTS, self.event_log)
         for path in self.listed(self.folder.path / "pretrained"):
             known = started_from(path.stem, self.folder)
@@ -142,8 +141,8 @@ class _Check:
             state = read_record(self.folder.file("run.json"), lambda found: str(found["state"]))
         except MistakeError:
             return
-        last = [event.name for event in events if event.name in (*_BEGINS, *_ENDS)][-1:]
-        if last != [state] if state in _ENDS else not events:
+        last = [event.name for event in events if event.name in (*BEGINS, *ENDS)][-1:]
+        if last != [state] if state in ENDS else not events:
             raise refused(path, f"it has been cut short: the run is {state}, and it does not say so")
 
     def stage(self, stage: StageFolder) -> None:

@@ -8,7 +8,6 @@ from attrs import frozen
 
 from uldm_core.run_folder.events import Event
 
-ENDS = ("done", "stopped", "failed")
 LONG = ("environment", "stage", "pid", "host")
 """What belongs to an event and is of no interest at a glance."""
 PROSE = ("text", "error", "reason", "what")
