@@ -90,9 +90,13 @@ def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
 
 
 def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
-    """Return predictions for latents."""
-    latents = inputs.latents(batch)
-    return expect_shape("predictions", denoiser(latents, torch.zeros(batch)), latents.shape)
+    """Return predictions for latents, of a class where the recipe has a condition."""
+    latents, times = inputs.latents(batch), torch.zeros(batch)
+    if "condition" in inputs.tried.components:
+        predictions = denoiser(latents, times, torch.zeros(batch, dtype=torch.int64))
+    else:  # which not every denoiser takes
+        predictions = denoiser(latents, times)
+    return expect_shape("predictions", predictions, latents.shape)
 
 
 def discriminate(inputs: Inputs, discriminator: Discriminator, batch: int) -> Tensor:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from uldm_core.protocols import Autoencoder, Context, Dataset, LatentScaling, Quantized
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
 from uldm_plugins.stages.training import read_images
+
+
+@frozen
+class Repeatable:
+    """Batches that can be read several times.
+
+    Args:
+        make: gives them anew.
+    """
+
+    make: Callable[[], Iterable[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.make())
 
 
 def index_batches(dataset: Dataset) -> Sequence[Tensor]:
