@@ -1,0 +1,35 @@
+"""The images of a training set that a denoiser is not trained on, for choices after its training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from uldm_core import RunError
+
+HELD_OUT = "held_out.npz"
+"""The artifact with their ``indices``, int64 [N]; N may be 0."""
+
+
+def divided(count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Divide the indices of ``count`` images into those that are trained and those that are held out.
+
+    Args:
+        count: how many images there are.
+        share: of them that is held out, at most a half, evenly spread: every 20th, beginning with the first, for 0.05.
+
+    Returns:
+        two int64 tensors, both rising.
+
+    Raises:
+        RunError: some shall be held out, and of so few images that is none.
+    """
+    wanted = round(share * count)
+    held = torch.arange(wanted) * count // max(wanted, 1)
+    trained = torch.ones(count, dtype=torch.bool).index_fill(0, held, False).nonzero()[:, 0]
+    if share and not wanted:
+        raise RunError(
+            f"held_out = {share:g} holds out {wanted} of {count} images",
+            hint="take another share, or 0 to train on all of them",
+        )
+    return trained, held
