@@ -16,7 +16,7 @@ def divided(count: int, share: float) -> tuple[Tensor, Tensor]:
 
     Args:
         count: how many images there are.
-        share: of them that is held out, at most a half, evenly spread: every 20th, beginning with the first, for 0.05.
+        share: of them that is held out, at most a half; evenly spread: 0.05 is every 20th, from the first on.
 
     Returns:
         two int64 tensors, both rising.
