@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from uldm_core import RunError
 
@@ -11,12 +11,13 @@ HELD_OUT = "held_out.npz"
 """The artifact with their ``indices``, int64 [N]; N may be 0."""
 
 
-def divided(count: int, share: float) -> tuple[Tensor, Tensor]:
+def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
     """Divide the indices of ``count`` images into those that are trained and those that are held out.
 
     Args:
         count: how many images there are.
-        share: of them that is held out, at most a half; evenly spread: 0.05 is every 20th, from the first on.
+        share: of them that is held out, at most a half.
+        generator: chooses them. Not every n-th image: files are often in an order of some period.
 
     Returns:
         two int64 tensors, both rising.
@@ -25,7 +26,7 @@ def divided(count: int, share: float) -> tuple[Tensor, Tensor]:
         RunError: some shall be held out, and of so few images that is none.
     """
     wanted = round(share * count)
-    held = torch.arange(wanted) * count // max(wanted, 1)
+    held = torch.randperm(count, generator=generator)[:wanted].sort().values
     trained = torch.ones(count, dtype=torch.bool).index_fill(0, held, False).nonzero()[:, 0]
     if share and not wanted:
         raise RunError(

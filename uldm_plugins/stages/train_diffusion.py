@@ -75,7 +75,7 @@ class TrainDiffusion:
         steps: optimizer steps.
         batch_size: latents a step.
         cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
-        held_out: the share of the images, evenly spread over their indices, that the denoiser is not trained
+        held_out: the share of the images, drawn by the seed, that the denoiser is not trained
             on: for choices after the training. Scaling and condition are fitted to them as well.
         drop: the share of images whose class it is not told, so that it also learns to do without.
         optimizer: of the denoiser.
@@ -166,7 +166,8 @@ class TrainDiffusion:
 
     def prepare(self, context: Context) -> None:
         """Fit the scaling and the condition, encode the dataset, make optimizer and averages."""
-        self.trained, self.kept_back = divided(len(self.dataset), self.held_out)
+        generator = context.generator("held out")
+        self.trained, self.kept_back = divided(len(self.dataset), self.held_out, generator)
         self.autoencoder.eval()
         self.denoiser.train()
         self.latents = NormalizedLatents(self.dataset, self.autoencoder, self.latent_scaling, context)

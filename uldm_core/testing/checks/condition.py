@@ -115,9 +115,7 @@ def class_of_each_image(case: Case) -> None:
     expect(dtype == "int64", f"the classes are {dtype}: no embedding takes them")
     expect(classes.shape == (len(given),), f"of {len(given)} images it gives {list(classes.shape)} classes")
     low, high = int(classes.min()), int(classes.max())
-    expect(
-        0 <= low and high < condition.classes, f"classes are from {low} to {high}, of {condition.classes}"
-    )
+    expect(0 <= low and high < condition.classes, f"classes are from {low} to {high}, of {condition.classes}")
 
 
 @contract.check
@@ -163,7 +161,9 @@ def any_batches(case: Case) -> None:
             count = len(_classes(condition, cut))
         except IndexError:
             count = 0
-        expect(count == len(given), f"in batches of {' and '.join(map(str, cuts))} not every image has a class")
+        expect(
+            count == len(given), f"in batches of {' and '.join(map(str, cuts))} not every image has a class"
+        )
 
 
 @contract.check
@@ -242,7 +242,8 @@ def inputs_left_alone(case: Case) -> None:
     _draw(condition, 5).fill_(0)
     given.labels.fill_(0)
     expect(
-        torch.equal(_classes(condition, given), wanted), "writing into what it gave or got changes its classes"
+        torch.equal(_classes(condition, given), wanted),
+        "writing into what it gave or got changes its classes",
     )
 
 
