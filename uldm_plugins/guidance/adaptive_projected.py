@@ -8,7 +8,6 @@ import torch
 from annotated_types import Ge
 from annotated_types import Interval as Range
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from uldm_core.protocols import Denoise, Models, NoiseScheduler
 from uldm_plugins.guidance.classifier_free import ByCondition, untold_and_told
@@ -80,8 +79,11 @@ class AdaptiveProjected(ByCondition):
     def _projected(self, difference: Tensor, data: Tensor) -> Tensor:
         """Return the difference, bounded, with ``eta`` of its part along the data."""
         if self.norm_threshold:
-            norm = torch.linalg.vector_norm(difference, dim=PLACES, keepdim=True)
-            difference = difference * (self.norm_threshold / norm).clamp(max=1)
-        along = normalize(data, dim=PLACES)
+            difference = difference * (self.norm_threshold / _norm(difference)).clamp(max=1)
+        along = data / _norm(data).clamp(min=1e-12)
         parallel = (difference * along).sum(PLACES, keepdim=True) * along
         return difference - (1 - self.eta) * parallel
+
+
+def _norm(latents: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(latents, dim=PLACES, keepdim=True)
