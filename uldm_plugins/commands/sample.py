@@ -75,6 +75,7 @@ def sample(
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
+    What a stage `tune` of the run chose is used, unless options say otherwise.
     KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` lists them.
     Give one of --out, --trajectory and --interpolate.
     """
@@ -89,7 +90,10 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
+    choice = stage.take_tuned(trained.artifacts)
     table = _sampler(trained, name, sampler)
+    if choice and choice.steps and not sampler:
+        table["steps"] = choice.steps
     declared = registry.describe("sampler", table["use"]).options
     written = parse_options(options, declared) | ({"steps": steps} if steps else {})
     resolved = validate(

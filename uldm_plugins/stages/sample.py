@@ -33,6 +33,7 @@ from uldm_plugins.shared.images import images_at_a_time, in_batches, save_grid
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, with_weights
 from uldm_plugins.stages.latents import decode, unless_stopped
 from uldm_plugins.stages.path import RecordedSampler, slerp
+from uldm_plugins.stages.tuned import TUNED, Choice, read_tuned
 
 GRID = 100
 PATHS = 10
@@ -47,6 +48,9 @@ class Sample:
     grid as ``samples.png``; and how the first images come about as ``path.npz``: ``frames``, uint8
     [F, N, H, W, C], what is decoded from the noisy latents on the way, at ``times``, float32 [F], falling
     from 1 (noise) to 0.
+
+    After a stage ``tune``, it draws as that chose: guidance's weight and interval, the sampler's steps and the
+    average of the denoiser's weights.
 
     Args:
         dataset: has images of the size to draw.
@@ -65,7 +69,7 @@ class Sample:
     trains: Sequence[str] = ()
     makes = ("samples.npz",)
     needs: Sequence[str] = ()
-    optional_needs = (AVERAGES,)
+    optional_needs = (AVERAGES, TUNED)
     reads: Sequence[str] = ()
 
     def __init__(
@@ -101,6 +105,9 @@ class Sample:
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
+        choice = self.take_tuned(context.products)
+        if choice:
+            context.message(f"[{context.name}] as tuned: {choice}")
         recorded = RecordedSampler(self.sampler, PATHS, FRAMES)
         images = self.draw(context, self.count, recorded)
         save_images(context.artifact("samples.npz"), images, self.drawn_classes(context, self.count))
@@ -108,7 +115,26 @@ class Sample:
         context.publish("samples.png")
         times, frames = self.frames(recorded, context)
         save_arrays(context.artifact("path.npz"), frames=channels_last(frames), times=times)
-        return {"count": float(len(images))}
+        return {"count": float(len(images)), **(choice.numbers if choice else {})}
+
+    def take_tuned(self, products: Mapping[str, Path]) -> Choice | None:
+        """Draw from now on as an earlier stage ``tune`` chose, if there was one; return what it chose.
+
+        Raises:
+            MistakeError: its file is damaged.
+            RunError: it chose for another guidance or sampler.
+        """
+        if TUNED not in products:
+            return None
+        choice = read_tuned(products[TUNED])
+        self.take(choice, products)
+        return choice
+
+    def take(self, choice: Choice, products: Mapping[str, Path]) -> None:
+        """Draw from now on in another way; the components that the stage was given stay as they are."""
+        self.guidance = choice.guided(self.guidance)
+        self.sampler = choice.sampled(self.sampler)
+        self.denoiser = choice.averaged(self.denoiser, products)
 
     def draw(self, context: Context, count: int, sampler: Sampler | None = None) -> Tensor:
         """Return so many images, uint8 [count, C, H, W]; they follow from the context's seed.
