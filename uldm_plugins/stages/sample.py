@@ -49,8 +49,8 @@ class Sample:
     [F, N, H, W, C], what is decoded from the noisy latents on the way, at ``times``, float32 [F], falling
     from 1 (noise) to 0.
 
-    After a stage ``tune``, it draws as that chose: guidance's weight and interval, the sampler's steps and the
-    average of the denoiser's weights.
+    After a stage ``tune``, it draws as that chose: with its weight and interval of the guidance, average of
+    the denoiser's weights, and steps of the sampler.
 
     Args:
         dataset: has images of the size to draw.

@@ -42,7 +42,7 @@ from uldm_plugins.stages.training import read_images
 from uldm_plugins.stages.tuned import TRAINED, TUNED, Choice, kept_averages, write_tuned
 
 HELD_OUT = "held_out.npz"
-TRIALS = "trials.json"
+CANDIDATES = "candidates.json"
 """The artifact of everything that was tried."""
 ORDER = ("weight", "interval", "average", "steps")
 WEIGHTS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -51,7 +51,7 @@ MOST_REAL = 10_000
 
 
 @frozen
-class Trial:
+class Candidate:
     """Samples that were drawn in one way, and measured.
 
     Args:
@@ -77,16 +77,16 @@ class Trial:
 class Tune:
     """Chooses how the stages ``sample`` behind it draw: by a metric against held-out training images.
 
-    It tries the recipe's own way first, then candidates for the guidance's weight, its interval, the average of
-    the denoiser's weights and the sampler's steps, in this order, each with the best found so far of the
+    It tries the recipe's own way first, then candidates for the guidance's weight, its interval, the average
+    of the denoiser's weights and the sampler's steps, in this order, each with the best found so far of the
     others. All draw from the same noise, and the same classes. Images of the test split are never read: what
     the samples score on them later is not what they were chosen by.
 
-    It compares with the images that ``train_diffusion`` did not train the denoiser on, its option ``held_out``;
-    where there are none, with images that it was trained on, which hides copying.
+    It compares with the images that ``train_diffusion`` did not train the denoiser on, see its option
+    ``held_out``; where there are none, with images that it was trained on, and then copies score well.
 
-    Makes ``tuned.json``, the choice, and ``trials.json``, everything that was tried. Interrupted, it begins
-    anew.
+    Makes ``tuned.json``, the choice, and ``candidates.json``, everything that was tried. After an interrupt
+    it begins anew.
 
     Args:
         dataset: the images; only the training split is read.
@@ -164,19 +164,19 @@ class Tune:
     def run(self, context: Context) -> Mapping[str, float]:
         """Try the candidates, and write which is best."""
         self._until = time.monotonic() + 60 * self.minutes
-        candidates = self.candidates(context.products)
-        planned = 1 + sum(map(len, candidates.values()))
-        self._announce(candidates, planned, context)
+        values = self.values(context.products)
+        planned = 1 + sum(map(len, values.values()))
+        self._announce(values, planned, context)
         against = self._show_real(context)
-        trials, best = self._search(candidates, context)
-        if len(trials) < planned and self._time_is_up:
-            context.message(f"[{context.name}] time is up: the best of {len(trials)} candidates is taken")
+        candidates, best = self._search(values, context)
+        if len(candidates) < planned and self._time_is_up:
+            context.message(f"[{context.name}] time is up: the best of {len(candidates)} candidates is taken")
         context.message(f"[{context.name}] chosen: {best.choice}")
         write_tuned(context.artifact(TUNED), best.choice, metric=dict(best.numbers))
-        self._write_trials(trials, best, planned, against, context)
-        return {**best.choice.numbers, **best.numbers, "tried": float(len(trials))}
+        self._write_candidates(candidates, best, planned, against, context)
+        return {**best.choice.numbers, **best.numbers, "tried": float(len(candidates))}
 
-    def candidates(self, products: Mapping[str, Path]) -> dict[str, list[Any]]:
+    def values(self, products: Mapping[str, Path]) -> dict[str, list[Any]]:
         """Return what is tried of each option beside what the recipe has.
 
         Raises:
@@ -196,17 +196,17 @@ class Tune:
             for option, values in found.items()
         }
 
-    def _announce(self, candidates: Mapping[str, Sequence[Any]], planned: int, context: Context) -> None:
+    def _announce(self, values: Mapping[str, Sequence[Any]], planned: int, context: Context) -> None:
         """Say beforehand what it is going to cost."""
         own = Choice.of(self.guidance, self.sampler)
-        weights = [*candidates["weight"], own.weight]
+        weights = [*values["weight"], own.weight]
         dearest = evolve(own, weight=max(weights, key=lambda weight: self.calls(evolve(own, weight=weight))))
-        options = {**candidates, "weight": [weight for weight in weights if weight is not None]}
+        options = {**values, "weight": [weight for weight in weights if weight is not None]}
         tried = [evolve(dearest, **{name: value}) for name, values in options.items() for value in values]
         calls = sum(map(self.calls, tried or [own]))
         context.message(
             f"[{context.name}] {planned} candidates at most, {self.count:,} images each: "
-            f"{calls * self.count:,.0f} calls of the denoiser, an image each"
+            f"up to {calls * self.count:,} calls of the denoiser, of one image"
         )
 
     def calls(self, choice: Choice) -> int:
@@ -241,25 +241,27 @@ class Tune:
             self.metric.update(read_images(self.dataset, batch), real=True)
         return f"{len(most):,} training images {what}"
 
-    def _search(self, candidates: Mapping[str, Sequence[Any]], context: Context) -> tuple[list[Trial], Trial]:
+    def _search(
+        self, values: Mapping[str, Sequence[Any]], context: Context
+    ) -> tuple[list[Candidate], Candidate]:
         """Try each option's candidates in turn with the best of the others; return all, and the best."""
         best = self._try("", Choice.of(self.guidance, self.sampler), context)
-        trials = [best]
+        candidates = [best]
         for option in ORDER:
             tried = [best]
-            for value in candidates[option]:
+            for value in values[option]:
                 if self._time_is_up or (option == "interval" and best.choice.weight == 1):
                     break
                 tried.append(self._try(option, evolve(best.choice, **{option: value}), context))
-            trials += tried[1:]
+            candidates += tried[1:]
             best = self._best(option, tried)
-        return trials, best
+        return candidates, best
 
     @property
     def _time_is_up(self) -> bool:
         return bool(self.minutes) and time.monotonic() > self._until
 
-    def _try(self, option: str, choice: Choice, context: Context) -> Trial:
+    def _try(self, option: str, choice: Choice, context: Context) -> Candidate:
         """Draw in one way, and measure."""
         started = time.monotonic()
         sample = Sample(self.dataset, *self._parts, self.guidance, self.sampler, self.count, self._batch_size)
@@ -267,30 +269,32 @@ class Tune:
         images = sample.draw(context, self.count)
         with context.interruptible():
             numbers = measure([self.metric], in_batches(images))
-        trial = Trial(option, choice, self.calls(choice), numbers, time.monotonic() - started)
+        candidate = Candidate(option, choice, self.calls(choice), numbers, time.monotonic() - started)
         name = next(iter(numbers))
-        context.message(f"[{context.name}] {choice}: {name} {trial.score:.4g} ({trial.seconds:.1f} s)")
-        return trial
+        context.message(
+            f"[{context.name}] {choice}: {name} {candidate.score:.4g} ({candidate.seconds:.1f} s)"
+        )
+        return candidate
 
-    def _best(self, option: str, tried: Sequence[Trial]) -> Trial:
-        """Return the best trial; of steps, the fewest that are nearly as good."""
+    def _best(self, option: str, tried: Sequence[Candidate]) -> Candidate:
+        """Return the best candidate; of steps, the fewest that are nearly as good."""
         sign = -1 if self._higher_is_better(tried[0]) else 1
-        best = min(tried, key=lambda trial: sign * trial.score)
+        best = min(tried, key=lambda candidate: sign * candidate.score)
         if option != "steps":
             return best
         bound = sign * best.score + abs(best.score) * (self.worse - 1)
         return min(
-            (trial for trial in tried if sign * trial.score <= bound),
-            key=lambda trial: trial.choice.steps or 0,
+            (candidate for candidate in tried if sign * candidate.score <= bound),
+            key=lambda candidate: candidate.choice.steps or 0,
         )
 
-    def _higher_is_better(self, trial: Trial) -> bool:
+    def _higher_is_better(self, candidate: Candidate) -> bool:
         """Return the direction of the number that decides.
 
         Raises:
             RunError: it has none.
         """
-        name = next(iter(trial.numbers))
+        name = next(iter(candidate.numbers))
         higher = self.metric.higher_is_better if isinstance(self.metric, HasDirection) else False
         if isinstance(higher, Mapping):
             if name not in higher:
@@ -300,11 +304,11 @@ class Tune:
             return higher[name]
         return higher
 
-    def _write_trials(
-        self, trials: Sequence[Trial], best: Trial, planned: int, against: str, context: Context
+    def _write_candidates(
+        self, candidates: Sequence[Candidate], best: Candidate, planned: int, against: str, context: Context
     ) -> None:
         write_json(
-            context.artifact(TRIALS),
+            context.artifact(CANDIDATES),
             {
                 "metric": next(iter(best.numbers)),
                 "higher_is_better": self._higher_is_better(best),
@@ -312,18 +316,24 @@ class Tune:
                 "against": against,
                 "planned": planned,
                 "worse": self.worse,
-                "best": trials.index(best),
-                "trials": list(map(_written, trials)),
+                "best": candidates.index(best),
+                "candidates": list(map(_written, candidates)),
             },
         )
 
 
-def _written(trial: Trial) -> dict[str, Any]:
-    """Return a trial as JSON has it."""
-    choice = asdict(trial.choice)
+def _written(candidate: Candidate) -> dict[str, Any]:
+    """Return a candidate as JSON has it."""
+    choice = asdict(candidate.choice)
     of_choice = {name: choice[name] for name in ORDER}
-    numbers, seconds = dict(trial.numbers), round(trial.seconds, 2)
-    return {"option": trial.option, **of_choice, "calls": trial.calls, "numbers": numbers, "seconds": seconds}
+    numbers, seconds = dict(candidate.numbers), round(candidate.seconds, 2)
+    return {
+        "option": candidate.option,
+        **of_choice,
+        "calls": candidate.calls,
+        "numbers": numbers,
+        "seconds": seconds,
+    }
 
 
 def _hashable(value: Any) -> Any:

@@ -8,9 +8,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cattrs
-from attrs import asdict, field, frozen
-from attrs.validators import and_, ge, lt, optional
+from attrs import asdict, field, fields, frozen
+from attrs.validators import and_, ge, instance_of, lt, optional
 from torch import Tensor
 
 from uldm_core.errors import RunError, listing
@@ -25,9 +24,17 @@ TRAINED = "trained"
 """The name of the weights that the training left in the denoiser, whatever average they are."""
 
 
-def _rising(self: object, attribute: object, value: tuple[float, float] | None) -> None:
-    if value is not None and not 0 <= value[0] <= value[1] < inf:
-        raise ValueError(f"interval {list(value)} does not rise from 0 or more")
+def _rising(self: object, attribute: object, value: Any) -> None:
+    if value is None:
+        return
+    numbers = isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, (int, float)) for n in value)
+    if not numbers or not 0 <= value[0] <= value[1] < inf:
+        raise ValueError(f"'interval' must be two numbers from 0 up, the second not below: {value}")
+
+
+def _tuple_of(value: Any) -> tuple[float, float] | None:
+    found: tuple[float, float] | None = tuple(value) if isinstance(value, list) else value  # type: ignore[assignment]
+    return found
 
 
 @frozen
@@ -45,10 +52,12 @@ class Choice:
 
     guidance: str = ""
     sampler: str = ""
-    weight: float | None = field(default=None, validator=optional(and_(ge(0), lt(inf))))
-    interval: tuple[float, float] | None = field(default=None, validator=_rising)
-    average: str = TRAINED
-    steps: int | None = field(default=None, validator=optional(ge(1)))
+    weight: float | None = field(
+        default=None, validator=optional(and_(instance_of((int, float)), ge(0), lt(inf)))
+    )
+    interval: tuple[float, float] | None = field(default=None, converter=_tuple_of, validator=_rising)
+    average: str = field(default=TRAINED, validator=instance_of(str))
+    steps: int | None = field(default=None, validator=optional(and_(instance_of(int), ge(1))))
 
     @classmethod
     def of(cls, guidance: Guidance, sampler: Sampler) -> Choice:
@@ -158,9 +167,8 @@ def read_tuned(path: Path) -> Choice:
     return read_json(path, choice_from) or Choice()
 
 
-def choice_from(value: dict[str, Any]) -> Choice:
-    """Return a choice from JSON; raises ``ValueError`` for what is none."""
-    try:
-        return cattrs.structure(value, Choice)
-    except cattrs.BaseValidationError as error:
-        raise ValueError("; ".join(cattrs.transform_error(error, path="")[:3])) from error
+def choice_from(value: Any) -> Choice:
+    """Return a choice from JSON; raises ``ValueError`` or ``TypeError`` for what is none."""
+    if not isinstance(value, dict):
+        raise TypeError("it holds no choice")
+    return Choice(**{one.name: value[one.name] for one in fields(Choice) if one.name in value})
