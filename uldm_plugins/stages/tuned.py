@@ -33,7 +33,7 @@ def _rising(self: object, attribute: object, value: Any) -> None:
 
 
 def _tuple_of(value: Any) -> tuple[float, float] | None:
-    found: tuple[float, float] | None = tuple(value) if isinstance(value, list) else value  # type: ignore[assignment]
+    found: tuple[float, float] | None = tuple(value) if isinstance(value, list) else value
     return found
 
 
