@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from uldm_core import MistakeError, Partial, RunError, registry, run_stage
+from uldm_core.engine.randomness import batch_indices
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.testing.doubles import TinyDataset, components
+from uldm_core.testing.doubles import RecordingDataset, TinyDataset, components
+from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.ema import EMA, warmed
+from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
 from uldm_plugins.stages.training import OptimizerStep
@@ -171,3 +174,30 @@ def test_images_survive_their_file(tmp_path, channels):
     images = torch.randint(0, 256, (5, channels, 6, 7), dtype=torch.uint8)
     save_images(tmp_path / "x.npz", images)
     assert torch.equal(load_images(tmp_path / "x.npz"), images)
+
+
+def diffusion(**options):
+    """Return a training of a tiny denoiser, which encodes each batch anew."""
+    parts = {**components(), **options}
+    known = inspect.signature(registry.default().get("stage", "train_diffusion").load()).parameters
+    given = {name: part for name, part in parts.items() if name in known}
+    return registry.build("stage", "train_diffusion", **{"batch_size": 4, "cache_latents": False, **given})
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 8), (0.1, 3)])
+def test_images_that_are_held_out_are_never_trained(tmp_path, share, count):
+    dataset = RecordingDataset(count=32)
+    trainer = diffusion(dataset=dataset, held_out=share, steps=20, previews=0)
+    run_stage(trainer, tmp_path, name="s", options=RunOptions(device="cpu"))
+    asked = dataset.asked[32:]  # after those that the scaling is fitted to
+    indices = read_arrays(RunFolder(tmp_path).stage("s").artifact(HELD_OUT))["indices"]
+    assert indices.dtype == "int64" and indices.shape == (count,)
+    assert set(asked) == set(range(32)) - set(indices.tolist())
+    if not count:
+        assert asked == [int(i) for step in range(20) for i in batch_indices(32, 4, 0, "s", step)]
+
+
+@pytest.mark.parametrize(("count", "share"), [(4, 0.1), (1, 0.5), (1, 0.4)])
+def test_a_share_that_holds_out_nothing_or_all_is_refused(count, share):
+    with pytest.raises(RunError, match=f"held_out = {share} holds out 0 of {count} images"):
+        divided(count, share, torch.Generator())

@@ -29,9 +29,11 @@ from uldm_core.protocols import (
     TimestepWeighting,
 )
 from uldm_core.run_folder.files import write_tensors
+from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.ema import EMA, Snapshot, averaging
 from uldm_plugins.shared.images import in_batches, to_float
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, with_weights
+from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.latents import (
     Repeatable,
     encode,
@@ -50,7 +52,8 @@ class TrainDiffusion:
     The loss is the mean of weight(t) (prediction - target)^2. Latents are brought to unit variance first,
     measured over a full pass over the dataset. With a condition the denoiser is told the class of each image.
 
-    Makes ``averages.safetensors``, with an early average of the weights for guidance by a weaker denoiser.
+    Makes ``averages.safetensors``, with an early average of the weights for guidance by a weaker denoiser,
+    and ``held_out.npz`` with ``indices``, int64 [N], of the images that the denoiser was not trained on.
 
     Source: Ho et al. 2020 (arXiv 2006.11239); Rombach et al. 2022 (arXiv 2112.10752).
 
@@ -66,6 +69,8 @@ class TrainDiffusion:
         steps: optimizer steps.
         batch_size: latents a step.
         cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
+        held_out: the share of the images, drawn by the seed, that the denoiser is not trained
+            on: for choices after the training. Scaling and condition are fitted to them as well.
         drop: the share of images whose class it is not told, so that it also learns to do without.
         optimizer: of the denoiser.
         lr_schedule: of its learning rate.
@@ -84,7 +89,7 @@ class TrainDiffusion:
     """
 
     trains = ("denoiser", "latent_scaling", "condition")
-    makes = (AVERAGES,)
+    makes = (AVERAGES, HELD_OUT)
     needs: Sequence[str] = ()
     reads = ("train",)
     preview_options: Sequence[str] = ("previews", "preview_sampler", "guidance")
@@ -103,6 +108,7 @@ class TrainDiffusion:
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 128,
         cache_latents: bool = True,
+        held_out: Annotated[float, Interval(ge=0, le=0.5)] = 0.0,
         drop: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
         optimizer: Partial[Optimizer] = use("adamw", lr=1e-3),
         lr_schedule: Partial[LRSchedule] = use("linear", warmup=100),
@@ -127,6 +133,7 @@ class TrainDiffusion:
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
+        self.held_out = held_out
         self.drop = drop
         self.weaker_step = max(1, round(weaker * steps)) if weaker else 0
         self.previews = previews
@@ -137,6 +144,9 @@ class TrainDiffusion:
 
     def prepare(self, context: Context) -> None:
         """Fit the scaling and the condition, encode the dataset, make optimizer and averages."""
+        self.trained, self.kept_back = divided(
+            len(self.dataset), self.held_out, context.generator("held out")
+        )
         self.autoencoder.eval()
         self.denoiser.train()
         self.latents = encode_all(self.dataset, self.autoencoder, context) if self.cache_latents else None
@@ -150,7 +160,7 @@ class TrainDiffusion:
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
-        indices = context.batch(len(self.dataset), self.batch_size, step)
+        indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
         latents = self._normalized(indices, context)
         generator = context.generator(step)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -198,13 +208,14 @@ class TrainDiffusion:
         }
 
     def finish(self, context: Context) -> Mapping[str, float]:
-        """Leave the averaged weights in the denoiser, and write the early ones."""
+        """Leave the averaged weights in the denoiser; write the early ones, and what was held out."""
         self.ema.apply()
         early = self.early.parameters
         write_tensors(
             context.artifact(AVERAGES),
             {f"{WEAKER}.{number}": tensor.cpu() for number, tensor in enumerate(early)},
         )
+        save_arrays(context.artifact(HELD_OUT), indices=self.kept_back)
         self._rest()
         return {}
 
