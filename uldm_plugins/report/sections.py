@@ -309,7 +309,9 @@ def _nearest(run: RunFiles) -> Section | None:
         }
         for index in range(min(count, len(samples)))
     ]
-    shows = {"rows": rows, "side": shown_at(samples.shape[1])}
+    measured = run.record("metrics.json", Measured) or Measured()
+    shares = [measured.results.get(name, {}).get("copies") for name in ("samples", "floor")]
+    shows = {"rows": rows, "side": shown_at(samples.shape[1]), "copies": shares}
     return Section("nearest", "Nearest training images", shows, "Nearest")
 
 

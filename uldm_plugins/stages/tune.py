@@ -36,12 +36,12 @@ from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.evaluate import measure
 from uldm_plugins.stages.guided import AVERAGES
+from uldm_plugins.stages.held_out import HELD_OUT
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.sample import Sample
 from uldm_plugins.stages.training import read_images
 from uldm_plugins.stages.tuned import TRAINED, TUNED, Choice, kept_averages, write_tuned
 
-HELD_OUT = "held_out.npz"
 CANDIDATES = "candidates.json"
 """The artifact of everything that was tried."""
 ORDER = ("weight", "interval", "average", "steps")
