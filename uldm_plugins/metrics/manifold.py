@@ -83,7 +83,7 @@ class DensityCoverage(FeatureSets):
 
 
 class NearestNeighbour(VectorSets):
-    """How near each fake image comes to the nearest training image, and how many come nearer than unseen ones.
+    """How near fake images come to the nearest training image, and how many come nearer than unseen ones do.
 
     Real images are taken from the training split. ``copies`` is the share of fake images as near to
     a training image as the nearest hundredth of the test images is, so that 0.01 is what new images score:

@@ -73,6 +73,7 @@ STAGES = {
     "train_autoencoder": "learns to shrink images to latents and back",
     "train_diffusion": "learns to make latents out of noise",
     "train_classifier": "learns to classify images",
+    "tune": "chooses how samples are drawn",
     "sample": "draws new images",
     "evaluate": "measures what came of it",
 }
