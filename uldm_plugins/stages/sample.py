@@ -173,10 +173,7 @@ class Sample:
     def drawn_classes(self, context: Context, count: int) -> Tensor | None:
         """Return the classes of the images that ``draw`` returns, int64 [count]; None without a condition.
 
-        They are drawn from the condition, unless ``classes`` names some: then these take turns.
-
-        Raises:
-            ValueError: one of ``classes`` is none of the condition's.
+        They are drawn from the condition, unless ``classes`` names some of it: then these take turns.
         """
         if self.condition is None:
             return None
