@@ -1,38 +1,29 @@
 """What each part of a recipe is worth: recipes/mnist_latent.toml with one thing changed after the other.
 
 Run ``python benchmarks/ablations.py --seeds 3 --write`` to train and measure every row and to write the table
-into docs/ablations.md; with the names of rows if not all are wanted, ``--list`` to see these. Rows of one seed
-share a run's folder, so each trains only what no row before it has trained: the autoencoder once, and nothing
+into docs/ablations.md; with the names of rows if not all are wanted, ``--list`` to see these. Rows of one
+seed share a run's folder, so each trains only what no row before it has trained: the autoencoder once, and nothing
 for another guidance or sampler. Stopped, it resumes; run again, it only measures. ``--quick`` does all of it
 with few steps, to see that it works: its numbers mean nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import tomllib
 import torch
 from attrs import define, frozen
 
-from uldm_core import check, registry
-from uldm_core.engine.device import choose_device
-from uldm_core.engine.environment import environment_of
-from uldm_core.engine.opened_run import TrainedRun
-from uldm_core.engine.run import run
+from uldm_core import registry
 from uldm_core.recipe import Recipe
-from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluate import measure
 from uldm_plugins.stages.latents import image_batches
-from uldm_plugins.stages.sample import load_images
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "mnist_latent.toml"
