@@ -85,6 +85,12 @@ _COMPONENTS = (
         "away from the denoiser that is not told its condition",
     ),
     ("guidance", "auto", "guidance.auto:Auto", "away from a weaker denoiser"),
+    (
+        "guidance",
+        "adaptive_projected",
+        "guidance.adaptive_projected:AdaptiveProjected",
+        "as classifier_free, for larger weights",
+    ),
     ("denoiser", "mlp", "denoisers.mlp:MLP", "residual MLP over all positions, quick on a CPU"),
     ("denoiser", "unet", "denoisers.unet:UNet", "U-Net, configured level by level"),
     ("denoiser", "unet_2d", "denoisers.unet_2d:UNet2D", "U-Net in diffusers' layout, loads its weights"),
@@ -123,6 +129,7 @@ _COMPONENTS = (
     ("stage", "train_autoencoder", "stages.train_autoencoder:TrainAutoencoder", "trains an autoencoder"),
     ("stage", "train_diffusion", "stages.train_diffusion:TrainDiffusion", "trains a denoiser on latents"),
     ("stage", "train_classifier", "stages.train_classifier:TrainClassifier", "trains a classifier backbone"),
+    ("stage", "tune", "stages.tune:Tune", "chooses how samples are drawn"),
     ("stage", "sample", "stages.sample:Sample", "draws new images"),
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
     ("tracker", "jsonl", "trackers.jsonl:Jsonl", "the run's own log: lines of JSON, images as PNG"),
@@ -149,6 +156,7 @@ _EXAMPLES: dict[
     "metric/density_coverage": {"backbone": "mnist_judge"},
     "metric/lpips": {"backbone": "dummy", "heads": "even"},
     "stage/train_autoencoder": {"adversarial": "hinge"},
+    "stage/tune": {"sampler_steps": [2, 5]},
     "tracker/wandb": {"mode": "offline"},
     "stage/train_classifier": {"backbone": {"use": "mnist_classifier", "weights": "random"}},
 }

@@ -52,6 +52,14 @@ METRICS = {
     "recall": MetricLabel("higher", "share of real images that the samples come near: variety"),
     "density": MetricLabel("higher", "like precision, less moved by outliers"),
     "coverage": MetricLabel("higher", "like recall, less moved by outliers"),
+    "nearest_neighbour": MetricLabel(
+        "", "mean distance to the nearest training image; far below the floor is copying"
+    ),
+    "nearest_neighbour_min": MetricLabel("", "the smallest of these distances"),
+    "copies": MetricLabel(
+        "",
+        "share of images as near to a training image as 1% of the test images are; far above 0.01 is copying",
+    ),
     "psnr": MetricLabel("higher", "nearness of reconstructions to their images, in decibels"),
     "ssim": MetricLabel("higher", "likeness of reconstructions in structure; 1 is the same image"),
     "lpips": MetricLabel("lower", "how different reconstructions look to a network; 0 is the same image"),
@@ -67,6 +75,7 @@ STAGES = {
     "train_autoencoder": "learns to shrink images to latents and back",
     "train_diffusion": "learns to make latents out of noise",
     "train_classifier": "learns to classify images",
+    "tune": "chooses how samples are drawn",
     "sample": "draws new images",
     "evaluate": "measures what came of it",
 }

@@ -32,7 +32,7 @@ from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.ema import EMA, Snapshot
 from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.averages import STDS, kept_averages, write_averages
-from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, with_weights
+from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
 from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.latents import (
     NormalizedLatents,
@@ -132,7 +132,7 @@ class TrainDiffusion:
         preview_sampler: Partial[Sampler] = use("euler", steps=10),
         guidance: Guidance = use("none"),
     ) -> None:
-        if isinstance(guidance, HasWeaker) and guidance.weaker is None and not weaker:
+        if needs_average(guidance) and not weaker:
             raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
         if ema_stds and not ema:
             raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
@@ -191,9 +191,7 @@ class TrainDiffusion:
     def preview(self, step: int, context: Context) -> None:
         """Show ``samples``: the same noise each time, drawn with the averaged weights, and guided."""
         early = self.early.parameters
-        weaker = (
-            with_weights(self.denoiser, early) if early and isinstance(self.guidance, HasWeaker) else None
-        )
+        weaker = with_weights(self.denoiser, early) if early and needs_average(self.guidance) else None
         sketch = Sketch(
             self.autoencoder,
             GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker),
@@ -232,6 +230,9 @@ class TrainDiffusion:
         self.latent_scaling.load_state_dict(state["latent_scaling"])
         if self.condition:
             self.condition.load_state_dict(state["condition"])
+        early = state.get("early", {}).get("parameters")
+        if early and isinstance(self.guidance, HasWeaker) and needs_average(self.guidance):
+            self.guidance.weaker = with_weights(self.denoiser, early)
         self._rest()
 
     @property
