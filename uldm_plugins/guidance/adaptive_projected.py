@@ -10,7 +10,7 @@ from annotated_types import Interval as Range
 from torch import Tensor
 
 from uldm_core.protocols import Denoise, Models, NoiseScheduler
-from uldm_plugins.guidance.classifier_free import ByCondition, untold_and_told
+from uldm_plugins.guidance.classifier_free import ByCondition, without_and_with
 from uldm_plugins.guidance.interval import Interval, Weight
 
 PLACES = (1, 2, 3)
@@ -58,7 +58,7 @@ class AdaptiveProjected(ByCondition):
         Raises:
             ValueError: there is no condition.
         """
-        both = untold_and_told(models)
+        both = without_and_with(models)
         average: Tensor | None = None
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:
