@@ -78,6 +78,9 @@ depth = 1
 [stages.weak]
 use = "train_diffusion"
 denoiser = { ref = "small_denoiser" }
+optimizer = { use = "adamw", lr = 0.3 }
+lr_schedule = "constant"
+ema_decay = 0.0
 steps = 2
 batch_size = 4
 previews = 0
