@@ -319,11 +319,20 @@ class Sampler(Protocol):
     The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
     deviation at t = 1. One that cannot sample a process, or not in so many steps, raises ``ValueError``.
     Fresh noise comes from the generator, which is on the CPU.
+
+    Optional: ``HasSteps``.
     """
 
     def __call__(
         self, denoise: Denoise, noise_scheduler: NoiseScheduler, noise: Tensor, generator: Generator, /
     ) -> Tensor: ...
+
+
+@runtime_checkable
+class HasSteps(_Optional, Protocol):
+    """A sampler with a number of steps: a copy with another number takes that many."""
+
+    steps: int
 
 
 @runtime_checkable
@@ -437,9 +446,8 @@ class Metric(Protocol):
     after that as well. One that ``compares`` needs real images as well; one that does not is given none. What
     it cannot measure, of so few images or so small ones, raises ``ValueError``, in ``update`` or ``compute``.
 
-    Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasSmallestSize``; ``higher_is_better`` (of all
-    its numbers, or a dict of those that have a direction); ``smallest_count`` (the least number of
-    images of each side).
+    Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasDirection``, ``ComparesWithUnseen``,
+    ``HasSmallestSize``; ``smallest_count`` (the least number of images of each side).
     """
 
     compares: bool
@@ -465,6 +473,26 @@ class HasReference(_Optional, Protocol):
     """A metric that names the split its real images are taken from, where that is not ``test``."""
 
     reference: str
+
+
+@runtime_checkable
+class HasDirection(_Optional, Protocol):
+    """A metric that says whether higher is better: of all its numbers, or of those that have a direction.
+
+    Of one that does not, lower is better.
+    """
+
+    higher_is_better: bool | Mapping[str, bool]
+
+
+@runtime_checkable
+class ComparesWithUnseen(_Optional, Protocol):
+    """A metric that also compares with real images that no training has seen.
+
+    They come after the real ones and before any fake ones, if there are any.
+    """
+
+    def update_unseen(self, images: Tensor, /) -> None: ...
 
 
 @runtime_checkable

@@ -128,6 +128,7 @@ _COMPONENTS = (
     ("stage", "train_autoencoder", "stages.train_autoencoder:TrainAutoencoder", "trains an autoencoder"),
     ("stage", "train_diffusion", "stages.train_diffusion:TrainDiffusion", "trains a denoiser on latents"),
     ("stage", "train_classifier", "stages.train_classifier:TrainClassifier", "trains a classifier backbone"),
+    ("stage", "tune", "stages.tune:Tune", "chooses how samples are drawn"),
     ("stage", "sample", "stages.sample:Sample", "draws new images"),
     ("stage", "evaluate", "stages.evaluate:Evaluate", "measures samples and reconstructions"),
     ("tracker", "jsonl", "trackers.jsonl:Jsonl", "the run's own log: lines of JSON, images as PNG"),
@@ -154,6 +155,7 @@ _EXAMPLES: dict[
     "metric/density_coverage": {"backbone": "mnist_judge"},
     "metric/lpips": {"backbone": "dummy", "heads": "even"},
     "stage/train_autoencoder": {"adversarial": "hinge"},
+    "stage/tune": {"sampler_steps": [2, 5]},
     "tracker/wandb": {"mode": "offline"},
     "stage/train_classifier": {"backbone": {"use": "mnist_classifier", "weights": "random"}},
 }

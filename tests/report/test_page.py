@@ -25,6 +25,7 @@ from uldm_plugins.report.run_reader import read_run
 SECTIONS = (
     "samples",
     "metrics",
+    "tuning",
     "stages",
     "curves",
     "reconstructions",
@@ -264,6 +265,33 @@ def test_copies_of_training_images(run):
     arrays["distance"][:] = [0.0, 5, 6, 7]
     np.savez(path, **arrays)
     assert found(run)[0].startswith("bad: 12 of 12 samples")
+
+
+def test_a_share_of_samples_that_copy(run):
+    """In words beside the nearest images, and as what needs attention."""
+    run.everything()
+    for share, copies in ((0.012, False), (0.2, True)):
+        results = {"samples": {"copies": share}, "floor": {"copies": 0.0101}}
+        run.json("stages/scores/artifacts/metrics.json", {"results": results})
+        page = report_of(run.path, NOW)
+        assert f"<strong>{100 * share:.1f} %</strong> are as near to a training image" in page
+        assert "(1.0 %, counted)" in page
+        said = (
+            f"bad: {share:.1%} of the samples are as near to a training image as only 1% of the test images"
+        )
+        assert [one.startswith(said) for one in found(run)] == [True] * copies
+
+
+def test_what_was_tuned_is_a_table_and_curves(run):
+    """Curves by an option, of those that differ in it alone; the best is marked."""
+    page = report_of(run.everything(), NOW)
+    assert "the denoiser was not trained on" in page and "5 of at most 6 candidates were tried" in page
+    assert re.search(r'class="best">steps, chosen</th>', page) and page.count(", chosen</th>") == 1
+    charts = data(page)["charts"]
+    assert charts["tuning/weight"]["x"] == [1, 1.5, 2, 3]
+    assert charts["tuning/weight"]["series"][0]["line"] == [7.25, 4.4812, 4.7, 5.5]
+    assert charts["tuning/steps"]["x"] == [6, 10]
+    assert charts["tuning/steps"]["series"][0]["line"] == [4.5317, 4.4812]
 
 
 def test_classes_that_are_missing_and_numbers_of_few_samples(run):

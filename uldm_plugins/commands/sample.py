@@ -83,6 +83,7 @@ def sample(
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
+    What a stage `tune` of the run chose is used, unless options say otherwise.
     KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` lists them.
     Give one of --out, --trajectory and --interpolate.
     """
@@ -99,8 +100,11 @@ def sample(
     unfinished = bool(trained.unfinished)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
+    choice = stage.take_tuned(trained.artifacts)
     guided_by = guide(stage, trained, _table(trained, name, "guidance")["use"], weight, unfinished)
     table = {"use": sampler} if sampler else _table(trained, name, "sampler")
+    if choice and choice.steps and not sampler:
+        table["steps"] = choice.steps
     declared = registry.describe("sampler", table["use"]).options
     written = parse_options(options, declared) | ({"steps": steps} if steps else {})
     resolved = validate(

@@ -108,6 +108,37 @@ class Classes:
 
 
 @frozen
+class Candidate:
+    """One of ``candidates.json``: a way to draw samples, and how these measured.
+
+    ``option`` is what differs from the best before; empty of the first.
+    """
+
+    option: str
+    weight: float | None
+    interval: tuple[float, float] | None
+    average: str
+    steps: int | None
+    calls: float
+    numbers: dict[str, float]
+    seconds: float = field(validator=_amount)
+
+
+@frozen
+class Tuning:
+    """``candidates.json``: what was tried to draw samples, and which was ``best``, by its place."""
+
+    metric: str
+    higher_is_better: bool
+    count: int
+    against: str
+    planned: int
+    worse: float
+    best: int
+    candidates: list[Candidate]
+
+
+@frozen
 class Measured:
     """``metrics.json``, or one of ``evaluations/*.json``: numbers, of how many images, by which means."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 from numpy.typing import NDArray
 
 from uldm_plugins.pictures.codes import code_colours
@@ -18,12 +18,14 @@ from uldm_plugins.report.labels import METRICS, STAGES, scalar_label
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
 from uldm_plugins.report.run_reader import (
     MOST_CODES,
+    Candidate,
     Classes,
     Codebook,
     Codebooks,
     Measured,
     RunFiles,
     StageFiles,
+    Tuning,
 )
 
 SETS = {
@@ -76,6 +78,7 @@ def sections_of(run: RunFiles) -> list[Section]:
     made = [
         _samples(run),
         _metrics(run),
+        _tuning(run),
         _stages(run),
         _curves(run),
         _reconstructions(run),
@@ -311,7 +314,9 @@ def _nearest(run: RunFiles) -> Section | None:
         }
         for index in range(min(count, len(samples)))
     ]
-    shows = {"rows": rows, "side": shown_at(samples.shape[1])}
+    measured = run.record("metrics.json", Measured) or Measured()
+    shares = [measured.results.get(name, {}).get("copies") for name in ("samples", "floor")]
+    shows = {"rows": rows, "side": shown_at(samples.shape[1]), "copies": shares}
     return Section("nearest", "Nearest training images", shows, "Nearest")
 
 
@@ -331,6 +336,41 @@ def _history(run: RunFiles) -> Section | None:
     entries = list(history_of(run.events))
     left = max(0, len(entries) - MOST_ENTRIES)
     return Section("history", "History", {"entries": entries[left:], "left": left}) if entries else None
+
+
+def _tuning(run: RunFiles) -> Section | None:
+    found = run.record("candidates.json", Tuning)
+    if found is None or not found.candidates:
+        return None
+    rows = [
+        {"candidate": one, "score": rounded(_score(found, one)), "best": place == found.best}
+        for place, one in enumerate(found.candidates)
+    ]
+    charts = [chart for chart in (_tuning_chart(found, option) for option in ("weight", "steps")) if chart]
+    shows = {"found": found, "rows": rows, "groups": [{"charts": charts}]}
+    return Section("tuning", "How samples are drawn", shows, "Tuning")
+
+
+def _score(found: Tuning, candidate: Candidate) -> float:
+    return candidate.numbers.get(found.metric, np.nan)
+
+
+def _tuning_chart(found: Tuning, option: Literal["weight", "steps"]) -> Chart | None:
+    """Return the metric by an option, of candidates that differ in nothing else; None of less than two."""
+    last = next((one for one in reversed(found.candidates) if one.option == option), None)
+    alike = [one for one in found.candidates if last and evolve(one, **_same(last, option)) == last]
+    points = {getattr(one, option): rounded(_score(found, one)) for one in alike}
+    points = {at: points[at] for at in sorted(at for at in points if at is not None)}
+    if len(points) < 2:
+        return None
+    series = [{"label": found.metric, "line": list(points.values())}]
+    data = {"x": list(points), "series": series, "counted": option, "points": True}
+    return Chart(f"tuning/{option}", f"{found.metric.replace('_', ' ')} by {option}", "", data)
+
+
+def _same(other: Candidate, but: str) -> dict[str, Any]:
+    """Return what does not tell candidates apart: an option, and what was found."""
+    return {name: getattr(other, name) for name in (but, "option", "calls", "numbers", "seconds")}
 
 
 def _metrics(run: RunFiles) -> Section | None:

@@ -40,6 +40,7 @@ from uldm_plugins.stages.guided import (
 )
 from uldm_plugins.stages.latents import decode, unless_stopped
 from uldm_plugins.stages.path import RecordedSampler, slerp
+from uldm_plugins.stages.tuned import TUNED, Choice, read_tuned
 
 GRID = 100
 PATHS = 10
@@ -61,6 +62,9 @@ class Sample:
     [F, N, H, W, C], what is decoded from the noisy latents on the way, at ``times``, float32 [F], falling
     from 1 (noise) to 0.
 
+    After a stage ``tune``, it draws as that chose: with its weight and interval of the guidance, average of
+    the denoiser's weights, and steps of the sampler.
+
     Args:
         dataset: has images of the size to draw.
         autoencoder: decodes.
@@ -78,7 +82,7 @@ class Sample:
     trains: Sequence[str] = ()
     makes = ("samples.npz",)
     needs: Sequence[str] = ()
-    optional_needs = (AVERAGES,)
+    optional_needs = (AVERAGES, TUNED)
     reads: Sequence[str] = ()
 
     def __init__(
@@ -120,6 +124,9 @@ class Sample:
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
+        choice = self.take_tuned(context.products)
+        if choice:
+            context.message(f"[{context.name}] as tuned: {choice}")
         recorded = RecordedSampler(self.sampler, PATHS, FRAMES)
         images = self.draw(context, self.count, recorded)
         save_images(context.artifact("samples.npz"), images, self.drawn_classes(context, self.count))
@@ -127,7 +134,26 @@ class Sample:
         context.publish("samples.png")
         times, frames = self.frames(recorded, context)
         save_arrays(context.artifact("path.npz"), frames=channels_last(frames), times=times)
-        return {"count": float(len(images)), **self.costs()}
+        return {"count": float(len(images)), **self.costs(), **(choice.numbers if choice else {})}
+
+    def take_tuned(self, products: Mapping[str, Path]) -> Choice | None:
+        """Draw from now on as an earlier stage ``tune`` chose, if there was one; return what it chose.
+
+        Raises:
+            MistakeError: its file is damaged.
+            RunError: it chose for another guidance or sampler.
+        """
+        if TUNED not in products:
+            return None
+        choice = read_tuned(products[TUNED])
+        self.take(choice, products)
+        return choice
+
+    def take(self, choice: Choice, products: Mapping[str, Path]) -> None:
+        """Draw from now on in another way; the components that the stage was given stay as they are."""
+        self.guidance = choice.guided(self.guidance)
+        self.sampler = choice.sampled(self.sampler)
+        self.denoiser = choice.averaged(self.denoiser, products)
 
     def draw(self, context: Context, count: int, sampler: Sampler | None = None) -> Tensor:
         """Return so many images, uint8 [count, C, H, W]; they follow from the context's seed.
