@@ -14,6 +14,7 @@ from uldm_core.engine.run import run as run_recipe
 from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import RunWarning
 from uldm_core.preflight.dry_build import deadline
+from uldm_core.preflight.forecast import forecast
 from uldm_core.preflight.preflight import preflight
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.files import read_tensors
@@ -138,10 +139,10 @@ def test_auto_by_another_denoiser_that_an_earlier_stage_trains(tmp_path):
     weights = read_tensors(folder / "stages/weak/weights/small_denoiser.safetensors")
     own = stage.guidance.weaker.state_dict()
     assert own.keys() == weights.keys() and all(torch.equal(own[name], weights[name]) for name in own)
-    before, trained = images(folder), (folder / "stages/second/stage.json").read_bytes()
-    run_recipe(Recipe.load(folder, ["stages.weak.steps=3"]), out=folder)
-    assert not torch.equal(before, images(folder))
-    assert trained == (folder / "stages/second/stage.json").read_bytes(), "its previews alone are guided"
+    coming = forecast(Recipe.load(folder, ["stages.weak.steps=3"]).resolve(), folder)
+    assert "small_denoiser is made anew" in str(coming[-1])
+    other_weight = forecast(Recipe.load(folder, ["guidance.weight=4.0"]).resolve(), folder)
+    assert [each.does for each in other_weight] == ["reuse", "reuse", "redo"], "trainings only show it"
 
 
 def test_a_weaker_denoiser_that_is_trained_too_late_is_a_problem_at_its_line(tmp_path):
