@@ -3,11 +3,12 @@
 import shutil
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from uldm_core import MistakeError, check
+from uldm_core import MistakeError, check, registry
 from uldm_core.cli import main as program
 from uldm_core.engine.opened_run import TrainedRun
 from uldm_core.engine.run import run as run_recipe
@@ -18,9 +19,9 @@ from uldm_core.preflight.forecast import forecast
 from uldm_core.preflight.preflight import preflight
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.files import read_tensors
-from uldm_core.testing.doubles import TinyDenoiser
+from uldm_core.testing.doubles import TinyDenoiser, straight
 from uldm_plugins.stages import guided
-from uldm_plugins.stages.guided import AVERAGES, kept_average, with_weights
+from uldm_plugins.stages.guided import AVERAGES, GuidedDenoiser, kept_average, with_weights
 from uldm_plugins.stages.sample import Sample, load_images
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
@@ -292,6 +293,19 @@ def test_the_report_says_how_often_the_denoiser_was_called(guided_run):
     assert "called 4 times for each image" in " ".join(
         (guided_run / "report.html").read_text("utf-8").split()
     )
+
+
+def test_in_bfloat16_both_models_multiply_so_and_are_combined_in_float32():
+    strong, weak = TinyDenoiser(), TinyDenoiser()
+    guidance = registry.build("guidance", "auto", weight=3.0)
+    context = SimpleNamespace(device="cpu", autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    x, t = torch.randn(4, 2, 3, 3), torch.full((4,), 0.5)
+    with torch.no_grad():
+        guided = GuidedDenoiser(strong, straight(), guidance, weaker=weak).denoise(context, None)(x, t)
+        with context.autocast():
+            better, worse = (denoiser(x, 1000 * t) for denoiser in (strong, weak))
+    assert better.dtype is torch.bfloat16 and guided.dtype is torch.float32
+    torch.testing.assert_close(guided, worse.float() + 3 * (better.float() - worse.float()))
 
 
 @pytest.mark.slow
