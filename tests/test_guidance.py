@@ -259,7 +259,9 @@ def test_a_weight_where_there_is_a_condition_only_or_nothing(uldm, tmp_path):
     run = made(tmp_path, overrides=kept_none)
     code, _, errors = uldm("sample", run, "--out", "a.npz", "--guidance", 2, "--force")
     assert code == 2 and "--guidance 2: this run has neither a weaker denoiser nor a condition" in errors
-    assert uldm("sample", run, "--out", "a.npz", "--guidance", -1)[0] == 2
+    for slip in (-1, "nan", "inf", "strong"):
+        code, _, errors = uldm("sample", run, "--out", "a.npz", "--guidance", slip)
+        assert code == 2 and "'--guidance'" in errors and "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

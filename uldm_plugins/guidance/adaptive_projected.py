@@ -31,7 +31,7 @@ class AdaptiveProjected(ByCondition):
             it is ``classifier_free``.
         momentum: of the difference from step to step; below 0 it weakens what steps have in common.
         norm_threshold: the difference is scaled down to this norm; 0 leaves it. The norm is that of a whole
-            latent: the paper has 2.5 to 15 for 4x32x32 to 4x128x128.
+            latent, and grows with its size: 2.5 to 15 are usual for those of large models.
         classes: of the condition.
 
     Raises:
