@@ -706,6 +706,17 @@ class Adjustable(_Optional, Protocol):
 
 
 @runtime_checkable
+class HasCosts(_Optional, Protocol):
+    """A stage that knows how often it is going to do what costs.
+
+    ``costs`` returns numbers by what they count, ``{"denoiser calls an image": 19.0}`` say. It is called
+    before a run, when networks have shapes and no values.
+    """
+
+    def costs(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
 class HasArtifactSize(_Optional, Protocol):
     """A stage that knows how large its artifacts are going to be.
 

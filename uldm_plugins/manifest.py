@@ -84,6 +84,12 @@ _COMPONENTS = (
         "away from the denoiser that is not told its condition",
     ),
     ("guidance", "auto", "guidance.auto:Auto", "away from a weaker denoiser"),
+    (
+        "guidance",
+        "adaptive_projected",
+        "guidance.adaptive_projected:AdaptiveProjected",
+        "as classifier_free, for larger weights",
+    ),
     ("denoiser", "mlp", "denoisers.mlp:MLP", "residual MLP over all positions, quick on a CPU"),
     ("denoiser", "unet", "denoisers.unet:UNet", "U-Net, configured level by level"),
     ("denoiser", "unet_2d", "denoisers.unet_2d:UNet2D", "U-Net in diffusers' layout, loads its weights"),

@@ -26,6 +26,7 @@ DEFAULTS = {
     "optimizer": "adamw",
     "lr_schedule": "cosine",
     "timestep_weighting": "uniform",
+    "guidance": "none",
     "sampler": "euler",
     "metric": "frechet_mnist",
     "stage": "",

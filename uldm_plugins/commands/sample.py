@@ -57,6 +57,13 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
     "--sampler", metavar="NAME", shell_complete=completing_names("sampler"), help="Instead of the run's."
 )
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
+@click.option(
+    "--guidance",
+    "weight",
+    type=click.FloatRange(min=0),
+    metavar="WEIGHT",
+    help="Guidance with this weight, 1 for none; without guidance in the recipe, by what the run has.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_options
 @plugin_option
@@ -70,6 +77,7 @@ def sample(
     seed: int,
     sampler: str | None,
     steps: int | None,
+    weight: float | None,
     force: bool,
     run_options: Given,
 ) -> None:
@@ -83,15 +91,18 @@ def sample(
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.recipe.overrides import parse_options
     from uldm_core.spec.building import validate
+    from uldm_plugins.commands.guidance import guide
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
     flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
+    unfinished = bool(trained.unfinished)
     trained.require_trained("autoencoder", "denoiser")
     name, stage = trained.stage("sample")
     choice = stage.take_tuned(trained.artifacts)
-    table = _sampler(trained, name, sampler)
+    guided_by = guide(stage, trained, _table(trained, name, "guidance")["use"], weight, unfinished)
+    table = {"use": sampler} if sampler else _table(trained, name, "sampler")
     if choice and choice.steps and not sampler:
         table["steps"] = choice.steps
     declared = registry.describe("sampler", table["use"]).options
@@ -104,9 +115,9 @@ def sample(
         if out:
             write_images(stage.draw(context, count), out)
         elif trajectory:
-            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, seed))
+            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, guided_by, seed))
         elif interpolate:
-            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, seed))
+            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, guided_by, seed))
 
 
 def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
@@ -126,13 +137,11 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
     return count or (IMAGES if option == "--out" else ROWS)
 
 
-def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any]:
-    """Return the table of the run's own sampler, or of the one of a name."""
+def _table(trained: TrainedRun, stage: str, option: str) -> dict[str, Any]:
+    """Return the table of a component that a stage of the run has for an option."""
     from uldm_core.spec.component_spec import Reference
 
-    if name is not None:
-        return {"use": name}
-    own = trained.resolved.stages[stage].options["sampler"]
+    own = trained.resolved.stages[stage].options[option]
     table: dict[str, Any] = (
         trained.resolved.components[own.name] if isinstance(own, Reference) else own
     ).to_dict()
@@ -158,10 +167,10 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         ) from error
 
 
-def _drawn_with(sampler: ComponentSpec, seed: int) -> str:
+def _drawn_with(sampler: ComponentSpec, guided_by: str, seed: int) -> str:
     """Describe what images were drawn with."""
     steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
-    return f"{sampler.use}{steps}, seed {seed}"
+    return f"{sampler.use}{steps}, {guided_by}, seed {seed}"
 
 
 def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, drawn_with: str) -> None:

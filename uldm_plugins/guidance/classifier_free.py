@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -13,7 +14,27 @@ from uldm_core.protocols import Denoise, Models, NoiseScheduler
 from uldm_plugins.guidance.interval import Interval, Weight, WeightedGuidance, extrapolated
 
 
-class ClassifierFree(WeightedGuidance):
+class ByCondition(WeightedGuidance):
+    """Guidance in a recipe with a condition.
+
+    Args:
+        weight: of the guidance; 1 is none.
+        interval: the noise levels, sigma / alpha, between which it acts; everywhere by default.
+        classes: of the condition.
+
+    Raises:
+        ValueError: there is no condition, or the interval is empty.
+    """
+
+    def __init__(self, weight: float, interval: tuple[float, float] | None, classes: int) -> None:
+        if not classes:
+            raise OptionError(
+                "without a [condition] there is nothing that the denoiser is not told: take auto"
+            )
+        super().__init__(weight, interval)
+
+
+class ClassifierFree(ByCondition):
     """Leads from what the denoiser predicts when it is not told the condition to what it predicts when it is.
 
     Both predictions are made in one batch.
@@ -32,32 +53,32 @@ class ClassifierFree(WeightedGuidance):
     def __init__(
         self, weight: Weight = 1.5, interval: Interval | None = None, classes: Annotated[int, Ge(0)] = 0
     ) -> None:
-        if not classes:
-            raise OptionError(
-                "without a [condition] there is nothing that the denoiser is not told: take auto"
-            )
-        super().__init__(weight, interval)
+        super().__init__(weight, interval, classes)
 
     def guided(self, models: Models, noise_scheduler: NoiseScheduler) -> Denoise:
-        """Return the denoiser with guidance."""
+        """Return the denoiser with guidance.
 
-        def denoise(latents: Tensor, t: Tensor) -> Tensor:
-            return extrapolated(*untold_and_told(models, latents, t), self.weight)
+        Raises:
+            ValueError: there is no condition.
+        """
+        both = untold_and_told(models)
+        return lambda latents, t: extrapolated(*both(latents, t), self.weight)
 
-        return denoise
 
-
-def untold_and_told(models: Models, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the predictions without and with the condition, of one batch.
+def untold_and_told(models: Models) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what predicts without and with the condition, in one batch.
 
     Raises:
         ValueError: there is no condition.
     """
     if models.condition is None or models.untold is None:
         raise ValueError("guidance by the condition needs a condition")
-    untold = torch.full_like(models.condition, models.untold)
-    predictions = models.predict(
-        torch.cat([latents, latents]), torch.cat([t, t]), torch.cat([untold, models.condition])
-    )
-    first, second = predictions.chunk(2)
-    return first, second
+    told = models.condition
+    conditions = torch.cat([torch.full_like(told, models.untold), told])
+
+    def both(latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        predictions = models.predict(torch.cat([latents, latents]), torch.cat([t, t]), conditions)
+        untold, told = predictions.chunk(2)
+        return untold, told
+
+    return both

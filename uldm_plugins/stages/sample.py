@@ -12,7 +12,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from uldm_core import use
+from uldm_core import MistakeError, use
+from uldm_core.errors import Problem, Where
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import (
     Autoencoder,
@@ -22,15 +23,21 @@ from uldm_core.protocols import (
     Denoise,
     Denoiser,
     Guidance,
-    HasWeaker,
     LatentScaling,
     NoiseScheduler,
     Sampler,
 )
-from uldm_core.run_folder.files import damaged, read_tensors
+from uldm_core.run_folder.files import damaged
 from uldm_plugins.shared.arrays import read_arrays, save_arrays
 from uldm_plugins.shared.images import images_at_a_time, in_batches, save_grid
-from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, with_weights
+from uldm_plugins.stages.guided import (
+    AVERAGES,
+    GuidedDenoiser,
+    calls_per_image,
+    kept_average,
+    needs_average,
+    with_weights,
+)
 from uldm_plugins.stages.latents import decode, unless_stopped
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.tuned import TUNED, Choice, read_tuned
@@ -39,6 +46,12 @@ GRID = 100
 PATHS = 10
 FRAMES = 12
 REPORT_EVERY_SECONDS = 0.5
+NO_WEAKER = (
+    "it leads away from a weaker denoiser, and no stage of this run kept one",
+    "train the denoiser in this run, with train_diffusion's option weaker above 0; name another denoiser, "
+    'weaker = { ref = "..." }; or draw without guidance, with --guidance 1 or guidance = "none"',
+)
+"""What is wrong where there is no weaker denoiser, and what to do."""
 
 
 class Sample:
@@ -103,6 +116,12 @@ class Sample:
         """What ``samples.npz`` and ``path.npz`` take on disk at most."""
         return (self.count + FRAMES * PATHS) * self.dataset.channels * self.dataset.size**2
 
+    def costs(self) -> Mapping[str, float]:
+        """Return how often a denoiser is called for an image: by most guidance, twice as often."""
+        classes = self.condition.classes if self.condition else 0
+        calls = calls_per_image(self.sampler, self.guidance, self.noise_scheduler, classes)
+        return {"denoiser calls an image": float(calls)}
+
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
         choice = self.take_tuned(context.products)
@@ -115,7 +134,7 @@ class Sample:
         context.publish("samples.png")
         times, frames = self.frames(recorded, context)
         save_arrays(context.artifact("path.npz"), frames=channels_last(frames), times=times)
-        return {"count": float(len(images)), **(choice.numbers if choice else {})}
+        return {"count": float(len(images)), **self.costs(), **(choice.numbers if choice else {})}
 
     def take_tuned(self, products: Mapping[str, Path]) -> Choice | None:
         """Draw from now on as an earlier stage ``tune`` chose, if there was one; return what it chose.
@@ -222,14 +241,17 @@ class Sample:
         return torch.randn(shape, generator=generator), generator
 
     def _guided(self, context: Context) -> GuidedDenoiser:
-        """Return the denoiser with its guidance, and the weaker one that its training kept."""
-        weaker = None
-        if isinstance(self.guidance, HasWeaker) and AVERAGES in context.products:
-            kept = read_tensors(context.products[AVERAGES])
-            count = sum(1 for name in kept if name.startswith(f"{WEAKER}."))
-            early = [kept[f"{WEAKER}.{number}"] for number in range(count)]
-            weaker = with_weights(self.denoiser, early) if early else None
-        return GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker)
+        """Return the denoiser with its guidance, and the weaker one that its training kept.
+
+        Raises:
+            MistakeError: it kept none, and the guidance needs one.
+        """
+        early = kept_average(context.products) if needs_average(self.guidance) else []
+        weaker = with_weights(self.denoiser, early) if early else None
+        guided = GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker)
+        if guided.lacks_weaker:
+            raise MistakeError(Problem(Where(("stages", context.name, "guidance")), *NO_WEAKER))
+        return guided
 
     def _draw(
         self,

@@ -32,7 +32,7 @@ from uldm_core.run_folder.files import write_tensors
 from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.ema import EMA, Snapshot, averaging
 from uldm_plugins.shared.images import in_batches, to_float
-from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, with_weights
+from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
 from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.latents import (
     Repeatable,
@@ -120,7 +120,7 @@ class TrainDiffusion:
         preview_sampler: Partial[Sampler] = use("euler", steps=10),
         guidance: Guidance = use("none"),
     ) -> None:
-        if isinstance(guidance, HasWeaker) and guidance.weaker is None and not weaker:
+        if needs_average(guidance) and not weaker:
             raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -182,9 +182,7 @@ class TrainDiffusion:
     def preview(self, step: int, context: Context) -> None:
         """Show ``samples``: the same noise each time, drawn with the averaged weights, and guided."""
         early = self.early.parameters
-        weaker = (
-            with_weights(self.denoiser, early) if early and isinstance(self.guidance, HasWeaker) else None
-        )
+        weaker = with_weights(self.denoiser, early) if early and needs_average(self.guidance) else None
         sketch = Sketch(
             self.autoencoder,
             GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker),
@@ -225,6 +223,9 @@ class TrainDiffusion:
         self.latent_scaling.load_state_dict(state["latent_scaling"])
         if self.condition:
             self.condition.load_state_dict(state["condition"])
+        early = state.get("early", {}).get("parameters")
+        if early and isinstance(self.guidance, HasWeaker) and needs_average(self.guidance):
+            self.guidance.weaker = with_weights(self.denoiser, early)
         self._rest()
 
     def _rest(self) -> None:
