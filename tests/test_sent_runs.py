@@ -252,6 +252,16 @@ def test_pipes_are_not_waited_for(uldm, sent):
         assert code == 2 and "neither a file nor a folder" in error
 
 
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("run.json")])
+def test_what_is_refused_where_the_lock_is_noted_stays_as_it_is(uldm, sent, plant):
+    plant(sent / "lock.json")
+    code, _, error = uldm(*COMMANDS["run"])
+    assert code == 2 and error.startswith("error: x/lock.json: ") and "remove" not in error.splitlines()[0]
+    assert os.path.lexists(sent / "lock.json")
+    (sent / "lock.json").unlink()
+    assert uldm(*COMMANDS["run"])[0] == 0
+
+
 def test_an_empty_path_is_no_path(uldm, sent):
     shutil.copy(sent / "recipe.toml", "recipe.toml")
     for command in (

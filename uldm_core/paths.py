@@ -235,11 +235,11 @@ def remove(path: Path) -> None:
     A folder is gone at once: what is half removed has a name that ``sweep`` knows.
     """
     with writing(path):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
+        if path.is_dir() and not path.is_symlink():
             gone = path if LEFT_OVER.fullmatch(path.name) else move(path, beside(path))
             shutil.rmtree(gone)
+        else:
+            path.unlink(missing_ok=True)  # a pipe or a socket as well
 
 
 def sync(path: Path) -> None:

@@ -314,11 +314,21 @@ def test_a_process_that_float32_cannot_hold_is_refused(name, options, advice):
 
 
 def test_a_process_that_keeps_data_to_the_end_says_so(caplog):
-    for name in ("linear", "scaled_linear", "cosine", "sigmoid"):
+    for name in ("linear", "scaled_linear", "cosine", "sigmoid", "flow", "edm"):
         scheduler(name)
     assert not caplog.records
     scheduler("linear", timesteps=50)
-    assert "78 % of the data are left" in caplog.text
+    assert "linear: at the last timestep 78 % of the data are left" in caplog.text
+    scheduler("edm", sigma_max=1.0)
+    assert "edm: at t = 1 71 % of the data are left" in caplog.text and "a larger sigma_max" in caplog.text
+
+
+def test_a_spacing_that_begins_where_much_of_the_data_is_left_is_refused():
+    with pytest.raises(ValueError, match=r"starts at timestep 599 of 1000, where 58 % .* 'trailing'"):
+        drawn("ddim", scheduler("cosine"), quantiles(2), steps=600, spacing="leading")
+    keeps = scheduler("linear", timesteps=50)
+    for process, steps in ((scheduler("cosine"), 20), (scheduler("linear"), 600), (keeps, 50)):
+        drawn("ddim", process, quantiles(2), steps=steps, spacing="leading")
 
 
 def test_noise_near_data_is_exact_however_little():

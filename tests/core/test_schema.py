@@ -102,6 +102,7 @@ def test_whatever_can_be_written_passes(change, validator):
         ("[stages.first]", '[tiny]\nuse = "mlp"\n\n[stages.first]'),
         ("count = 100", 'count = 100\ndenoiser = { ref = "small", width = 3 }'),
         ('use = "train_diffusion"', 'use = "train_diffusion"\nema_std = 0.1\nema_decay = 0.5'),
+        ('use = "train_diffusion"', 'use = "train_diffusion"\nema = "post_hoc"\nema_std = 0.1'),
         ('{ use = "l1" }', '{ use = "l1", weight = -1 }'),
         ('{ use = "l1" }', '{ use = "l1", start = 1.5 }'),
         ('{ use = "vq_ema" }', '{ use = "vq_ema", weight = 1.0 }'),

@@ -146,3 +146,9 @@ def test_names_are_distinct(tmp_path):
     paths = [tmp_path / name for name in ("a/x.png", "a/x.jpg", "b/x.png", "b/y.png", "b/Y.png", "c/z.png")]
     names = distinct_names([*paths, tmp_path / "other" / "a" / "x.png"])
     assert names == ["a_x_png", "a_x_jpg", "b_x_png", "b_y_png", "b_Y_png_2", "z", "a_x_png_2"]
+
+
+def test_names_of_a_files_length_leave_room_for_an_ending(tmp_path):
+    longest = [tmp_path / f"{'ü' * 125}{end}.png" for end in "ab"]
+    first, second = distinct_names(longest)
+    assert first == "ü" * 100 and second == "ü" * 100 + "_2"

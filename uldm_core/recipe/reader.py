@@ -35,7 +35,8 @@ KEPT = "pretrained"
 """The folder of a run that holds copies of the weights it started from."""
 RESERVED = ("uldm", "extends", "seed", "vars", "run", "versions", "stages")
 """The keys at the top of a recipe that are not components."""
-NAME = re.compile(r"[A-Za-z0-9_\-]+")
+NAME = re.compile(r"[A-Za-z0-9_\-]{1,200}")
+"""Of a component or a stage: names of files are made of it, of 255 bytes at most."""
 _SEED = Option("seed", Annotated[int, Ge(0)], 0, "every random number follows from it")
 
 
@@ -265,7 +266,8 @@ class Reader(Validator):
     def _check_name(self, key: Key) -> None:
         """Refuse a name that cannot be a file's and a folder's as well."""
         if not NAME.fullmatch(str(key[-1])):
-            self.problem("bad-name", key, f"{key[-1]!r} cannot be a name", "use letters, digits, _ and -")
+            hint = "use at most 200 letters, digits, _ and -"
+            self.problem("bad-name", key, f"{shortened(key[-1])} cannot be a name", hint)
 
     def _check_versions(self) -> None:
         """Warn of components of another version than the recipe was resolved with."""

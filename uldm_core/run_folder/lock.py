@@ -98,17 +98,28 @@ def lock_folder(path: Path, command: str = "") -> Iterator[FolderLock]:
         raise
     paths.CHECKS[path] = folder.check
     try:
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "command": command}
-        with whole(inside(path, HOLDER)) as file:
-            file.write(json.dumps(holder, indent=2).encode())
-        yield folder
+        with _noted(path, command, folder):
+            yield folder
     finally:
         del paths.CHECKS[path]
         if not folder.is_gone():
-            remove(path / HOLDER)
             _remove_if_empty(made)
         folder.close()
         lock.release()
+
+
+@contextmanager
+def _noted(path: Path, command: str, folder: FolderLock) -> Iterator[None]:
+    """Note in the folder who holds it, as long as the context lasts."""
+    note = inside(path, HOLDER)
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "command": command}
+    try:
+        with whole(note) as file:
+            file.write(json.dumps(holder, indent=2).encode())
+        yield
+    finally:
+        if not folder.is_gone():
+            remove(note)
 
 
 def is_locked(path: Path) -> bool:

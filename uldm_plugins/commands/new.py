@@ -29,6 +29,7 @@ DEFAULTS = {
     "guidance": "none",
     "sampler": "euler",
     "metric": "frechet_mnist",
+    "condition": "",
     "stage": "",
     "tracker": "",
 }
@@ -114,6 +115,8 @@ def _components(name: str, kind: str) -> dict[str, str]:
     chosen = dict(DEFAULTS)
     if kind == "stage":
         chosen["stage"] = f'\n[stages.{name}]\nuse = "{name}"'
+    elif kind == "condition":
+        chosen["condition"] = f'\n[condition]\nuse = "{name}"\n'
     elif kind == "tracker":
         chosen["tracker"] = f'\n\n[run]\ntrackers = ["{name}"]'
     elif kind in ("dataset", "autoencoder", "denoiser"):

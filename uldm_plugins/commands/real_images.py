@@ -18,6 +18,8 @@ from uldm_plugins.shared.checked_files import fault, usable
 from uldm_plugins.shared.files import MAX_PIXELS, image_shape, read_image, read_square, shown
 from uldm_plugins.shared.images import images_at_a_time
 
+_LONGEST = 200  # bytes; file systems take 255
+
 
 @frozen
 class RealImages:
@@ -122,7 +124,8 @@ def image_paths(paths: Sequence[Path]) -> list[Path]:
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Return a name for each file: its stem, or ``folder_stem_ending`` where two have the same stem.
 
-    Names differ in more than upper and lower case; a number does it where nothing else helps. They are UTF-8.
+    Names differ in more than upper and lower case; a number does it where nothing else helps. They are UTF-8,
+    and leave room for an ending.
     """
     stems = Counter(path.stem.casefold() for path in paths)
     names: list[str] = []
@@ -131,6 +134,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         name = shown(
             path.stem if own else "_".join(filter(None, (path.parent.name, path.stem, path.suffix[1:])))
         )
+        name = name.encode()[:_LONGEST].decode("utf-8", "ignore")
         used = {other.casefold() for other in names}
         numbered = (f"{name}_{number}" for number in count(2))
         names.append(next(one for one in chain([name], numbered) if one.casefold() not in used))

@@ -53,6 +53,7 @@ class EDM(Process):
         self.sigma_data = sigma_data
         self.rho = rho
         self.roots = (sigma_min ** (1 / rho), sigma_max ** (1 / rho))
+        self.warn_of_signal("t = 1", "a larger sigma_max")
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(1, sigma)``, each of t's shape."""

@@ -64,6 +64,24 @@ class Process(nn.Module, ABC):
         """Return x_t as the denoiser is given it."""
         return x_t
 
+    def warn_of_signal(self, end: str, advice: str) -> None:
+        """Log where pure noise keeps so much of the data that it is no place to start from.
+
+        Args:
+            end: what the time 1 is called.
+            advice: what to take instead.
+        """
+        levels = self.levels_at(torch.ones(1), torch.ones(1))
+        left = (levels.alpha * self.sigma_data / levels.std).item()
+        if left > MOST_SIGNAL:
+            _log.warning(
+                "%s: at %s %.0f %% of the data are left, and samples start without any: take %s",
+                type(self).__name__.lower(),
+                end,
+                100 * left,
+                advice,
+            )
+
     def levels_at(self, t: Tensor, x: Tensor) -> Levels:
         """Return the coefficients at times [B], to be multiplied with x [B, ...]."""
         alpha, sigma = self.coefficients(t)
@@ -94,8 +112,8 @@ class Discrete(Process):
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         levels = torch.stack([alpha, (1 - alpha.square()).sqrt()]).float()
         self._refuse_equal(*levels.double())
-        self._warn_of_signal(alpha[-1].item())
         self.register_buffer("levels", levels, persistent=False)
+        self.warn_of_signal("the last timestep", "larger betas, more timesteps, or zero_terminal_snr")
 
     def _refuse_equal(self, alpha: Tensor, sigma: Tensor) -> None:
         """Raise ValueError where the signal-to-noise ratio does not fall from a timestep to the next."""
@@ -104,16 +122,6 @@ class Discrete(Process):
             step = int(falls.int().argmin())
             raise OptionError(
                 f"timesteps {step} and {step + 1} have the same noise in float32: take {self.gentler}"
-            )
-
-    def _warn_of_signal(self, alpha: float) -> None:
-        """Log where the last timestep keeps so much of the data that noise is no place to start from."""
-        if alpha > MOST_SIGNAL:
-            _log.warning(
-                "%s: at the last timestep %.0f %% of the data are left (alpha), and samples start "
-                "without any: take larger betas, more timesteps, or zero_terminal_snr",
-                type(self).__name__.lower(),
-                100 * alpha,
             )
 
     @property

@@ -15,6 +15,8 @@ SCALARS = {
     "codebook": "How far codes are from the vectors they replace. Should fall and stay low.",
     "kl": "How much latents differ from plain noise. Rises at first, then settles.",
     "entropy": "Low where codes are used evenly and chosen clearly.",
+    "held_out_loss": "The loss of one average of the weights on images that were held out of the training. "
+    "The average with the least is the one that samples are drawn with.",
     "images_per_second": "Speed. Steady is good; dips are other work on the computer.",
 }
 """What a logged number is, by its name."""
@@ -82,4 +84,5 @@ STAGES = {
 
 def scalar_label(use: str, name: str) -> str:
     """Return what a number that a stage logs is, or an empty string if it is unknown."""
-    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(name, "")
+    known = "held_out_loss" if name.startswith("held_out_loss_") else name
+    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(known, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 from operator import attrgetter
 from typing import Literal
@@ -16,6 +17,8 @@ from uldm_plugins.shared.place import device_of
 Spacing = Literal["linspace", "trailing", "leading"]
 FAINTEST = 1 / 200
 """The least alpha / sigma that ``epsilon``, and sigma / alpha that ``sample``, is divided by, about."""
+MOST_SIGNAL = 0.2
+"""How much of the data may be left where samples start without any."""
 
 
 @frozen
@@ -48,7 +51,8 @@ def make_path(
         spacing: of discrete times.
 
     Raises:
-        ValueError: no step, or more steps than a discrete process has.
+        ValueError: no step, or more steps than a discrete process has; ``leading`` would start where much of
+            the data is left.
     """
     if steps < 1:
         raise ValueError(f"{steps} sampling steps: one is the least")
@@ -91,7 +95,19 @@ def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Ten
         places = count - torch.arange(steps, dtype=torch.float64) * count / steps - 1
     else:
         places = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (count // steps)
+        _refuse_late_start(noise_scheduler, int(places[0]), count)
     return places.round() / (count - 1)
+
+
+def _refuse_late_start(noise_scheduler: NoiseScheduler, first: int, count: int) -> None:
+    """Raise ValueError where ``leading`` leaves out the timesteps that take most of the data away."""
+    ends = torch.tensor([first, count - 1], dtype=torch.float64) / (count - 1)
+    left, least = (alpha / math.hypot(alpha, sigma) for alpha, sigma in zip(*_levels(noise_scheduler, ends)))
+    if left > MOST_SIGNAL >= least:
+        raise ValueError(
+            f"spacing 'leading' starts at timestep {first} of {count}, where {100 * left:.0f} % of the data "
+            f"are left: take 'trailing' or 'linspace', or a number of steps that divides {count}"
+        )
 
 
 def start(noise: Tensor, path: list[Point]) -> Tensor:

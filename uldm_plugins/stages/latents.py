@@ -65,6 +65,51 @@ def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> 
     return torch.cat(encoded)
 
 
+class NormalizedLatents:
+    """A dataset's latents, normalized: kept in memory, or encoded whenever they are asked for.
+
+    Args:
+        dataset: the images.
+        autoencoder: frozen.
+        scaling: is fitted to them.
+        context: of the stage.
+    """
+
+    def __init__(
+        self, dataset: Dataset, autoencoder: Autoencoder, scaling: LatentScaling, context: Context
+    ) -> None:
+        self.dataset = dataset
+        self.autoencoder = autoencoder
+        self.scaling = scaling
+        self.context = context
+        self.cached: Tensor | None = None
+
+    def fit(self, *, cached: bool) -> None:
+        """Fit the scaling to all latents, and keep them if they are to be cached."""
+        latents = encode_all(self.dataset, self.autoencoder, self.context) if cached else None
+        self.scaling.fit(self._encoded() if latents is None else in_batches(latents))
+        self.cached = None if latents is None else self.scaling.normalize(latents)
+
+    def of(self, indices: Tensor) -> Tensor:
+        """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""
+        if self.cached is not None:
+            return self.cached[indices.to(self.cached.device)].clone()
+        return self.scaling.normalize(self._encode(indices)).clone()
+
+    def all(self) -> Iterable[Tensor]:
+        """Return all latents in the images' order, in batches."""
+        if self.cached is not None:
+            return in_batches(self.cached)
+        return (self.scaling.normalize(batch) for batch in self._encoded())
+
+    def _encoded(self) -> Iterator[Tensor]:
+        batches = unless_stopped(index_batches(self.dataset), self.context)
+        return (self._encode(indices) for indices in batches)
+
+    def _encode(self, indices: Tensor) -> Tensor:
+        return encode(read_images(self.dataset, indices), self.autoencoder, self.context)
+
+
 @torch.inference_mode()
 def decode(latents: Tensor, autoencoder: Autoencoder, scaling: LatentScaling, context: Context) -> Tensor:
     """Return the images of what a sampler made, uint8 [B, C, H, W]."""

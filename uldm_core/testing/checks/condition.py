@@ -73,7 +73,7 @@ def _training_set(case: Case, condition: Condition, salt: int = 0) -> _TrainingS
 def _of_shape(case: Case, classes: int, channels: int, side: int, salt: int) -> _TrainingSet:
     many = classes + 6  # of the first class
     labels = torch.cat([torch.zeros(many, dtype=torch.int64), torch.arange(classes)])
-    labels = labels[case.normal(len(labels), salt=salt).cpu().argsort()]
+    labels = (labels[case.normal(len(labels), salt=salt).cpu().argsort()] + salt) % classes
     kinds = case.normal(classes, channels, side, side, salt=salt + 1)
     spread = 0.05 * case.normal(len(labels), channels, side, side, salt=salt + 2)
     values = (0.4 * (kinds[labels.to(kinds.device)] + spread)).clamp(-1, 1)
@@ -115,7 +115,7 @@ def class_of_each_image(case: Case) -> None:
     expect(dtype == "int64", f"the classes are {dtype}: no embedding takes them")
     expect(classes.shape == (len(given),), f"of {len(given)} images it gives {list(classes.shape)} classes")
     low, high = int(classes.min()), int(classes.max())
-    expect(0 <= low and high < condition.classes, f"classes are from {low} to {high}, of {condition.classes}")
+    expect(low >= 0 and high < condition.classes, f"classes are from {low} to {high}, of {condition.classes}")
 
 
 @contract.check
@@ -143,7 +143,7 @@ def refits(case: Case) -> None:
     """Fitting again forgets what it was fitted to before."""
     condition, _ = _fitted(case)
     fresh = case.build()
-    others = _training_set(case, fresh, salt=10)
+    others = _training_set(case, fresh, salt=11)
     for each in (condition, fresh):
         each.fit(others.batches, others.labels)
     same = torch.equal(_classes(condition, others), _classes(fresh, others))
@@ -152,7 +152,7 @@ def refits(case: Case) -> None:
 
 @contract.check
 def any_batches(case: Case) -> None:
-    """Each image has a class however the training set is cut into batches, one of a single image among them."""
+    """Each image has a class however the training set is cut into batches, be it of one image."""
     condition, given = _fitted(case)
     for cuts in ((len(given),), (len(given) - 1, 1), (2, len(given) - 2)):
         cut = given.cut(*cuts)
@@ -174,7 +174,7 @@ def draws_by_frequency(case: Case) -> None:
     beyond = int(drawn_classes.max())
     expect(beyond < condition.classes, f"class {beyond} is drawn, of {condition.classes}")
     shares, drawn = (
-        torch.bincount(classes, minlength=condition.classes).double() / len(classes)
+        torch.bincount(classes.long(), minlength=condition.classes).double() / len(classes)
         for classes in (_classes(condition, given), drawn_classes)
     )
     chance = 2 * (condition.classes / DRAWS) ** 0.5  # about five times what chance makes of it
