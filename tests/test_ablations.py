@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from uldm_core import check
+from uldm_core.run_folder.keys import stage_keys
+from uldm_core.spec.building import ComponentStore
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "ablations.py"
@@ -45,6 +47,21 @@ def test_the_plain_row_has_nothing_that_other_rows_add(ablations, tmp_path, monk
     assert "condition" in own and "tune" in {stage["use"] for stage in own["stages"].values()}
 
 
+def test_rows_of_another_guidance_or_sampler_have_the_same_training(ablations):
+    """By their content keys, with which a run finds what is trained already."""
+
+    def keys(row):
+        resolved = ablations.recipe(row, 0, quick=True).resolve()
+        return [
+            str(stage_keys(resolved, ComponentStore(resolved.components))[name])
+            for name in ("first", "second")
+        ]
+
+    assert keys("400 clusters") == keys("400 clusters, auto 1.5, dpmpp_2m 4")
+    assert keys("400 clusters")[0] == keys("plain")[0] and keys("400 clusters")[1] != keys("plain")[1]
+
+
+@pytest.mark.slow
 def test_another_guidance_or_sampler_trains_nothing(ablations, tmp_path, monkeypatch, capsys):
     steps, step = [], TrainDiffusion.step
     monkeypatch.setattr(TrainDiffusion, "step", lambda *given: steps.append(given[1]) or step(*given))
