@@ -215,9 +215,11 @@ def test_an_unfinished_run_is_guided_by_the_average_in_its_checkpoint(uldm, unfi
 
 def test_an_unfinished_run_without_an_average_yet_is_drawn_from_without_guidance(uldm, unfinished, tmp_path):
     run = unfinished(AUTO, 0.9)
-    assert "there is no weaker denoiser yet: drawn without guidance" in warned_of(run, tmp_path)
+    assert "run has no weaker denoiser yet: drawn without guidance" in warned_of(run, tmp_path)
     plain = drawn(uldm, run, tmp_path, "--guidance", 1)
     assert torch.equal(drawn(uldm, run, tmp_path), plain)
+    assert uldm("compare", run, run, "--count", 2, "--out", "c.html")[0] == 0
+    assert (tmp_path / "c.html").read_text("utf-8").count("data:image") >= 4
 
 
 def test_a_weight_on_the_command_line(uldm, plain, guided_run, tmp_path):
