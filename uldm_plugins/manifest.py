@@ -145,6 +145,8 @@ _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
+    "guidance/classifier_free": {"classes": 10},
+    "guidance/adaptive_projected": {"classes": 10},
     "condition/labels": {"classes": 10},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},
