@@ -99,6 +99,7 @@ _COMPONENTS = (
     ("sampler", "ddim", "samplers.ancestral:DDIM", "deterministic, or with eta as noisy as ddpm"),
     ("sampler", "euler_ancestral", "samplers.ancestral:EulerAncestral", "Euler steps with fresh noise"),
     ("sampler", "dpmpp_2m", "samplers.ode:DPMpp2M", "second order from one call a step"),
+    ("sampler", "dpmpp_3m", "samplers.ode:DPMpp3M", "like dpmpp_2m, from one prediction more"),
     ("sampler", "euler", "samplers.ode:Euler", "first-order ODE; DDIM with eta 0"),
     ("sampler", "heun", "samplers.ode:Heun", "second-order ODE"),
     ("metric", "frechet", "metrics.frechet:Frechet", "Fréchet distance in any backbone's features"),
