@@ -33,8 +33,8 @@ class AssignedClasses(ABC):
     def draw(self, n: int, generator: Generator) -> Tensor:
         """Return n classes, int64 [n], more evenly than by chance: the share of each is nearly exact.
 
-        They are those at the places (u + i / golden ratio) mod 1 of the sorted training set, i from 0, u drawn
-        by the generator: each class is drawn as often as it occurs, and more of them begin with the same.
+        They are those at the places (u + i / golden ratio) mod 1 of the sorted training set, i from 0, u
+        drawn by the generator: each is drawn as often as it occurs, and a larger n begins with the same ones.
 
         Source: the additive recurrence of low discrepancy, Kuipers and Niederreiter 1974, chapter 2.
         """
