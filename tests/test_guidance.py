@@ -155,7 +155,7 @@ def test_a_weaker_denoiser_that_is_trained_too_late_is_a_problem_at_its_line(tmp
         assert f"{place}acts on small_denoiser, which only a later stage trains" in str(problem)
 
 
-def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(plain, tmp_path):
+def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(uldm, plain, tmp_path):
     path = tmp_path / "taken.toml"
     head = PIXELS.partition("[noise_scheduler]")[0]
     dataset = BEGINNING.partition("[denoiser]")[0]
@@ -163,6 +163,9 @@ def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(plain, tmp_path):
     path.write_text("".join((dataset, taken, AUTO, SAMPLES)))
     with pytest.raises(MistakeError, match=r"stages\.samples\.guidance: .*kept none of this denoiser"):
         run_recipe(Recipe.load(path), out=tmp_path / "run")
+    code, _, errors = uldm("sample", tmp_path / "run", "--out", "a.npz")
+    assert code == 2 and "train_diffusion's option weaker" in errors and "--guidance 1" in errors
+    assert drawn(uldm, tmp_path / "run", tmp_path, "--guidance", 1).any()
 
 
 @pytest.fixture(scope="module")
