@@ -1,88 +1,87 @@
-"""What each part of a recipe is worth: recipes/mnist_latent.toml with one thing changed after the other.
+"""What each part of a recipe is worth: recipes/mnist_latent.toml, with one thing changed after the other.
 
-Run ``python benchmarks/ablations.py --seeds 3 --write`` to train and measure every row and to write the table
-into docs/ablations.md; with the names of rows if not all are wanted, ``--list`` to see these. Rows of one
-seed share a run's folder, so each trains only what no row before it has trained: the autoencoder once, and nothing
-for another guidance or sampler. Stopped, it resumes; run again, it only measures. ``--quick`` does all of it
-with few steps, to see that it works: its numbers mean nothing.
+Run ``python benchmarks/ablations.py --seeds 3 --write`` to train and measure every row, and to write the
+table into docs/ablations.md; with the names of rows if not all are wanted (``--list`` prints them). Rows of
+one seed share a run's folder, so that each trains only what no row before it has trained: the autoencoder
+once, and nothing where guidance or sampler alone differ. Stopped, it resumes; run again, it only measures
+anew. ``--quick`` does all of it with few steps and tiny networks: its numbers mean nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tomllib
-import torch
-from attrs import define, frozen
+from attrs import frozen
 
 from uldm_core import registry
+from uldm_core.engine.run import run
+from uldm_core.protocols import ComparesWithUnseen, HasReference, Metric
 from uldm_core.recipe import Recipe
+from uldm_core.run_folder.files import read_json, write_text
+from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluate import measure
 from uldm_plugins.stages.latents import image_batches
+from uldm_plugins.stages.sample import load_images
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "mnist_latent.toml"
 PAGE = ROOT / "docs" / "ablations.md"
-WORK = Path("runs/ablations")
-BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
-"""The program writes between these lines of the page, and nowhere else."""
+BEGIN, END = "<!-- ablations: begin -->\n", "<!-- ablations: end -->\n"
+"""The lines of the page between which the table is written."""
 
-LEFT_OUT = ("condition", "guidance", "coupling", "sampler")
-"""Components of the recipe that a row is without unless it says otherwise."""
-OF_TRAINING = ("held_out", "ema", "ema_stds")
-"""Options of ``train_diffusion`` of which the same is true."""
-TRAINED = ("train_autoencoder", "train_diffusion")
-Changes = dict[str, Any]
-
-CLUSTERS: Changes = {"condition": {"use": "clusters", "classes": 400}}
-BEST: Changes = {**CLUSTERS, "guidance": {"use": "auto", "weight": 1.5}}
+Changes = Mapping[str, Any]
+AS_IT_IS = "the recipe as it is"
+CLEARED = ("condition", "guidance", "coupling", "held_out", "ema", "ema_std", "ema_stds")
+"""Components, and options of stages, that the recipe may have and the other rows are without."""
 
 
-def _auto(weight: float) -> Changes:
-    return {"guidance": {"use": "auto", "weight": weight}}
+def clusters(classes: int) -> Changes:
+    """Return the change that tells the denoiser a cluster."""
+    return {"condition": {"use": "clusters", "classes": classes}}
 
 
-def _sampler(name: str, steps: int, **options: Any) -> Changes:
-    return {"sampler": {"use": name, "steps": steps, **options}}
+def guided(use: str, weight: float) -> Changes:
+    """Return the change that guides samples."""
+    return {"guidance": {"use": use, "weight": weight}}
 
 
-ROWS: dict[str, Changes | None] = {
-    "the recipe as it is": None,
+def drawn(use: str, steps: int) -> Changes:
+    """Return the change of the sampler."""
+    return {"sampler": {"use": use, "steps": steps}}
+
+
+GUIDED = {**clusters(400), **guided("auto", 1.5)}
+ROWS: dict[str, Changes] = {
+    AS_IT_IS: {},
     "plain": {},
-    "plain, auto 2": _auto(2.0),
-    "plain, auto 3": _auto(3.0),
-    "100 clusters": {"condition": {"use": "clusters", "classes": 100}},
-    "100 clusters, auto 1.5": {"condition": {"use": "clusters", "classes": 100}, **_auto(1.5)},
-    "400 clusters": CLUSTERS,
-    "400 clusters, auto 1.25": {**CLUSTERS, **_auto(1.25)},
-    "400 clusters, auto 1.5": BEST,
-    "400 clusters, auto 2": {**CLUSTERS, **_auto(2.0)},
-    "400 clusters, classifier_free 1.25": {
-        **CLUSTERS,
-        "guidance": {"use": "classifier_free", "weight": 1.25},
-    },
-    "400 clusters, classifier_free 1.5": {**CLUSTERS, "guidance": {"use": "classifier_free", "weight": 1.5}},
-    "400 clusters, auto 1.5, heun 18 steps": {**BEST, **_sampler("heun", 18)},
-    "400 clusters, auto 1.5, heun 5 steps": {**BEST, **_sampler("heun", 5)},
-    "400 clusters, auto 1.5, dpmpp_2m 8 steps": {**BEST, **_sampler("dpmpp_2m", 8)},
-    "400 clusters, auto 1.5, dpmpp_2m 4 steps": {**BEST, **_sampler("dpmpp_2m", 4)},
-    "400 clusters, dpmpp_2m 4 steps": {**CLUSTERS, **_sampler("dpmpp_2m", 4)},
-    "400 clusters, euler 4 steps": {**CLUSTERS, **_sampler("euler", 4)},
+    "plain, auto 2": guided("auto", 2.0),
+    "plain, auto 3": guided("auto", 3.0),
+    "plain, post-hoc average": {"stages.second.ema": "post_hoc", "stages.second.held_out": 0.05},
+    "100 clusters": clusters(100),
+    "100 clusters, auto 1.5": {**clusters(100), **guided("auto", 1.5)},
+    "400 clusters": clusters(400),
+    "400 clusters, auto 1.25": {**clusters(400), **guided("auto", 1.25)},
+    "400 clusters, auto 1.5": GUIDED,
+    "400 clusters, auto 2": {**clusters(400), **guided("auto", 2.0)},
+    "400 clusters, classifier_free 1.25": {**clusters(400), **guided("classifier_free", 1.25)},
+    "400 clusters, classifier_free 1.5": {**clusters(400), **guided("classifier_free", 1.5)},
+    "400 clusters, auto 1.5, heun 18": {**GUIDED, **drawn("heun", 18)},
+    "400 clusters, auto 1.5, heun 5": {**GUIDED, **drawn("heun", 5)},
+    "400 clusters, auto 1.5, dpmpp_2m 8": {**GUIDED, **drawn("dpmpp_2m", 8)},
+    "400 clusters, auto 1.5, dpmpp_2m 4": {**GUIDED, **drawn("dpmpp_2m", 4)},
+    "400 clusters, dpmpp_2m 8": {**clusters(400), **drawn("dpmpp_2m", 8)},
+    "400 clusters, dpmpp_2m 4": {**clusters(400), **drawn("dpmpp_2m", 4)},
+    "400 clusters, euler 4": {**clusters(400), **drawn("euler", 4)},
 }
-"""What is changed in each row, by its name: tables and options by their keys; None changes nothing."""
+"""What each row changes, by tables and options; those that train alike stand together."""
 
-METRICS = (
-    {"use": "frechet_mnist"},
-    {"use": "precision_recall", "backbone": "mnist_judge"},
-    {"use": "density_coverage", "backbone": "mnist_judge"},
-    {"use": "nearest_neighbour", "count": 2000},
-)
-NUMBERS = ("frechet_mnist", "precision", "recall", "density", "coverage", "copies")
 QUICK: Changes = {
     "dataset.limit": 500,
     "autoencoder.encoder_channels": [4, 8, 8],
@@ -97,28 +96,45 @@ QUICK: Changes = {
     "stages.second.batch_size": 16,
     "stages.second.previews": 0,
     "stages.samples.count": 20,
+    "run.precision": "float32",
+}
+METRICS = (
+    {"use": "frechet_mnist"},
+    {"use": "precision_recall", "backbone": "mnist_judge"},
+    {"use": "density_coverage", "backbone": "mnist_judge"},
+    {"use": "nearest_neighbour", "count": 2000},
+)
+NUMBERS = {
+    "frechet_mnist": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "copies": "copies",
+}
+CALLS = "denoiser calls an image"
+STAGES = {
+    "train_autoencoder": "autoencoder",
+    "train_diffusion": "denoiser",
+    "tune": "tune",
+    "sample": "sampling",
 }
 
 
-def recipe(name: str, seed: int, quick: bool = False) -> Recipe:
-    """Return the recipe of a row: the stages that train and draw, the row's changes applied."""
-    tables = tomllib.loads(RECIPE.read_text("utf-8"))
-    changes = ROWS[name]
-    wanted = [*TRAINED, "sample", *(() if changes is not None else ("tune",))]
-    tables["stages"] = {key: stage for key, stage in tables["stages"].items() if stage["use"] in wanted}
-    for key in LEFT_OUT if changes is not None else ():
-        tables.pop(key, None)
-    for stage in tables["stages"].values() if changes is not None else ():
-        for option in (*OF_TRAINING, *(LEFT_OUT if "sampler" in (changes or {}) else LEFT_OUT[:-1])):
-            stage.pop(option, None)
-    for key, value in {**(changes or {}), **(_that_fit(QUICK, tables) if quick else {})}.items():
+def recipe(row: str, seed: int, quick: bool = False) -> Recipe:
+    """Return the recipe of a row: the stages that train, tune and draw, with the row's changes."""
+    tables, changes = Recipe.load(RECIPE).to_dict(), {**ROWS[row], **(QUICK if quick else {}), "seed": seed}
+    wanted = STAGES if row == AS_IT_IS else STAGES.keys() - {"tune"}
+    tables["stages"] = {name: stage for name, stage in tables["stages"].items() if stage["use"] in wanted}
+    cleared = () if row == AS_IT_IS else (*CLEARED, *(["sampler"] if "sampler" in changes else []))
+    for table in (tables, *tables["stages"].values()):
+        for name in cleared:
+            table.pop(name, None)
+    for key, value in changes.items():
         _set(tables, key.split("."), deepcopy(value))
-    return Recipe.from_dict({**tables, "seed": seed}, name)
-
-
-def _that_fit(changes: Changes, tables: Mapping[str, Any]) -> Changes:
-    """Return the changes with clusters that so few images can fill."""
-    return {**changes, **({"condition.classes": 10} if "condition" in tables else {})}
+    if quick and "condition" in tables:
+        tables["condition"]["classes"] = 10
+    return Recipe.from_dict(tables, row)
 
 
 def _set(tables: dict[str, Any], key: Sequence[str], value: Any) -> None:
@@ -129,34 +145,124 @@ def _set(tables: dict[str, Any], key: Sequence[str], value: Any) -> None:
 
 @frozen
 class Result:
-    """What a row came to with one seed: numbers by name, and the seconds of each stage by its component."""
+    """What a row came to with one seed.
+
+    Args:
+        numbers: of the metrics, and how often the denoiser is called for an image.
+        seconds: of each stage, by what it makes.
+        machine: that it was done on.
+    """
 
     numbers: Mapping[str, float]
     seconds: Mapping[str, float]
-    calls: float
+    machine: str
 
 
-@define(slots=False)
-class Measuring:
-    """Measures samples against the test split, which it reads once."""
+def result(row: str, seed: int, work: Path, metrics: Sequence[Metric], quick: bool = False) -> Result:
+    """Train what is not trained yet of a row, draw, and measure against the test split."""
+    wanted = recipe(row, seed, quick)
+    folder = RunFolder(run(wanted, out=work / f"seed_{seed}"))
+    numbers, seconds = {}, {}
+    for name, stage in wanted.to_dict()["stages"].items():
+        record = folder.stage(name).record()
+        seconds[STAGES[stage["use"]]] = record.seconds if record else 0.0
+        if record and stage["use"] == "sample":
+            images = load_images(folder.stage(name).artifact("samples.npz"))
+            numbers = {**measure(metrics, in_batches(images)), CALLS: record.summary[CALLS]}
+    found = read_json(folder.file("environment.json"), dict) or {}
+    machine = "{threads} threads of {cpu}, {precision}, torch {torch}".format_map(found)
+    return Result(numbers, seconds, machine)
 
-    quick: bool
 
-    @cached_property
-    def metrics(self) -> list[Any]:
-        """The metrics, with the real images that they compare with."""
-        train = registry.build("dataset", "mnist", **({"limit": 500} if self.quick else {}))
-        test, made = train.split("test"), []
-        for spec in METRICS:
-            options = {name: value for name, value in spec.items() if name != "use"}
-            metric = registry.build("metric", spec["use"], **options)
-            near = spec["use"] == "nearest_neighbour"
-            for batch in image_batches(train if near else test):
-                metric.update(batch, real=True)
-            for batch in image_batches(test) if near else ():
-                metric.update_unseen(batch)
-            made.append(metric)
-        return made
+def ready_metrics(quick: bool = False) -> list[Metric]:
+    """Return the metrics, which have read the real images that they compare with."""
+    train = registry.build("dataset", "mnist", **({"limit": QUICK["dataset.limit"]} if quick else {}))
+    test, found = train.split("test"), []
+    for spec in METRICS:
+        metric = registry.build("metric", spec["use"], **{k: v for k, v in spec.items() if k != "use"})
+        of_training = isinstance(metric, HasReference) and metric.reference == "train"
+        for batch in image_batches(train if of_training else test):
+            metric.update(batch, real=True)
+        for batch in image_batches(test) if isinstance(metric, ComparesWithUnseen) else ():
+            metric.update_unseen(batch)
+        found.append(metric)
+    return found
 
-    def __call__(self, images: torch.Tensor) -> dict[str, float]:
-        return measure(self.metrics, in_batches(images))
+
+def table(results: Mapping[str, Sequence[Result]]) -> str:
+    """Return the table in Markdown: means, and of several seeds the least and the greatest."""
+    stages = [
+        name for name in STAGES.values() if any(name in of.seconds for row in results.values() for of in row)
+    ]
+    head = ["row", "calls", *NUMBERS.values(), *(f"{name}, s" for name in stages)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for name, row in results.items():
+        numbers = [
+            _spread([of.numbers[number] for of in row], 2 if number == "frechet_mnist" else 3)
+            for number in NUMBERS
+        ]
+        seconds = [_mean([of.seconds.get(stage) for of in row]) for stage in stages]
+        lines.append(_line([name, _mean([of.numbers[CALLS] for of in row]), *numbers, *seconds]))
+    machines = sorted({of.machine for row in results.values() for of in row})
+    seeds = sorted({len(row) for row in results.values()})
+    counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    return "\n".join([f"{counted}, on {'; '.join(machines)}.", "", *lines, ""])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):.0f}" if known else ""
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, mean, high = (f"{value:.{digits}f}" for value in (min(values), statistics.mean(values), max(values)))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def write_table(text: str, page: Path) -> None:
+    """Put a table in the place of the one in a page.
+
+    Raises:
+        ValueError: the page has not the two lines between which it belongs.
+    """
+    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} has no lines {BEGIN.strip()} and {END.strip()}")
+    write_text(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table after each seed, and write it in the end if that is wanted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="all by default")
+    parser.add_argument("--list", action="store_true", help="print the rows")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to do each row")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablations"), help="the folder of the runs")
+    parser.add_argument("--quick", action="store_true", help="few steps: whether it works")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
+    given = parser.parse_args(arguments)
+    if unknown := sorted(set(given.rows) - ROWS.keys()):
+        parser.error(f"no such row: {', '.join(unknown)}; --list prints them")
+    if given.list:
+        print("\n".join(ROWS))
+        return
+    rows = given.rows or [*ROWS]
+    metrics, results = ready_metrics(given.quick), {row: list[Result]() for row in rows}
+    for seed in range(given.seeds):
+        for row in rows:
+            results[row].append(result(row, seed, given.work, metrics, given.quick))
+            print(f"{row}, seed {seed}: {dict(results[row][-1].numbers)}", file=sys.stderr, flush=True)
+        print(table(results), flush=True)
+    if given.write:
+        write_table(table(results), PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -76,6 +76,7 @@ _COMPONENTS = (
     ("condition", "labels", "conditions.labels:Labels", "a dataset's own classes"),
     ("condition", "clusters", "conditions.clusters:Clusters", "k-means of latents or features, no labels"),
     ("coupling", "independent", "couplings.independent:Independent", "noise as it comes"),
+    ("coupling", "minibatch_ot", "couplings.minibatch_ot:MinibatchOT", "the nearest noise, batch by batch"),
     ("guidance", "none", "guidance.none:NoGuidance", "the denoiser as it is"),
     (
         "guidance",

@@ -12,7 +12,7 @@ import click
 
 from uldm_core.cli.common import FilePath, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
-from uldm_plugins.commands.parameters import COUNT, SEED, completing_names, run_argument
+from uldm_plugins.commands.parameters import COUNT, SEED, FiniteRange, completing_names, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.option(
     "--guidance",
     "weight",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="WEIGHT",
     help="Guidance with this weight, 1 for none; without guidance in the recipe, by what the run has.",
 )

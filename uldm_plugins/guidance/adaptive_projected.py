@@ -10,7 +10,7 @@ from annotated_types import Interval as Range
 from torch import Tensor
 
 from uldm_core.protocols import Denoise, Models, NoiseScheduler
-from uldm_plugins.guidance.classifier_free import ByCondition, untold_and_told
+from uldm_plugins.guidance.classifier_free import ByCondition, without_and_with
 from uldm_plugins.guidance.interval import Interval, Weight
 
 PLACES = (1, 2, 3)
@@ -31,7 +31,7 @@ class AdaptiveProjected(ByCondition):
             it is ``classifier_free``.
         momentum: of the difference from step to step; below 0 it weakens what steps have in common.
         norm_threshold: the difference is scaled down to this norm; 0 leaves it. The norm is that of a whole
-            latent: the paper has 2.5 to 15 for 4x32x32 to 4x128x128.
+            latent, and grows with its size: 2.5 to 15 are usual for those of large models.
         classes: of the condition.
 
     Raises:
@@ -58,7 +58,7 @@ class AdaptiveProjected(ByCondition):
         Raises:
             ValueError: there is no condition.
         """
-        both = untold_and_told(models)
+        both = without_and_with(models)
         average: Tensor | None = None
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:

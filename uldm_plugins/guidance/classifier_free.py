@@ -61,11 +61,11 @@ class ClassifierFree(ByCondition):
         Raises:
             ValueError: there is no condition.
         """
-        both = untold_and_told(models)
+        both = without_and_with(models)
         return lambda latents, t: extrapolated(*both(latents, t), self.weight)
 
 
-def untold_and_told(models: Models) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def without_and_with(models: Models) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return what predicts without and with the condition, in one batch.
 
     Raises:

@@ -146,9 +146,11 @@ def _samples(run: RunFiles) -> Section | None:
     pictures = [picture(image, f"sample {number}") for number, image in enumerate(images, 1)]
     if not pictures and not frames:
         return None
+    drawn = run.stage_using("sample")
     shows = {
         "pictures": pictures,
         "total": total,
+        "calls": drawn.state.summary.get("denoiser_calls_per_image") if drawn else None,
         "side": shown_at(images.shape[1]),
         "frames": frames,
         "trainer": trainer.name if trainer else "",

@@ -26,7 +26,6 @@ from uldm_core.protocols import (
     HasWeight,
     LatentScaling,
     Metric,
-    Models,
     NoiseScheduler,
     Paired,
     Sampler,
@@ -35,7 +34,7 @@ from uldm_core.run_folder.files import damaged, write_json
 from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.evaluate import measure
-from uldm_plugins.stages.guided import AVERAGES
+from uldm_plugins.stages.guided import AVERAGES, calls_per_image
 from uldm_plugins.stages.held_out import HELD_OUT
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.sample import Sample
@@ -158,6 +157,7 @@ class Tune:
         self.worse = worse
         self.count = count
         self.minutes = minutes
+        self.condition = condition
         self._parts = (autoencoder, denoiser, noise_scheduler, latent_scaling, condition)
         self._batch_size = batch_size
 
@@ -165,8 +165,12 @@ class Tune:
         """Try the candidates, and write which is best."""
         self._until = time.monotonic() + 60 * self.minutes
         values = self.values(context.products)
-        planned = 1 + sum(map(len, values.values()))
-        self._announce(values, planned, context)
+        costs = self._costs(values)
+        planned = int(costs["candidates"])
+        context.message(
+            f"[{context.name}] up to {planned} candidates of {self.count:,} images each: "
+            f"{costs['denoiser calls an image in all']:,.0f} calls of the denoiser an image in all"
+        )
         against = self._show_real(context)
         candidates, best = self._search(values, context)
         if len(candidates) < planned and self._time_is_up:
@@ -182,11 +186,14 @@ class Tune:
         Raises:
             RunError: ``averages`` names one that the training did not keep.
         """
-        own = Choice.of(self.guidance, self.sampler)
         kept = [TRAINED, *kept_averages(products)]
         averages = kept if self.averages is None else self.averages
         if unknown := sorted(set(averages) - set(kept)):
             raise RunError(f"averages: there is no {listing(unknown)}", hint=f"there are: {listing(kept)}")
+        return self._values(averages)
+
+    def _values(self, averages: Sequence[str]) -> dict[str, list[Any]]:
+        own = Choice.of(self.guidance, self.sampler)
         weights = WEIGHTS if self.weights is None and own.weight is not None else self.weights or ()
         found = dict(zip(ORDER, (weights, self.intervals, averages, self.sampler_steps)))
         return {
@@ -196,33 +203,33 @@ class Tune:
             for option, values in found.items()
         }
 
-    def _announce(self, values: Mapping[str, Sequence[Any]], planned: int, context: Context) -> None:
-        """Say beforehand what it is going to cost."""
+    def costs(self) -> Mapping[str, float]:
+        """Return how many candidates there are at most, and how often they call the denoiser for an image.
+
+        Averages that the training is going to keep are not known yet; those that are named count.
+        """
+        return self._costs(self._values([TRAINED, *(self.averages or ())]))
+
+    def _costs(self, values: Mapping[str, Sequence[Any]]) -> dict[str, float]:
         own = Choice.of(self.guidance, self.sampler)
-        weights = [*values["weight"], own.weight]
-        dearest = evolve(own, weight=max(weights, key=lambda weight: self.calls(evolve(own, weight=weight))))
-        options = {**values, "weight": [weight for weight in weights if weight is not None]}
-        tried = [evolve(dearest, **{name: value}) for name, values in options.items() for value in values]
-        calls = sum(map(self.calls, tried or [own]))
-        context.message(
-            f"[{context.name}] {planned} candidates at most, {self.count:,} images each: "
-            f"up to {calls * self.count:,} calls of the denoiser, of one image"
-        )
+        weights = [evolve(own, weight=weight) for weight in values["weight"]]
+        dearest = max([own, *weights], key=self.calls)
+        others = [
+            evolve(dearest, **{option: value})
+            for option in values
+            for value in values[option]
+            if option != "weight"
+        ]
+        tried = [own, *weights, *others]
+        return {
+            "candidates": float(len(tried)),
+            "denoiser calls an image in all": float(sum(map(self.calls, tried))),
+        }
 
     def calls(self, choice: Choice) -> int:
         """Return how often a denoiser is called to draw one image in a way."""
-        called = 0
-
-        def predict(latents: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-            nonlocal called
-            called += len(latents)
-            return torch.zeros_like(latents)
-
-        noise, generator = torch.zeros(1, 1, 1, 1), torch.Generator()
-        models = Models(predict, torch.zeros(1, dtype=torch.int64), 0, predict)
-        denoise = choice.guided(self.guidance)(models, self.noise_scheduler)
-        choice.sampled(self.sampler)(denoise, self.noise_scheduler, noise, generator)
-        return called
+        parts = choice.sampled(self.sampler), choice.guided(self.guidance)
+        return calls_per_image(*parts, self.noise_scheduler, self.condition.classes if self.condition else 0)
 
     def _show_real(self, context: Context) -> str:
         """Give the metric the images to compare with; return what they are."""
