@@ -57,7 +57,7 @@ def quantized(name):
 
 
 def diffusion(cache_latents, classes=0, **options):
-    """Return a small denoiser's training, told clusters if there are to be classes."""
+    """Return a small denoiser's training, conditioned on clusters if there are to be classes."""
     condition = registry.build("condition", "clusters", classes=classes) if classes else None
     coder = registry.build("autoencoder", "autoencoder_kl", in_channels=1, **KL)
     return registry.build(
