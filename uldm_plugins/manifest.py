@@ -99,6 +99,7 @@ _COMPONENTS = (
     ("sampler", "ddim", "samplers.ancestral:DDIM", "deterministic, or with eta as noisy as ddpm"),
     ("sampler", "euler_ancestral", "samplers.ancestral:EulerAncestral", "Euler steps with fresh noise"),
     ("sampler", "dpmpp_2m", "samplers.ode:DPMpp2M", "second order from one call a step"),
+    ("sampler", "dpmpp_3m", "samplers.ode:DPMpp3M", "like dpmpp_2m, from one prediction more"),
     ("sampler", "euler", "samplers.ode:Euler", "first-order ODE; DDIM with eta 0"),
     ("sampler", "heun", "samplers.ode:Heun", "second-order ODE"),
     ("metric", "frechet", "metrics.frechet:Frechet", "Fréchet distance in any backbone's features"),
@@ -145,6 +146,8 @@ _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
+    "guidance/classifier_free": {"classes": 10},
+    "guidance/adaptive_projected": {"classes": 10},
     "condition/labels": {"classes": 10},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},

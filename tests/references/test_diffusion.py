@@ -183,14 +183,14 @@ def test_ddim_is_diffusers_trajectory(ours, theirs, eta):
 
 @pytest.mark.parametrize("steps", [20, 8])
 @pytest.mark.parametrize(("ours", "theirs"), PREDICTIONS)
-def test_dpmpp_2m_is_diffusers_trajectory(ours, theirs, steps):
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpmpp_2m_and_3m_are_diffusers_trajectories(ours, theirs, steps, order):
     process = registry.build("noise_scheduler", "scaled_linear", prediction=ours)
-    reference = DPMSolverMultistepScheduler(
-        **SCALED, prediction_type=theirs, timestep_spacing="trailing", final_sigmas_type="zero"
-    )
+    options = {"solver_order": order, "timestep_spacing": "trailing", "final_sigmas_type": "zero"}
+    reference = DPMSolverMultistepScheduler(**SCALED, prediction_type=theirs, **options)
     reference.set_timesteps(steps)
     same(
-        ours_over(process, "dpmpp_2m", noise(), steps=steps, spacing="trailing"),
+        ours_over(process, f"dpmpp_{order}m", noise(), steps=steps, spacing="trailing"),
         theirs_over(reference, noise()),
     )
 
