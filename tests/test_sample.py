@@ -1,10 +1,12 @@
 """``uldm sample`` on a real, very small run: images, the way to them, and what lies between."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.denoisers.mlp import MLP
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
+PAGE = (Path(__file__).parents[1] / "docs/better_samples.md").read_text("utf-8")
 TINY = (
     "dataset.limit=40",
     "stages.first.steps=2",
@@ -109,11 +112,10 @@ def test_an_unfinished_run_of_other_options_is_not_sampled(run, tmp_path, edit, 
 @pytest.fixture(scope="module")
 def conditional(run, tmp_path_factory):
     folder = shutil.copytree(run, tmp_path_factory.mktemp("sample") / "conditional")
-    condition = 'condition={use = "labels", classes = 10}'
-    assert (
-        program._run(["run", "mnist_smoke", *TINY, condition, "--until", "samples", "--out", str(folder)])
-        == 0
-    )
+    text = next(code for code in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "labels" in code)
+    recipe = folder.parent / "digits.toml"
+    recipe.write_text(text.replace("mnist_latent", "mnist_smoke"))
+    assert program._run(["run", str(recipe), *TINY, "--until", "samples", "--out", str(folder)]) == 0
     return folder
 
 
