@@ -104,6 +104,15 @@ def test_density_and_coverage_are_their_formulas():
     assert 0 < coverage < 1
 
 
+@pytest.mark.parametrize("metric", ["precision_recall", "density_coverage"])
+def test_so_many_images_of_each_side_are_compared(metric):
+    real, fake = digits()
+    few = [images[torch.linspace(0, len(images) - 1, 30).round().long()] for images in (real, fake)]
+    assert measured(metric, real, fake, backbone=Backbone(), count=30) == measured(
+        metric, *few, backbone=Backbone()
+    )
+
+
 def test_the_nearest_neighbour_is_the_nearest():
     real, fake = digits()
     fake[7] = real[9]

@@ -86,6 +86,12 @@ def named(network: object) -> str:
     return f"{type(network).__name__} {digest.hexdigest()}"
 
 
+def evenly(vectors: Tensor, count: int | None) -> Tensor:
+    """Return so many vectors at most, evenly chosen of all."""
+    count = min(len(vectors), count or len(vectors))
+    return vectors[torch.linspace(0, len(vectors) - 1, count).round().long()]
+
+
 def neighbour_distances(vectors: Tensor, k: int) -> Tensor:
     """Return each vector's distance to its k-th nearest other, [N]."""
     return torch.cat([block.kthvalue(k + 1).values for block in distance_blocks(vectors, vectors)])

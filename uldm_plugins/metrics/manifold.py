@@ -14,6 +14,7 @@ from uldm_plugins.metrics.features import (
     FeatureSets,
     VectorSets,
     distance_blocks,
+    evenly,
     named,
     neighbour_distances,
     pooled,
@@ -30,12 +31,20 @@ class PrecisionRecall(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
+        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
+            it takes grows with their square, and the balls shrink as there are more.
     """
 
     higher_is_better = {"precision": True, "recall": True}
 
-    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 3) -> None:
+    def __init__(
+        self,
+        backbone: Backbone = use("vgg16"),
+        k: Annotated[int, Ge(1)] = 3,
+        count: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
         self.k = k
+        self.count = count
         super().__init__(backbone)
 
     def compute(self) -> dict[str, float]:
@@ -44,7 +53,7 @@ class PrecisionRecall(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = self.sets(self.k + 1)
+        real, fake = (evenly(vectors, self.count) for vectors in self.sets(self.k + 1))
         return {"precision": _inside(fake, real, self.k), "recall": _inside(real, fake, self.k)}
 
 
@@ -58,12 +67,20 @@ class DensityCoverage(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
+        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
+            it takes grows with their square, and the balls shrink as there are more.
     """
 
     higher_is_better = {"coverage": True}  # images in the midst of the real ones are denser than they
 
-    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 5) -> None:
+    def __init__(
+        self,
+        backbone: Backbone = use("vgg16"),
+        k: Annotated[int, Ge(1)] = 5,
+        count: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
         self.k = k
+        self.count = count
         super().__init__(backbone)
 
     def compute(self) -> dict[str, float]:
@@ -72,7 +89,7 @@ class DensityCoverage(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = self.sets(self.k + 1)
+        real, fake = (evenly(vectors, self.count) for vectors in self.sets(self.k + 1))
         radii = neighbour_distances(real, self.k)
         inside, covered = 0, torch.zeros(len(real), dtype=torch.bool)
         for distances in distance_blocks(fake, real):
@@ -137,7 +154,8 @@ class NearestNeighbour(VectorSets):
             ValueError: no image on a side.
         """
         real, fake = self.sets(1)
-        fake, unseen = self._some(fake), self._some(torch.cat(self._unseen)) if self._unseen else None
+        fake = evenly(fake, self.count)
+        unseen = evenly(torch.cat(self._unseen), self.count) if self._unseen else None
         if unseen is not None and self._usual is None:
             self._usual = _to_nearest(unseen, real)
         same = unseen is not None and torch.equal(fake, unseen)  # the floor, which takes as long again
@@ -146,10 +164,6 @@ class NearestNeighbour(VectorSets):
         if self._usual is not None:
             found["copies"] = (least <= self._usual.quantile(0.01)).double().mean().item()
         return found
-
-    def _some(self, vectors: Tensor) -> Tensor:
-        count = min(len(vectors), self.count or len(vectors))
-        return vectors[torch.linspace(0, len(vectors) - 1, count).round().long()]
 
 
 def _to_nearest(vectors: Tensor, others: Tensor) -> Tensor:
