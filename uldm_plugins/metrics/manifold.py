@@ -9,12 +9,13 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core import use
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import (
     FeatureSets,
+    Vectors,
     VectorSets,
     distance_blocks,
-    evenly,
     named,
     neighbour_distances,
     pooled,
@@ -33,6 +34,9 @@ class PrecisionRecall(FeatureSets):
         k: which neighbour bounds a ball.
         count: at most so many images of each side are compared, evenly chosen; all by default. The time that
             it takes grows with their square, and the balls shrink as there are more.
+
+    Raises:
+        ValueError: ``count`` is no more than ``k``.
     """
 
     higher_is_better = {"precision": True, "recall": True}
@@ -43,9 +47,10 @@ class PrecisionRecall(FeatureSets):
         k: Annotated[int, Ge(1)] = 3,
         count: Annotated[int, Ge(1)] | None = None,
     ) -> None:
+        if count is not None and count <= k:
+            raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
         self.k = k
-        self.count = count
-        super().__init__(backbone)
+        super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
         """Return ``precision`` and ``recall``, in [0, 1].
@@ -53,7 +58,7 @@ class PrecisionRecall(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = (evenly(vectors, self.count) for vectors in self.sets(self.k + 1))
+        real, fake = self.sets(self.k + 1)
         return {"precision": _inside(fake, real, self.k), "recall": _inside(real, fake, self.k)}
 
 
@@ -69,6 +74,9 @@ class DensityCoverage(FeatureSets):
         k: which neighbour bounds a ball.
         count: at most so many images of each side are compared, evenly chosen; all by default. The time that
             it takes grows with their square, and the balls shrink as there are more.
+
+    Raises:
+        ValueError: ``count`` is no more than ``k``.
     """
 
     higher_is_better = {"coverage": True}  # images in the midst of the real ones are denser than they
@@ -79,9 +87,10 @@ class DensityCoverage(FeatureSets):
         k: Annotated[int, Ge(1)] = 5,
         count: Annotated[int, Ge(1)] | None = None,
     ) -> None:
+        if count is not None and count <= k:
+            raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
         self.k = k
-        self.count = count
-        super().__init__(backbone)
+        super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
         """Return ``density``, about 1 at best, and ``coverage``, in [0, 1].
@@ -89,7 +98,7 @@ class DensityCoverage(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = (evenly(vectors, self.count) for vectors in self.sets(self.k + 1))
+        real, fake = self.sets(self.k + 1)
         radii = neighbour_distances(real, self.k)
         inside, covered = 0, torch.zeros(len(real), dtype=torch.bool)
         for distances in distance_blocks(fake, real):
@@ -120,7 +129,7 @@ class NearestNeighbour(VectorSets):
     def __init__(self, backbone: Backbone | None = None, count: Annotated[int, Ge(1)] | None = None) -> None:
         self.backbone = backbone
         self.count = count
-        super().__init__()
+        super().__init__(fake=count)
 
     @property
     def description(self) -> dict[str, str]:
@@ -137,12 +146,12 @@ class NearestNeighbour(VectorSets):
         """Forget all images, or all but the real and the unseen ones."""
         super().reset(keep_real=keep_real)
         if not keep_real:
-            self._unseen: list[Tensor] = []
+            self._unseen = Vectors(self.features, self.count)
             self._usual: Tensor | None = None
 
     def update_unseen(self, images: Tensor) -> None:
         """Take in uint8 images [B, C, H, W] that no training has seen."""
-        self._unseen.append(self.features(images))
+        self._unseen.update(images)
         self._usual = None
 
     def compute(self) -> dict[str, float]:
@@ -154,8 +163,7 @@ class NearestNeighbour(VectorSets):
             ValueError: no image on a side.
         """
         real, fake = self.sets(1)
-        fake = evenly(fake, self.count)
-        unseen = evenly(torch.cat(self._unseen), self.count) if self._unseen else None
+        unseen = self._unseen.all() if self._unseen.seen else None
         if unseen is not None and self._usual is None:
             self._usual = _to_nearest(unseen, real)
         same = unseen is not None and torch.equal(fake, unseen)  # the floor, which takes as long again
