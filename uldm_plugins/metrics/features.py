@@ -33,11 +33,13 @@ class Vectors:
         self.seen = 0
         self._every = 1
         self._kept: list[Tensor] = []
+        self._all: Tensor | None = None
 
     def update(self, images: Tensor) -> None:
         """Take in uint8 images [B, C, H, W]."""
         first = -self.seen % self._every
         self.seen += len(images)
+        self._all = None
         if self.count is None:
             self._kept.append(self.features(images))
             return
@@ -46,13 +48,16 @@ class Vectors:
             self._kept, self._every = [torch.cat(self._kept)[::2]], 2 * self._every
 
     def all(self) -> Tensor:
-        """Return the vectors, [N, D]."""
-        kept = torch.cat(self._kept)
-        if self.count is None:
-            return kept
-        count = min(len(kept), self.count)
-        chosen = kept[torch.linspace(0, len(kept) - 1, count).round().long()]
-        return torch.cat([self.features(batch) for batch in in_batches(chosen)])
+        """Return the vectors, [N, D]; computed once, until more images come."""
+        if self._all is None:
+            kept = torch.cat(self._kept)
+            self._all = kept if self.count is None else self._chosen(kept, self.count)
+            self._kept = [kept]
+        return self._all
+
+    def _chosen(self, kept: Tensor, count: int) -> Tensor:
+        places = torch.linspace(0, len(kept) - 1, min(len(kept), count)).round().long()
+        return torch.cat([self.features(batch) for batch in in_batches(kept[places])])
 
 
 class VectorSets(ABC):
