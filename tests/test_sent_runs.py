@@ -282,7 +282,14 @@ def test_a_recipe_that_somebody_wrote_is_not_written_over(uldm, small_run, tmp_p
     for more in ([], ["--dry-run"]):
         code, _, error = uldm("run", "exp/recipe.toml", "--out", "exp", *more)
         assert code == 2 and "exp/recipe.toml is not of a run: a run would overwrite it" in error
-    assert Path("exp/recipe.toml").read_text() == text
+    shutil.copytree(small_run, "x")
+    shutil.copy("exp/recipe.toml", "x/recipe.toml")
+    Path("exp/run.json").write_text("{}")
+    Path("exp/stages").mkdir()
+    for command in (["run", "exp"], ["run", "x"], ["run", "x/recipe.toml", "--out", "x"]):
+        code, _, error = uldm(*command)
+        assert code == 2 and "recipe.toml is not of a run: a run would overwrite it" in error
+    assert Path("exp/recipe.toml").read_text() == Path("x/recipe.toml").read_text() == text
 
 
 @pytest.mark.parametrize("content", ["../../x", "", "a b", "a\n\nb", "x" * 200])

@@ -709,8 +709,8 @@ class Adjustable(_Optional, Protocol):
 class HasCosts(_Optional, Protocol):
     """A stage that knows how often it is going to do what costs.
 
-    ``costs`` returns numbers by what they count, ``{"denoiser calls an image": 19.0}`` say. It is called
-    before a run, when networks have shapes and no values.
+    ``costs`` returns numbers by what they count, ``{"denoiser_calls_per_image": 19.0}`` say. It is
+    called before a run, when networks have shapes and no values.
     """
 
     def costs(self) -> Mapping[str, float]: ...

@@ -76,6 +76,7 @@ _COMPONENTS = (
     ("condition", "labels", "conditions.labels:Labels", "a dataset's own classes"),
     ("condition", "clusters", "conditions.clusters:Clusters", "k-means of latents or features, no labels"),
     ("coupling", "independent", "couplings.independent:Independent", "noise as it comes"),
+    ("coupling", "minibatch_ot", "couplings.minibatch_ot:MinibatchOT", "the nearest noise, batch by batch"),
     ("guidance", "none", "guidance.none:NoGuidance", "the denoiser as it is"),
     (
         "guidance",
@@ -98,6 +99,7 @@ _COMPONENTS = (
     ("sampler", "ddim", "samplers.ancestral:DDIM", "deterministic, or with eta as noisy as ddpm"),
     ("sampler", "euler_ancestral", "samplers.ancestral:EulerAncestral", "Euler steps with fresh noise"),
     ("sampler", "dpmpp_2m", "samplers.ode:DPMpp2M", "second order from one call a step"),
+    ("sampler", "dpmpp_3m", "samplers.ode:DPMpp3M", "like dpmpp_2m, from one prediction more"),
     ("sampler", "euler", "samplers.ode:Euler", "first-order ODE; DDIM with eta 0"),
     ("sampler", "heun", "samplers.ode:Heun", "second-order ODE"),
     ("metric", "frechet", "metrics.frechet:Frechet", "Fréchet distance in any backbone's features"),
@@ -144,6 +146,8 @@ _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
+    "guidance/classifier_free": {"classes": 10},
+    "guidance/adaptive_projected": {"classes": 10},
     "condition/labels": {"classes": 10},
     "backbone/vgg16": {"weights": "random"},
     "backbone/alexnet": {"weights": "random"},

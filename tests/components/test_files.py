@@ -319,6 +319,18 @@ def test_images_that_are_not_read_are_said_and_no_other_files(tmp_path):
     assert left_out["._g.jpg"].startswith("hidden") and ".png" not in other_endings()
 
 
+def test_pictures_of_runs_are_no_images_of_a_folder(tmp_path, ramp):
+    Image.fromarray(ramp).save(tmp_path / "own.png")
+    run = tmp_path / "runs" / "x"
+    (run / "stages").mkdir(parents=True)
+    (run / "recipe.toml").touch()
+    Image.fromarray(ramp).save(run / "samples.png")
+    found, left_out = image_files(tmp_path)
+    assert found == [tmp_path / "own.png"] and left_out == {os.path.join("runs", "x"): "a run's folder"}
+    with pytest.raises(ValueError, match=r"runs.x is a run's folder.*samples\.npz"):
+        image_files(run)
+
+
 def test_pipes_sockets_and_what_cannot_be_opened_are_said_at_once(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "broken.png").symlink_to("nowhere")

@@ -206,7 +206,7 @@ def test_a_share_that_holds_out_nothing_or_all_is_refused(count, share):
         divided(count, share, torch.Generator())
 
 
-class Told(TinyDenoiser):
+class RecordsClasses(TinyDenoiser):
     """Remembers which classes it is told."""
 
     def __init__(self):
@@ -219,7 +219,7 @@ class Told(TinyDenoiser):
 
 
 def test_of_several_averages_the_one_with_the_least_held_out_loss_is_taken(tmp_path):
-    dataset, denoiser = RecordingDataset(count=32), Told()
+    dataset, denoiser = RecordingDataset(count=32), RecordsClasses()
     options = {"ema": "post_hoc", "held_out": 0.25, "ema_stds": [0.02, 0.27], "drop": 0.9}
     condition = registry.build("condition", "labels", classes=2)
     parts = {"dataset": dataset, "denoiser": denoiser, "condition": condition}

@@ -245,15 +245,15 @@ class OneMomentumForAll(Weighted):
         return better + (self.weight - 1) * self.average
 
 
-@mutant("guidance", killed_by="told_the_condition")
-class WeakerIsNotTold(Weighted):
+@mutant("guidance", killed_by="condition_passed_on")
+class WeakerWithoutClass(Weighted):
     """The weaker model is not told the class."""
 
     def pair(self, models, latents, t):
         return models.weaker(latents, t, None), models.predict(latents, t, models.condition)
 
 
-@mutant("guidance", killed_by="told_the_condition")
+@mutant("guidance", killed_by="condition_passed_on")
 class UntoldByAnotherIndex(ByCondition):
     """ "Not told" is the index beyond the one that means it."""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 RECIPE = """\
 uldm = 1
@@ -28,6 +30,11 @@ codebook_size = 64
 [denoiser]
 kind = "denoiser"
 use = "mlp"
+
+[condition]
+kind = "condition"
+use = "clusters"
+classes = 30
 
 [stages.first]
 use = "train_autoencoder"
@@ -156,7 +163,10 @@ class MadeUpRun:
         random = np.random.default_rng(0)
         images = lambda count, seed: drawings(count, size, channels, seed)  # noqa: E731
         samples, scores = "stages/samples/artifacts/", "stages/scores/artifacts/"
-        self.arrays(samples + "samples.npz", images=images(120, 1))
+        self.arrays(samples + "samples.npz", images=images(120, 1), classes=np.arange(120) ** 2 % 30)
+        assigned = torch.arange(600) ** 2 % 30
+        (self.path / "stages/second/weights").mkdir(parents=True, exist_ok=True)
+        save_file({"assigned": assigned}, self.path / "stages/second/weights/condition.safetensors")
         noise = random.integers(0, 256, (8, 6, size, size, channels))
         times = np.linspace(1, 0, 8, dtype=np.float32)
         kept = times[:, None, None, None, None]

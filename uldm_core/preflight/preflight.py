@@ -125,7 +125,7 @@ def _costs(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Row]:
             except (Exception, SystemExit, TooLongError) as error:  # what is wrong the parts' own rows say
                 yield evolve(row, output=NOT_MEASURABLE, why=reason(error))
             else:
-                text = ", ".join(f"{count:,g} {what}" for what, count in costs.items())
+                text = ", ".join(f"{count:,g} {what.replace('_', ' ')}" for what, count in costs.items())
                 yield evolve(row, output=text)
 
 

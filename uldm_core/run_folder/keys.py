@@ -89,6 +89,8 @@ def stage_keys(
 def used_by(stage: ComponentSpec, resolved: ResolvedRecipe, *, needs: bool = True) -> list[str]:
     """Return the components and artifacts that a stage uses, or would use if an earlier one made them.
 
+    What serves its previews alone does not count.
+
     Args:
         stage: of the recipe.
         resolved: the recipe.
@@ -96,7 +98,7 @@ def used_by(stage: ComponentSpec, resolved: ResolvedRecipe, *, needs: bool = Tru
     """
     target: Any = stage.component.load()
     optional = target.optional_needs if isinstance(target, HasOptionalNeeds) else ()
-    components = sorted(components_behind(stage, resolved.components))
+    components = sorted(components_behind(without_previews(stage), resolved.components))
     return [*components, *(target.needs if needs else ()), *optional]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from uldm_core.errors import MistakeError
-from uldm_core.paths import inside
+from uldm_core.paths import inside, names_in
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.recipe.document import Document
 from uldm_core.recipe.variables import substitute
@@ -26,11 +26,19 @@ def folder_of(recipe: Recipe | ResolvedRecipe, out: str | Path | None = None) ->
     named = _named(recipe) if isinstance(recipe, Recipe) else recipe.run.out
     folder = path_of(out or written.run or named or Path("runs") / written.name)
     file = inside(folder, "recipe.toml")
-    others = any((folder / name).exists() for name in ("run.json", "stages"))
-    if file.is_file() and not others and "versions" not in Document.read(file).data:
+    if file.is_file() and "versions" not in Document.read(file).data and not _knew_no_versions(folder):
         what = f"{file} is not of a run: a run would overwrite it"
         raise MistakeError(what, hint="give another folder: --out")
     return folder
+
+
+def _knew_no_versions(folder: Path) -> bool:
+    """Whether a run's folder may be of a version of uldm that noted no versions in its recipe."""
+    from uldm_core.run_folder.folder import RunFolder  # which imports torch: seldom needed
+
+    run = RunFolder(folder)
+    stages = names_in(inside(folder, "stages"))
+    return run.is_of_format_1() and any(run.stage(name).inside("stage.json").is_file() for name in stages)
 
 
 def _named(recipe: Recipe) -> str:

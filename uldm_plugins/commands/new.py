@@ -25,6 +25,7 @@ DEFAULTS = {
     "adversarial_loss": "hinge",
     "optimizer": "adamw",
     "lr_schedule": "cosine",
+    "coupling": "independent",
     "timestep_weighting": "uniform",
     "guidance": "none",
     "sampler": "euler",

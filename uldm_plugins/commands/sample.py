@@ -12,7 +12,7 @@ import click
 
 from uldm_core.cli.common import FilePath, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
-from uldm_plugins.commands.parameters import COUNT, SEED, completing_names, run_argument
+from uldm_plugins.commands.parameters import COUNT, SEED, FiniteRange, completing_names, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,9 +60,17 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 @click.option(
     "--guidance",
     "weight",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="WEIGHT",
     help="Guidance with this weight, 1 for none; without guidance in the recipe, by what the run has.",
+)
+@click.option(
+    "--class",
+    "classes",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="NUMBER",
+    help="Images of this class of the run's condition, from 0; several take turns.",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_options
@@ -78,6 +86,7 @@ def sample(
     sampler: str | None,
     steps: int | None,
     weight: float | None,
+    classes: tuple[int, ...],
     force: bool,
     run_options: Given,
 ) -> None:
@@ -99,6 +108,7 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     unfinished = bool(trained.unfinished)
     trained.require_trained("autoencoder", "denoiser")
+    _check_classes(trained, classes)
     name, stage = trained.stage("sample")
     choice = stage.take_tuned(trained.artifacts)
     guided_by = guide(stage, trained, _table(trained, name, "guidance")["use"], weight, unfinished)
@@ -110,10 +120,10 @@ def sample(
     resolved = validate(
         registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
     )
-    stage.sampler = trained.store.build(resolved)
+    stage.sampler, stage.classes = trained.store.build(resolved), classes
     with _drawing(trained, name, seed) as context:
         if out:
-            write_images(stage.draw(context, count), out)
+            write_images(stage.draw(context, count), out, stage.drawn_classes(context, count))
         elif trajectory:
             _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, guided_by, seed))
         elif interpolate:
@@ -135,6 +145,29 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
     if option != "--out" and count and count > MOST_ROWS:
         raise MistakeError(f"--count {count}: {option} shows {MOST_ROWS} at most")
     return count or (IMAGES if option == "--out" else ROWS)
+
+
+def _check_classes(trained: TrainedRun, classes: tuple[int, ...]) -> None:
+    """Raise ``MistakeError`` before the networks are loaded if the run has no such classes."""
+    from uldm_core import MistakeError
+
+    if classes and "condition" not in trained.resolved.components:
+        raise MistakeError(
+            f"--class {classes[0]}: the run has no [condition], so its denoiser knows no classes",
+            hint="leave it out, or train a denoiser with a condition, such as clusters",
+        )
+    known = trained.component("condition").classes if classes else 0
+    if classes and max(classes) >= known:
+        raise MistakeError(f"--class {max(classes)}: the run's condition has classes 0 to {known - 1}")
+
+
+def _row_labels(stage: Sample, context: Context, what: str, count: int) -> list[str]:
+    """Return the labels of rows, with the class of each where the run has classes."""
+    labels = [f"{what} {number}" for number in range(1, count + 1)]
+    classes = stage.drawn_classes(context, count)
+    if classes is None:
+        return labels
+    return [f"{label}, class {told}" for label, told in zip(labels, classes.tolist(), strict=True)]
 
 
 def _table(trained: TrainedRun, stage: str, option: str) -> dict[str, Any]:
@@ -191,7 +224,7 @@ def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, dr
         save_table(
             frames.unbind(1),
             path,
-            row_labels=[f"image {number}" for number in range(1, count + 1)],
+            row_labels=_row_labels(stage, context, "image", count),
             column_labels=[f"{time:.2f}" for time in times.tolist()],
             height=_height(frames, HEIGHT),
             title=f"From noise to images: {drawn_with}\n"
@@ -233,7 +266,7 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, drawn_wi
         save_table(
             frames.unbind(1),
             path,
-            row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
+            row_labels=_row_labels(stage, context, "pair", pairs),
             column_labels=labels,
             height=_height(frames, HEIGHT),
             title=f"Between two noises: {drawn_with}\nimages of what lies from one (0%) to the other (100%)",

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Generator, Tensor
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 class AssignedClasses(ABC):
     """A class for each image of the training set, drawn as often as it occurs there.
@@ -29,10 +31,18 @@ class AssignedClasses(ABC):
         return self.assigned[indices]
 
     def draw(self, n: int, generator: Generator) -> Tensor:
-        """Return the classes of n images of the training set, drawn with replacement, int64 [n]."""
+        """Return n classes, int64 [n], more evenly than by chance: the share of each is nearly exact.
+
+        They are those at the places (u + i / golden ratio) mod 1 of the sorted training set, i from 0, u
+        drawn by the generator: each is drawn as often as it occurs, and a larger n begins with the same ones.
+
+        Source: the additive recurrence of low discrepancy, Kuipers and Niederreiter 1974, chapter 2.
+        """
         if not len(self.assigned):
             raise ValueError("it is not fitted yet, so no class can be drawn")
-        return self.assigned[torch.randint(len(self.assigned), (n,), generator=generator)]
+        first = torch.rand((), generator=generator, dtype=torch.float64)
+        places = (first + torch.arange(n, dtype=torch.float64) * GOLDEN) % 1
+        return self.assigned.sort().values[(places * len(self.assigned)).long()]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the class of each image of the training set, int64 [N]."""

@@ -18,7 +18,6 @@ class ClassEmbedding(nn.Embedding):
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__(classes + 1, dim)
-        nn.init.normal_(self.weight, std=0.02)
 
 
 def class_embedding(classes: int, dim: int) -> ClassEmbedding | None:

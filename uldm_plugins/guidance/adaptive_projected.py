@@ -10,13 +10,13 @@ from annotated_types import Interval as Range
 from torch import Tensor
 
 from uldm_core.protocols import Denoise, Models, NoiseScheduler
-from uldm_plugins.guidance.classifier_free import ByCondition, untold_and_told
-from uldm_plugins.guidance.interval import Interval, Weight
+from uldm_plugins.guidance.classifier_free import without_and_with
+from uldm_plugins.guidance.interval import Interval, Weight, WeightedGuidance
 
 PLACES = (1, 2, 3)
 
 
-class AdaptiveProjected(ByCondition):
+class AdaptiveProjected(WeightedGuidance):
     """Classifier-free guidance of the data that are predicted, less the part along these data themselves.
 
     That part raises the contrast of samples and little else, so that larger weights can be taken. The
@@ -25,29 +25,30 @@ class AdaptiveProjected(ByCondition):
     Source: Sadat et al. 2024 (arXiv 2410.02416), algorithm 1; ``AdaptiveProjectedGuidance`` of diffusers.
 
     Args:
+        classes: of the condition, without which there is nothing to leave out.
         weight: of the guidance; 1 is none.
         interval: the noise levels, sigma / alpha, between which it acts; everywhere by default.
         eta: how much of the part along the data is left; with 1, without momentum and without a threshold,
             it is ``classifier_free``.
         momentum: of the difference from step to step; below 0 it weakens what steps have in common.
         norm_threshold: the difference is scaled down to this norm; 0 leaves it. The norm is that of a whole
-            latent: the paper has 2.5 to 15 for 4x32x32 to 4x128x128.
-        classes: of the condition.
+            latent, and grows with its size: 2.5 to 15 are usual for those of large models.
 
     Raises:
-        ValueError: there is no condition, or the interval is empty.
+        ValueError: the interval is empty.
     """
 
     def __init__(
         self,
+        classes: Annotated[int, Ge(1)],
         weight: Weight = 2.0,
         interval: Interval | None = None,
         eta: Annotated[float, Range(ge=0, le=1)] = 0.0,
         momentum: Annotated[float, Range(gt=-1, lt=1)] = -0.5,
         norm_threshold: Annotated[float, Ge(0)] = 0.0,
-        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
-        super().__init__(weight, interval, classes)
+        super().__init__(weight, interval)
+        self.classes = classes
         self.eta = eta
         self.momentum = momentum
         self.norm_threshold = norm_threshold
@@ -58,7 +59,7 @@ class AdaptiveProjected(ByCondition):
         Raises:
             ValueError: there is no condition.
         """
-        both = untold_and_told(models)
+        both = without_and_with(models)
         average: Tensor | None = None
 
         def denoise(latents: Tensor, t: Tensor) -> Tensor:

@@ -9,32 +9,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from uldm_core.errors import OptionError
 from uldm_core.protocols import Denoise, Models, NoiseScheduler
 from uldm_plugins.guidance.interval import Interval, Weight, WeightedGuidance, extrapolated
 
 
-class ByCondition(WeightedGuidance):
-    """Guidance in a recipe with a condition.
-
-    Args:
-        weight: of the guidance; 1 is none.
-        interval: the noise levels, sigma / alpha, between which it acts; everywhere by default.
-        classes: of the condition.
-
-    Raises:
-        ValueError: there is no condition, or the interval is empty.
-    """
-
-    def __init__(self, weight: float, interval: tuple[float, float] | None, classes: int) -> None:
-        if not classes:
-            raise OptionError(
-                "without a [condition] there is nothing that the denoiser is not told: take auto"
-            )
-        super().__init__(weight, interval)
-
-
-class ClassifierFree(ByCondition):
+class ClassifierFree(WeightedGuidance):
     """Leads from what the denoiser predicts when it is not told the condition to what it predicts when it is.
 
     Both predictions are made in one batch.
@@ -42,18 +21,19 @@ class ClassifierFree(ByCondition):
     Source: Ho and Salimans 2022 (arXiv 2207.12598); ``ClassifierFreeGuidance`` of diffusers.
 
     Args:
+        classes: of the condition, without which there is nothing to leave out.
         weight: of the guidance; 1 is none, 0 the prediction without condition.
         interval: the noise levels, sigma / alpha, between which it acts; everywhere by default.
-        classes: of the condition.
 
     Raises:
-        ValueError: there is no condition, or the interval is empty.
+        ValueError: the interval is empty.
     """
 
     def __init__(
-        self, weight: Weight = 1.5, interval: Interval | None = None, classes: Annotated[int, Ge(0)] = 0
+        self, classes: Annotated[int, Ge(1)], weight: Weight = 1.5, interval: Interval | None = None
     ) -> None:
-        super().__init__(weight, interval, classes)
+        super().__init__(weight, interval)
+        self.classes = classes
 
     def guided(self, models: Models, noise_scheduler: NoiseScheduler) -> Denoise:
         """Return the denoiser with guidance.
@@ -61,11 +41,11 @@ class ClassifierFree(ByCondition):
         Raises:
             ValueError: there is no condition.
         """
-        both = untold_and_told(models)
+        both = without_and_with(models)
         return lambda latents, t: extrapolated(*both(latents, t), self.weight)
 
 
-def untold_and_told(models: Models) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def without_and_with(models: Models) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return what predicts without and with the condition, in one batch.
 
     Raises:

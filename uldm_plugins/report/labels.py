@@ -82,6 +82,14 @@ STAGES = {
 """What a stage does, by its component."""
 
 
+CLASSES = "Classes are those of the recipe's condition."
+CONDITIONS = {
+    "clusters": "Classes are clusters: groups of training images that are alike, found without any label.",
+    "labels": "Classes are the dataset's own.",
+}
+"""What the classes of a condition are."""
+
+
 def scalar_label(use: str, name: str) -> str:
     """Return what a number that a stage logs is, or an empty string if it is unknown."""
     known = "held_out_loss" if name.startswith("held_out_loss_") else name

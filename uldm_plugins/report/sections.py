@@ -14,7 +14,7 @@ from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
 from uldm_plugins.report.diagnostics import are_neighbours, copied
 from uldm_plugins.report.history import history_of
-from uldm_plugins.report.labels import METRICS, STAGES, scalar_label
+from uldm_plugins.report.labels import CLASSES, CONDITIONS, METRICS, STAGES, scalar_label
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
 from uldm_plugins.report.run_reader import (
     MOST_CODES,
@@ -40,6 +40,9 @@ MOST_PAIRS = 24
 MOST_FRAMES = 24
 MOST_CODEBOOKS = 4
 MOST_ENTRIES = 200
+MOST_CLASSES, MOST_OF_A_CLASS = 20, 10
+MOST_TOLD = 4000
+"""Samples that are searched for some of each class."""
 
 
 @frozen
@@ -85,6 +88,7 @@ def sections_of(run: RunFiles) -> list[Section]:
         _codebook(run),
         _path(run),
         _nearest(run),
+        _by_class(run),
         _classes(run),
         _history(run),
     ]
@@ -142,9 +146,11 @@ def _samples(run: RunFiles) -> Section | None:
     pictures = [picture(image, f"sample {number}") for number, image in enumerate(images, 1)]
     if not pictures and not frames:
         return None
+    drawn = run.stage_using("sample")
     shows = {
         "pictures": pictures,
         "total": total,
+        "calls": drawn.state.summary.get("denoiser_calls_per_image") if drawn else None,
         "side": shown_at(images.shape[1]),
         "frames": frames,
         "trainer": trainer.name if trainer else "",
@@ -316,6 +322,43 @@ def _nearest(run: RunFiles) -> Section | None:
     shares = [measured.results.get(name, {}).get("copies") for name in ("samples", "floor")]
     shows = {"rows": rows, "side": shown_at(samples.shape[1]), "copies": shares}
     return Section("nearest", "Nearest training images", shows, "Nearest")
+
+
+def _by_class(run: RunFiles) -> Section | None:
+    """Return samples of the largest classes that they were told, with the share of each."""
+    drawn, head = run.drawn_classes(), run.first_images("samples.npz", MOST_TOLD)
+    if drawn is None or head is None or len(drawn) != head[1]:
+        return None
+    images, assigned = head[0], run.training_classes()
+    samples, training = _shares(drawn), None if assigned is None else _shares(assigned)
+    largest = sorted(training or samples, key=lambda told: -(training or samples)[told])[:MOST_CLASSES]
+    each = max(1, how_many(images.shape[1], MOST_OF_A_CLASS * len(largest)) // len(largest))
+    rows = [
+        {
+            "told": told,
+            "pictures": [
+                picture(images[index], f"sample {index + 1}, class {told}")
+                for index in np.flatnonzero(drawn[: len(images)] == told)[:each]
+            ],
+            "samples": samples.get(told, 0.0),
+            "training": training.get(told, 0.0) if training else None,
+        }
+        for told in largest
+    ]
+    condition = run.recipe.get("condition")
+    shows = {
+        "rows": rows,
+        "classes": len(training or samples),
+        "side": shown_at(images.shape[1]),
+        "told": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
+    }
+    return Section("by_class", "Samples by class", shows, "By class")
+
+
+def _shares(classes: NDArray[np.int64]) -> dict[int, float]:
+    """Return the share of each class that occurs."""
+    found, counts = np.unique(classes, return_counts=True)
+    return dict(zip(found.tolist(), (counts / len(classes)).tolist()))
 
 
 def _classes(run: RunFiles) -> Section | None:

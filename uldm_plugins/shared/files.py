@@ -58,14 +58,17 @@ def shown(path: Path | str) -> str:
 def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     """Return the files under a folder that have a readable ending, sorted by path, and the others.
 
-    Links to folders are followed. Others are images that are hidden or of another format, broken links, and
-    folders that cannot be listed: why, by their names below the folder.
+    Links to folders are followed. Others are images that are hidden or of another format, broken links,
+    folders that cannot be listed, and folders of runs: why, by their names below the folder.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or it is a run's.
     """
     if not root.is_dir():
         raise OptionError(f"there is no folder {shown(root)}")
+    if (root / "recipe.toml").exists() and (root / "stages").exists():
+        samples = "stages/NAME/artifacts/samples.npz"
+        raise OptionError(f"{shown(root)} is a run's folder, not one of images; its samples are in {samples}")
     found: list[Path] = []
     left_out: dict[str, str] = {}
     for path in _files_under(root, left_out):
@@ -107,6 +110,9 @@ def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[Path]:
                 continue
             entered.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(folder))
+            if {"recipe.toml", "stages"} <= {entry.name for entry in entries}:
+                unreadable[shown(Path(folder).relative_to(root))] = "a run's folder"
+                continue
         except OSError as error:
             unreadable[shown(Path(folder).relative_to(root))] = _reason(error)
             continue

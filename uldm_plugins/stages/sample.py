@@ -47,7 +47,7 @@ PATHS = 10
 FRAMES = 12
 REPORT_EVERY_SECONDS = 0.5
 NO_WEAKER = (
-    "it leads away from a weaker denoiser, and no stage of this run kept one",
+    "it leads away from a weaker denoiser, and the last training of this run kept none of this denoiser",
     "train the denoiser in this run, with train_diffusion's option weaker above 0; name another denoiser, "
     'weaker = { ref = "..." }; or draw without guidance, with --guidance 1 or guidance = "none"',
 )
@@ -120,7 +120,7 @@ class Sample:
         """Return how often a denoiser is called for an image: by most guidance, twice as often."""
         classes = self.condition.classes if self.condition else 0
         calls = calls_per_image(self.sampler, self.guidance, self.noise_scheduler, classes)
-        return {"denoiser calls an image": float(calls)}
+        return {"denoiser_calls_per_image": float(calls)}
 
     def run(self, context: Context) -> Mapping[str, float]:
         """Draw the images and write them."""
@@ -173,10 +173,7 @@ class Sample:
     def drawn_classes(self, context: Context, count: int) -> Tensor | None:
         """Return the classes of the images that ``draw`` returns, int64 [count]; None without a condition.
 
-        They are drawn from the condition, unless ``classes`` names some: then these take turns.
-
-        Raises:
-            ValueError: one of ``classes`` is none of the condition's.
+        They are drawn from the condition, unless ``classes`` names some of it: then these take turns.
         """
         if self.condition is None:
             return None
@@ -246,12 +243,13 @@ class Sample:
         Raises:
             MistakeError: it kept none, and the guidance needs one.
         """
-        early = kept_average(context.products) if needs_average(self.guidance) else []
-        weaker = with_weights(self.denoiser, early) if early else None
-        guided = GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker)
-        if guided.lacks_weaker:
-            raise MistakeError(Problem(Where(("stages", context.name, "guidance")), *NO_WEAKER))
-        return guided
+        weaker = None
+        if needs_average(self.guidance):
+            early = kept_average(context.products)
+            if [tensor.shape for tensor in early] != [own.shape for own in self.denoiser.parameters()]:
+                raise MistakeError(Problem(Where(("stages", context.name, "guidance")), *NO_WEAKER))
+            weaker = with_weights(self.denoiser, early)
+        return GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker)
 
     def _draw(
         self,

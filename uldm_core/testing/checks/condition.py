@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from attrs import frozen
 from hypothesis import strategies as st
@@ -83,9 +81,9 @@ def _of_shape(case: Case, classes: int, channels: int, side: int, salt: int) -> 
     return _TrainingSet(values, labels, cuts)
 
 
-def _fitted(case: Case, **options: Any) -> tuple[Condition, _TrainingSet]:
+def _fitted(case: Case) -> tuple[Condition, _TrainingSet]:
     """Build a condition that is fitted to a training set, and return both."""
-    condition = case.build(**options)
+    condition = case.build()
     given = _training_set(case, condition)
     condition.fit(given.batches, given.labels)
     return condition, given

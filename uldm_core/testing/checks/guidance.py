@@ -189,7 +189,7 @@ def batches_independent(case: Case) -> None:
 
 
 @contract.check
-def told_the_condition(case: Case) -> None:
+def condition_passed_on(case: Case) -> None:
     """Models get the batch's latents and times as they are, and of each its class, or that it is not told."""
     latents = _latents(case)
     models = _models(latents)
