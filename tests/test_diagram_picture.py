@@ -17,6 +17,7 @@ from uldm_core.cli import main as program
 from uldm_core.errors import is_unavailable
 from uldm_core.recipe import Recipe
 from uldm_plugins.diagram.canvas import Style, settings, wrapped
+from uldm_plugins.diagram.flowchart import graph_of
 from uldm_plugins.diagram.network_levels import network_levels
 from uldm_plugins.diagram.picture import picture
 
@@ -101,6 +102,19 @@ def test_every_network_of_ours_is_drawn_and_can_be_read(component):
             pytest.skip(str(error))
         raise
     assert legible(figure) == [] and sums(found) == set() and use in words(figure)
+
+
+def test_a_condition_goes_into_the_denoiser_its_training_and_sampling():
+    recipe = Recipe.load(SMOKE, ['condition={use = "clusters", classes = 400}'])
+    found, figure = drawn(recipe)
+    assert not legible(figure) and not sums(found)
+    told = "told the class of each image, one of 400, by the condition clusters"
+    assert told.replace(" ", "") in words(figure)
+    assert "toldthe" not in words(drawn(Recipe.load(SMOKE))[1])
+    graph = graph_of(recipe.resolve())
+    names = {node.id: node.lines[0].partition(":")[0] for node in graph.nodes}
+    ways = {(names[edge.start], names[edge.end]) for edge in graph.edges}
+    assert {("condition", "denoiser"), ("second", "condition"), ("condition", "samples")} <= ways
 
 
 def test_the_levels_of_a_vqvae_are_those_of_its_options():

@@ -10,6 +10,7 @@ from uldm_core.engine.components import RunComponents
 from uldm_core.engine.device import Device, outermost_modules
 from uldm_core.engine.run_stage import run_stage
 from uldm_core.shapes import shapes_only
+from uldm_plugins.stages.guided import with_weights
 
 META = Device(torch.device("meta"), torch.float32)
 LPIPS = {"use": "lpips", "backbone": "dummy"}
@@ -65,6 +66,13 @@ def test_every_stage_is_tried():
 def test_all_that_a_stage_is_built_of_is_on_the_device(stage, made):
     build(stage, STAGES[stage])
     assert len(made) > 10 and not elsewhere(made)
+
+
+def test_a_weaker_denoiser_and_copies_of_it_are_on_the_device(monkeypatch):
+    monkeypatch.setitem(COMPONENTS, "small", {"kind": "denoiser", "use": "mlp"})
+    guidance = build("sample", {"guidance": {"use": "auto", "weaker": {"ref": "small"}}}).guidance
+    early = [torch.zeros(parameter.shape) for parameter in guidance.weaker.parameters()]
+    assert not elsewhere([guidance.weaker, with_weights(guidance.weaker, early)])
 
 
 @pytest.mark.parametrize("metric", METRICS)

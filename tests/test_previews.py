@@ -77,6 +77,8 @@ def test_previews_are_spread_over_the_training(shown):
 )
 def test_steps_of_previews(steps, previews, wanted):
     class Shows:
+        preview_options = ("previews",)
+
         def preview(self, step, context):
             pass
 

@@ -56,7 +56,7 @@ def quantized(name):
     return autoencoder(use="vqvae_fast", quantizer={"use": name, "codebook_size": 16, "dim": 4})
 
 
-def diffusion(cache_latents):
+def diffusion(cache_latents, **options):
     coder = registry.build("autoencoder", "autoencoder_kl", in_channels=1, **KL)
     return registry.build(
         "stage",
@@ -68,6 +68,7 @@ def diffusion(cache_latents):
         latent_scaling=registry.build("latent_scaling", "unit_variance", channels=2),
         cache_latents=cache_latents,
         **COMMON,
+        **options,
     )
 
 
@@ -81,7 +82,7 @@ TRAINERS = {
     "vq": lambda: quantized("vq"),
     "vq_ema": lambda: quantized("vq_ema"),
     "kl": lambda: autoencoder(use="autoencoder_kl", **KL),
-    "diffusion": lambda: diffusion(True),
+    "diffusion": lambda: diffusion(True, ema="post_hoc", held_out=0.2),
     "diffusion, not cached": lambda: diffusion(False),
     "classifier": classifier,
 }
@@ -109,7 +110,7 @@ def train(folder, make, device, stop_at=0, kill_at=0):
     policy = CheckpointPolicy(2, keep=2) if kill_at else CheckpointPolicy("1 h")
     stage = RunFolder(folder).stage("s")
     loop.train(trainer, Context("s", 0, device, stage, stop=stop, options=RunOptions(checkpoint=policy)))
-    trained = {name: getattr(trainer, name).state_dict() for name in trainer.trains}
+    trained = {name: getattr(trainer, name).state_dict() for name in trainer.trains if getattr(trainer, name)}
     return {f"{name}.{key}": value for name, state in trained.items() for key, value in state.items()}
 
 

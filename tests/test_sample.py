@@ -21,6 +21,7 @@ from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import RunWarning
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.folder import RunFolder
+from uldm_plugins.denoisers.mlp import MLP
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
 TINY = (
@@ -103,6 +104,64 @@ def test_an_unfinished_run_of_other_options_is_not_sampled(run, tmp_path, edit, 
     cut.stage("second").write_record(evolve(cut.stage("second").record(), done=False))
     with pytest.raises(MistakeError, match=said):
         TrainedRun.open(cut.path, overrides=(edit,)).require_trained("autoencoder", "denoiser")
+
+
+@pytest.fixture(scope="module")
+def told(run, tmp_path_factory):
+    folder = shutil.copytree(run, tmp_path_factory.mktemp("sample") / "told")
+    condition = 'condition={use = "labels", classes = 10}'
+    assert (
+        program._run(["run", "mnist_smoke", *TINY, condition, "--until", "samples", "--out", str(folder)])
+        == 0
+    )
+    return folder
+
+
+def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, told, tmp_path, monkeypatch):
+    asked, forward = [], MLP.forward
+
+    def noted(self, latents, time, condition=None):
+        asked.append(condition.tolist())
+        return forward(self, latents, time, condition)
+
+    monkeypatch.setattr(MLP, "forward", noted)
+
+    def drawn(*options):
+        asked.clear()
+        assert uldm("sample", told, "--out", "a.npz", "--force", "--count", 6, *options)[0] == 0
+        with np.load(tmp_path / "a.npz") as arrays:
+            assert all(condition == arrays["classes"].tolist() for condition in asked)
+        return asked[0]
+
+    own = drawn()
+    assert len(set(own)) > 1 and set(own) <= set(range(10))
+    assert drawn("--class", 3) == [3] * 6 and drawn("--class", 3, "--class", 8) == [3, 8] * 3
+    with np.load(told / "stages/samples/artifacts/samples.npz") as arrays:
+        assert arrays["classes"].dtype == np.int64 and arrays["classes"].shape == (6,)
+    labels = []
+    monkeypatch.setattr(
+        "uldm_plugins.pictures.tables.save_table", lambda *_, row_labels, **__: labels.extend(row_labels)
+    )
+    assert uldm("sample", told, "--trajectory", "a.png", "--count", 2, "--class", 3, "--class", 8)[0] == 0
+    assert uldm("sample", told, "--interpolate", "b.png", "--count", 1, "--class", 4)[0] == 0
+    assert labels == ["image 1, class 3", "image 2, class 8", "pair 1, class 4"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        ("told", "error: --class 10: the run's condition has classes 0 to 9\n"),
+        ("run", "error: --class 3: the run has no [condition], so its denoiser knows no classes\n"),
+    ],
+)
+def test_a_class_that_the_run_does_not_have_is_said_before_its_networks_are_loaded(
+    uldm, request, tmp_path, monkeypatch, trained, said
+):
+    monkeypatch.setattr(TrainedRun, "stage", lambda *_: pytest.fail("the stage is built"))
+    folder = request.getfixturevalue(trained)
+    code, out, error = uldm("sample", folder, "--out", "a.png", "--class", 3, "--class", 10)
+    assert (code, out) == (2, "") and error.startswith(said)
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_a_trajectory_and_what_lies_between_two_noises_are_drawn(uldm, run, tmp_path):

@@ -98,6 +98,7 @@ _LATENT_SIZE = InferredOption(
     lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
     "dataset.size / autoencoder.downscale",
 )
+_CLASSES = InferredOption(lambda condition: condition.classes, "condition.classes")
 
 
 def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: Any) -> Kind:
@@ -143,14 +144,22 @@ BUILTIN_KINDS = (
         "which times are trained, and how much each counts",
         numbers=True,
     ),
+    _kind("condition", "Condition", "what the denoiser is told of an image beside the time"),
+    _kind("coupling", "Coupling", "which noise is paired with which latent in training"),
     _kind(
         "denoiser",
         "Denoiser",
-        "noisy latents and time to a prediction",
-        inferred={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE},
+        "noisy latents, time and condition to a prediction",
+        inferred={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE, "classes": _CLASSES},
         probe="denoise",
         network=True,
         learned=True,
+    ),
+    _kind(
+        "guidance",
+        "Guidance",
+        "samples that are led away from those of a worse denoiser",
+        inferred={"classes": _CLASSES},
     ),
     _kind("sampler", "Sampler", "noise to latents", probe="sample"),
     _kind("metric", "Metric", "images to numbers", inferred={"autoencoder": _AUTOENCODER}, probe="measure"),

@@ -30,6 +30,8 @@ else:
 
 Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(latents [B, C, H, W], t [B]) -> prediction`` in the noise scheduler's own prediction type."""
+Predict = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
+"""``(latents [B, C, H, W], t [B], condition [B] or None) -> prediction``, likewise."""
 
 
 class _ByName(_ProtocolMeta):
@@ -317,6 +319,8 @@ class Sampler(Protocol):
     The noise has unit variance; on a process that lets the variance grow it starts from the noise times the
     deviation at t = 1. One that cannot sample a process, or not in so many steps, raises ``ValueError``.
     Fresh noise comes from the generator, which is on the CPU.
+
+    Optional: ``HasSteps``.
     """
 
     def __call__(
@@ -325,14 +329,113 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
-class Denoiser(Network, Protocol):
-    """``(latents [B, C, H, W], conditioning [B]) -> prediction`` of the latents' shape.
+class HasSteps(_Optional, Protocol):
+    """A sampler with a number of steps: a copy with another number takes that many."""
 
-    The noise scheduler decides what ``conditioning`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to
-    1.1. A denoiser that knows one of them only raises an error at the other.
+    steps: int
+
+
+@runtime_checkable
+class Condition(Stateful, Protocol):
+    """What the denoiser is told beside the time: one of ``classes`` classes, of each image.
+
+    The index ``classes`` itself means "not told". What it was fitted to is in ``state_dict()``.
+
+    Optional: ``FitsImages``.
     """
 
-    def __call__(self, latents: Tensor, conditioning: Tensor, /) -> Tensor: ...
+    classes: int
+
+    def fit(self, batches: Iterable[Tensor], labels: Tensor | None, /) -> None:
+        """Find the class of each image of the training set; what it was fitted to before is forgotten.
+
+        ``batches`` are the normalized latents [B, C, h, w] in the images' order, and can be read several
+        times. ``labels`` are the dataset's own, int64 [N], if it has any. What cannot be fitted raises
+        ``ValueError``.
+        """
+
+    def of(self, indices: Tensor, /) -> Tensor:
+        """Return the classes of images of the training set, int64 [B], each from 0 to ``classes`` - 1."""
+
+    def draw(self, n: int, generator: Generator, /) -> Tensor:
+        """Return n classes, int64 [n] on the CPU, as frequent as in the training set."""
+
+
+@runtime_checkable
+class FitsImages(_Optional, Protocol):
+    """A condition that is fitted to images, if ``fits_images`` is true: float [B, C, H, W] in [-1, 1]."""
+
+    fits_images: bool
+
+
+@runtime_checkable
+class Coupling(Protocol):
+    """Pairs noise with data in training: returns the noise of each latent, [B, C, H, W] both.
+
+    It is a permutation of the noise that it is given, so that each is drawn from the same Gaussian.
+    """
+
+    def __call__(self, latents: Tensor, noise: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Denoiser(Network, Protocol):
+    """``(latents [B, C, H, W], time [B], condition [B] or None) -> prediction`` of the latents' shape.
+
+    The noise scheduler decides what ``time`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to
+    1.1. A denoiser that knows one of them only raises an error at the other. ``condition`` are the classes of
+    the recipe's condition, int64; None, like the index one beyond them, means "not told". A denoiser without
+    an option ``classes`` is never told any.
+    """
+
+    def __call__(self, latents: Tensor, time: Tensor, condition: Tensor | None = None, /) -> Tensor: ...
+
+
+@frozen
+class Models:
+    """What guidance combines.
+
+    ``predict`` is the denoiser, and ``weaker`` a worse one, if there is any. ``condition`` are the classes of
+    the images that are drawn, int64 [B], and ``untold`` the index that means "not told"; both None without a
+    condition.
+    """
+
+    predict: Predict
+    condition: Tensor | None = None
+    untold: int | None = None
+    weaker: Predict | None = None
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """Makes of a denoiser one whose samples are more faithful: by what sets it apart from a worse one.
+
+    It is called once for each batch that is drawn, and what it returns with the latents of that batch, all at
+    one time. Models that it cannot guide raise ``ValueError``.
+
+    Optional: ``HasWeight``, ``HasWeaker``.
+    """
+
+    def __call__(self, models: Models, noise_scheduler: NoiseScheduler, /) -> Denoise: ...
+
+
+@runtime_checkable
+class HasWeight(_Optional, Protocol):
+    """Guidance with a weight, 1 for none, and the interval of noise levels, sigma / alpha, in which it acts.
+
+    Both may be set; an interval of None is everywhere. Outside of it, and with weight 1, it calls the
+    denoiser alone.
+    """
+
+    weight: float
+    interval: tuple[float, float] | None
+
+
+@runtime_checkable
+class HasWeaker(_Optional, Protocol):
+    """Guidance by a weaker denoiser; None takes an early average of the weights of the same one."""
+
+    weaker: Denoiser | None
 
 
 @runtime_checkable
@@ -343,9 +446,8 @@ class Metric(Protocol):
     after that as well. One that ``compares`` needs real images as well; one that does not is given none. What
     it cannot measure, of so few images or so small ones, raises ``ValueError``, in ``update`` or ``compute``.
 
-    Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasSmallestSize``; ``higher_is_better`` (of all
-    its numbers, or a dict of those that have a direction); ``smallest_count`` (the least number of
-    images of each side).
+    Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasDirection``, ``ComparesWithUnseen``,
+    ``HasSmallestSize``; ``smallest_count`` (the least number of images of each side).
     """
 
     compares: bool
@@ -371,6 +473,26 @@ class HasReference(_Optional, Protocol):
     """A metric that names the split its real images are taken from, where that is not ``test``."""
 
     reference: str
+
+
+@runtime_checkable
+class HasDirection(_Optional, Protocol):
+    """A metric that says whether higher is better: of all its numbers, or of those that have a direction.
+
+    Of one that does not, lower is better.
+    """
+
+    higher_is_better: bool | Mapping[str, bool]
+
+
+@runtime_checkable
+class ComparesWithUnseen(_Optional, Protocol):
+    """A metric that also compares with real images that no training has seen.
+
+    They come after the real ones and before any fake ones, if there are any.
+    """
+
+    def update_unseen(self, images: Tensor, /) -> None: ...
 
 
 @runtime_checkable
@@ -462,12 +584,19 @@ class Stage(Protocol):
     ``trains`` are the options whose components it trains; ``makes`` and ``needs`` name artifacts that
     pass from an earlier stage to a later one. A summary is a dict of Python numbers.
 
-    Optional: ``ReadsSplits``. A stage without it depends on all splits.
+    Optional: ``ReadsSplits``, without which a stage depends on all splits; ``HasOptionalNeeds``.
     """
 
     trains: Sequence[str]
     makes: Sequence[str]
     needs: Sequence[str]
+
+
+@runtime_checkable
+class HasOptionalNeeds(_Optional, Protocol):
+    """A stage that names artifacts that it uses where an earlier stage makes them."""
+
+    optional_needs: Sequence[str]
 
 
 @runtime_checkable
@@ -523,9 +652,11 @@ class Previewing(_Optional, Protocol):
     """A trainer that shows what it has come to, and leaves everything as it was.
 
     ``previews`` is how often over the whole training, ``preview(step, context)`` does so by
-    ``context.show``. Options whose names begin with ``preview`` do not count in the stage's content key.
+    ``context.show``. ``preview_options`` names the options that serve nothing else: they do not count in the
+    stage's content key.
     """
 
+    preview_options: Sequence[str]
     if TYPE_CHECKING:  # so that a class can be asked as well
         previews: int
 
@@ -572,6 +703,17 @@ class Adjustable(_Optional, Protocol):
     """
 
     adjustable: Sequence[str]
+
+
+@runtime_checkable
+class HasCosts(_Optional, Protocol):
+    """A stage that knows how often it is going to do what costs.
+
+    ``costs`` returns numbers by what they count, ``{"denoiser_calls_per_image": 19.0}`` say. It is
+    called before a run, when networks have shapes and no values.
+    """
+
+    def costs(self) -> Mapping[str, float]: ...
 
 
 @runtime_checkable

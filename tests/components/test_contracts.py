@@ -25,10 +25,16 @@ EVERY_DAY = {
         "dataset/synthetic",
         "denoiser/mlp",
     ),
-    *("discriminator/patchgan", "latent_scaling/unit_variance", "loss/l1", "lr_schedule/cosine"),
+    *(
+        "discriminator/patchgan",
+        "guidance/adaptive_projected",
+        "latent_scaling/unit_variance",
+        "loss/l1",
+        "lr_schedule/cosine",
+    ),
     *("metric/frechet", "metric/psnr", "noise_scheduler/cosine", "noise_scheduler/flow", "optimizer/adamw"),
     *("quantizer/vq_ema", "sampler/heun", "stage/sample", "stage/train_diffusion", "tracker/jsonl"),
-    "timestep_weighting/min_snr",
+    *("timestep_weighting/min_snr", "coupling/minibatch_ot"),
 }
 """Some of each kind; the others are slow tests."""
 

@@ -166,14 +166,17 @@ def distance(found, mean=0.7, std=0.5):
     return abs(found.mean().item() - mean) + abs(found.std(correction=0).item() - std)
 
 
-def error_of(sampler, name, steps):
+def error_of(sampler, name, steps, **options):
     process = scheduler(name, "flow" if name == "flow" else "epsilon")
-    return distance(drawn(sampler, process, quantiles(4000), steps=steps))
+    return distance(drawn(sampler, process, quantiles(4000), steps=steps, **options))
 
 
-@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2)])
-def test_ode_samplers_converge_to_the_gaussian_at_their_order(sampler, order):
-    coarse, fine = error_of(sampler, "flow", 16), error_of(sampler, "flow", 64)
+@pytest.mark.parametrize(
+    ("sampler", "order", "spacing"),
+    [("euler", 1, "linspace"), ("heun", 2, "linspace"), ("heun", 2, "karras")],
+)
+def test_ode_samplers_converge_to_the_gaussian_at_their_order(sampler, order, spacing):
+    coarse, fine = (error_of(sampler, "flow", steps, spacing=spacing) for steps in (16, 64))
     assert fine < 0.02
     assert math.log(coarse / fine, 4) > order - 0.45
 
@@ -205,6 +208,7 @@ UNUSUAL = {
 OFF = {  # by mean and deviation, in 3, 10 and 40 steps
     "heun": (0.15, 0.03, 0.015),
     "dpmpp_2m": (0.45, 0.25, 0.06),
+    "dpmpp_3m": (0.45, 0.25, 0.06),
     "euler": (0.45, 0.2, 0.06),
     "ddim": (0.45, 0.2, 0.06),
     "ddpm": (0.5, 0.3, 0.12),
@@ -226,6 +230,39 @@ def test_every_sampler_gives_the_gaussian_on_every_process_by_every_prediction(c
         for steps, bound in zip((3, 10, 40), bounds, strict=True):
             error = distance(drawn(sampler, process, noise, steps=steps))
             assert error < bound, (process.prediction, sampler, steps)
+
+
+def test_the_levels_of_karras_spacing_are_karrass():
+    path = make_path(scheduler("flow", "flow"), 5, spacing="karras")
+    theirs = diffusers.EDMEulerScheduler(sigma_min=1 / 5, sigma_max=4 * 5**0.5, rho=2.0)
+    theirs.set_timesteps(5)
+    levels = [point.sigma / point.alpha for point in path[1:]]
+    assert path[0].t == 1 and levels == pytest.approx(theirs.sigmas[1:].tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("case", USUAL | UNUSUAL)
+def test_karras_spacing_is_not_wild_either(case):
+    noise = quantiles(50)
+    for process in all_predictions(*(USUAL | UNUSUAL)[case]):
+        for steps in (1, 2, 5, 20):
+            if steps > (process.timesteps or steps):
+                continue
+            path = make_path(process, steps, spacing="karras")
+            assert all(a.alpha * b.sigma < b.alpha * a.sigma for a, b in pairwise(path))
+            for sampler in ("heun", "dpmpp_3m"):
+                error = distance(drawn(sampler, process, noise, steps=steps, spacing="karras"))
+                assert error < 0.6, (process.prediction, sampler, steps)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_3m"])
+def test_karras_spacing_is_nearer_where_even_times_are_coarse_at_the_ends(sampler, name):
+    process, noise = scheduler(name, "v"), quantiles(500)
+    even, karras = (
+        distance(drawn(sampler, process, noise, steps=10, spacing=spacing))
+        for spacing in ("linspace", "karras")
+    )
+    assert karras < even / 5
 
 
 @pytest.mark.parametrize("case", UNUSUAL)

@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from uldm_core import MistakeError, Partial, RunError, registry, run_stage
+from uldm_core.engine.randomness import batch_indices
 from uldm_core.recipe import RunOptions
+from uldm_core.run_folder.files import read_tensors
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.testing.doubles import TinyDataset, components
+from uldm_core.testing.doubles import RecordingDataset, TinyDataset, TinyDenoiser, components
+from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.ema import EMA, warmed
+from uldm_plugins.stages.guided import AVERAGES
+from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
+from uldm_plugins.stages.train_diffusion import HELD_OUT_DRAWS
 from uldm_plugins.stages.training import OptimizerStep
 
 
@@ -171,3 +177,75 @@ def test_images_survive_their_file(tmp_path, channels):
     images = torch.randint(0, 256, (5, channels, 6, 7), dtype=torch.uint8)
     save_images(tmp_path / "x.npz", images)
     assert torch.equal(load_images(tmp_path / "x.npz"), images)
+
+
+def diffusion(**options):
+    """Return a training of a tiny denoiser, which encodes each batch anew."""
+    parts = {**components(), **options}
+    known = inspect.signature(registry.default().get("stage", "train_diffusion").load()).parameters
+    given = {name: part for name, part in parts.items() if name in known}
+    return registry.build("stage", "train_diffusion", **{"batch_size": 4, "cache_latents": False, **given})
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 8), (0.1, 3)])
+def test_images_that_are_held_out_are_never_trained(tmp_path, share, count):
+    dataset = RecordingDataset(count=32)
+    trainer = diffusion(dataset=dataset, held_out=share, steps=20, previews=0)
+    run_stage(trainer, tmp_path, name="s", options=RunOptions(device="cpu"))
+    asked = dataset.asked[32:]  # after those that the scaling is fitted to
+    indices = read_arrays(RunFolder(tmp_path).stage("s").artifact(HELD_OUT))["indices"]
+    assert indices.dtype == "int64" and indices.shape == (count,)
+    assert set(asked) == set(range(32)) - set(indices.tolist())
+    if not count:
+        assert asked == [int(i) for step in range(20) for i in batch_indices(32, 4, 0, "s", step)]
+
+
+@pytest.mark.parametrize(("count", "share"), [(4, 0.1), (1, 0.5), (1, 0.4)])
+def test_a_share_that_holds_out_nothing_or_all_is_refused(count, share):
+    with pytest.raises(RunError, match=f"held_out = {share} holds out 0 of {count} images"):
+        divided(count, share, torch.Generator())
+
+
+class RecordsClasses(TinyDenoiser):
+    """Remembers which classes it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def forward(self, latents, conditioning, condition=None):
+        self.told += condition.tolist()
+        return super().forward(latents, conditioning)
+
+
+def test_of_several_averages_the_one_with_the_least_held_out_loss_is_taken(tmp_path):
+    dataset, denoiser = RecordingDataset(count=32), RecordsClasses()
+    options = {"ema": "post_hoc", "held_out": 0.25, "ema_stds": [0.02, 0.27], "drop": 0.9}
+    condition = registry.build("condition", "labels", classes=2)
+    parts = {"dataset": dataset, "denoiser": denoiser, "condition": condition}
+    trainer = diffusion(**parts, steps=12, previews=0, **options)
+    losses = run_stage(trainer, tmp_path, name="s", options=RunOptions(device="cpu"))
+    assert losses.keys() == {"held_out_loss_ema_0.02", "held_out_loss_ema_0.27"}
+    kept = read_tensors(RunFolder(tmp_path).stage("s").artifact(AVERAGES))
+    assert trainer.artifact_bytes == sum(tensor.nbytes for tensor in kept.values())
+    assert {name.rpartition(".")[0] for name in kept} == {"weaker", "ema_0.02", "ema_0.27"}
+    best = min(losses, key=losses.get).removeprefix("held_out_loss_")
+    for number, parameter in enumerate(denoiser.parameters()):
+        assert torch.equal(parameter, kept[f"{best}.{number}"])
+        assert not torch.equal(kept[f"ema_0.02.{number}"], kept[f"ema_0.27.{number}"])
+    trained, held = 12 * trainer.batch_size, trainer.kept_back.tolist()
+    assert len(held) == 8 and dataset.asked[32 + trained :] == 2 * HELD_OUT_DRAWS * held
+    assert denoiser.told[trained:] == 2 * HELD_OUT_DRAWS * dataset.labels[held].tolist()
+    assert denoiser.told[:trained].count(trainer.condition.classes) > trained / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"ema": "post_hoc"}, "held out: add held_out = 0.05"),
+        ({"ema_stds": [0.05, 0.1], "held_out": 0.1}, 'widths of ema = "post_hoc": add that'),
+    ],
+)
+def test_averages_without_what_chooses_them_are_refused(options, wrong):
+    with pytest.raises(MistakeError, match=wrong):
+        diffusion(**options)

@@ -52,6 +52,17 @@ class Wide(nn.Module):
         return self.convolution(latents)
 
 
+class Told(Wide):
+    """A denoiser that adds a row for the class, which may be too wide."""
+
+    def __init__(self, row: int = 4, classes: int = 0) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(classes + 1, row)
+
+    def forward(self, latents, time, condition=None):
+        return self.convolution(latents) + self.rows(condition)[:, :, None, None]
+
+
 class Patches(nn.Module):
     """A discriminator."""
 
@@ -91,6 +102,12 @@ class Draws:
         for _ in range(self.steps):
             noise = noise + denoise(noise, torch.ones(len(noise)))
         return noise[..., self.side :]
+
+
+class Parts:
+    """A condition."""
+
+    classes = 7
 
 
 class Steps:
@@ -169,6 +186,8 @@ def flown(registry):
     more = [
         ("autoencoder", "halving", Halving),
         ("denoiser", "wide", Wide),
+        ("denoiser", "told", Told),
+        ("condition", "parts", Parts),
         ("discriminator", "patches", Patches),
         ("backbone", "maps", Maps),
         ("sampler", "draws", Draws),
@@ -250,6 +269,17 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
             "(in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))",
         ),
         (
+            {"condition": "parts", "denoiser": {"use": "told", "row": 5}},
+            "denoiser",
+            "does not take latents [2, 4, 2, 2]: The size of tensor a (4) must match the size of tensor b "
+            "(5) at non-singleton dimension 1",
+        ),
+        (
+            {"condition": "parts", "denoiser": "wide"},
+            "denoiser",
+            "takes no condition, and the recipe has one",
+        ),
+        (
             {"discriminator": {"use": "patches", "logits": 2}},
             "discriminator",
             "logits are [2, 2, 3, 3], not [2, 1, 3, 3]",
@@ -288,6 +318,15 @@ def test_what_does_not_fit_is_reported_at_the_component(flown, tables, where, wh
     (problem,) = [problem for problem in found.problems if not problem.warning]
     assert (problem.where.key, problem.what) == ((where,), what)
     assert "does not fit" in [row.output for row in found.rows]
+
+
+def test_a_denoiser_is_made_for_the_classes_of_the_condition_and_told_one(flown):
+    found = flown(condition="parts", denoiser="told")
+    assert problems_of(found) == []
+    assert (row(found, "denoiser: told").output, row(found, "denoiser: told").parameters) == (
+        "[B, 4, 2, 2]",
+        20 + 8 * 4,
+    )
 
 
 def test_the_shapes_around_are_the_hint(flown):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import nn
 
 from mutants.catalogue import mutant, sound
@@ -167,6 +169,161 @@ class StartsAsNothing(Plain):
     def waves(self, conditioning):
         angles = conditioning.float()[:, None] * self.rates.float()
         return self.dropout(torch.cat([angles.sin(), angles.cos()], 1))
+
+
+@sound("denoiser")
+class WithClasses(Plain):
+    """An embedding of the class is added to that of the time."""
+
+    def __init__(self, channels: int = 4, classes: int = 0):
+        super().__init__(channels)
+        self.classes = nn.Embedding(classes + 1, 16)
+
+    def told(self, time, condition):
+        if condition is None:
+            condition = torch.full_like(time, self.classes.num_embeddings - 1, dtype=torch.int64)
+        return self.classes(condition)
+
+    def forward(self, latents, time, condition=None):
+        embedding = self.time(self.waves(time).to(self.time.weight.dtype)) + self.told(time, condition)
+        return self.outward(F.silu(self.inward(latents) + embedding[..., None, None]))
+
+
+@sound("denoiser")
+class OneHot(WithClasses):
+    """Classes are one-hot vectors and "not told" is zeros; it is made for a condition only."""
+
+    def __init__(self, channels: int, classes: Annotated[int, Ge(1)]):
+        super().__init__(channels)
+        self.classes = nn.Linear(classes, 16)
+
+    def told(self, time, condition):
+        classes = self.classes.in_features
+        if condition is None:
+            condition = torch.full_like(time, classes, dtype=torch.int64)
+        if condition.min() < 0 or condition.max() > classes:
+            raise ValueError("there is no such class")
+        hot = condition[:, None] == torch.arange(classes, device=condition.device)
+        return self.classes(hot.to(self.classes.weight.dtype))
+
+
+@sound("denoiser")
+class ExpertsByClass(nn.Module):
+    """A network for each class, and one that is not told any."""
+
+    def __init__(self, channels: int = 4, classes: int = 0):
+        super().__init__()
+        self.experts = nn.ModuleList(Plain(channels) for _ in range(classes + 1))
+
+    def forward(self, latents, time, condition=None):
+        if condition is None:
+            return self.experts[-1](latents, time)
+        if min(condition.tolist()) < 0:
+            raise ValueError("there is no such class")
+        each = zip(condition.tolist(), latents, time, strict=True)
+        return torch.cat([self.experts[index](x[None], t[None]) for index, x, t in each])
+
+
+@mutant("denoiser", killed_by="tells_classes_apart")
+class LastIsUntold(WithClasses):
+    """The last class and "not told" are one row of its table."""
+
+    def told(self, time, condition):
+        last = self.classes.num_embeddings - 1
+        return super().told(
+            time, condition if condition is None or not last else condition + (condition == last - 1)
+        )
+
+
+@mutant("denoiser", killed_by="tells_classes_apart")
+class IgnoresClasses(WithClasses):
+    """It looks the class up, and does not use it."""
+
+    def told(self, time, condition):
+        return 0 * super().told(time, condition)
+
+
+@mutant("denoiser", killed_by="none_is_untold")
+class NoneIsFirst(WithClasses):
+    """Without a condition it takes the first class."""
+
+    def told(self, time, condition):
+        if condition is None:
+            condition = torch.zeros_like(time, dtype=torch.int64)
+        return super().told(time, condition)
+
+
+@mutant("denoiser", killed_by="none_is_untold")
+class NoneAddsNothing(WithClasses):
+    """Without a condition nothing is added, and the row for "not told" is another thing."""
+
+    def told(self, time, condition):
+        if condition is None:
+            return 0 * self.classes.weight[-1].expand(len(time), -1)
+        return super().told(time, condition)
+
+
+@mutant("denoiser", killed_by="refuses_unknown_classes")
+class ClassesClamped(WithClasses):
+    """Indices beyond its table are taken for the last one."""
+
+    def told(self, time, condition):
+        last = self.classes.num_embeddings - 1
+        if last and condition is not None:
+            condition = condition.clamp(0, last)
+        return super().told(time, condition)
+
+
+@mutant("denoiser", killed_by="refuses_unknown_classes")
+class NegativeFromTheEnd(WithClasses):
+    """The table is indexed as a tensor is: -1 is its last row."""
+
+    def told(self, time, condition):
+        if condition is None:
+            return super().told(time, None)
+        return self.classes.weight[condition]
+
+
+@mutant("denoiser", killed_by="takes_none_without_classes")
+class LeavesItOut(WithClasses):
+    """Made without classes it takes a condition and does not look at it."""
+
+    def told(self, time, condition):
+        return super().told(time, condition if self.classes.num_embeddings > 1 else None)
+
+
+@mutant("denoiser", killed_by="batch_independent")
+class FirstClassForAll(WithClasses):
+    """The first sample's class is used for the whole batch."""
+
+    def told(self, time, condition):
+        return super().told(time, condition if condition is None else condition[:1].expand(len(condition)))
+
+
+@mutant("denoiser", killed_by="parameters_get_gradients")
+class ClassesDetached(WithClasses):
+    """The embedding of the class is cut off from what is trained."""
+
+    def told(self, time, condition):
+        return super().told(time, condition).detach()
+
+
+@mutant("denoiser", killed_by="bfloat16")
+class FloatClasses(WithClasses):
+    """The embedding of the class stays float32 where the module is cast."""
+
+    def told(self, time, condition):
+        return super().told(time, condition).float()
+
+
+@mutant("denoiser", killed_by="moves_whole")
+class UntoldOnTheCpu(WithClasses):
+    """The index for "not told" is made on the CPU wherever the module is."""
+
+    def told(self, time, condition):
+        if condition is None:
+            condition = torch.full((len(time),), self.classes.num_embeddings - 1)
+        return super().told(time, condition)
 
 
 @mutant("denoiser", killed_by="distinguishes_times")

@@ -339,6 +339,7 @@ class Shows(Reconstruct):
     """Has its autoencoder in eval mode while it shows what it makes of a batch."""
 
     previews = 3
+    preview_options = ("previews",)
 
     def preview(self, step, context):
         self.autoencoder.eval()
@@ -352,6 +353,7 @@ class ShowsAndStaysAtRest(Reconstruct):
     """After the first preview the autoencoder stays in eval mode."""
 
     previews = 3
+    preview_options = ("previews",)
 
     def preview(self, step, context):
         self.autoencoder.eval()
@@ -362,6 +364,7 @@ class ShowsTheAverageAndKeepsIt(Reconstruct):
     """What is put into the weights for a preview is never taken out again."""
 
     previews = 3
+    preview_options = ("previews",)
 
     def preview(self, step, context):
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Processes, weightings and samplers against diffusers and denoising-diffusion-pytorch."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
 )
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from uldm_core import registry
 from uldm_core.testing.doubles import gaussian_denoiser
@@ -180,14 +183,14 @@ def test_ddim_is_diffusers_trajectory(ours, theirs, eta):
 
 @pytest.mark.parametrize("steps", [20, 8])
 @pytest.mark.parametrize(("ours", "theirs"), PREDICTIONS)
-def test_dpmpp_2m_is_diffusers_trajectory(ours, theirs, steps):
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpmpp_2m_and_3m_are_diffusers_trajectories(ours, theirs, steps, order):
     process = registry.build("noise_scheduler", "scaled_linear", prediction=ours)
-    reference = DPMSolverMultistepScheduler(
-        **SCALED, prediction_type=theirs, timestep_spacing="trailing", final_sigmas_type="zero"
-    )
+    options = {"solver_order": order, "timestep_spacing": "trailing", "final_sigmas_type": "zero"}
+    reference = DPMSolverMultistepScheduler(**SCALED, prediction_type=theirs, **options)
     reference.set_timesteps(steps)
     same(
-        ours_over(process, "dpmpp_2m", noise(), steps=steps, spacing="trailing"),
+        ours_over(process, f"dpmpp_{order}m", noise(), steps=steps, spacing="trailing"),
         theirs_over(reference, noise()),
     )
 
@@ -286,3 +289,26 @@ def test_edm_is_diffusers_sigmas_preconditioning_and_euler():
     )
     for left, right in zip([*asked, last], [*seen, x], strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-3)
+
+
+def squared_distance(latents, paired):
+    return (latents.double() - paired.double()).square().sum().item()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_minibatch_ot_is_the_least_of_all_permutations(count):
+    latents, fresh = 3 + noise(count, (count, 2, 2, 2)), noise(9, (count, 2, 2, 2))
+    paired = registry.build("coupling", "minibatch_ot")(latents, fresh)
+    every = [squared_distance(latents, fresh[list(order)]) for order in permutations(range(count))]
+    assert squared_distance(latents, paired) == pytest.approx(min(every), rel=1e-12)
+    assert count == 1 or min(every) < every[0], "as it comes"
+
+
+def test_minibatch_ot_is_scipys_assignment():
+    latents, fresh = noise(1, (64, 4, 7, 7)), noise(2, (64, 4, 7, 7))
+    paired = registry.build("coupling", "minibatch_ot")(latents, fresh)
+    costs = cdist(latents.flatten(1).double(), fresh.flatten(1).double(), "sqeuclidean")
+    pairs = linear_sum_assignment(costs)
+    assert torch.equal(paired, fresh[pairs[1]])
+    assert squared_distance(latents, paired) == pytest.approx(costs[pairs].sum(), rel=1e-6)
+    assert registry.build("coupling", "independent")(latents, fresh) is fresh

@@ -1,16 +1,18 @@
 """Autoencoders and denoisers against diffusers: its weights load, and give its outputs."""
 
+import hashlib
 import math
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings, get_2d_sincos_pos_embed
 from safetensors.torch import save_file
 from torch.distributions import Normal, kl_divergence
 
 from uldm_core import MistakeError, registry
+from uldm_plugins.denoisers.condition import with_condition
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 KL = {"block_out_channels": (32, 64, 64), "layers_per_block": 2, "norm_num_groups": 16}
@@ -129,6 +131,27 @@ def test_unet_2d_loads_diffusers_weights_and_gives_its_outputs(layout, tmp_path)
     assert ours(latents[..., :15, :23], times).shape == (3, 4, 15, 23)
 
 
+@torch.no_grad()
+def test_unet_2d_with_classes_loads_diffusers_weights_and_gives_its_outputs(tmp_path):
+    theirs = UNet2DModel(
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=6,
+        **UNETS[0],
+    )
+    save_file(shaken(theirs).state_dict(), tmp_path / "unet.safetensors")
+    given = {"channels": 4, "classes": 5, "weights": tmp_path / "unet.safetensors", **UNETS[0]}
+    latents, times = torch.randn(3, 4, 8, 8), torch.tensor([0.0, 17.0, 999.0])
+    for name in ("unet_2d", "diffusers/unet_2d"):
+        ours = registry.build("denoiser", name, **given).eval()
+        for classes in (torch.tensor([0, 4, 5]), torch.tensor([5, 5, 5])):
+            expected = theirs(latents, times, classes).sample
+            torch.testing.assert_close(ours(latents, times, classes), expected, **CLOSE)
+        torch.testing.assert_close(ours(latents, times), expected, **CLOSE)  # not told
+
+
 def test_lists_that_do_not_fit_are_refused():
     with pytest.raises(MistakeError, match="attention_levels has 1 values, block_out_channels 2"):
         registry.build("denoiser", "unet_2d", channels=4, attention_levels=[True])
@@ -171,6 +194,44 @@ def test_a_block_of_dit_is_diffusers_block():
     embedding = torch.nn.functional.silu(theirs.norm1.emb(times, classes, hidden_dtype=torch.float32))
     expected = theirs(tokens, timestep=times, class_labels=classes)
     torch.testing.assert_close(ours(tokens, embedding), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_dit_is_told_classes_as_diffusers_is():
+    ours = registry.build("denoiser", "dit", channels=4, size=8, hidden_size=32, num_heads=4, classes=5)
+    theirs = CombinedTimestepLabelEmbeddings(5, 32, class_dropout_prob=0.1).eval()
+    theirs.class_embedder.embedding_table.load_state_dict(ours.class_embedding.state_dict())
+    times, classes = torch.tensor([3.0, 700.0, 9.0]), torch.tensor([0, 4, 2])
+    embedding = theirs.timestep_embedder(theirs.time_proj(times))
+    told = with_condition(embedding, ours.class_embedding, classes)
+    torch.testing.assert_close(told, theirs(times, classes, torch.float32), rtol=0, atol=0)
+    dropped = theirs.class_embedder.token_drop(classes, torch.ones(3))
+    for untold in (None, torch.full((3,), 5)):
+        expected = theirs(times, dropped, torch.float32)
+        torch.testing.assert_close(
+            with_condition(embedding, ours.class_embedding, untold), expected, rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "digest"),
+    [
+        ("mlp", {"size": 4}, "a2dc78a9942c8624"),
+        ("unet", {}, "f0a25ac5d9d377c0"),
+        ("unet_2d", {}, "bcd0bad8f1fbf046"),
+        ("dit", {"size": 4}, "205da77f21459c16"),
+        ("diffusers/unet_2d", {}, "223e9643bf7bafde"),
+    ],
+)
+def test_weights_of_denoisers_without_classes_bear_the_names_of_those_made_before_there_were_any(
+    name, options, digest
+):
+    state = registry.build("denoiser", name, channels=4, **options).state_dict()
+    text = "\n".join(f"{name} {list(value.shape)}" for name, value in state.items())
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+    told = registry.build("denoiser", name, channels=4, **options, classes=3).state_dict()
+    ((added, table),) = ((key, value) for key, value in told.items() if key not in state)
+    assert added.endswith("class_embedding.weight") and len(table) == 4
 
 
 @torch.no_grad()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 RECIPE = """\
 uldm = 1
@@ -29,6 +31,11 @@ codebook_size = 64
 kind = "denoiser"
 use = "mlp"
 
+[condition]
+kind = "condition"
+use = "clusters"
+classes = 30
+
 [stages.first]
 use = "train_autoencoder"
 steps = 400
@@ -38,6 +45,9 @@ batch_size = 64
 use = "train_diffusion"
 steps = 600
 batch_size = 128
+
+[stages.tuning]
+use = "tune"
 
 [stages.samples]
 use = "sample"
@@ -56,6 +66,30 @@ METRICS = {
     "counts": {"samples": 5000, "reconstructions": 10000, "floor": 60000},
     "reference": 10000,
     "metrics": {"FrechetMnist": {"features": "MnistJudge ec75b2dac225e6d5"}, "ClassBalance": {}},
+}
+
+
+def candidate(option, weight, steps, score):
+    """Return one of ``candidates.json``."""
+    return {"option": option, "weight": weight, "interval": None, "average": "trained", "steps": steps,
+            "calls": 4 * steps - 2, "numbers": {"frechet_mnist": score}, "seconds": 12.5}  # fmt: skip
+
+
+TUNING = {
+    "metric": "frechet_mnist",
+    "higher_is_better": False,
+    "count": 1000,
+    "against": "3,000 training images that the denoiser was not trained on",
+    "planned": 6,
+    "worse": 1.05,
+    "best": 4,
+    "candidates": [
+        candidate("", 2.0, 10, 4.7),
+        candidate("weight", 1.0, 10, 7.25),
+        candidate("weight", 1.5, 10, 4.4812),
+        candidate("weight", 3.0, 10, 5.5),
+        candidate("steps", 1.5, 6, 4.5317),
+    ],
 }
 
 
@@ -129,7 +163,10 @@ class MadeUpRun:
         random = np.random.default_rng(0)
         images = lambda count, seed: drawings(count, size, channels, seed)  # noqa: E731
         samples, scores = "stages/samples/artifacts/", "stages/scores/artifacts/"
-        self.arrays(samples + "samples.npz", images=images(120, 1))
+        self.arrays(samples + "samples.npz", images=images(120, 1), classes=np.arange(120) ** 2 % 30)
+        assigned = torch.arange(600) ** 2 % 30
+        (self.path / "stages/second/weights").mkdir(parents=True, exist_ok=True)
+        save_file({"assigned": assigned}, self.path / "stages/second/weights/condition.safetensors")
         noise = random.integers(0, 256, (8, 6, size, size, channels))
         times = np.linspace(1, 0, 8, dtype=np.float32)
         kept = times[:, None, None, None, None]
@@ -151,12 +188,19 @@ class MadeUpRun:
         shares = {"samples": [0.09] * 5 + [0.11] * 5, "real": [0.1] * 10}
         self.json(scores + "classes.json", {"labels": labels, **shares})
         self.json(scores + "metrics.json", METRICS)
+        self.json("stages/tuning/artifacts/candidates.json", TUNING)
 
     def everything(self, **options):
         self.recipe()
         self.state()
         self.json("environment.json", {"python": "3.11.7", "machine": "cpu, float32, 2 threads"})
-        for name, seconds in {"first": 128.2, "second": 289.2, "samples": 6.5, "scores": 40.9}.items():
+        for name, seconds in {
+            "first": 128.2,
+            "second": 289.2,
+            "tuning": 0.0,
+            "samples": 6.5,
+            "scores": 40.9,
+        }.items():
             self.stage(name, seconds)
         self.curves()
         self.shown("first", "reconstructions", (0, 200, 400))

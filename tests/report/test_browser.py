@@ -103,7 +103,7 @@ def browser(chromium):
 def test_everything_is_drawn_and_nothing_is_asked_of_the_network(browser, run, width, scheme):
     browser.open(page.write_report(run.everything()), width=width, scheme=scheme)
     assert browser.run("return document.images.length") > 250 and browser.run(UNDRAWN) == 0
-    assert browser.run("return document.querySelectorAll('canvas').length") == 7
+    assert browser.run("return document.querySelectorAll('canvas').length") == 9
     assert browser.run(BLANK_CANVASES) == 0
     assert browser.run(SIDEWAYS) == 0
     complaints, asked = browser.logs()

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
+from report.conftest import RECIPE, drawings
+from safetensors.torch import save_file
 
 from uldm_core.cli import main as program
 from uldm_core.protocols import RunStart
@@ -25,12 +28,14 @@ from uldm_plugins.report.run_reader import read_run
 SECTIONS = (
     "samples",
     "metrics",
+    "tuning",
     "stages",
     "curves",
     "reconstructions",
     "codebook",
     "path",
     "nearest",
+    "by_class",
     "classes",
 )
 NOW = datetime(2025, 11, 24, 20, 53, tzinfo=timezone.utc)
@@ -264,6 +269,77 @@ def test_copies_of_training_images(run):
     arrays["distance"][:] = [0.0, 5, 6, 7]
     np.savez(path, **arrays)
     assert found(run)[0].startswith("bad: 12 of 12 samples")
+
+
+def test_a_share_of_samples_that_copy(run):
+    """In words beside the nearest images, and as what needs attention."""
+    run.everything()
+    for share, copies in ((0.012, False), (0.2, True)):
+        results = {"samples": {"copies": share}, "floor": {"copies": 0.0101}}
+        run.json("stages/scores/artifacts/metrics.json", {"results": results})
+        page = report_of(run.path, NOW)
+        assert f"<strong>{100 * share:.1f} %</strong> are as near to a training image" in page
+        assert "(1.0 %, counted)" in page
+        said = (
+            f"bad: {share:.1%} of the samples are as near to a training image as only 1% of the test images"
+        )
+        assert [one.startswith(said) for one in found(run)] == [True] * copies
+
+
+def test_what_was_tuned_is_a_table_and_curves(run):
+    """Curves by an option, of those that differ in it alone; the best is marked."""
+    page = report_of(run.everything(), NOW)
+    assert "the denoiser was not trained on" in page and "5 of at most 6 candidates were tried" in page
+    assert re.search(r'class="best">steps, chosen</th>', page) and page.count(", chosen</th>") == 1
+    charts = data(page)["charts"]
+    assert charts["tuning/weight"]["x"] == [1, 1.5, 2, 3]
+    assert charts["tuning/weight"]["series"][0]["line"] == [7.25, 4.4812, 4.7, 5.5]
+    assert charts["tuning/steps"]["x"] == [6, 10]
+    assert charts["tuning/steps"]["series"][0]["line"] == [4.5317, 4.4812]
+
+
+def by_class(run):
+    page = report_of(run.path, NOW)
+    return page[page.index('<section id="by_class">') : page.index('<section id="classes">')]
+
+
+def test_samples_of_the_largest_classes_are_shown_with_their_shares(run):
+    run.everything()
+    path, weights = "stages/samples/artifacts/samples.npz", run.path / "stages/second/weights"
+    classes = np.array([7] * 60 + [2] * 12 + [0] * 48)
+    run.arrays(path, images=drawings(120, seed=1), classes=classes)
+    save_file({"assigned": torch.tensor([2] * 50 + [7] * 49 + [5])}, weights / "condition.safetensors")
+    section = by_class(run)
+    rows = re.findall(
+        r'<th scope="row">(\d+)</th><td class="num">(\S+) %</td><td class="num">(\S+) %', section
+    )
+    assert rows == [("2", "10.0", "50.0"), ("7", "50.0", "49.0"), ("5", "0.0", "1.0")]
+    assert len(re.findall("<img", section)) == 20 and 'alt="sample 61, class 2"' in section
+    assert "found without any label" in section
+    (weights / "condition.safetensors").unlink()
+    run.recipe(RECIPE.replace('use = "clusters"', 'use = "labels"'))
+    section = by_class(run)
+    rows = re.findall(r'<th scope="row">(\d+)</th><td class="num">(\S+) %</td>\s*<td><div', section)
+    assert rows == [("7", "50.0"), ("0", "40.0"), ("2", "10.0")] and "the dataset's own" in section.replace(
+        "&#39;", "'"
+    )
+
+
+def test_of_many_classes_the_largest_are_shown_and_of_no_classes_none(run):
+    run.everything()
+    assert by_class(run).count('scope="row"') == 12  # of the squares modulo 30
+    path, weights = "stages/samples/artifacts/samples.npz", run.path / "stages/second/weights"
+    run.arrays(path, images=drawings(120), classes=np.arange(120))
+    (weights / "condition.safetensors").unlink()
+    assert by_class(run).count('scope="row"') == 20 and "20 of 120" in by_class(run)
+    for odd in (
+        {},
+        {"classes": np.arange(120.0)},
+        {"classes": np.arange(119)},
+        {"classes": np.arange(120) - 1},
+    ):
+        run.arrays(path, images=drawings(120), **odd)
+        assert "by_class" not in sections(report_of(run.path, NOW))
 
 
 def test_classes_that_are_missing_and_numbers_of_few_samples(run):

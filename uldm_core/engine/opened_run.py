@@ -24,10 +24,9 @@ from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stage
 from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
 from uldm_core.run_folder.folder import RunFolder
-from uldm_core.run_folder.keys import products, results_of, steps_of
+from uldm_core.run_folder.keys import products, results_of, steps_of, used_by
 from uldm_core.run_folder.pretrained import pretrained_of
 from uldm_core.run_folder.record import StageRecord
-from uldm_core.spec.component_spec import components_behind
 
 
 @define
@@ -113,7 +112,7 @@ class TrainedRun:
         names = [name for name, stage in self.resolved.stages.items() if stage.component.name == use]
         if not names:
             raise MistakeError(f"{self.folder.path}: its recipe has no stage with use = {use!r}")
-        self._refuse(sorted(components_behind(self.resolved.stages[names[-1]], self.resolved.components)))
+        self._refuse(used_by(self.resolved.stages[names[-1]], self.resolved, needs=False))
         try:
             return names[-1], self.store.build(self.resolved.stages[names[-1]])
         except MistakeError as error:
@@ -143,7 +142,7 @@ class TrainedRun:
     ) -> Context:
         """Return the context for doing a stage's work outside a run."""
         folder = self.folder.stage(name)
-        return Context(name, seed, self.device, folder, {}, reporter or Silent(), stop or Stop())
+        return Context(name, seed, self.device, folder, self.artifacts, reporter or Silent(), stop or Stop())
 
     def _refuse(self, names: Iterable[str]) -> None:
         for name in names:

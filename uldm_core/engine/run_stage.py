@@ -12,7 +12,7 @@ from uldm_core.engine.progress import Reporter, Silent
 from uldm_core.engine.signals import Stop
 from uldm_core.errors import MistakeError
 from uldm_core.paths import inside, listed, make_folder, remove
-from uldm_core.protocols import OneShotStage, Trainer
+from uldm_core.protocols import HasOptionalNeeds, OneShotStage, Trainer
 from uldm_core.recipe import RunOptions
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.spec.structure import path_of
@@ -52,7 +52,8 @@ def run_stage(
         raise MistakeError(
             f"{out} is the folder of a recipe's run", hint="choose another: it would be damaged"
         )
-    products = dict(_needed(stage.needs, out))
+    optional = stage.optional_needs if isinstance(stage, HasOptionalNeeds) else ()
+    products = dict(_needed(stage.needs, out, optional))
     device = choose_device(options or RunOptions())
     device.place(stage)
     name = name or type(stage).__name__
@@ -64,12 +65,13 @@ def run_stage(
     return do_stage(stage, context)
 
 
-def _needed(names: Iterable[str], out: Path) -> Iterable[tuple[str, Path]]:
-    """Yield the newest artifact of each name."""
-    for name in names:
+def _needed(names: Iterable[str], out: Path, optional: Iterable[str]) -> Iterable[tuple[str, Path]]:
+    """Yield the newest artifact of each name; those that are optional where there is one."""
+    for name in (*names, *optional):
         stages = [stage.name for stage in listed(inside(out, "stages"))]
         made = [RunFolder(out).stage(stage).artifact(name) for stage in stages]
         found = sorted(filter(Path.is_file, made), key=lambda path: path.stat().st_mtime_ns)
-        if not found:
+        if found:
+            yield name, found[-1]
+        elif name not in optional:
             raise MistakeError(f"{out} has no {name} yet", hint="do the stage that makes it first")
-        yield name, found[-1]

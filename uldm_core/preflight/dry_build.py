@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from textwrap import shorten
 from typing import Any
@@ -160,6 +160,29 @@ def without_values(until: float) -> Iterator[None]:
     """
     with shapes_only(), META, _Shapes(until):
         yield
+
+
+class _Deadline(TorchFunctionMode):
+    """At the first torch function after time is up it raises ``TooLongError``."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def __torch_function__(
+        self,
+        function: Function,
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        check_time(self.until)
+        return function(*args, **(kwargs or {}))
+
+
+def deadline(until: float) -> AbstractContextManager[object]:
+    """Return the context of work with values that raises ``TooLongError`` when time is up."""
+    return _Deadline(until)
 
 
 @contextmanager

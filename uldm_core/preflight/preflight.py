@@ -16,6 +16,7 @@ from uldm_core.preflight.dry_build import (
     DryBuild,
     ShapeError,
     TooLongError,
+    deadline,
     dry_build,
     first_line,
     reason,
@@ -24,6 +25,7 @@ from uldm_core.preflight.dry_build import (
     without_values,
 )
 from uldm_core.preflight.probes import Inputs
+from uldm_core.protocols import HasCosts
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.run_folder.folder import RunFolder
@@ -95,7 +97,7 @@ def checked(
 def preflight(
     resolved: ResolvedRecipe, seconds: float | None = None, folder: RunFolder | None = None
 ) -> Preflight:
-    """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics.
+    """Carry shapes through a recipe: dataset, autoencoder, latents, denoiser, sampler, metrics, costs.
 
     A component that cannot be run without values is not measurable, and stops nothing. Takes so many seconds
     at most, eight by default; what is not measured by then is left. ``folder`` is the run's: it may have kept
@@ -103,11 +105,28 @@ def preflight(
     """
     tried = dry_build(resolved, seconds=seconds or SECONDS)
     walk = _Walk(Inputs(tried), resolved)
-    with silence(), without_values(tried.until):
-        rows = [walk.row(spec) for spec in _in_order(resolved)]
+    with silence():
+        with without_values(tried.until):
+            rows = [walk.row(spec) for spec in _in_order(resolved)]
+        with deadline(tried.until):
+            rows += _costs(resolved, tried)
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
     return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
+
+
+def _costs(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Row]:
+    """Yield a row for each stage that knows what it is going to do how often."""
+    for name, spec in resolved.stages.items():
+        stage, row = tried.made.get(spec.key), Row(f"{name}: {spec.use}")
+        if isinstance(stage, HasCosts):
+            try:
+                costs = stage.costs()
+            except (Exception, SystemExit, TooLongError) as error:  # what is wrong the parts' own rows say
+                yield evolve(row, output=NOT_MEASURABLE, why=reason(error))
+            else:
+                text = ", ".join(f"{count:,g} {what.replace('_', ' ')}" for what, count in costs.items())
+                yield evolve(row, output=text)
 
 
 def trains(stage: ComponentSpec, spec: ComponentSpec) -> bool:

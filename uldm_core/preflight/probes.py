@@ -6,12 +6,13 @@ raises ``MistakeError`` where the output has not the shape that the kind promise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from attrs import define
-from torch import Tensor
+from torch import Tensor, nn
 
 from uldm_core.errors import MistakeError
 from uldm_core.kinds import latent_size
@@ -90,9 +91,25 @@ def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
 
 
 def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
-    """Return predictions for latents."""
-    latents = inputs.latents(batch)
-    return expect_shape("predictions", denoiser(latents, torch.zeros(batch)), latents.shape)
+    """Return predictions for latents, of a class where the recipe has a condition."""
+    latents, times = inputs.latents(batch), torch.zeros(batch)
+    told = (torch.zeros(batch, dtype=torch.int64),) if "condition" in inputs.tried.components else ()
+    if told and isinstance(denoiser, nn.Module) and not _takes(denoiser.forward, latents, times, *told):
+        raise MistakeError(
+            "takes no condition, and the recipe has one",
+            hint="leave [condition] out, or take a denoiser that has an option classes",
+        )
+    predictions = denoiser(latents, times, *told)
+    return expect_shape("predictions", predictions, latents.shape)
+
+
+def _takes(function: Callable[..., object], *arguments: object) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def discriminate(inputs: Inputs, discriminator: Discriminator, batch: int) -> Tensor:

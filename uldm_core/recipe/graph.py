@@ -7,6 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from uldm_core.errors import Problem, Where, dotted
+from uldm_core.protocols import HasOptionalNeeds
 from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 Specs = Mapping[str, ComponentSpec]
@@ -25,6 +26,7 @@ def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Pro
         *_cycles(components),
         *_order_of_products(stages, right),
         *_order_of_training(components, stages),
+        *_order_of_optional_products(stages),
         *_measured_by_a_loss(components, stages),
         *(_unused(components, stages) if right else ()),
     ]
@@ -62,6 +64,26 @@ def _order_of_products(stages: Specs, complete: bool) -> Iterator[Problem]:
                 hint = f"move it behind [stages.{makers[0]}]" if makers else f"no stage makes {product}"
                 yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
         made |= set(_class_of(stage).makes)
+
+
+def _order_of_optional_products(stages: Specs) -> Iterator[Problem]:
+    """A stage makes something that no later stage uses, and an earlier one would.
+
+    What a stage makes beside its training is left to ``_order_of_training``.
+    """
+    names = list(stages)
+    for place, maker in enumerate(names):
+        for product in () if trained_by(stages[maker]) else _class_of(stages[maker]).makes:
+            users = [name for name in names if product in _optional_needs(stages[name])]
+            if users and all(names.index(user) < place for user in users):
+                what = f"uses {product}, which only a later stage makes"
+                hint = f"move it behind [stages.{maker}]"
+                yield Problem(Where(("stages", users[-1])), what, hint, code="wrong-order")
+
+
+def _optional_needs(stage: ComponentSpec) -> tuple[str, ...]:
+    target: object = _class_of(stage)
+    return tuple(target.optional_needs) if isinstance(target, HasOptionalNeeds) else ()
 
 
 def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:

@@ -104,7 +104,7 @@ def _changed_options(made_of: Mapping[str, Any], name: str, resolved: ResolvedRe
     now = {"seed": resolved.seed, "stages": {name: behind["stage"]}, **behind["nouns"]}
     present = flattened(resolved.document.data)
     ignored = {path for path, _ in paths_in({"stages": resolved.stages, **resolved.components})}
-    ignored |= {("stages", name, "steps"), ("stages", name, "previews")}
+    ignored.add(("stages", name, "steps"))
     return [
         difference
         for difference in differences(then, now)

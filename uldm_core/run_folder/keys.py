@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
-from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
+from uldm_core.protocols import Adjustable, HasOptionalNeeds, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.registry.component import Component
@@ -86,10 +86,20 @@ def stage_keys(
     return keys
 
 
-def used_by(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[str]:
-    """Return the components and artifacts that a stage uses."""
+def used_by(stage: ComponentSpec, resolved: ResolvedRecipe, *, needs: bool = True) -> list[str]:
+    """Return the components and artifacts that a stage uses, or would use if an earlier one made them.
+
+    What serves its previews alone does not count.
+
+    Args:
+        stage: of the recipe.
+        resolved: the recipe.
+        needs: whether the artifacts count without which it cannot run.
+    """
     target: Any = stage.component.load()
-    return [*sorted(components_behind(stage, resolved.components)), *target.needs]
+    optional = target.optional_needs if isinstance(target, HasOptionalNeeds) else ()
+    components = sorted(components_behind(without_previews(stage), resolved.components))
+    return [*components, *(target.needs if needs else ()), *optional]
 
 
 def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord) -> list[Path]:
@@ -105,15 +115,15 @@ def steps_of(stage: ComponentSpec) -> int:
 
 def without_previews(stage: ComponentSpec) -> ComponentSpec:
     """Return a stage without the options of its previews, which show its result and do not change it."""
-    if not isinstance(stage.component.load(), Previewing):
-        return stage
-    counted = {name: value for name, value in stage.options.items() if not name.startswith("preview")}
-    return evolve(stage, options=counted)
+    target: object = stage.component.load()
+    shown = target.preview_options if isinstance(target, Previewing) else ()
+    return evolve(stage, options={name: value for name, value in stage.options.items() if name not in shown})
 
 
 def options_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, dict[str, object]]:
     """Return a stage's options that change its result, ``stage``, and its components', ``nouns``."""
-    options = without_paths(without_previews(stage)).to_dict()
+    stage = without_previews(stage)
+    options = without_paths(stage).to_dict()
     if is_trainer(stage.component.load()):
         options.pop("steps", None)
     components = sorted(components_behind(stage, resolved.components))
@@ -130,8 +140,9 @@ def code_behind(stage: ComponentSpec, resolved: ResolvedRecipe) -> dict[str, str
 
 def _records(stage: ComponentSpec, resolved: ResolvedRecipe) -> list[Component]:
     """Return the components that a stage is made of and uses, each once."""
+    stage = without_previews(stage)
     used = sorted(components_behind(stage, resolved.components))
-    specs = [without_previews(stage), *(resolved.components[name] for name in used)]
+    specs = [stage, *(resolved.components[name] for name in used)]
     components = [part.component for spec in specs for part in spec.nested()]
     return [*{component.path: component for component in components}.values()]
 

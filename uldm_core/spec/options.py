@@ -54,6 +54,8 @@ class Weighted(Generic[T]):
 class Excludes:
     """Marks an option, within ``Annotated``, that replaces another one: only one of them may be given.
 
+    It may be there several times.
+
     Args:
         option: the name of the other.
     """
@@ -92,9 +94,9 @@ class Option:
         return self.default is MISSING
 
     @property
-    def excludes(self) -> str:
-        """The name of the option that it replaces; empty if there is none."""
-        return next((part.option for part in metadata(self.annotation) if isinstance(part, Excludes)), "")
+    def excludes(self) -> tuple[str, ...]:
+        """The names of the options that it replaces."""
+        return tuple(part.option for part in metadata(self.annotation) if isinstance(part, Excludes))
 
 
 def options_of(target: Callable[..., Any]) -> dict[str, Option]:

@@ -169,13 +169,13 @@ class Validator(Converter):
             self.problem("unknown-option", (*key, name), what, hint)
 
     def _refuse_both(self, owner: ComponentSpec, options: Mapping[str, Option]) -> None:
-        """Of an option and the one that it replaces only one may be given; the other is not passed."""
-        for name, option in options.items():
-            other = option.excludes
-            if not other or name not in owner.written or owner.options.get(name) is None:
+        """Of an option and one that it replaces only one may be given; the other is not passed."""
+        pairs = [(name, other) for name, option in options.items() for other in option.excludes]
+        for name, other in pairs:
+            if name not in owner.written or owner.options.get(name) is None:
                 continue
             if other in owner.written:
-                hint = f"leave one of them out; {name}: {option.help.rstrip('.')}"
+                hint = f"leave one of them out; {name}: {options[name].help.rstrip('.')}"
                 what = f"{name} and {other} exclude each other"
                 self.problem("exclusive-options", (*owner.key, name), what, hint)
             owner.options.pop(other, None)

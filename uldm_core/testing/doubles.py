@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uldm_core.protocols import Denoise, NoiseScheduler
+from uldm_core.protocols import Denoise, Models, NoiseScheduler
 
 
 class Path:
@@ -124,6 +124,48 @@ def gaussian_denoiser(noise_scheduler: NoiseScheduler, mean: float, std: float) 
         return noise_scheduler.target(x0, noise, t)
 
     return denoise
+
+
+class TinyModel:
+    """A denoiser as guidance calls it: its data get better along ``direction``; it remembers its calls.
+
+    Args:
+        untold: the index that means "not told"; data of such are no better.
+        strength: how much better the first class is; others are more so.
+        noise_scheduler: gives the prediction that data mean; without one they are the prediction.
+    """
+
+    def __init__(
+        self, untold: int, strength: float = 1.0, noise_scheduler: NoiseScheduler | None = None
+    ) -> None:
+        self.untold = untold
+        self.strength = strength
+        self.noise_scheduler = noise_scheduler
+        self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    @staticmethod
+    def direction(latents: Tensor) -> Tensor:
+        """Return the direction in which data get better, [B, C, H, W]."""
+        return (3 * latents).cos()
+
+    def __call__(self, latents: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Return a prediction of the latents' shape."""
+        self.calls.append((latents, t, condition))
+        classes = torch.zeros(len(latents), device=latents.device) if condition is None else condition
+        better = torch.where(classes == self.untold, 0.0, self.strength * (1 + classes) / 10)
+        data = 0.8 * latents.tanh() + better.view(-1, 1, 1, 1) * self.direction(latents)
+        if self.noise_scheduler is None:
+            return data
+        alpha, sigma = (c.view(-1, 1, 1, 1) for c in self.noise_scheduler.coefficients(t))
+        return self.noise_scheduler.target(data, (latents - alpha * data) / sigma, t)
+
+
+def tiny_models(
+    condition: Tensor, classes: int, noise_scheduler: NoiseScheduler | None = None, *, differ: bool = True
+) -> Models:
+    """Return models that are told classes [B], all alike unless they ``differ``."""
+    strong, weak = (TinyModel(classes, factor * differ, noise_scheduler) for factor in (1.0, 0.5))
+    return Models(strong, condition, classes, weak)
 
 
 class TinyDataset:

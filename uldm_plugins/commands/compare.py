@@ -87,6 +87,7 @@ def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
         trained = TrainedRun.open(run, overrides=flags)
         trained.require_trained("autoencoder", "denoiser")
         _, stage = trained.stage("sample")
+        stage.take_tuned(trained.artifacts)
     except MistakeError as error:
         problem = evolve(error.problems[0], hint="")
         return Drawn(why_not=str(problem))

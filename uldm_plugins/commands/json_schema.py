@@ -140,7 +140,7 @@ class _Writer:
             return {**table, "properties": {"use": use}, "required": ["use"], "additionalProperties": True}
         kind = self.registry.kind(component.kind)
         required = [o.name for o in options if o.required and not self._is_filled_in(kind, o)]
-        both = [{"not": {"required": [o.name, o.excludes]}} for o in options if o.excludes]
+        both = [{"not": {"required": [o.name, other]}} for o in options for other in o.excludes]
         table |= {
             "properties": {"use": use, **{option.name: self._option(option) for option in options}},
             "required": ["use", *required],

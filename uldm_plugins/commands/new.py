@@ -25,9 +25,12 @@ DEFAULTS = {
     "adversarial_loss": "hinge",
     "optimizer": "adamw",
     "lr_schedule": "cosine",
+    "coupling": "independent",
     "timestep_weighting": "uniform",
+    "guidance": "none",
     "sampler": "euler",
     "metric": "frechet_mnist",
+    "condition": "",
     "stage": "",
     "tracker": "",
 }
@@ -113,6 +116,8 @@ def _components(name: str, kind: str) -> dict[str, str]:
     chosen = dict(DEFAULTS)
     if kind == "stage":
         chosen["stage"] = f'\n[stages.{name}]\nuse = "{name}"'
+    elif kind == "condition":
+        chosen["condition"] = f'\n[condition]\nuse = "{name}"\n'
     elif kind == "tracker":
         chosen["tracker"] = f'\n\n[run]\ntrackers = ["{name}"]'
     elif kind in ("dataset", "autoencoder", "denoiser"):

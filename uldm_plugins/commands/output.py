@@ -32,10 +32,10 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def write_images(images: Tensor, path: Path) -> None:
-    """Write uint8 images [N, C, H, W] as ``.npz`` or as one picture, and print where."""
+def write_images(images: Tensor, path: Path, classes: Tensor | None = None) -> None:
+    """Write uint8 images [N, C, H, W] as ``.npz``, with their classes, or as one picture; print where."""
     if path.suffix == ".npz":
-        save_images(path, images)
+        save_images(path, images, classes)
     else:
         save_grid(images, path)
     click.echo(f"{path}: {counted(len(images), 'image')}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,18 @@ from uldm_core.cli.run_options import Given
 
 if TYPE_CHECKING:
     from uldm_core.recipe import RunOptions
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds, and neither nan nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or say that it is none."""
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 COUNT = click.IntRange(1, 10_000_000)
 SEED = click.IntRange(0, 2**63 - 1)

@@ -12,7 +12,7 @@ import click
 
 from uldm_core.cli.common import FilePath, plugin_option
 from uldm_core.cli.run_options import Given, device_options, run_overrides
-from uldm_plugins.commands.parameters import COUNT, SEED, completing_names, run_argument
+from uldm_plugins.commands.parameters import COUNT, SEED, FiniteRange, completing_names, run_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,21 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
     "--sampler", metavar="NAME", shell_complete=completing_names("sampler"), help="Instead of the run's."
 )
 @click.option("--steps", type=click.IntRange(min=1), help="The sampler's option of that name.")
+@click.option(
+    "--guidance",
+    "weight",
+    type=FiniteRange(min=0),
+    metavar="WEIGHT",
+    help="Guidance with this weight, 1 for none; without guidance in the recipe, by what the run has.",
+)
+@click.option(
+    "--class",
+    "classes",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="NUMBER",
+    help="Images of this class of the run's condition, from 0; several take turns.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_options
 @plugin_option
@@ -70,11 +85,14 @@ def sample(
     seed: int,
     sampler: str | None,
     steps: int | None,
+    weight: float | None,
+    classes: tuple[int, ...],
     force: bool,
     run_options: Given,
 ) -> None:
     """Draw images from RUN, a folder that `uldm run` made; the same seed gives the same bytes.
 
+    What a stage `tune` of the run chose is used, unless options say otherwise.
     KEY=VALUE are options of the sampler, e.g. --sampler ddim eta=0.5; `uldm show sampler/ddim` lists them.
     Give one of --out, --trajectory and --interpolate.
     """
@@ -82,27 +100,34 @@ def sample(
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.recipe.overrides import parse_options
     from uldm_core.spec.building import validate
+    from uldm_plugins.commands.guidance import guide
     from uldm_plugins.commands.output import write_images
 
     count = _checked({"--out": out, "--trajectory": trajectory, "--interpolate": interpolate}, count, force)
     flags = run_overrides(run_options)
     trained = TrainedRun.open(run, overrides=flags)
+    unfinished = bool(trained.unfinished)
     trained.require_trained("autoencoder", "denoiser")
+    _check_classes(trained, classes)
     name, stage = trained.stage("sample")
-    table = _sampler(trained, name, sampler)
+    choice = stage.take_tuned(trained.artifacts)
+    guided_by = guide(stage, trained, _table(trained, name, "guidance")["use"], weight, unfinished)
+    table = {"use": sampler} if sampler else _table(trained, name, "sampler")
+    if choice and choice.steps and not sampler:
+        table["steps"] = choice.steps
     declared = registry.describe("sampler", table["use"]).options
     written = parse_options(options, declared) | ({"steps": steps} if steps else {})
     resolved = validate(
         registry.default(), "sampler", {**table, **written}, {}, components=trained.resolved.components
     )
-    stage.sampler = trained.store.build(resolved)
+    stage.sampler, stage.classes = trained.store.build(resolved), classes
     with _drawing(trained, name, seed) as context:
         if out:
-            write_images(stage.draw(context, count), out)
+            write_images(stage.draw(context, count), out, stage.drawn_classes(context, count))
         elif trajectory:
-            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, seed))
+            _save_trajectory(stage, context, count, trajectory, _drawn_with(resolved, guided_by, seed))
         elif interpolate:
-            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, seed))
+            _save_arcs(stage, context, count, interpolate, _drawn_with(resolved, guided_by, seed))
 
 
 def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> int:
@@ -122,13 +147,34 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
     return count or (IMAGES if option == "--out" else ROWS)
 
 
-def _sampler(trained: TrainedRun, stage: str, name: str | None) -> dict[str, Any]:
-    """Return the table of the run's own sampler, or of the one of a name."""
+def _check_classes(trained: TrainedRun, classes: tuple[int, ...]) -> None:
+    """Raise ``MistakeError`` before the networks are loaded if the run has no such classes."""
+    from uldm_core import MistakeError
+
+    if classes and "condition" not in trained.resolved.components:
+        raise MistakeError(
+            f"--class {classes[0]}: the run has no [condition], so its denoiser knows no classes",
+            hint="leave it out, or train a denoiser with a condition, such as clusters",
+        )
+    known = trained.component("condition").classes if classes else 0
+    if classes and max(classes) >= known:
+        raise MistakeError(f"--class {max(classes)}: the run's condition has classes 0 to {known - 1}")
+
+
+def _row_labels(stage: Sample, context: Context, what: str, count: int) -> list[str]:
+    """Return the labels of rows, with the class of each where the run has classes."""
+    labels = [f"{what} {number}" for number in range(1, count + 1)]
+    classes = stage.drawn_classes(context, count)
+    if classes is None:
+        return labels
+    return [f"{label}, class {told}" for label, told in zip(labels, classes.tolist(), strict=True)]
+
+
+def _table(trained: TrainedRun, stage: str, option: str) -> dict[str, Any]:
+    """Return the table of a component that a stage of the run has for an option."""
     from uldm_core.spec.component_spec import Reference
 
-    if name is not None:
-        return {"use": name}
-    own = trained.resolved.stages[stage].options["sampler"]
+    own = trained.resolved.stages[stage].options[option]
     table: dict[str, Any] = (
         trained.resolved.components[own.name] if isinstance(own, Reference) else own
     ).to_dict()
@@ -154,10 +200,10 @@ def _drawing(trained: TrainedRun, stage: str, seed: int) -> Iterator[Context]:
         ) from error
 
 
-def _drawn_with(sampler: ComponentSpec, seed: int) -> str:
+def _drawn_with(sampler: ComponentSpec, guided_by: str, seed: int) -> str:
     """Describe what images were drawn with."""
     steps = f" in {sampler.options['steps']} steps" if "steps" in sampler.options else ""
-    return f"{sampler.use}{steps}, seed {seed}"
+    return f"{sampler.use}{steps}, {guided_by}, seed {seed}"
 
 
 def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, drawn_with: str) -> None:
@@ -178,7 +224,7 @@ def _save_trajectory(stage: Sample, context: Context, count: int, path: Path, dr
         save_table(
             frames.unbind(1),
             path,
-            row_labels=[f"image {number}" for number in range(1, count + 1)],
+            row_labels=_row_labels(stage, context, "image", count),
             column_labels=[f"{time:.2f}" for time in times.tolist()],
             height=_height(frames, HEIGHT),
             title=f"From noise to images: {drawn_with}\n"
@@ -220,7 +266,7 @@ def _save_arcs(stage: Sample, context: Context, pairs: int, path: Path, drawn_wi
         save_table(
             frames.unbind(1),
             path,
-            row_labels=[f"pair {number}" for number in range(1, pairs + 1)],
+            row_labels=_row_labels(stage, context, "pair", pairs),
             column_labels=labels,
             height=_height(frames, HEIGHT),
             title=f"Between two noises: {drawn_with}\nimages of what lies from one (0%) to the other (100%)",

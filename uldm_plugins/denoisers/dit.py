@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import check_divisible, zeroed
 
@@ -22,7 +23,7 @@ class DiT(nn.Module):
 
     Sides that are no multiple of ``patch_size`` are padded, and cut off again.
 
-    Source: Peebles and Xie 2023 (arXiv 2212.09748), without classes.
+    Source: Peebles and Xie 2023 (arXiv 2212.09748).
 
     Args:
         channels: of the latents.
@@ -32,6 +33,7 @@ class DiT(nn.Module):
         depth: blocks.
         num_heads: of each attention.
         mlp_ratio: width of each block's hidden layer, in ``hidden_size``.
+        classes: of the condition that it may be told; 0 takes none.
 
     Raises:
         ValueError: ``num_heads`` or 4 does not divide ``hidden_size``.
@@ -48,6 +50,7 @@ class DiT(nn.Module):
         depth: Count = 6,
         num_heads: Count = 3,
         mlp_ratio: Annotated[float, Gt(0)] = 4.0,
+        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         check_divisible([hidden_size], num_heads=num_heads)
@@ -58,19 +61,20 @@ class DiT(nn.Module):
         positions = sincos_positions(hidden_size, *self.grid)
         self.register_buffer("positions", positions, persistent=False)
         self.time = TimeEmbedding(hidden_size)
+        self.class_embedding = class_embedding(classes, hidden_size)
         self.patchify = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(hidden_size, 2 * hidden_size))
         self.out = zeroed(nn.Linear(hidden_size, patch_size**2 * channels))
 
-    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""
+    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
         height, width = latents.shape[-2:]
         patch = self.patch_size
         patches = self.patchify(F.pad(latents, (0, -width % patch, 0, -height % patch)))
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(grid, patches)
-        embedding = F.silu(self.time(conditioning))
+        embedding = F.silu(with_condition(self.time(time), self.class_embedding, condition))
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.modulation(embedding).unsqueeze(1).chunk(2, -1)

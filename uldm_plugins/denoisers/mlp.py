@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import zeroed
 
@@ -30,6 +31,7 @@ class MLP(nn.Module):
         hidden: of each block's hidden layer.
         depth: blocks.
         time_emb_dim: of the time embedding; even.
+        classes: of the condition that it may be told; 0 takes none.
     """
 
     def __init__(
@@ -40,18 +42,21 @@ class MLP(nn.Module):
         hidden: Count = 1280,
         depth: Count = 4,
         time_emb_dim: Annotated[int, Ge(2)] = 256,
+        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         values = channels * size * size
         self.time = nn.Sequential(TimeEmbedding(time_emb_dim), nn.SiLU())
+        self.class_embedding = class_embedding(classes, time_emb_dim)
         self.inward = nn.Linear(values, width)
         self.blocks = nn.ModuleList(Block(width, hidden, time_emb_dim) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(time_emb_dim, 2 * width))
         self.outward = zeroed(nn.Linear(width, values))
 
-    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
-        """Return the prediction for latents [B, C, size, size] at times [B], of the latents' shape."""
-        embedding = self.time(conditioning)
+    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+        embed, activate = self.time
+        embedding = activate(with_condition(embed(time), self.class_embedding, condition))
         stream = self.inward(latents.flatten(1))
         for block in self.blocks:
             stream = block(stream, embedding)

@@ -24,15 +24,15 @@ class TimeEmbedding(nn.Module):
         self.count = dim // 2
         self.network = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, conditioning: Tensor) -> Tensor:
+    def forward(self, time: Tensor) -> Tensor:
         """Map times [B] to embeddings [B, dim]."""
-        first = waves(conditioning, 2 * self.count, self.max_period)
+        first = waves(time, 2 * self.count, self.max_period)
         return self.network(first.to(next(self.network.parameters()).dtype))
 
 
-def waves(conditioning: Tensor, count: int, max_period: float = 10_000.0) -> Tensor:
+def waves(time: Tensor, count: int, max_period: float = 10_000.0) -> Tensor:
     """Return cosines, then sines, of times [B] at geometric frequencies, float32 [B, count]; count even."""
     # computed each time: kept as a buffer and cast to bfloat16, frequencies would be off by whole turns
-    places = torch.arange(count // 2, device=conditioning.device) / (count // 2)
-    angles = conditioning.float()[:, None] * torch.exp(-math.log(max_period) * places)
+    places = torch.arange(count // 2, device=time.device) / (count // 2)
+    angles = time.float()[:, None] * torch.exp(-math.log(max_period) * places)
     return torch.cat([angles.cos(), angles.sin()], 1)

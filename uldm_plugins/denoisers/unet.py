@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import Layers, Upsample, check_divisible, check_levels
 
@@ -35,6 +36,7 @@ class UNet(nn.Module):
         num_down_layers: blocks a level on the way down.
         num_mid_layers: blocks between two of ``mid_channels``.
         num_up_layers: blocks a level on the way up.
+        classes: of the condition that it may be told; 0 takes none.
 
     Raises:
         ValueError: the lists do not fit together, or groups or heads do not divide a width.
@@ -54,6 +56,7 @@ class UNet(nn.Module):
         num_down_layers: Count = 1,
         num_mid_layers: Count = 1,
         num_up_layers: Count = 1,
+        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         check_levels(down_channels, mid_channels, down_sample=down_sample, attn_down=attn_down)
@@ -62,6 +65,7 @@ class UNet(nn.Module):
         common = {"groups": norm_channels, "embedding": time_emb_dim}
         heads = [num_heads if attends else 0 for attends in attn_down]
         self.time = TimeEmbedding(time_emb_dim)
+        self.class_embedding = class_embedding(classes, time_emb_dim)
         self.conv_in = nn.Conv2d(channels, down_channels[0], 3, padding=1)
         inputs = (down_channels[0], *down_channels)
         self.downs = nn.ModuleList(
@@ -88,9 +92,9 @@ class UNet(nn.Module):
             nn.Conv2d(conv_out_channels, channels, 3, padding=1),
         )
 
-    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""
-        embedding = self.time(conditioning)
+    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+        embedding = with_condition(self.time(time), self.class_embedding, condition)
         x = self.conv_in(latents)
         skips = []
         for layers, shrink in zip(self.downs, self.shrinks):

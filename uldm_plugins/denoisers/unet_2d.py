@@ -13,6 +13,7 @@ from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import Exists
+from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import waves
 from uldm_plugins.nn.blocks import check_divisible
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
@@ -37,6 +38,7 @@ class UNet2D(nn.Module):
         attention_head_dim: channels of each head of attention.
         norm_num_groups: groups of each group norm.
         weights: a diffusers state dict to start from, ``.safetensors``.
+        classes: of the condition that it may be told, diffusers' ``num_class_embeds`` less one; 0 takes none.
 
     Raises:
         ValueError: the lists do not fit together, groups or heads do not divide a width, or the weights are
@@ -52,6 +54,7 @@ class UNet2D(nn.Module):
         attention_head_dim: Count = 8,
         norm_num_groups: Count = 32,
         weights: Annotated[Path, Exists()] | None = None,
+        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):
@@ -70,6 +73,7 @@ class UNet2D(nn.Module):
         common = (layers_per_block, heads, norm_num_groups, 4 * first)
         self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         self.time_embedding = TimeNetwork(first, 4 * first)
+        self.class_embedding = class_embedding(classes, 4 * first)
         self.down_blocks = cast("Sequence[Level]", _down(block_out_channels, *common))
         self.mid_block = Mid(last, last // attention_head_dim, norm_num_groups, _EPS, 4 * first)
         self.up_blocks = cast("Sequence[Level]", _up(block_out_channels, *common))
@@ -78,9 +82,9 @@ class UNet2D(nn.Module):
         if weights is not None:
             load_named(self, Path(weights))
 
-    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""
-        embedding = self.time_embedding(conditioning)
+    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+        embedding = with_condition(self.time_embedding(time), self.class_embedding, condition)
         x = self.conv_in(latents)
         skips = [x]
         for level in self.down_blocks:
@@ -108,9 +112,9 @@ class TimeNetwork(nn.Module):
         self.linear_1 = nn.Linear(count, width)
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, conditioning: Tensor) -> Tensor:
+    def forward(self, time: Tensor) -> Tensor:
         """Map times [B] to embeddings [B, width]."""
-        first = waves(conditioning, self.count).to(self.linear_1.weight.dtype)
+        first = waves(time, self.count).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(first)))
 
 

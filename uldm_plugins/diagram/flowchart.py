@@ -62,6 +62,8 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
         edges += [
             Edge(ids[other], ids[name], USES) for other in sorted(component.all_references() & ids.keys())
         ]
+        if is_told(name, resolved):
+            edges.append(Edge(ids["condition"], ids[name], USES))
     for name, stage in resolved.stages.items():
         trained = trained_by(stage)
         used = stage.all_references() - trained
@@ -71,6 +73,13 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
         ]
         edges += _handed_on(name, resolved, stages)
     return Graph(nodes, edges)
+
+
+def is_told(name: str, resolved: ResolvedRecipe) -> bool:
+    """Whether a component of a recipe is a denoiser that is told the classes of its condition."""
+    spec = resolved.components[name]
+    knows = "classes" in spec.inferred or bool(spec.options.get("classes"))
+    return spec.kind.name == "denoiser" and knows and "condition" in resolved.components
 
 
 def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iterator[Edge]:

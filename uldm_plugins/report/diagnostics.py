@@ -17,6 +17,7 @@ from uldm_plugins.shared.diagnostics import (
     Diagnostic,
     autoencoder_diagnostics,
     collapsed,
+    copies_diagnostics,
     falls,
 )
 
@@ -163,6 +164,8 @@ def _copies(run: RunFiles) -> Iterator[Diagnostic]:
             "Compare them below. More data, fewer steps or a smaller denoiser keep a model from memorising.",
             "nearest",
         )
+    measured = run.record("metrics.json", Measured)
+    yield from copies_diagnostics(measured.results if measured else {})
 
 
 def _classes(run: RunFiles) -> Iterator[Diagnostic]:

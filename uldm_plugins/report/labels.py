@@ -15,6 +15,8 @@ SCALARS = {
     "codebook": "How far codes are from the vectors they replace. Should fall and stay low.",
     "kl": "How much latents differ from plain noise. Rises at first, then settles.",
     "entropy": "Low where codes are used evenly and chosen clearly.",
+    "held_out_loss": "The loss of one average of the weights on images that were held out of the training. "
+    "The average with the least is the one that samples are drawn with.",
     "images_per_second": "Speed. Steady is good; dips are other work on the computer.",
 }
 """What a logged number is, by its name."""
@@ -50,6 +52,14 @@ METRICS = {
     "recall": MetricLabel("higher", "share of real images that the samples come near: variety"),
     "density": MetricLabel("higher", "like precision, less moved by outliers"),
     "coverage": MetricLabel("higher", "like recall, less moved by outliers"),
+    "nearest_neighbour": MetricLabel(
+        "", "mean distance to the nearest training image; far below the floor is copying"
+    ),
+    "nearest_neighbour_min": MetricLabel("", "the smallest of these distances"),
+    "copies": MetricLabel(
+        "",
+        "share of images as near to a training image as 1% of the test images are; far above 0.01 is copying",
+    ),
     "psnr": MetricLabel("higher", "nearness of reconstructions to their images, in decibels"),
     "ssim": MetricLabel("higher", "likeness of reconstructions in structure; 1 is the same image"),
     "lpips": MetricLabel("lower", "how different reconstructions look to a network; 0 is the same image"),
@@ -65,12 +75,22 @@ STAGES = {
     "train_autoencoder": "learns to shrink images to latents and back",
     "train_diffusion": "learns to make latents out of noise",
     "train_classifier": "learns to classify images",
+    "tune": "chooses how samples are drawn",
     "sample": "draws new images",
     "evaluate": "measures what came of it",
 }
 """What a stage does, by its component."""
 
 
+CLASSES = "Classes are those of the recipe's condition."
+CONDITIONS = {
+    "clusters": "Classes are clusters: groups of training images that are alike, found without any label.",
+    "labels": "Classes are the dataset's own.",
+}
+"""What the classes of a condition are."""
+
+
 def scalar_label(use: str, name: str) -> str:
     """Return what a number that a stage logs is, or an empty string if it is unknown."""
-    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(name, "")
+    known = "held_out_loss" if name.startswith("held_out_loss_") else name
+    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(known, "")

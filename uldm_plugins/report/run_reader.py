@@ -19,14 +19,14 @@ from uldm_core.paths import listed, refused
 from uldm_core.run_folder.consistency import stale_results
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import Event, read_events
-from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record
+from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.record import Adjustment
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.report.curves import Curve, read_log
 from uldm_plugins.report.pictures import Picture, file_picture
-from uldm_plugins.shared.arrays import first_of, read_arrays
+from uldm_plugins.shared.arrays import array_names, first_of, read_arrays
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -105,6 +105,37 @@ class Classes:
     labels: list[str]
     samples: list[float] = field(validator=deep_iterable(_share))
     real: list[float] = field(validator=deep_iterable(_share))
+
+
+@frozen
+class Candidate:
+    """One of ``candidates.json``: a way to draw samples, and how these measured.
+
+    ``option`` is what differs from the best before; empty of the first.
+    """
+
+    option: str
+    weight: float | None
+    interval: tuple[float, float] | None
+    average: str
+    steps: int | None
+    calls: float
+    numbers: dict[str, float]
+    seconds: float = field(validator=_amount)
+
+
+@frozen
+class Tuning:
+    """``candidates.json``: what was tried to draw samples, and which was ``best``, by its place."""
+
+    metric: str
+    higher_is_better: bool
+    count: int
+    against: str
+    planned: int
+    worse: float
+    best: int
+    candidates: list[Candidate]
 
 
 @frozen
@@ -226,6 +257,18 @@ class RunFiles:
         """Return the first of an artifact's ``images``, and how many there are, without reading the rest."""
         path = self.artifact(name)
         return self.unreadable.read(lambda: _first_images(path, count), None) if path else None
+
+    def drawn_classes(self) -> NDArray[np.int64] | None:
+        """Return the classes of the samples [N], or None if they were told none."""
+        path = self.artifact("samples.npz")
+        return self.unreadable.read(lambda: _drawn_classes(path), None) if path else None
+
+    def training_classes(self) -> NDArray[np.int64] | None:
+        """Return the classes of the training images [N], or None where the condition does not save them."""
+        read = self.unreadable.read
+        stages = [stage for stage in reversed(self.stages) if not stage.stale]
+        found = (read(partial(_assigned, stage), None) for stage in stages)
+        return next((classes for classes in found if classes is not None), None)
 
 
 def read_run(path: Path) -> RunFiles:
@@ -376,6 +419,34 @@ def _first_images(path: Path, count: int) -> tuple[NDArray[np.uint8], int]:
             path, f"images are {images.dtype} {[total, *images.shape[1:]]}; expected uint8 [N, H, W, C]"
         )
     return images, total
+
+
+def _drawn_classes(path: Path) -> NDArray[np.int64] | None:
+    try:
+        if "classes" not in array_names(path):
+            return None
+        return _as_classes(read_arrays(path, ["classes"], most=MOST_BYTES)["classes"])
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+
+
+def _assigned(stage: StageFiles) -> NDArray[np.int64] | None:
+    """Return what a stage's weights of the condition hold as ``assigned``, if there is such."""
+    path = stage.folder.weights("condition")
+    stage.require_whole(path)
+    assigned = read_tensors(path).get("assigned") if path.exists() else None
+    try:
+        return None if assigned is None else _as_classes(assigned.numpy())
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+
+
+def _as_classes(found: NDArray[Any]) -> NDArray[np.int64]:
+    if found.dtype != np.int64 or found.ndim != 1 or not len(found) or found.min() < 0:
+        raise ValueError(
+            f"classes are {found.dtype} {list(found.shape)}; expected int64 [N], each 0 at least"
+        )
+    return found
 
 
 def _picture(path: Path, alt: str) -> Picture:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 from numpy.typing import NDArray
 
 from uldm_plugins.pictures.codes import code_colours
 from uldm_plugins.report.curves import Curve, chart_of, rounded
 from uldm_plugins.report.diagnostics import are_neighbours, copied
 from uldm_plugins.report.history import history_of
-from uldm_plugins.report.labels import METRICS, STAGES, scalar_label
+from uldm_plugins.report.labels import CLASSES, CONDITIONS, METRICS, STAGES, scalar_label
 from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
 from uldm_plugins.report.run_reader import (
     MOST_CODES,
+    Candidate,
     Classes,
     Codebook,
     Codebooks,
     Measured,
     RunFiles,
     StageFiles,
+    Tuning,
 )
 
 SETS = {
@@ -38,6 +40,9 @@ MOST_PAIRS = 24
 MOST_FRAMES = 24
 MOST_CODEBOOKS = 4
 MOST_ENTRIES = 200
+MOST_CLASSES, MOST_OF_A_CLASS = 20, 10
+MOST_TOLD = 4000
+"""Samples that are searched for some of each class."""
 
 
 @frozen
@@ -76,12 +81,14 @@ def sections_of(run: RunFiles) -> list[Section]:
     made = [
         _samples(run),
         _metrics(run),
+        _tuning(run),
         _stages(run),
         _curves(run),
         _reconstructions(run),
         _codebook(run),
         _path(run),
         _nearest(run),
+        _by_class(run),
         _classes(run),
         _history(run),
     ]
@@ -139,9 +146,11 @@ def _samples(run: RunFiles) -> Section | None:
     pictures = [picture(image, f"sample {number}") for number, image in enumerate(images, 1)]
     if not pictures and not frames:
         return None
+    drawn = run.stage_using("sample")
     shows = {
         "pictures": pictures,
         "total": total,
+        "calls": drawn.state.summary.get("denoiser_calls_per_image") if drawn else None,
         "side": shown_at(images.shape[1]),
         "frames": frames,
         "trainer": trainer.name if trainer else "",
@@ -309,8 +318,47 @@ def _nearest(run: RunFiles) -> Section | None:
         }
         for index in range(min(count, len(samples)))
     ]
-    shows = {"rows": rows, "side": shown_at(samples.shape[1])}
+    measured = run.record("metrics.json", Measured) or Measured()
+    shares = [measured.results.get(name, {}).get("copies") for name in ("samples", "floor")]
+    shows = {"rows": rows, "side": shown_at(samples.shape[1]), "copies": shares}
     return Section("nearest", "Nearest training images", shows, "Nearest")
+
+
+def _by_class(run: RunFiles) -> Section | None:
+    """Return samples of the largest classes that they were told, with the share of each."""
+    drawn, head = run.drawn_classes(), run.first_images("samples.npz", MOST_TOLD)
+    if drawn is None or head is None or len(drawn) != head[1]:
+        return None
+    images, assigned = head[0], run.training_classes()
+    samples, training = _shares(drawn), None if assigned is None else _shares(assigned)
+    largest = sorted(training or samples, key=lambda told: -(training or samples)[told])[:MOST_CLASSES]
+    each = max(1, how_many(images.shape[1], MOST_OF_A_CLASS * len(largest)) // len(largest))
+    rows = [
+        {
+            "told": told,
+            "pictures": [
+                picture(images[index], f"sample {index + 1}, class {told}")
+                for index in np.flatnonzero(drawn[: len(images)] == told)[:each]
+            ],
+            "samples": samples.get(told, 0.0),
+            "training": training.get(told, 0.0) if training else None,
+        }
+        for told in largest
+    ]
+    condition = run.recipe.get("condition")
+    shows = {
+        "rows": rows,
+        "classes": len(training or samples),
+        "side": shown_at(images.shape[1]),
+        "told": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
+    }
+    return Section("by_class", "Samples by class", shows, "By class")
+
+
+def _shares(classes: NDArray[np.int64]) -> dict[int, float]:
+    """Return the share of each class that occurs."""
+    found, counts = np.unique(classes, return_counts=True)
+    return dict(zip(found.tolist(), (counts / len(classes)).tolist()))
 
 
 def _classes(run: RunFiles) -> Section | None:
@@ -329,6 +377,41 @@ def _history(run: RunFiles) -> Section | None:
     entries = list(history_of(run.events))
     left = max(0, len(entries) - MOST_ENTRIES)
     return Section("history", "History", {"entries": entries[left:], "left": left}) if entries else None
+
+
+def _tuning(run: RunFiles) -> Section | None:
+    found = run.record("candidates.json", Tuning)
+    if found is None or not found.candidates:
+        return None
+    rows = [
+        {"candidate": one, "score": rounded(_score(found, one)), "best": place == found.best}
+        for place, one in enumerate(found.candidates)
+    ]
+    charts = [chart for chart in (_tuning_chart(found, option) for option in ("weight", "steps")) if chart]
+    shows = {"found": found, "rows": rows, "groups": [{"charts": charts}]}
+    return Section("tuning", "How samples are drawn", shows, "Tuning")
+
+
+def _score(found: Tuning, candidate: Candidate) -> float:
+    return candidate.numbers.get(found.metric, np.nan)
+
+
+def _tuning_chart(found: Tuning, option: Literal["weight", "steps"]) -> Chart | None:
+    """Return the metric by an option, of candidates that differ in nothing else; None of less than two."""
+    last = next((one for one in reversed(found.candidates) if one.option == option), None)
+    alike = [one for one in found.candidates if last and evolve(one, **_same(last, option)) == last]
+    points = {getattr(one, option): rounded(_score(found, one)) for one in alike}
+    points = {at: points[at] for at in sorted(at for at in points if at is not None)}
+    if len(points) < 2:
+        return None
+    series = [{"label": found.metric, "line": list(points.values())}]
+    data = {"x": list(points), "series": series, "counted": option, "points": True}
+    return Chart(f"tuning/{option}", f"{found.metric.replace('_', ' ')} by {option}", "", data)
+
+
+def _same(other: Candidate, but: str) -> dict[str, Any]:
+    """Return what does not tell candidates apart: an option, and what was found."""
+    return {name: getattr(other, name) for name in (but, "option", "calls", "numbers", "seconds")}
 
 
 def _metrics(run: RunFiles) -> Section | None:

@@ -23,7 +23,7 @@ class DDPM:
 
     Args:
         steps: calls of the denoiser; with T discrete timesteps at most T.
-        spacing: of discrete timesteps, as in diffusers.
+        spacing: of the times: even, of discrete ones as in diffusers, or ``karras``, for few steps.
     """
 
     steps: Annotated[int, Ge(1)] = 1000
@@ -53,7 +53,7 @@ class DDIM:
     Args:
         steps: calls of the denoiser.
         eta: how much fresh noise is added.
-        spacing: of discrete timesteps, as in diffusers.
+        spacing: of the times: even, of discrete ones as in diffusers, or ``karras``, for few steps.
     """
 
     steps: Annotated[int, Ge(1)] = 50
@@ -83,7 +83,7 @@ class EulerAncestral(DDIM):
     Args:
         steps: calls of the denoiser.
         eta: how much fresh noise is added.
-        spacing: of discrete timesteps, as in diffusers.
+        spacing: of the times: even, of discrete ones as in diffusers, or ``karras``, for few steps.
     """
 
     steps: Annotated[int, Ge(1)] = 50

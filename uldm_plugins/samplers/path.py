@@ -7,6 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from uldm_core.protocols import Denoise, NoiseScheduler
 from uldm_plugins.shared.place import device_of
 
-Spacing = Literal["linspace", "trailing", "leading"]
+Spacing = Literal["linspace", "trailing", "leading", "karras"]
 FAINTEST = 1 / 200
 """The least alpha / sigma that ``epsilon``, and sigma / alpha that ``sample``, is divided by, about."""
 MOST_SIGNAL = 0.2
@@ -40,6 +41,10 @@ def make_path(
     ``linspace`` (both ends), ``trailing`` (from the last step down in equal strides; Lin et al. 2024,
     arXiv 2305.08891), ``leading`` (from the first step up; it never asks at the last).
 
+    ``karras`` is for few steps, of either sort of time: the square roots of sigma / alpha are evenly spaced,
+    which is the spacing of Karras et al. 2022 (arXiv 2206.00364), equation 5, with rho = 2. From n steps it
+    goes from 4 sqrt(n) to 1 / n; the first time is 1. So the last step, which is of first order, is short.
+
     ``epsilon`` gives the data by a division by alpha, ``sample`` the noise by one by sigma, which multiplies
     the denoiser's errors. On a process that goes further, the path starts where alpha / sigma is nearest to
     1 / 200 with ``epsilon``, and is last evaluated where sigma / alpha is with ``sample``.
@@ -48,7 +53,7 @@ def make_path(
         noise_scheduler: the forward process.
         steps: how many times the path is evaluated at.
         shift: above 1 spends more steps near noise: t -> s t / (1 + (s - 1) t) (Esser et al. 2024).
-        spacing: of discrete times.
+        spacing: of the times; ``trailing`` and ``leading`` are of discrete ones.
 
     Raises:
         ValueError: no step, or more steps than a discrete process has; ``leading`` would start where much of
@@ -84,11 +89,15 @@ def _bounds(noise_scheduler: NoiseScheduler) -> tuple[float, float]:
 def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Tensor:
     """Return the times, float64 [steps], from noise to data."""
     count = noise_scheduler.timesteps
+    if count is None and spacing == "karras":
+        return _karras(noise_scheduler, steps)
     if count is None:
         clean = noise_scheduler.coefficients(torch.zeros(1))[1].item() == 0
         return torch.linspace(1, 0, steps + clean, dtype=torch.float64)[:steps]
     if steps > count:
         raise ValueError(f"{steps} sampling steps, but the noise scheduler has {count}: take fewer steps")
+    if spacing == "karras":
+        return (_karras(noise_scheduler, steps) * (count - 1)).round() / (count - 1)
     if spacing == "linspace":
         places = torch.linspace(count - 1, 0, steps, dtype=torch.float64)
     elif spacing == "trailing":
@@ -97,6 +106,16 @@ def _times(noise_scheduler: NoiseScheduler, steps: int, spacing: Spacing) -> Ten
         places = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (count // steps)
         _refuse_late_start(noise_scheduler, int(places[0]), count)
     return places.round() / (count - 1)
+
+
+def _karras(noise_scheduler: NoiseScheduler, steps: int) -> Tensor:
+    """Return times of which sigma / alpha has evenly spaced square roots; the first is 1."""
+    ratios = torch.linspace(2 * steps**0.25, steps**-0.5, steps, dtype=torch.float64).square()
+    times = torch.linspace(0, 1, noise_scheduler.timesteps or 10_001, dtype=torch.float64)
+    alphas, sigmas = torch.tensor(_levels(noise_scheduler, times), dtype=torch.float64)
+    found = torch.from_numpy(np.interp(ratios / (1 + ratios), sigmas / (alphas + sigmas), times))
+    found[0] = 1
+    return found
 
 
 def _refuse_late_start(noise_scheduler: NoiseScheduler, first: int, count: int) -> None:

@@ -24,6 +24,9 @@ RISEN = 1.5
 FALLEN = 0.98
 """A loss has fallen that ends below this times where it began."""
 
+MOST_COPIES = 0.05
+"""Samples copy of which a larger share is as near to the training images as 0.01 of the test images are."""
+
 
 @frozen
 class Diagnostic:
@@ -40,6 +43,19 @@ class Diagnostic:
     what: str
     fix: str
     section: str = ""
+
+
+def copies_diagnostics(results: Mapping[str, Mapping[str, float]]) -> Iterator[Diagnostic]:
+    """Yield whether samples copy training images, from an evaluation's numbers of each set of images."""
+    share = results.get("samples", {}).get("copies", 0.0)
+    if share > MOST_COPIES:
+        yield Diagnostic(
+            "bad",
+            f"{share:.1%} of the samples are as near to a training image as only 1% of the test images are: "
+            "the model repeats images that it was trained on.",
+            "More data, fewer steps or a smaller denoiser keep a model from memorising.",
+            "nearest",
+        )
 
 
 def autoencoder_diagnostics(

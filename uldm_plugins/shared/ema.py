@@ -75,6 +75,25 @@ class EMA:
             average.copy_(saved)
 
 
+class Snapshot:
+    """An average as it was at one step of the training; empty before."""
+
+    def __init__(self) -> None:
+        self.parameters: list[torch.Tensor] = []
+
+    def take(self, average: EMA) -> None:
+        """Keep an average as it is now."""
+        self.parameters = [parameter.clone() for parameter in average.parameters]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parameters that were kept, in their order."""
+        return {"parameters": self.parameters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.parameters = list(state["parameters"])
+
+
 def averaging(decay: float, std: float | None) -> Decay:
     """Return the power-function average of a width if there is one, else the exponential one."""
     return warmed(decay) if std is None else power_function(std)

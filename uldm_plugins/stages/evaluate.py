@@ -14,6 +14,7 @@ from uldm_core import MistakeError, use
 from uldm_core.errors import OptionError
 from uldm_core.protocols import (
     Autoencoder,
+    ComparesWithUnseen,
     Context,
     Dataset,
     HasBackbone,
@@ -23,6 +24,7 @@ from uldm_core.protocols import (
     Paired,
 )
 from uldm_core.run_folder.files import write_json
+from uldm_plugins.shared.diagnostics import copies_diagnostics
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluation_artifacts import (
     save_classes,
@@ -92,6 +94,8 @@ class Evaluate:
         context.publish("metrics.json")
         for line in report_lines(report["results"]):
             context.message(f"[{context.name}] {line}")
+        for found in copies_diagnostics(report["results"]):
+            context.message(f"[{context.name}] warning: {found.what}\n    {found.fix}")
         return report["results"]["samples"]
 
     def report(
@@ -171,10 +175,7 @@ def compare(
         and for ``test`` alone (``originals``).
     """
     for metric in metrics:
-        metric.reset()
-        for batch in real[_reference(metric, real)]() if metric.compares else ():
-            with _refusals(metric):
-                metric.update(batch, real=True)
+        _show_real(metric, real)
     unpaired = [metric for metric in metrics if not (isinstance(metric, Paired) and metric.paired)]
     results = {
         name: measure(metrics if name in pairs else unpaired, batches()) for name, batches in sets.items()
@@ -185,6 +186,20 @@ def compare(
         floor |= measure(against, real[other]()) if against else {}
     absolute = [metric for metric in unpaired if not metric.compares]
     return {**results, "floor": floor, "originals": measure(absolute, real["test"]()) if absolute else {}}
+
+
+def _show_real(metric: Metric, real: Mapping[str, Batches]) -> None:
+    """Give a metric the real images that it compares with, and those that no training has seen."""
+    metric.reset()
+    if not metric.compares:
+        return
+    split = _reference(metric, real)
+    with _refusals(metric):
+        for batch in real[split]():
+            metric.update(batch, real=True)
+        if isinstance(metric, ComparesWithUnseen) and split == "train":
+            for batch in real["test"]():
+                metric.update_unseen(batch)
 
 
 def _reference(metric: Metric, real: Mapping[str, Batches]) -> str:

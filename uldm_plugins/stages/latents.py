@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from uldm_core.protocols import Autoencoder, Context, Dataset, LatentScaling, Quantized
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
 from uldm_plugins.stages.training import read_images
+
+
+@frozen
+class Repeatable:
+    """Batches that can be read several times.
+
+    Args:
+        make: gives them anew.
+    """
+
+    make: Callable[[], Iterable[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.make())
 
 
 def index_batches(dataset: Dataset) -> Sequence[Tensor]:
@@ -48,6 +63,51 @@ def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> 
         encoded.append(encode(read_images(dataset, indices), autoencoder, context))
         context.advance(int(indices[-1]) + 1)
     return torch.cat(encoded)
+
+
+class NormalizedLatents:
+    """A dataset's latents, normalized: kept in memory, or encoded whenever they are asked for.
+
+    Args:
+        dataset: the images.
+        autoencoder: frozen.
+        scaling: is fitted to them.
+        context: of the stage.
+    """
+
+    def __init__(
+        self, dataset: Dataset, autoencoder: Autoencoder, scaling: LatentScaling, context: Context
+    ) -> None:
+        self.dataset = dataset
+        self.autoencoder = autoencoder
+        self.scaling = scaling
+        self.context = context
+        self.cached: Tensor | None = None
+
+    def fit(self, *, cached: bool) -> None:
+        """Fit the scaling to all latents, and keep them if they are to be cached."""
+        latents = encode_all(self.dataset, self.autoencoder, self.context) if cached else None
+        self.scaling.fit(self._encoded() if latents is None else in_batches(latents))
+        self.cached = None if latents is None else self.scaling.normalize(latents)
+
+    def of(self, indices: Tensor) -> Tensor:
+        """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""
+        if self.cached is not None:
+            return self.cached[indices.to(self.cached.device)].clone()
+        return self.scaling.normalize(self._encode(indices)).clone()
+
+    def all(self) -> Iterable[Tensor]:
+        """Return all latents in the images' order, in batches."""
+        if self.cached is not None:
+            return in_batches(self.cached)
+        return (self.scaling.normalize(batch) for batch in self._encoded())
+
+    def _encoded(self) -> Iterator[Tensor]:
+        batches = unless_stopped(index_batches(self.dataset), self.context)
+        return (self._encode(indices) for indices in batches)
+
+    def _encode(self, indices: Tensor) -> Tensor:
+        return encode(read_images(self.dataset, indices), self.autoencoder, self.context)
 
 
 @torch.inference_mode()

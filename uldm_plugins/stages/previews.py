@@ -15,18 +15,16 @@ from uldm_core.protocols import (
     Autoencoder,
     Context,
     Dataset,
-    Denoiser,
     LatentScaling,
     Network,
-    NoiseScheduler,
     Quantized,
     Sampler,
 )
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.shared.ema import EMA
 from uldm_plugins.shared.images import in_batches, to_float, to_uint8
+from uldm_plugins.stages.guided import GuidedDenoiser
 from uldm_plugins.stages.latents import decode, encode_with_codes, held_out
-from uldm_plugins.stages.training import predict
 
 PAIRS = 20
 SAMPLES = 20
@@ -79,32 +77,32 @@ class Sketch:
 
     Args:
         autoencoder: decodes.
-        denoiser: as it is trained.
-        noise_scheduler: the process.
+        denoiser: as it is trained, with its process and guidance.
         latent_scaling: as fitted.
         sampler: makes the sampler; it takes no more steps than the process has.
         size: of the images.
     """
 
     autoencoder: Autoencoder
-    denoiser: Denoiser
-    noise_scheduler: NoiseScheduler
+    denoiser: GuidedDenoiser
     latent_scaling: LatentScaling
     sampler: Partial[Sampler]
     size: int
 
     def draw(self, context: Context) -> Tensor:
         """Return images, uint8 [N, C, H, W]."""
-        generator = context.generator("preview")
+        generator, process = context.generator("preview"), self.denoiser.noise_scheduler
         side = latent_size(self.size, self.autoencoder.downscale)
         noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, side, side, generator=generator)
-        most, steps = self.noise_scheduler.timesteps, self.sampler.options.get("steps")
+        most, steps = process.timesteps, self.sampler.options.get("steps")
         sampler = self.sampler(steps=most) if most and steps and steps > most else self.sampler()
-
-        def denoise(latents: Tensor, t: Tensor) -> Tensor:
-            with context.autocast():
-                return predict(self.denoiser, self.noise_scheduler, latents, t)
-
-        batches = in_batches(noise.to(context.device))
-        latents = [sampler(denoise, self.noise_scheduler, batch, generator) for batch in batches]
+        condition, guided = self.denoiser.condition, not self.denoiser.lacks_weaker
+        classes = condition.draw(SAMPLES, context.generator("preview", "classes")) if condition else None
+        latents = []
+        for batch in in_batches(noise.to(context.device)):
+            told, classes = (
+                (None, None) if classes is None else (classes[: len(batch)], classes[len(batch) :])
+            )
+            denoise = self.denoiser.denoise(context, told, guided=guided)
+            latents.append(sampler(denoise, process, batch, generator))
         return decode(torch.cat(latents), self.autoencoder, self.latent_scaling, context)

@@ -63,6 +63,7 @@ class TrainAutoencoder:
     makes: Sequence[str] = ()
     needs: Sequence[str] = ()
     reads = ("train",)
+    preview_options: Sequence[str] = ("previews",)
     adjustable: Sequence[str] = ("optimizer", "discriminator_optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(

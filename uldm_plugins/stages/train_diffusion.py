@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, MinLen
 from torch import Tensor, nn
 
-from uldm_core import Excludes, Partial, use
+from uldm_core import Excludes, OptionError, Partial, RunError, use
 from uldm_core.protocols import (
     Autoencoder,
+    Condition,
     Context,
+    Coupling,
     Dataset,
     Denoiser,
+    FitsImages,
+    Guidance,
+    HasLabels,
+    HasWeaker,
     LatentScaling,
     LRSchedule,
     NoiseScheduler,
@@ -22,20 +28,40 @@ from uldm_core.protocols import (
     Sampler,
     TimestepWeighting,
 )
-from uldm_plugins.shared.ema import EMA, averaging
-from uldm_plugins.shared.images import in_batches
-from uldm_plugins.stages.latents import encode, encode_all, index_batches, unless_stopped
+from uldm_plugins.shared.arrays import save_arrays
+from uldm_plugins.shared.ema import EMA, Snapshot
+from uldm_plugins.shared.images import to_float
+from uldm_plugins.stages.averages import STDS, kept_averages, write_averages
+from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
+from uldm_plugins.stages.held_out import HELD_OUT, divided
+from uldm_plugins.stages.latents import (
+    NormalizedLatents,
+    Repeatable,
+    image_batches,
+    unless_stopped,
+)
 from uldm_plugins.stages.previews import Sketch, at_rest
-from uldm_plugins.stages.training import OptimizerStep, predict, read_images
+from uldm_plugins.stages.training import OptimizerStep, predict
+
+HELD_OUT_DRAWS = 4
+"""How many times and noises each held-out image gets where averages are compared."""
+Width = Annotated[float, Interval(gt=0, lt=0.28)]
+"""Of a power-function average, relative to the time trained."""
 
 
 class TrainDiffusion:
     """Trains a denoiser to predict, at random times, the target of its noise scheduler.
 
     The loss is the mean of weight(t) (prediction - target)^2. Latents are brought to unit variance first,
-    measured over a full pass over the dataset.
+    measured over a full pass over the dataset. With a condition the denoiser is told the class of each image.
 
-    Source: Ho et al. 2020 (arXiv 2006.11239); Rombach et al. 2022 (arXiv 2112.10752).
+    Makes ``averages.safetensors``, with an early average of the weights for guidance by a weaker denoiser,
+    and those of several widths if they are kept; and ``held_out.npz`` with ``indices``, int64 [N], of the
+    images that the denoiser was not trained on.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239); Rombach et al. 2022 (arXiv 2112.10752); averages chosen after
+    the training: Karras et al. 2024 (arXiv 2312.02696), who reconstruct any width from two that they save
+    again and again, where this keeps the few that are asked for.
 
     Args:
         dataset: the images.
@@ -43,24 +69,40 @@ class TrainDiffusion:
         denoiser: what is trained; later stages get its averaged weights.
         noise_scheduler: the forward process and what is predicted.
         latent_scaling: fitted here, used again by whoever decodes.
+        condition: fitted here: what the denoiser is told beside the time.
+        coupling: which noise is paired with which latent.
         timestep_weighting: which times are trained, and how much each counts.
         steps: optimizer steps.
         batch_size: latents a step.
         cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
+        held_out: the share of the images, drawn by the seed, that the denoiser is not trained
+            on: for choices after the training. Scaling and condition are fitted to them as well.
+        drop: the share of images whose class it is not told, so that it also learns to do without.
         optimizer: of the denoiser.
         lr_schedule: of its learning rate.
         ema_decay: of the average of the weights; 0 keeps the last ones.
         ema_std: width of a power-function average, relative to the time trained; it takes the place of
             ``ema_decay``.
+        ema: ``post_hoc`` keeps power-function averages of several widths, and takes the one with the least
+            loss on the images that are held out, after the training. Each costs a copy of the weights.
+        ema_stds: the widths of ``ema = "post_hoc"``; by default 0.03, 0.05, 0.1 and 0.15.
+        weaker: the share of the steps after which the average is kept as a weaker denoiser, one copy of the
+            weights more; 0 keeps none.
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
         previews: how often, over the whole training, to show what becomes of the same noise; 0 shows none.
         preview_sampler: draws the previews.
+        guidance: of the previews.
+
+    Raises:
+        ValueError: the guidance is by a weaker denoiser, and none is kept; averages are to be chosen, and no
+            images held out; or their widths are given, and none is to be chosen.
     """
 
-    trains = ("denoiser", "latent_scaling")
-    makes: Sequence[str] = ()
+    trains = ("denoiser", "latent_scaling", "condition")
+    makes = (AVERAGES, HELD_OUT)
     needs: Sequence[str] = ()
     reads = ("train",)
+    preview_options: Sequence[str] = ("previews", "preview_sampler", "guidance")
     adjustable: Sequence[str] = ("optimizer", "lr_schedule", "max_grad_norm")
 
     def __init__(
@@ -70,110 +112,198 @@ class TrainDiffusion:
         denoiser: Denoiser,
         noise_scheduler: NoiseScheduler,
         latent_scaling: LatentScaling = use("unit_variance"),
+        condition: Condition | None = None,
+        coupling: Coupling = use("independent"),
         timestep_weighting: TimestepWeighting = use("uniform"),
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 128,
         cache_latents: bool = True,
+        held_out: Annotated[float, Interval(ge=0, le=0.5)] = 0.0,
+        drop: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
         optimizer: Partial[Optimizer] = use("adamw", lr=1e-3),
         lr_schedule: Partial[LRSchedule] = use("linear", warmup=100),
         ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
-        ema_std: Annotated[float, Interval(gt=0, lt=0.28), Excludes("ema_decay")] | None = None,
+        ema_std: Annotated[Width, Excludes("ema_decay")] | None = None,
+        ema: Annotated[Literal["post_hoc"], Excludes("ema_decay"), Excludes("ema_std")] | None = None,
+        ema_stds: Annotated[list[Width], MinLen(2)] | None = None,
+        weaker: Annotated[float, Interval(ge=0, lt=1)] = 0.125,
         max_grad_norm: Annotated[float, Ge(0)] = 1.0,
         previews: Annotated[int, Ge(0)] = 8,
         preview_sampler: Partial[Sampler] = use("euler", steps=10),
+        guidance: Guidance = use("none"),
     ) -> None:
+        if needs_average(guidance) and not weaker:
+            raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
+        if ema_stds and not ema:
+            raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
+        if ema and not held_out:
+            raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.denoiser = denoiser
         self.noise_scheduler = noise_scheduler
         self.latent_scaling = latent_scaling
+        self.condition = condition
+        self.coupling = coupling
         self.timestep_weighting = timestep_weighting
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
+        self.held_out = held_out
+        self.drop = drop
+        self.weaker_step = max(1, round(weaker * steps)) if weaker else 0
         self.previews = previews
         self.preview_sampler = preview_sampler
-        self._average = averaging(ema_decay, ema_std)
+        self.guidance = guidance
+        self._averages = kept_averages(ema_decay, ema_std, ema_stds or STDS if ema else ())
         self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
 
+    @property
+    def artifact_bytes(self) -> int:
+        """What ``averages.safetensors`` takes on disk."""
+        count = bool(self.weaker_step) + len(self._averages) * self._chooses
+        return count * sum(4 * parameter.numel() for parameter in self.denoiser.parameters())
+
     def prepare(self, context: Context) -> None:
-        """Fit the scaling, encode the dataset, make optimizer and average."""
+        """Fit the scaling and the condition, encode the dataset, make optimizer and averages."""
+        generator = context.generator("held out")
+        self.trained, self.kept_back = divided(len(self.dataset), self.held_out, generator)
         self.autoencoder.eval()
         self.denoiser.train()
-        self.latents = encode_all(self.dataset, self.autoencoder, context) if self.cache_latents else None
-        self.latent_scaling.fit(self._raw_latents(context))
-        if self.latents is not None:
-            self.latents = self.latent_scaling.normalize(self.latents)
+        self.latents = NormalizedLatents(self.dataset, self.autoencoder, self.latent_scaling, context)
+        self.latents.fit(cached=self.cache_latents)
+        self._fit_condition(context)
         self.optimizer_step = OptimizerStep(self.denoiser.parameters(), *self._optimizer_options)
-        self.ema = EMA(self.denoiser, self._average)
+        self.averages = {name: EMA(self.denoiser, decay) for name, decay in self._averages.items()}
+        self.early = Snapshot()
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
-        indices = context.batch(len(self.dataset), self.batch_size, step)
-        latents = self._normalized(indices, context)
-        generator = context.generator(step)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        t = self.timestep_weighting.sample(len(latents), generator).to(latents)
-        noisy = self.noise_scheduler.add_noise(latents, noise, t)
-        with context.autocast():
-            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t)
-        target = self.noise_scheduler.target(latents, noise, t)
-        errors = (prediction - target).square().mean((1, 2, 3))
-        loss = (self.timestep_weighting.weight(t, self.noise_scheduler) * errors).mean()
+        indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
+        loss = self._losses(indices, context, context.generator(step), self.drop).mean()
         self.optimizer_step(loss, step)
-        self.ema.update()
+        for average in self.averages.values():
+            average.update()
+        if step + 1 == self.weaker_step:
+            self.early.take(self.averages[self._main])
         return {"loss": loss.detach()}
 
     def preview(self, step: int, context: Context) -> None:
-        """Show ``samples``: the same noise each time, drawn with the averaged weights."""
+        """Show ``samples``: the same noise each time, drawn with the averaged weights, and guided."""
+        early = self.early.parameters
+        weaker = with_weights(self.denoiser, early) if early and needs_average(self.guidance) else None
         sketch = Sketch(
             self.autoencoder,
-            self.denoiser,
-            self.noise_scheduler,
+            GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker),
             self.latent_scaling,
             self.preview_sampler,
             self.dataset.size,
         )
-        with at_rest(self.denoiser, self.ema):
+        with at_rest(self.denoiser, self.averages[self._main]):
             context.show("samples", sketch.draw(context), step)
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
+        fitted = {"condition": self.condition} if self.condition else {}
         return {
             "denoiser": self.denoiser,
             "latent_scaling": self.latent_scaling,
             "optimizer": self.optimizer_step,
-            "ema": self.ema,
+            "early": self.early,
+            **self.averages,
+            **fitted,
         }
 
     def finish(self, context: Context) -> Mapping[str, float]:
-        """Leave the averaged weights in the denoiser."""
-        self.ema.apply()
+        """Leave averaged weights in the denoiser; write the averages, and what was held out."""
+        chosen, found = self._choose(context) if self._chooses else (self._main, {})
+        self.averages[chosen].apply()
+        kept = {name: average.parameters for name, average in self.averages.items() if self._chooses}
+        write_averages(context.artifact(AVERAGES), {WEAKER: self.early.parameters, **kept})
+        save_arrays(context.artifact(HELD_OUT), indices=self.kept_back)
         self._rest()
-        return {}
+        return found
 
     def take(self, state: Mapping[str, Any]) -> None:
-        """Leave the averaged weights of a checkpoint in the denoiser, and the scaling as it was fitted."""
-        EMA(self.denoiser, self._average).take(state["denoiser"], state["ema"])
+        """Leave the averaged weights of a checkpoint in the denoiser, and what was fitted as it was."""
+        EMA(self.denoiser, self._averages[self._main]).take(state["denoiser"], state[self._main])
         self.latent_scaling.load_state_dict(state["latent_scaling"])
+        if self.condition:
+            self.condition.load_state_dict(state["condition"])
+        early = state.get("early", {}).get("parameters")
+        if early and isinstance(self.guidance, HasWeaker) and needs_average(self.guidance):
+            self.guidance.weaker = with_weights(self.denoiser, early)
         self._rest()
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether there are averages to choose from."""
+        return len(self._averages) > 1
+
+    @property
+    def _main(self) -> str:
+        """The name of the average that the training itself uses; of several the one in the middle."""
+        return [*self._averages][len(self._averages) // 2]
+
+    def _losses(self, indices: Tensor, context: Context, generator: torch.Generator, drop: float) -> Tensor:
+        """Return the loss of each image, [B], at times and with noise by the generator."""
+        latents = self.latents.of(indices)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        t = self.timestep_weighting.sample(len(latents), generator).to(latents)
+        noise = self.coupling(latents, noise)
+        noisy = self.noise_scheduler.add_noise(latents, noise, t)
+        classes = self._classes(indices, generator, drop)
+        classes = None if classes is None else classes.to(latents.device)
+        with context.autocast():
+            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t, classes)
+        target = self.noise_scheduler.target(latents, noise, t)
+        errors = (prediction - target).square().mean((1, 2, 3))
+        return self.timestep_weighting.weight(t, self.noise_scheduler) * errors
+
+    def _held_out_loss(self, context: Context) -> float:
+        """Return the loss on the held-out images, each told its class, at times and with noises fixed."""
+        batches = [*self.kept_back.split(self.batch_size)] * HELD_OUT_DRAWS
+        losses = []
+        for number, indices in enumerate(unless_stopped(batches, context)):
+            losses.append(self._losses(indices, context, context.generator("held_out", number), drop=0.0))
+        return torch.cat(losses).mean().item()
+
+    def _choose(self, context: Context) -> tuple[str, dict[str, float]]:
+        """Return the name of the average with the least loss on held-out images, and what was found."""
+        losses = {}
+        for name, average in self.averages.items():
+            with at_rest(self.denoiser, average):
+                losses[name] = self._held_out_loss(context)
+        chosen = min(losses, key=losses.__getitem__)
+        found = {f"held_out_loss_{name}": loss for name, loss in losses.items()}
+        context.log(self.steps, found)
+        context.message(f"the weights are those of {chosen}, which has the least loss on held-out images")
+        return chosen, found
 
     def _rest(self) -> None:
         self.denoiser.eval()
         if isinstance(self.latent_scaling, nn.Module):
             self.latent_scaling.eval()
 
-    def _raw_latents(self, context: Context) -> Iterable[Tensor]:
-        if self.latents is not None:
-            return in_batches(self.latents)
-        return (
-            self._encode(indices, context) for indices in unless_stopped(index_batches(self.dataset), context)
-        )
+    def _fit_condition(self, context: Context) -> None:
+        if self.condition is None:
+            return
+        of_images = isinstance(self.condition, FitsImages) and self.condition.fits_images
+        batches = Repeatable(lambda: self._images(context) if of_images else self.latents.all())
+        context.message("fitting the condition")
+        try:
+            self.condition.fit(batches, self.dataset.labels if isinstance(self.dataset, HasLabels) else None)
+        except ValueError as error:
+            raise RunError(f"condition: {error}") from error
 
-    def _normalized(self, indices: Tensor, context: Context) -> Tensor:
-        if self.latents is not None:
-            return self.latents[indices.to(self.latents.device)].clone()
-        return self.latent_scaling.normalize(self._encode(indices, context)).clone()
+    def _classes(self, indices: Tensor, generator: torch.Generator, drop: float) -> Tensor | None:
+        """Return the classes that a batch is told, a share of them dropped."""
+        if self.condition is None:
+            return None
+        classes = self.condition.of(indices)
+        dropped = torch.rand(len(classes), generator=generator) < drop
+        return classes.masked_fill(dropped, self.condition.classes)
 
-    def _encode(self, indices: Tensor, context: Context) -> Tensor:
-        return encode(read_images(self.dataset, indices), self.autoencoder, context)
+    def _images(self, context: Context) -> Iterable[Tensor]:
+        batches = unless_stopped(image_batches(self.dataset), context)
+        return (to_float(batch.to(context.device)) for batch in batches)

@@ -110,10 +110,17 @@ def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Te
     return total
 
 
-def predict(denoiser: Denoiser, noise_scheduler: NoiseScheduler, x_t: Tensor, t: Tensor) -> Tensor:
-    """Call the denoiser with the input and the conditioning of the noise scheduler; float32 [B, C, H, W]."""
+def predict(
+    denoiser: Denoiser,
+    noise_scheduler: NoiseScheduler,
+    x_t: Tensor,
+    t: Tensor,
+    condition: Tensor | None = None,
+) -> Tensor:
+    """Call the denoiser with the input and the time of the noise scheduler; float32 [B, C, H, W]."""
     scaled = noise_scheduler.scale_input(x_t, t) if isinstance(noise_scheduler, ScalesInput) else x_t
-    return denoiser(scaled, noise_scheduler.conditioning(t)).float()
+    told = () if condition is None else (condition,)  # which not every denoiser takes
+    return denoiser(scaled, noise_scheduler.conditioning(t), *told).float()
 
 
 def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

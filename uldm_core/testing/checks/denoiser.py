@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from uldm_core.errors import UldmError
 from uldm_core.protocols import Denoiser
 from uldm_core.testing import strategies
 from uldm_core.testing.contract import Case, Contract
-from uldm_core.testing.expectations import expect, expect_finite
+from uldm_core.testing.expectations import NotApplicable, Skip, expect, expect_close, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
 SIZES = (4, 5)
 """Sizes that it may refuse to be built for: its patches or levels may not fit."""
 TIMES = (0.0, 20.0, 500.0, 501.0, 980.0, 1000.0)
+CLASSES = 3
 EDM_TIMES = (-1.55, -0.8, -0.1, 0.5, 1.1)
 """ln(sigma) / 4 of Karras's noise levels, the conditioning of his denoisers."""
 
 
-def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
+def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, ...]:
+    """Draw latents and times, and of a denoiser with classes a class of each sample."""
+    latents, time = _latents_and_time(case, denoiser)
+    classes = case.given().get("classes", 0)
+    if not classes:
+        return latents, time
+    told = st.lists(st.integers(0, classes), min_size=len(time), max_size=len(time))
+    return latents, time, torch.tensor(case.draw(told, "condition"))
+
+
+def _latents_and_time(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
     channels, side, others = _takes(case, denoiser)
     heights = strategies.sides(4, 9) if others == "any" else st.just(side)
     widths = {"any": heights, "double": st.sampled_from((side, 2 * side)), "none": st.just(side)}[others]
@@ -58,22 +70,34 @@ def _takes_others(case: Case, denoiser: Denoiser, channels: int, side: int) -> s
     return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
 
 
-def _in_full(denoiser: Denoiser, latents: Tensor, conditioning: Tensor) -> list[Tensor]:
+def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *told: Tensor) -> list[Tensor]:
+    """Call it, told classes and not; checks that scale what they hand over have made fractions of them."""
+    return [denoiser(latents, time), *(denoiser(latents, time, classes.long()) for classes in told)]
+
+
+def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *told: Tensor) -> list[Tensor]:
     """Call it for latents and times of every sort: experts take part in some of them only."""
-    times = (torch.full_like(conditioning, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
-    every = zip((conditioning, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
-    return [denoiser(latents * scale, t) for t, scale in every]
+    times = (torch.full_like(time, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
+    every = zip((time, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
+    return [each for t, scale in every for each in _call(denoiser, latents * scale, t, *told)]
 
 
 contract = Contract(
-    options={"channels": st.sampled_from((2, 4)), "size": st.just(8)}, inputs=_inputs, in_full=_in_full
+    options={
+        "channels": st.sampled_from((2, 4)),
+        "size": st.just(8),
+        "classes": st.sampled_from((3, 2, 1)),
+    },
+    inputs=_inputs,
+    call=_call,
+    in_full=_in_full,
 )
 
 
 def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """Yield denoisers, latents and conditioning: as drawn; in two samples of odd, oblong and small sides."""
     denoiser = case.module().eval()
-    yield denoiser, *_inputs(case, denoiser)
+    yield denoiser, *_latents_and_time(case, denoiser)
     channels, side, others = _takes(case, denoiser)
     oblong = {"any": [(7, 5), (4, 6)], "double": [(side, 2 * side)], "none": [(side, side)]}
     for sides in oblong[others]:
@@ -107,7 +131,7 @@ def distinguishes_times(case: Case) -> None:
     and falls below 0. A denoiser that knows steps only must fail at the others, not take them all for one.
     """
     denoiser = case.module().eval()
-    latents, _ = _inputs(case, denoiser)
+    latents, _ = _latents_and_time(case, denoiser)
     _expect_apart(denoiser, latents, TIMES)
     try:
         with torch.no_grad():
@@ -169,7 +193,7 @@ def predicts_everywhere(case: Case) -> None:
 def learns(case: Case) -> None:
     """A few steps on one batch lower its error."""
     denoiser = case.module().train()
-    latents, conditioning = _inputs(case, denoiser)
+    latents, conditioning = _latents_and_time(case, denoiser)
     x, t = (torch.cat([one, one]) for one in (latents, conditioning))
     target = 0.5 * x - 0.3
     optimizer = torch.optim.Adam(denoiser.parameters(), 1e-3)
@@ -183,3 +207,65 @@ def learns(case: Case) -> None:
     expect(
         min(errors[-3:]) < errors[0], f"after 12 steps the error is {errors[-1]:.3g}, it was {errors[0]:.3g}"
     )
+
+
+def _told(case: Case, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a denoiser of so many classes, with latents and times for it."""
+    if not case.subject.inferred("classes"):
+        raise NotApplicable("it has no option classes")
+    denoiser = case.module(classes=classes).eval()
+    return denoiser, *_latents_and_time(case, denoiser)
+
+
+def _of_class(denoiser: nn.Module, latents: Tensor, time: Tensor, index: int) -> Tensor:
+    with torch.no_grad():
+        prediction: Tensor = denoiser(latents, time, torch.full((len(time),), index))
+    return prediction
+
+
+@contract.check
+def tells_classes_apart(case: Case) -> None:
+    """The prediction depends on the class, in every sample, and on its being told: no two are one."""
+    denoiser, latents, time = _told(case, CLASSES)
+    answers = [_of_class(denoiser, latents, time, index) for index in range(CLASSES + 1)]
+    for first, second in combinations(range(CLASSES + 1), 2):
+        gaps = (answers[first] - answers[second]).abs().amax((1, 2, 3))
+        names = [f"class {index}" if index < CLASSES else '"not told"' for index in (first, second)]
+        expect(bool((gaps > 1e-7).all()), f"of {' and '.join(names)} the prediction is the same")
+
+
+@contract.check
+def none_is_untold(case: Case) -> None:
+    """Without a condition it predicts what it does for the index beyond the classes, "not told"."""
+    denoiser, latents, time = _told(case, CLASSES)
+    wanted = _of_class(denoiser, latents, time, CLASSES)
+    for name, arguments in (("no condition", ()), ("None", (None,))):
+        with torch.no_grad():
+            actual = denoiser(latents, time, *arguments)
+        expect_close(actual, wanted, f"of {name} it predicts otherwise than of index {CLASSES}")
+
+
+@contract.check
+def refuses_unknown_classes(case: Case) -> None:
+    """An index beyond "not told", or below 0, raises an error: it would be taken for another class."""
+    denoiser, latents, time = _told(case, CLASSES)
+    for index in (CLASSES + 1, -1):
+        expect(_refuses(denoiser, latents, time, index), f"of {CLASSES} classes it takes index {index}")
+
+
+@contract.check
+def takes_none_without_classes(case: Case) -> None:
+    """Built without classes it raises an error when it is told one: it would leave it out unnoticed."""
+    try:
+        denoiser, latents, time = _told(case, 0)
+    except UldmError:
+        raise Skip("it cannot be built without classes") from None
+    expect(_refuses(denoiser, latents, time, 1), "built without classes it takes class 1")
+
+
+def _refuses(denoiser: nn.Module, latents: Tensor, time: Tensor, index: int) -> bool:
+    try:
+        _of_class(denoiser, latents, time, index)
+    except Exception:
+        return True
+    return False

@@ -129,18 +129,18 @@ def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
 def declares_its_work(case: Case) -> None:
     """``trains``, ``makes``, ``needs`` and ``reads`` are sequences of names: the engine's whole graph."""
     stage, given = _build(case)
-    for what in ("trains", "makes", "needs"):
-        names = getattr(stage, what, None)
+    for what in ("trains", "makes", "needs", "reads", "optional_needs"):
+        names = getattr(stage, what, () if what in ("reads", "optional_needs") else None)
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
         expect(listed, f"{what} is {names!r}, not a sequence of names")
-    reads = getattr(stage, "reads", ())
-    listed = isinstance(reads, (tuple, list)) and all(isinstance(name, str) for name in reads)
-    expect(listed, f"reads is {reads!r}, not a sequence of names")
     for name in stage.trains:
         expect(name in given, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
     for name in getattr(stage, "adjustable", ()):
         expect(case.subject.inferred(name), f"{name!r} is adjustable, and none of its options")
+    if hasattr(stage, "preview"):
+        shown = getattr(stage, "preview_options", ())
+        expect("previews" in shown, f"preview_options is {shown!r}, without 'previews'")
     numbers = ["steps", "batch_size"] if hasattr(stage, "step") else []
     for name in [*numbers, *(["previews"] if hasattr(stage, "preview") else [])]:
         number = getattr(stage, name, None)

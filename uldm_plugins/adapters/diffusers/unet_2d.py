@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import diffusers
+import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from uldm_core import Exists
@@ -29,6 +31,8 @@ class UNet2D(nn.Module):
         attention_head_dim: channels of each head of attention.
         norm_num_groups: groups of each group norm.
         weights: a state dict to start from, ``.safetensors``.
+        classes: of the condition that it may be told, the library's ``num_class_embeds`` less one; 0 takes
+            none.
 
     Raises:
         ValueError: the lists do not fit together, or the weights are not to be read or of another network.
@@ -43,6 +47,7 @@ class UNet2D(nn.Module):
         attention_head_dim: Count = 8,
         norm_num_groups: Count = 32,
         weights: Annotated[Path, Exists()] | None = None,
+        classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):
@@ -62,15 +67,19 @@ class UNet2D(nn.Module):
             layers_per_block=layers_per_block,
             attention_head_dim=attention_head_dim,
             norm_num_groups=norm_num_groups,
+            num_class_embeds=classes + 1 if classes else None,
         )
+        self.classes = classes
         self.multiple = 2 ** (len(block_out_channels) - 1)
         load_weights(network, weights)
         self.network: Any = network
 
-    def forward(self, latents: Tensor, conditioning: Tensor) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of the latents' shape."""
+    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
         height, width = latents.shape[-2:]
         missing = (-height % self.multiple, -width % self.multiple)
         if any(missing):
             latents = F.pad(latents, (0, missing[1], 0, missing[0]), mode="replicate")
-        return self.network(latents, conditioning).sample[..., :height, :width]
+        if condition is None and self.classes:
+            condition = torch.full_like(time, self.classes, dtype=torch.int64)
+        return self.network(latents, time, condition).sample[..., :height, :width]

@@ -53,7 +53,7 @@
       ],
       series: [
         { label: chart.counted ?? "step", value: (_, found) => digits(found) },
-        ...chart.series.flatMap((series, index) => lines(series, index, chart.x.length < 3)),
+        ...chart.series.flatMap((series, index) => lines(series, index, chart.points || chart.x.length < 3)),
       ],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, dist: 5 } },
       hooks: {

@@ -1,0 +1,106 @@
+"""Conditions: k-means beside scipy's, sets too large to hold, and what cannot be fitted."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.cluster.vq import kmeans2
+
+from uldm_core import registry
+from uldm_plugins.conditions import clusters
+from uldm_plugins.conditions.clusters import first_centers, k_means, nearest
+
+
+def blobs(count, kinds, dim, spread=0.3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(kinds, dim, generator=generator)
+    labels = torch.randint(kinds, (count,), generator=generator)
+    return centers[labels] + spread * torch.randn(count, dim, generator=generator), labels
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 100])
+def test_k_means_is_scipys(iterations):
+    points, _ = blobs(600, 7, 5, spread=0.8)
+    start = points[:12]
+    expected, _ = kmeans2(points.double().numpy(), start.double().numpy(), iter=iterations, minit="matrix")
+    centers = k_means(points, start, iterations)
+    np.testing.assert_allclose(centers.numpy(), expected, rtol=0, atol=1e-5)
+    _, labels = kmeans2(points.double().numpy(), centers.double().numpy(), iter=1, minit="matrix")
+    assert torch.equal(nearest(points, centers), torch.from_numpy(labels).long())
+
+
+def test_a_center_that_loses_its_points_stays_where_it_is_as_scipys_does():
+    points, start = torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([[0.0], [10.0], [99.0]])
+    assert k_means(points, start, 5).flatten().tolist() == [0.5, 10.5, 99.0]
+    with pytest.warns(UserWarning, match="empty"):
+        expected, _ = kmeans2(points.numpy(), start.numpy(), iter=5, minit="matrix")
+    assert expected.flatten().tolist() == [0.5, 10.5, 99.0]
+
+
+def test_the_first_centers_are_drawn_by_their_squared_distance_however_far_all_are_from_zero():
+    points, _ = blobs(300, 6, 4)
+    generator = torch.Generator().manual_seed(clusters.SEED)
+    chosen = [int(torch.randint(300, (1,), generator=generator))]
+    while len(chosen) < 9:
+        distances = torch.cdist(points.double(), points[chosen].double()).square().amin(1)
+        place = torch.rand((), generator=generator, dtype=torch.float64) * distances.sum()
+        chosen.append(int((distances.cumsum(0) <= place).sum()))
+    assert torch.equal(first_centers(points, 9), points[chosen])
+    assert torch.equal(
+        first_centers((points + 64).round(decimals=4), 9), (points + 64).round(decimals=4)[chosen]
+    )
+
+
+def test_one_point_many_times_is_one_cluster():
+    condition = registry.build("condition", "clusters", classes=3)
+    condition.fit([torch.ones(8, 1, 2, 2)], None)
+    assert len(condition.of(torch.arange(8)).unique()) == 1
+
+
+@pytest.mark.parametrize(("most", "stride"), [(clusters.MOST_VALUES, 1), (64 * 55, 2), (64 * 20, 8)])
+def test_clusters_are_found_from_part_of_a_set_that_is_too_large_to_hold(most, stride, monkeypatch):
+    monkeypatch.setattr(clusters, "MOST_VALUES", most)
+    points, _ = blobs(100, 5, 64)
+    condition, passes = registry.build("condition", "clusters", classes=5), []
+
+    class Batches:
+        def __iter__(self):
+            passes.append(len(passes))
+            return iter(points.view(100, 4, 4, 4).split(7))
+
+    condition.fit(Batches(), None)
+    part = torch.cat(points.split(7)[::stride])
+    assert part.numel() <= most and len(passes) == (1 if stride == 1 else 2)
+    expected = nearest(points, k_means(part, first_centers(part, 5), 20))
+    assert torch.equal(condition.of(torch.arange(100)), expected) and len(expected.unique()) == 5
+
+
+def test_clusters_of_a_backbones_features_are_of_its_last_maps_averaged():
+    images = torch.randn(40, 3, 32, 32).clamp(-1, 1)
+    condition = registry.build("condition", "clusters", classes=4, backbone="dummy")
+    assert condition.fits_images
+    condition.fit(images.split(16), None)
+    with torch.no_grad():
+        features = condition.backbone(images)[-1].mean((2, 3))
+    plain = registry.build("condition", "clusters", classes=4)
+    plain.fit([features[:, :, None, None]], None)
+    assert not plain.fits_images and torch.equal(condition.assigned, plain.assigned)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "labels", "message"),
+    [
+        ("clusters", {"classes": 9}, None, "8 images are fewer than classes = 9"),
+        ("labels", {"classes": 3}, None, "the dataset has no labels"),
+        ("labels", {"classes": 3}, [0, 1, 2, 3], r"labels are from 0 to 3, with classes = 3"),
+        ("labels", {"classes": 3}, [-1, 1, 2, 0], r"labels are from -1 to 2, with classes = 3"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(name, options, labels, message):
+    condition = registry.build("condition", name, **options)
+    with pytest.raises(ValueError, match=message):
+        condition.fit([torch.randn(8, 1, 2, 2)], None if labels is None else torch.tensor(labels))
+
+
+def test_a_condition_that_is_not_fitted_draws_nothing():
+    with pytest.raises(ValueError, match="not fitted"):
+        registry.build("condition", "labels", classes=3).draw(1, torch.Generator())

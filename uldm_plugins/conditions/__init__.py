@@ -1,0 +1,1 @@
+"""What the denoiser is told of an image beside the time."""

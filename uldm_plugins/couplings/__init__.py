@@ -1,0 +1,1 @@
+"""Which noise is paired with which latent in training."""

@@ -1,0 +1,1 @@
+"""Samples that are led away from those of a worse denoiser."""

@@ -1,0 +1,29 @@
+"""Averages of a denoiser's weights that are kept while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from uldm_core.run_folder.files import write_tensors
+from uldm_plugins.shared.ema import Decay, averaging, power_function
+
+STDS = (0.03, 0.05, 0.1, 0.15)
+"""The widths of the averages that ``ema = "post_hoc"`` keeps by default."""
+
+
+def kept_averages(decay: float, std: float | None, stds: Sequence[float]) -> dict[str, Decay]:
+    """Return the averages to keep, by name: ``ema_STD`` of each of several widths, or ``ema`` alone."""
+    return {f"ema_{each}": power_function(each) for each in stds} or {"ema": averaging(decay, std)}
+
+
+def write_averages(path: Path, averages: Mapping[str, Sequence[Tensor]]) -> None:
+    """Write the parameters of averages, in their order, as ``NAME.NUMBER``."""
+    named = {
+        f"{name}.{number}": parameter.cpu()
+        for name, parameters in averages.items()
+        for number, parameter in enumerate(parameters)
+    }
+    write_tensors(path, named)

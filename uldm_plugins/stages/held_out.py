@@ -1,0 +1,36 @@
+"""The images of a training set that a denoiser is not trained on, for choices after its training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from uldm_core import RunError
+
+HELD_OUT = "held_out.npz"
+"""The artifact with their ``indices``, int64 [N]; N may be 0."""
+
+
+def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Divide the indices of ``count`` images into those that are trained and those that are held out.
+
+    Args:
+        count: how many images there are.
+        share: of them that is held out, at most a half.
+        generator: chooses them. Not every n-th image: files are often in an order of some period.
+
+    Returns:
+        two int64 tensors, both rising.
+
+    Raises:
+        RunError: some shall be held out, and of so few images that is none.
+    """
+    wanted = round(share * count)
+    held = torch.randperm(count, generator=generator)[:wanted].sort().values
+    trained = torch.ones(count, dtype=torch.bool).index_fill(0, held, False).nonzero()[:, 0]
+    if share and not wanted:
+        raise RunError(
+            f"held_out = {share:g} holds out {wanted} of {count} images",
+            hint="take another share, or 0 to train on all of them",
+        )
+    return trained, held
