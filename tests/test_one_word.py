@@ -62,6 +62,7 @@ PLACES = {
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
     "condition": ("condition",),
     "denoiser": ("denoiser",),
+    "guidance": ("guidance",),
     "noise_scheduler": ("noise_scheduler",),
     "sampler": ("stages", "samples", "sampler"),
     "optimizer": ("stages", "second", "optimizer"),
@@ -89,6 +90,8 @@ def words():
 def swapped(component, prediction):
     """Return the recipe with one word changed; what a component cannot do without comes from its example."""
     recipe = copy.deepcopy(RECIPE)
+    if component.kind == "guidance":  # some need one
+        recipe["condition"] = {"use": "clusters", "classes": 2}
     *path, last = PLACES[component.kind]
     table = recipe
     for key in path:
