@@ -61,6 +61,7 @@ PLACES = {
     "latent_scaling": ("stages", "second", "latent_scaling"),
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
     "denoiser": ("denoiser",),
+    "guidance": ("guidance",),
     "noise_scheduler": ("noise_scheduler",),
     "sampler": ("stages", "samples", "sampler"),
     "optimizer": ("stages", "second", "optimizer"),
@@ -88,6 +89,8 @@ def words():
 def swapped(component, prediction):
     """Return the recipe with one word changed; what a component cannot do without comes from its example."""
     recipe = copy.deepcopy(RECIPE)
+    if component.kind == "guidance":  # some need one
+        recipe["condition"] = {"use": "clusters", "classes": 2}
     *path, last = PLACES[component.kind]
     table = recipe
     for key in path:

@@ -5,6 +5,7 @@ import urllib.error
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from uldm_core import MistakeError, registry
 from uldm_plugins.shared import pretrained
@@ -93,6 +94,27 @@ def test_weights_of_another_network_are_refused(offline):
     path = published_file(offline, {"features.0.weight": torch.zeros(1)})
     with pytest.raises(MistakeError, match=r"of another network: it has no fitting features\.0"):
         registry.build("backbone", "squeezenet", weights=str(path))
+
+
+@pytest.mark.parametrize("backbone", ["squeezenet", "mnist_classifier"])
+def test_files_of_weights_that_are_none_are_said_in_a_line(tmp_path, backbone):
+    bad, others = tmp_path / "bad.safetensors", tmp_path / "others.safetensors"
+    bad.write_bytes(bytes(40))
+    save_file({"a": torch.zeros(1)}, others)
+    for path, what in ((bad, "no safetensors that can be read"), (others, "of another network")):
+        with pytest.raises(MistakeError, match=rf"{path.name}.*{what}"):
+            registry.build("backbone", backbone, weights=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"none", "no state dict that torch reads"), ([1], "no state dict: it does not")]
+)
+def test_pickles_with_a_hash_that_hold_no_state_are_said_in_a_line(tmp_path, content, what):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    path = path.rename(tmp_path / f"a-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    with pytest.raises(MistakeError, match=what):
+        registry.build("backbone", "squeezenet", weights=path)
 
 
 def test_an_address_without_a_hash_is_refused(offline):

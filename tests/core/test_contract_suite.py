@@ -269,6 +269,15 @@ def _ends():
     sys.exit(3)
 
 
+def _closes_below():
+    os.close(1)
+
+
+def _redirects_below():
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+
+
 def _moves():
     os.chdir("/")
 
@@ -291,6 +300,8 @@ def _is_gentle():
         (_closes, "it closes sys.stdout"),
         (_takes_apart, "it replaces sys.stdout"),
         (_replaces, "it replaces sys.stderr"),
+        (_closes_below, "it closes or redirects file descriptor 1"),
+        (_redirects_below, "it closes or redirects file descriptor 2"),
         (_ends, "it ends the program: sys.exit(3)"),
         (_moves, "it changes the working folder, to '/'"),
         (_sleeps, "took longer than 0.1 s"),
@@ -313,6 +324,13 @@ def test_a_component_keeps_to_itself(does, said, in_memory, monkeypatch, tmp_pat
     assert result.outcome == ("failed" if said else "passed")
     assert said in result.message
     assert result.hung == (does is _sleeps)
+
+
+def test_ctrl_c_ends_the_checks_however_long_they_have_taken():
+    contract = Contract()
+    contract.check(lambda case: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run_check(contract.checks[0], contract, subject_of("loss", Mean), Profile(seconds=0.0))
 
 
 def test_a_thread_that_a_component_leaves_is_named():

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where, shortened
@@ -206,6 +206,15 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
+def _is_utf8(path: Path) -> bool:
+    """Whether a path can be given to a library that wants UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors to the CPU.
 
@@ -214,8 +223,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     require(path)
     try:
-        with path.open("rb"):  # an error of the system names its reason, the library's does not
-            return load_file(path)
+        with path.open("rb") as file:  # an error of the system names its reason, the library's does not
+            return load_file(path) if _is_utf8(path) else load(file.read())
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the library has an error of its own, and lets some of torch's through

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import thread as pools
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -29,7 +29,7 @@ from uldm_core.testing.expectations import Broken
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Worker = threading.Thread | BaseProcess
-STREAMS = ("stdout", "stderr")
+STREAMS, OUTPUT = ("stdout", "stderr"), (1, 2)
 AGAIN = 1.0
 """Seconds after which an alarm that was lost, as in a destructor, rings again."""
 PATIENCE = 0.5
@@ -44,8 +44,9 @@ class TookTooLong(BaseException):
 def contained(seconds: float) -> Iterator[None]:
     """Raise ``Broken`` if what is done in the context leaves traces in the process.
 
-    It may not end the program, close or replace its output, change its working folder, or leave a thread or
-    process that keeps it from ending. Output and folder are put back and processes ended; threads go on.
+    It may not end the program, close, replace or redirect its output, change its working folder, or leave a
+    thread or process that keeps it from ending. Output and folder are put back and processes ended; threads
+    go on.
 
     Args:
         seconds: it may take; checked in the main thread of a POSIX system only.
@@ -54,7 +55,7 @@ def contained(seconds: float) -> Iterator[None]:
         Broken: it left traces.
         TookTooLong: it took longer.
     """
-    streams = _lend_streams()
+    streams, descriptors = _lend_streams(), _keep_descriptors()
     folder, before = _folder(), running()
     try:
         with _limited(seconds):
@@ -62,7 +63,7 @@ def contained(seconds: float) -> Iterator[None]:
     except SystemExit as error:
         raise Broken(f"it ends the program: sys.exit({error.code!r})") from error
     finally:
-        traces = [*_take_back(streams), *_go_back(folder), *_left_running(before)]
+        traces = [*_put_back(descriptors), *_take_back(streams), *_go_back(folder), *_left_running(before)]
         if traces:
             raise Broken("; ".join(dict.fromkeys(traces)))
 
@@ -116,6 +117,27 @@ def _take_back(streams: Mapping[str, tuple[TextIO, TextIO]]) -> Iterator[str]:
         except ValueError:
             yield f"it closes sys.{name}"
         setattr(sys, name, own)
+
+
+def _keep_descriptors() -> dict[int, int]:
+    """Return copies of the descriptors that the system writes output to, by their numbers."""
+    kept = {}
+    for number in OUTPUT:
+        with suppress(OSError):  # one that is closed anyway
+            kept[number] = os.dup(number)
+    return kept
+
+
+def _put_back(descriptors: Mapping[int, int]) -> Iterator[str]:
+    for number, own in descriptors.items():
+        try:
+            same = os.path.sameopenfile(number, own)
+        except OSError:
+            same = False
+        if not same:
+            os.dup2(own, number)
+            yield f"it closes or redirects file descriptor {number}"
+        os.close(own)
 
 
 def _folder() -> str | None:

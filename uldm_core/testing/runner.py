@@ -271,9 +271,14 @@ class _Attempt:
     def __call__(self, data: st.DataObject) -> None:
         try:
             self._try(Case(self.subject, self.contract, data.draw))
-        finally:
-            if time.monotonic() - self.started > self.profile.seconds:
-                raise _TimeIsUp
+        except Exception:
+            self._end_in_time()
+            raise
+        self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        if time.monotonic() - self.started > self.profile.seconds:
+            raise _TimeIsUp
 
     def _try(self, case: Case) -> None:
         try:

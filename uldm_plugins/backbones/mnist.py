@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.shared.pretrained import read_safetensors, require_fitting
 
 SIZE = 28
 CLASSES = 10
@@ -50,7 +50,9 @@ class DigitClassifier(Frozen):
                     f"weights must be 'mnist', 'random' or a safetensors file; there is no {path}"
                 )
             if not is_shapes_only():
-                self.load_state_dict(load_file(path))
+                state = read_safetensors(path)
+                require_fitting(self, state, path)
+                self.load_state_dict(state)
         self.freeze()
 
 

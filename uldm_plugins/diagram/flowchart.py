@@ -62,7 +62,7 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
         edges += [
             Edge(ids[other], ids[name], USES) for other in sorted(component.all_references() & ids.keys())
         ]
-        if is_told(name, resolved):
+        if is_conditional(name, resolved):
             edges.append(Edge(ids["condition"], ids[name], USES))
     for name, stage in resolved.stages.items():
         trained = trained_by(stage)
@@ -75,8 +75,8 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
     return Graph(nodes, edges)
 
 
-def is_told(name: str, resolved: ResolvedRecipe) -> bool:
-    """Whether a component of a recipe is a denoiser that is told the classes of its condition."""
+def is_conditional(name: str, resolved: ResolvedRecipe) -> bool:
+    """Whether a component of a recipe is a denoiser that is given the classes of its condition."""
     spec = resolved.components[name]
     knows = "classes" in spec.inferred or bool(spec.options.get("classes"))
     return spec.kind.name == "denoiser" and knows and "condition" in resolved.components

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
-from uldm_plugins.shared.pretrained import existing, read_state
+from uldm_plugins.shared.pretrained import existing, read_state, require_fitting
 
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -173,11 +172,7 @@ def load_named(module: nn.Module, path: Path) -> None:
         existing(path)
         return
     state = {_renamed(name): tensor for name, tensor in read_state(path).items()}
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in state.items()}
-    if odd := next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None):
-        here, there = (list(shapes[odd]) if odd in shapes else "nothing" for shapes in (wanted, given))
-        raise OptionError(f"{path} is of another network: {odd} is {here} here, {there} there")
+    require_fitting(module, state, path)
     with torch.no_grad():
         module.load_state_dict(state)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from uldm_core.errors import OptionError, UnavailableError
+from uldm_core.errors import MistakeError, OptionError, UnavailableError
+from uldm_core.run_folder.files import format_error, read_tensors
 from uldm_core.shapes import is_shapes_only
 
 
@@ -58,13 +59,36 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     path = existing(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return read_safetensors(path)
     begins = named_hash(path)
     with path.open("rb") as file:
         found = _sha256(file)
     if not found.startswith(begins):
         raise OptionError(f"{path} is damaged: its hash begins with {found[:8]}, its name says {begins}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # there are many ways to be no file of torch's
+        raise OptionError(f"{path}: no state dict that torch reads: {format_error(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise OptionError(f"{path}: no state dict: it does not hold tensors by their names")
+    return state
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors by their names; raises ``ValueError`` if the file is damaged or none of safetensors."""
+    try:
+        return read_tensors(path)
+    except MistakeError as error:
+        raise OptionError(f"{path}: {error.problems[0].what}") from error
+
+
+def require_fitting(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ``ValueError`` unless a file's tensors are those of a network, by their names and shapes."""
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in state.items()}
+    if odd := next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None):
+        here, there = (list(shapes[odd]) if odd in shapes else "nothing" for shapes in (wanted, given))
+        raise OptionError(f"{path} is of another network: {odd} is {here} here, {there} there")
 
 
 def existing(path: Path) -> Path:
