@@ -57,6 +57,20 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_a_run_of_a_version_whose_training_made_fewer_artifacts_still_draws(uldm, run, tmp_path):
+    shutil.copytree(run, tmp_path / "x")
+    folder = RunFolder(tmp_path / "x").stage("second")
+    record, made = folder.record(), TrainDiffusion.makes
+    assert made and all(f"artifacts/{name}" in record.files for name in made)
+    for name in made:
+        folder.artifact(name).unlink()
+    assert uldm("sample", tmp_path / "x", "--count", "2", "--out", "a.npz")[0] == 2, "they are missing"
+    files = {name: size for name, size in record.files.items() if not name.startswith("artifacts/")}
+    folder.write_record(evolve(record, files=files, digests={name: record.digests[name] for name in files}))
+    code, _, errors = uldm("sample", tmp_path / "x", "--count", "2", "--out", "a.npz")
+    assert code == 0 and Path("a.npz").is_file(), errors
+
+
 def test_a_sampler_is_chosen_and_set_on_the_command_line(uldm, run, tmp_path):
     draw = ("sample", run, "--count", 4)
     assert uldm(*draw, "--out", "own.npz")[0] == 0

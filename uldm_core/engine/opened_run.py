@@ -197,6 +197,8 @@ class TrainedRun:
                     self._note_unfinished(name, record)
                 continue
             for product, path in folder.handed_on(trained, made).items():
+                if product in made and not folder.is_recorded(record, path):
+                    continue  # an earlier version of the stage did not make it
                 was = f"{product} was {'trained' if product in trained else 'made'}"
                 if why := f"{was} {stale[name]}" if name in stale else folder.damage(record, [path]):
                     self.refused[product] = why

@@ -164,6 +164,10 @@ class StageFolder:
         """Return the digest of a file of a result as its record has it; empty if there is none."""
         return record.digests.get(self._name(path), "") if record else ""
 
+    def is_recorded(self, record: StageRecord, path: Path) -> bool:
+        """Whether a record has a file among those of its result; one that lists none may have any."""
+        return not record.files or self._name(path) in record.files
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
 
