@@ -239,6 +239,21 @@ def test_of_several_averages_the_one_with_the_least_held_out_loss_is_taken(tmp_p
     assert denoiser.told[:trained].count(trainer.condition.classes) > trained / 2
 
 
+def test_a_denoiser_is_trained_on_the_noise_that_the_coupling_gives(tmp_path):
+    """Here none, so that of latents at time t, on the straight path, 1 - t is left."""
+    given, inputs, denoiser = [], [], TinyDenoiser()
+
+    def nothing(latents, noise):
+        given.append((latents.clone(), noise))
+        return torch.zeros_like(noise)
+
+    denoiser.register_forward_pre_hook(lambda _, called: inputs.append(called))
+    run_stage(diffusion(denoiser=denoiser, coupling=nothing, steps=1, previews=0), tmp_path)
+    ((latents, noise),), ((noisy, time),) = given, inputs
+    assert noise.std() > 0.5 and latents.shape == noise.shape
+    torch.testing.assert_close(noisy, (1 - time / 1000).view(-1, 1, 1, 1) * latents)
+
+
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
