@@ -17,6 +17,7 @@ from uldm_core.recipe import Recipe
 from uldm_core.run_folder.files import write_tensors
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, components
+from uldm_plugins.stages.guided import kept_average
 from uldm_plugins.stages.sample import Sample
 from uldm_plugins.stages.tune import Tune
 from uldm_plugins.stages.tuned import Choice, read_tuned
@@ -220,6 +221,19 @@ def test_other_images_in_the_test_split_change_nothing(tmp_path):
         run(stage, tmp_path / str(level))
         chosen.append((tmp_path / str(level) / "stages/tuning/artifacts/tuned.json").read_bytes())
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "what"),
+    [
+        ({"weaker.0": torch.tensor([float("nan")])}, "weaker.0 is not finite"),
+        ({"a": torch.zeros(1)}, "does not hold averages"),
+    ],
+)
+def test_averages_that_are_none_are_said_in_a_line(tmp_path, kept, what):
+    write_tensors(tmp_path / "averages.safetensors", kept)
+    with pytest.raises(MistakeError, match=rf"averages\.safetensors: .*{what}"):
+        kept_average({"averages.safetensors": tmp_path / "averages.safetensors"})
 
 
 def test_averages_that_were_kept_are_candidates(tmp_path):
