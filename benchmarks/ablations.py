@@ -52,9 +52,9 @@ def guided(use: str, weight: float) -> Changes:
     return {"guidance": {"use": use, "weight": weight}}
 
 
-def drawn(use: str, steps: int) -> Changes:
+def drawn(use: str, steps: int, spacing: str = "linspace") -> Changes:
     """Return the change of the sampler."""
-    return {"sampler": {"use": use, "steps": steps}}
+    return {"sampler": {"use": use, "steps": steps, "spacing": spacing}}
 
 
 GUIDED = {**clusters(400), **guided("auto", 1.5)}
@@ -63,6 +63,7 @@ ROWS: dict[str, Changes] = {
     "plain": {},
     "plain, auto 2": guided("auto", 2.0),
     "plain, auto 3": guided("auto", 3.0),
+    "plain, minibatch_ot": {"coupling": {"use": "minibatch_ot"}},
     "plain, post-hoc average": {"stages.second.ema": "post_hoc", "stages.second.held_out": 0.05},
     "100 clusters": clusters(100),
     "100 clusters, auto 1.5": {**clusters(100), **guided("auto", 1.5)},
@@ -75,10 +76,18 @@ ROWS: dict[str, Changes] = {
     "400 clusters, auto 1.5, heun 18": {**GUIDED, **drawn("heun", 18)},
     "400 clusters, auto 1.5, heun 5": {**GUIDED, **drawn("heun", 5)},
     "400 clusters, auto 1.5, dpmpp_2m 8": {**GUIDED, **drawn("dpmpp_2m", 8)},
-    "400 clusters, auto 1.5, dpmpp_2m 4": {**GUIDED, **drawn("dpmpp_2m", 4)},
-    "400 clusters, dpmpp_2m 8": {**clusters(400), **drawn("dpmpp_2m", 8)},
-    "400 clusters, dpmpp_2m 4": {**clusters(400), **drawn("dpmpp_2m", 4)},
+    "400 clusters, auto 1.5, dpmpp_2m 4 karras": {**GUIDED, **drawn("dpmpp_2m", 4, "karras")},
     "400 clusters, euler 4": {**clusters(400), **drawn("euler", 4)},
+    "400 clusters, dpmpp_2m 4": {**clusters(400), **drawn("dpmpp_2m", 4)},
+    "400 clusters, dpmpp_2m 4 karras": {**clusters(400), **drawn("dpmpp_2m", 4, "karras")},
+    "400 clusters, dpmpp_2m 8 karras": {**clusters(400), **drawn("dpmpp_2m", 8, "karras")},
+    "400 clusters, dpmpp_3m 8 karras": {**clusters(400), **drawn("dpmpp_3m", 8, "karras")},
+    "400 clusters, minibatch_ot": {**clusters(400), "coupling": {"use": "minibatch_ot"}},
+    "400 clusters, minibatch_ot, euler 4": {
+        **clusters(400),
+        **drawn("euler", 4),
+        "coupling": {"use": "minibatch_ot"},
+    },
 }
 """What each row changes, by tables and options; those that train alike stand together."""
 

@@ -155,7 +155,7 @@ def test_a_weaker_denoiser_that_is_trained_too_late_is_a_problem_at_its_line(tmp
         assert f"{place}acts on small_denoiser, which only a later stage trains" in str(problem)
 
 
-def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(plain, tmp_path):
+def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(uldm, plain, tmp_path):
     path = tmp_path / "taken.toml"
     head = PIXELS.partition("[noise_scheduler]")[0]
     dataset = BEGINNING.partition("[denoiser]")[0]
@@ -163,6 +163,9 @@ def test_a_run_that_has_no_weaker_denoiser_says_what_to_do(plain, tmp_path):
     path.write_text("".join((dataset, taken, AUTO, SAMPLES)))
     with pytest.raises(MistakeError, match=r"stages\.samples\.guidance: .*kept none of this denoiser"):
         run_recipe(Recipe.load(path), out=tmp_path / "run")
+    code, _, errors = uldm("sample", tmp_path / "run", "--out", "a.npz")
+    assert code == 2 and "train_diffusion's option weaker" in errors and "--guidance 1" in errors
+    assert drawn(uldm, tmp_path / "run", tmp_path, "--guidance", 1).any()
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +218,11 @@ def test_an_unfinished_run_is_guided_by_the_average_in_its_checkpoint(uldm, unfi
 
 def test_an_unfinished_run_without_an_average_yet_is_drawn_from_without_guidance(uldm, unfinished, tmp_path):
     run = unfinished(AUTO, 0.9)
-    assert "there is no weaker denoiser yet: drawn without guidance" in warned_of(run, tmp_path)
+    assert "run has no weaker denoiser yet: drawn without guidance" in warned_of(run, tmp_path)
     plain = drawn(uldm, run, tmp_path, "--guidance", 1)
     assert torch.equal(drawn(uldm, run, tmp_path), plain)
+    assert uldm("compare", run, run, "--count", 2, "--out", "c.html")[0] == 0
+    assert (tmp_path / "c.html").read_text("utf-8").count("data:image") >= 4
 
 
 def test_a_weight_on_the_command_line(uldm, plain, guided_run, tmp_path):

@@ -50,7 +50,7 @@ EVERY_DAY = {
     *("lr_schedule/one_cycle", "dataset/synthetic", "denoiser/diffusers/unet_2d"),
 }
 """Some of each kind; the others are slow tests."""
-SMALL = {"dataset/mnist": {"limit": 64}}
+SMALL = {"dataset/mnist": {"limit": 64}, "condition/clusters": {"classes": 8}}
 
 PLACES = {
     "autoencoder": ("autoencoder",),
@@ -60,7 +60,9 @@ PLACES = {
     "adversarial_loss": ("stages", "first", "adversarial"),
     "latent_scaling": ("stages", "second", "latent_scaling"),
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
+    "condition": ("condition",),
     "denoiser": ("denoiser",),
+    "guidance": ("guidance",),
     "noise_scheduler": ("noise_scheduler",),
     "sampler": ("stages", "samples", "sampler"),
     "optimizer": ("stages", "second", "optimizer"),
@@ -88,6 +90,8 @@ def words():
 def swapped(component, prediction):
     """Return the recipe with one word changed; what a component cannot do without comes from its example."""
     recipe = copy.deepcopy(RECIPE)
+    if component.kind == "guidance":  # some need one
+        recipe["condition"] = {"use": "clusters", "classes": 2}
     *path, last = PLACES[component.kind]
     table = recipe
     for key in path:

@@ -128,7 +128,7 @@ def test_the_textbook_pipeline_runs_with_few_steps(tmp_path):
         "stages.first.adversarial.start=1",
         "stages.second.steps=2",
         "stages.second.batch_size=4",
-        "stages.samples.count=2",
+        "stages.samples.count=6",
         "noise_scheduler.timesteps=8",
         "stages.samples.sampler.steps=8",
     ]

@@ -56,14 +56,17 @@ def quantized(name):
     return autoencoder(use="vqvae_fast", quantizer={"use": name, "codebook_size": 16, "dim": 4})
 
 
-def diffusion(cache_latents, **options):
+def diffusion(cache_latents, classes=0, **options):
+    """Return a small denoiser's training, conditioned on clusters if there are to be classes."""
+    condition = registry.build("condition", "clusters", classes=classes) if classes else None
     coder = registry.build("autoencoder", "autoencoder_kl", in_channels=1, **KL)
     return registry.build(
         "stage",
         "train_diffusion",
         dataset=registry.build("dataset", "mnist", limit=IMAGES),
         autoencoder=coder,
-        denoiser=registry.build("denoiser", "unet", channels=2, **UNET),
+        denoiser=registry.build("denoiser", "unet", channels=2, classes=classes, **UNET),
+        condition=condition,
         noise_scheduler=registry.build("noise_scheduler", "flow"),
         latent_scaling=registry.build("latent_scaling", "unit_variance", channels=2),
         cache_latents=cache_latents,
@@ -82,7 +85,7 @@ TRAINERS = {
     "vq": lambda: quantized("vq"),
     "vq_ema": lambda: quantized("vq_ema"),
     "kl": lambda: autoencoder(use="autoencoder_kl", **KL),
-    "diffusion": lambda: diffusion(True, ema="post_hoc", held_out=0.2),
+    "diffusion": lambda: diffusion(True, ema="post_hoc", held_out=0.2, classes=4),
     "diffusion, not cached": lambda: diffusion(False),
     "classifier": classifier,
 }

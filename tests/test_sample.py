@@ -1,10 +1,12 @@
 """``uldm sample`` on a real, very small run: images, the way to them, and what lies between."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.denoisers.mlp import MLP
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
+PAGE = (Path(__file__).parents[1] / "docs/better_samples.md").read_text("utf-8")
 TINY = (
     "dataset.limit=40",
     "stages.first.steps=2",
@@ -107,17 +110,16 @@ def test_an_unfinished_run_of_other_options_is_not_sampled(run, tmp_path, edit, 
 
 
 @pytest.fixture(scope="module")
-def told(run, tmp_path_factory):
-    folder = shutil.copytree(run, tmp_path_factory.mktemp("sample") / "told")
-    condition = 'condition={use = "labels", classes = 10}'
-    assert (
-        program._run(["run", "mnist_smoke", *TINY, condition, "--until", "samples", "--out", str(folder)])
-        == 0
-    )
+def conditional(run, tmp_path_factory):
+    folder = shutil.copytree(run, tmp_path_factory.mktemp("sample") / "conditional")
+    text = next(code for code in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "labels" in code)
+    recipe = folder.parent / "digits.toml"
+    recipe.write_text(text.replace("mnist_latent", "mnist_smoke"))
+    assert program._run(["run", str(recipe), *TINY, "--until", "samples", "--out", str(folder)]) == 0
     return folder
 
 
-def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, told, tmp_path, monkeypatch):
+def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, conditional, tmp_path, monkeypatch):
     asked, forward = [], MLP.forward
 
     def noted(self, latents, time, condition=None):
@@ -128,7 +130,7 @@ def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, told, tmp_path
 
     def drawn(*options):
         asked.clear()
-        assert uldm("sample", told, "--out", "a.npz", "--force", "--count", 6, *options)[0] == 0
+        assert uldm("sample", conditional, "--out", "a.npz", "--force", "--count", 6, *options)[0] == 0
         with np.load(tmp_path / "a.npz") as arrays:
             assert all(condition == arrays["classes"].tolist() for condition in asked)
         return asked[0]
@@ -136,21 +138,23 @@ def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, told, tmp_path
     own = drawn()
     assert len(set(own)) > 1 and set(own) <= set(range(10))
     assert drawn("--class", 3) == [3] * 6 and drawn("--class", 3, "--class", 8) == [3, 8] * 3
-    with np.load(told / "stages/samples/artifacts/samples.npz") as arrays:
+    with np.load(conditional / "stages/samples/artifacts/samples.npz") as arrays:
         assert arrays["classes"].dtype == np.int64 and arrays["classes"].shape == (6,)
     labels = []
     monkeypatch.setattr(
         "uldm_plugins.pictures.tables.save_table", lambda *_, row_labels, **__: labels.extend(row_labels)
     )
-    assert uldm("sample", told, "--trajectory", "a.png", "--count", 2, "--class", 3, "--class", 8)[0] == 0
-    assert uldm("sample", told, "--interpolate", "b.png", "--count", 1, "--class", 4)[0] == 0
+    assert (
+        uldm("sample", conditional, "--trajectory", "a.png", "--count", 2, "--class", 3, "--class", 8)[0] == 0
+    )
+    assert uldm("sample", conditional, "--interpolate", "b.png", "--count", 1, "--class", 4)[0] == 0
     assert labels == ["image 1, class 3", "image 2, class 8", "pair 1, class 4"]
 
 
 @pytest.mark.parametrize(
     ("trained", "said"),
     [
-        ("told", "error: --class 10: the run's condition has classes 0 to 9\n"),
+        ("conditional", "error: --class 10: the run's condition has classes 0 to 9\n"),
         ("run", "error: --class 3: the run has no [condition], so its denoiser knows no classes\n"),
     ],
 )

@@ -144,7 +144,7 @@ BUILTIN_KINDS = (
         "which times are trained, and how much each counts",
         numbers=True,
     ),
-    _kind("condition", "Condition", "what the denoiser is told of an image beside the time"),
+    _kind("condition", "Condition", "what the denoiser is conditioned on beside the time"),
     _kind("coupling", "Coupling", "which noise is paired with which latent in training"),
     _kind(
         "denoiser",

@@ -337,9 +337,9 @@ class HasSteps(_Optional, Protocol):
 
 @runtime_checkable
 class Condition(Stateful, Protocol):
-    """What the denoiser is told beside the time: one of ``classes`` classes, of each image.
+    """What the denoiser is conditioned on beside the time: one of ``classes`` classes, of each image.
 
-    The index ``classes`` itself means "not told". What it was fitted to is in ``state_dict()``.
+    The index ``classes`` itself means "no class". What it was fitted to is in ``state_dict()``.
 
     Optional: ``FitsImages``.
     """
@@ -384,8 +384,8 @@ class Denoiser(Network, Protocol):
 
     The noise scheduler decides what ``time`` is: steps from 0 to 1,000, or ln(sigma) / 4 from -1.6 to
     1.1. A denoiser that knows one of them only raises an error at the other. ``condition`` are the classes of
-    the recipe's condition, int64; None, like the index one beyond them, means "not told". A denoiser without
-    an option ``classes`` is never told any.
+    the recipe's condition, int64; None, like the index one beyond them, means "no class". A denoiser without
+    an option ``classes`` is never given any.
     """
 
     def __call__(self, latents: Tensor, time: Tensor, condition: Tensor | None = None, /) -> Tensor: ...

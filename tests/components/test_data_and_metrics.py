@@ -13,6 +13,7 @@ from PIL import Image
 
 from uldm_core import MistakeError, registry
 from uldm_plugins.datasets.mnist import EMBEDDED
+from uldm_plugins.metrics.features import Vectors
 from uldm_plugins.metrics.frechet import Moments, frechet_distance
 from uldm_plugins.shared.images import save_grid, to_float, to_uint8
 from uldm_plugins.stages.evaluate import measure
@@ -142,6 +143,22 @@ def test_frechet_mnist_is_low_for_digits_and_high_for_noise():
     assert values[0] < 0.1 * values[1]
     assert "mnist_judge" not in metric.description["features"]  # the class and the hash of its weights
     assert metric.description["features"].startswith("MnistJudge ")
+
+
+@given(total=st.integers(1, 300), count=st.integers(1, 40), sizes=st.lists(st.integers(1, 50), min_size=1))
+def test_images_are_chosen_evenly_whatever_the_batches(total, count, sizes):
+    numbers, vectors = torch.arange(total).view(-1, 1, 1, 1), Vectors(lambda images: images.flatten(1), count)
+    while len(numbers):
+        for size in sizes:
+            batch, numbers = numbers[:size], numbers[size:]
+            vectors.update(batch)
+    chosen = vectors.all().flatten()
+    assert vectors.seen == total and len(chosen) == min(total, count) and chosen[0] == 0
+    gaps = chosen.diff()
+    assert not len(gaps) or ((gaps >= 1).all() and gaps.max() <= 2 * gaps.min())
+    whole = Vectors(lambda images: images.flatten(1), count)
+    whole.update(torch.arange(total).view(-1, 1, 1, 1))
+    assert torch.equal(whole.all().flatten(), chosen)
 
 
 def test_frechet_refuses_too_few_images():

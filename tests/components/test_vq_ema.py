@@ -101,3 +101,35 @@ def test_codes_are_float32_under_bfloat16_input():
     quantized, losses, _ = quantizer(torch.randn(1, 3, 4, 4, dtype=torch.bfloat16))
     assert quantized.dtype == torch.bfloat16
     assert losses["commitment"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["vq", "vq_ema"])
+def test_noise_is_in_what_the_decoder_gets_in_training_and_nowhere_else(name):
+    latents = 3 * torch.randn(64, 3, 8, 8) + torch.tensor([5.0, 0.0, -2.0])[:, None, None]
+
+    def step(noise, training):
+        torch.manual_seed(0)
+        quantizer = registry.build("quantizer", name, codebook_size=16, dim=3, noise=noise).train(training)
+        torch.manual_seed(1)
+        given = latents.clone().requires_grad_()
+        quantized, losses, indices = quantizer(given)
+        quantized.sum().backward()
+        return quantized.detach(), given.grad, losses, indices, quantizer.state_dict()
+
+    for training in (False, True):
+        clean, clean_gradient, *clean_rest = step(0.0, training)
+        noisy, gradient, *rest = step(0.5, training)
+        assert torch.equal(clean, noisy) != training and torch.equal(clean_gradient, gradient) != training
+        for wanted, found in zip(map(values_of, clean_rest), map(values_of, rest), strict=True):
+            assert all(map(torch.equal, wanted, found))
+    shares = 1 - gradient[:, 0, 0, 0]  # of each image its own, up to a half
+    assert 0 <= shares.min() < 0.1 and 0.4 < shares.max() <= 0.5
+    noise = (noisy - clean * (1 - shares.view(-1, 1, 1, 1))) / shares.clamp(min=1e-3).view(-1, 1, 1, 1)
+    strong = noise[shares > 0.1]
+    assert torch.allclose(strong.mean((0, 2, 3)), clean.mean((0, 2, 3)), atol=0.15)
+    assert torch.allclose(strong.std((0, 2, 3)), clean.std((0, 2, 3)), rtol=0.05)
+
+
+def values_of(found):
+    """Return the tensors of a tensor, or of a dict of them."""
+    return list(found.values()) if isinstance(found, dict) else [found]

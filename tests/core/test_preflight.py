@@ -52,7 +52,7 @@ class Wide(nn.Module):
         return self.convolution(latents)
 
 
-class Told(Wide):
+class Conditional(Wide):
     """A denoiser that adds a row for the class, which may be too wide."""
 
     def __init__(self, row: int = 4, classes: int = 0) -> None:
@@ -186,7 +186,7 @@ def flown(registry):
     more = [
         ("autoencoder", "halving", Halving),
         ("denoiser", "wide", Wide),
-        ("denoiser", "told", Told),
+        ("denoiser", "conditional", Conditional),
         ("condition", "parts", Parts),
         ("discriminator", "patches", Patches),
         ("backbone", "maps", Maps),
@@ -269,7 +269,7 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
             "(in convolution: Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1)))",
         ),
         (
-            {"condition": "parts", "denoiser": {"use": "told", "row": 5}},
+            {"condition": "parts", "denoiser": {"use": "conditional", "row": 5}},
             "denoiser",
             "does not take latents [2, 4, 2, 2]: The size of tensor a (4) must match the size of tensor b "
             "(5) at non-singleton dimension 1",
@@ -320,10 +320,10 @@ def test_what_does_not_fit_is_reported_at_the_component(flown, tables, where, wh
     assert "does not fit" in [row.output for row in found.rows]
 
 
-def test_a_denoiser_is_made_for_the_classes_of_the_condition_and_told_one(flown):
-    found = flown(condition="parts", denoiser="told")
+def test_a_denoiser_is_made_for_the_classes_of_the_condition_and_given_one(flown):
+    found = flown(condition="parts", denoiser="conditional")
     assert problems_of(found) == []
-    assert (row(found, "denoiser: told").output, row(found, "denoiser: told").parameters) == (
+    assert (row(found, "denoiser: conditional").output, row(found, "denoiser: conditional").parameters) == (
         "[B, 4, 2, 2]",
         20 + 8 * 4,
     )

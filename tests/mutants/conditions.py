@@ -103,7 +103,7 @@ class ByColour(nn.Module):
 
 @sound("condition")
 class OneClass(Labels):
-    """All images are of one class: nothing is told."""
+    """All images are of one class: it says nothing."""
 
     def __init__(self):
         super().__init__(1)
@@ -114,7 +114,7 @@ class OneClass(Labels):
 
 @mutant("condition", killed_by="class_of_each_image")
 class FromOne(Labels):
-    """Classes are numbered from one: the last is the index that means "not told"."""
+    """Classes are numbered from one: the last is the index that means "no class"."""
 
     def of(self, indices):
         return super().of(indices) + 1
@@ -214,12 +214,12 @@ class NeverTheLast(Labels):
 
 
 @mutant("condition", killed_by="draws_by_frequency")
-class DrawsUntold(Labels):
-    """One in ten is drawn as "not told"."""
+class DrawsNoClass(Labels):
+    """One in ten is drawn as "no class"."""
 
     def draw(self, n, generator):
-        untold = torch.rand(n, generator=generator) < 0.1
-        return super().draw(n, generator).masked_fill(untold, self.classes)
+        none = torch.rand(n, generator=generator) < 0.1
+        return super().draw(n, generator).masked_fill(none, self.classes)
 
 
 @mutant("condition", killed_by="draws_in_kind")
@@ -248,7 +248,7 @@ class GlobalDraws(Labels):
 
 @mutant("condition", killed_by="generator_decides")
 class GeneratorNotAdvanced(Labels):
-    """It draws from a copy of the generator: every batch is told the same classes."""
+    """It draws from a copy of the generator: every batch has the same classes."""
 
     def draw(self, n, generator):
         copy = torch.Generator()

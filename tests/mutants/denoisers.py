@@ -179,25 +179,25 @@ class WithClasses(Plain):
         super().__init__(channels)
         self.classes = nn.Embedding(classes + 1, 16)
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         if condition is None:
             condition = torch.full_like(time, self.classes.num_embeddings - 1, dtype=torch.int64)
         return self.classes(condition)
 
     def forward(self, latents, time, condition=None):
-        embedding = self.time(self.waves(time).to(self.time.weight.dtype)) + self.told(time, condition)
+        embedding = self.time(self.waves(time).to(self.time.weight.dtype)) + self.embedded(time, condition)
         return self.outward(F.silu(self.inward(latents) + embedding[..., None, None]))
 
 
 @sound("denoiser")
 class OneHot(WithClasses):
-    """Classes are one-hot vectors and "not told" is zeros; it is made for a condition only."""
+    """Classes are one-hot vectors and "no class" is zeros; it is made for a condition only."""
 
     def __init__(self, channels: int, classes: Annotated[int, Ge(1)]):
         super().__init__(channels)
         self.classes = nn.Linear(classes, 16)
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         classes = self.classes.in_features
         if condition is None:
             condition = torch.full_like(time, classes, dtype=torch.int64)
@@ -209,7 +209,7 @@ class OneHot(WithClasses):
 
 @sound("denoiser")
 class ExpertsByClass(nn.Module):
-    """A network for each class, and one that is not told any."""
+    """A network for each class, and one for none."""
 
     def __init__(self, channels: int = 4, classes: int = 0):
         super().__init__()
@@ -224,63 +224,63 @@ class ExpertsByClass(nn.Module):
         return torch.cat([self.experts[index](x[None], t[None]) for index, x, t in each])
 
 
-@mutant("denoiser", killed_by="tells_classes_apart")
-class LastIsUntold(WithClasses):
-    """The last class and "not told" are one row of its table."""
+@mutant("denoiser", killed_by="distinguishes_classes")
+class LastIsNoClass(WithClasses):
+    """The last class and "no class" are one row of its table."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         last = self.classes.num_embeddings - 1
-        return super().told(
+        return super().embedded(
             time, condition if condition is None or not last else condition + (condition == last - 1)
         )
 
 
-@mutant("denoiser", killed_by="tells_classes_apart")
+@mutant("denoiser", killed_by="distinguishes_classes")
 class IgnoresClasses(WithClasses):
     """It looks the class up, and does not use it."""
 
-    def told(self, time, condition):
-        return 0 * super().told(time, condition)
+    def embedded(self, time, condition):
+        return 0 * super().embedded(time, condition)
 
 
-@mutant("denoiser", killed_by="none_is_untold")
+@mutant("denoiser", killed_by="none_is_no_class")
 class NoneIsFirst(WithClasses):
     """Without a condition it takes the first class."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         if condition is None:
             condition = torch.zeros_like(time, dtype=torch.int64)
-        return super().told(time, condition)
+        return super().embedded(time, condition)
 
 
-@mutant("denoiser", killed_by="none_is_untold")
+@mutant("denoiser", killed_by="none_is_no_class")
 class NoneAddsNothing(WithClasses):
-    """Without a condition nothing is added, and the row for "not told" is another thing."""
+    """Without a condition nothing is added, and the row for "no class" is another thing."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         if condition is None:
             return 0 * self.classes.weight[-1].expand(len(time), -1)
-        return super().told(time, condition)
+        return super().embedded(time, condition)
 
 
 @mutant("denoiser", killed_by="refuses_unknown_classes")
 class ClassesClamped(WithClasses):
     """Indices beyond its table are taken for the last one."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         last = self.classes.num_embeddings - 1
         if last and condition is not None:
             condition = condition.clamp(0, last)
-        return super().told(time, condition)
+        return super().embedded(time, condition)
 
 
 @mutant("denoiser", killed_by="refuses_unknown_classes")
 class NegativeFromTheEnd(WithClasses):
     """The table is indexed as a tensor is: -1 is its last row."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         if condition is None:
-            return super().told(time, None)
+            return super().embedded(time, None)
         return self.classes.weight[condition]
 
 
@@ -288,42 +288,44 @@ class NegativeFromTheEnd(WithClasses):
 class LeavesItOut(WithClasses):
     """Made without classes it takes a condition and does not look at it."""
 
-    def told(self, time, condition):
-        return super().told(time, condition if self.classes.num_embeddings > 1 else None)
+    def embedded(self, time, condition):
+        return super().embedded(time, condition if self.classes.num_embeddings > 1 else None)
 
 
 @mutant("denoiser", killed_by="batch_independent")
 class FirstClassForAll(WithClasses):
     """The first sample's class is used for the whole batch."""
 
-    def told(self, time, condition):
-        return super().told(time, condition if condition is None else condition[:1].expand(len(condition)))
+    def embedded(self, time, condition):
+        return super().embedded(
+            time, condition if condition is None else condition[:1].expand(len(condition))
+        )
 
 
 @mutant("denoiser", killed_by="parameters_get_gradients")
 class ClassesDetached(WithClasses):
     """The embedding of the class is cut off from what is trained."""
 
-    def told(self, time, condition):
-        return super().told(time, condition).detach()
+    def embedded(self, time, condition):
+        return super().embedded(time, condition).detach()
 
 
 @mutant("denoiser", killed_by="bfloat16")
 class FloatClasses(WithClasses):
     """The embedding of the class stays float32 where the module is cast."""
 
-    def told(self, time, condition):
-        return super().told(time, condition).float()
+    def embedded(self, time, condition):
+        return super().embedded(time, condition).float()
 
 
 @mutant("denoiser", killed_by="moves_whole")
-class UntoldOnTheCpu(WithClasses):
-    """The index for "not told" is made on the CPU wherever the module is."""
+class NoClassOnTheCpu(WithClasses):
+    """The index for "no class" is made on the CPU wherever the module is."""
 
-    def told(self, time, condition):
+    def embedded(self, time, condition):
         if condition is None:
             condition = torch.full((len(time),), self.classes.num_embeddings - 1)
-        return super().told(time, condition)
+        return super().embedded(time, condition)
 
 
 @mutant("denoiser", killed_by="distinguishes_times")

@@ -104,6 +104,14 @@ def test_density_and_coverage_are_their_formulas():
     assert 0 < coverage < 1
 
 
+@pytest.mark.parametrize("metric", ["precision_recall", "density_coverage"])
+def test_so_many_images_of_each_side_are_compared(metric):
+    real, fake = digits()
+    every = measured(metric, real, fake, backbone=Backbone())
+    assert measured(metric, real, fake, backbone=Backbone(), count=max(len(real), len(fake))) == every
+    assert measured(metric, real, fake, backbone=Backbone(), count=30) != every
+
+
 def test_the_nearest_neighbour_is_the_nearest():
     real, fake = digits()
     fake[7] = real[9]

@@ -149,7 +149,7 @@ def test_unet_2d_with_classes_loads_diffusers_weights_and_gives_its_outputs(tmp_
         for classes in (torch.tensor([0, 4, 5]), torch.tensor([5, 5, 5])):
             expected = theirs(latents, times, classes).sample
             torch.testing.assert_close(ours(latents, times, classes), expected, **CLOSE)
-        torch.testing.assert_close(ours(latents, times), expected, **CLOSE)  # not told
+        torch.testing.assert_close(ours(latents, times), expected, **CLOSE)  # no class
 
 
 def test_lists_that_do_not_fit_are_refused():
@@ -197,19 +197,19 @@ def test_a_block_of_dit_is_diffusers_block():
 
 
 @torch.no_grad()
-def test_dit_is_told_classes_as_diffusers_is():
+def test_dit_embeds_classes_as_diffusers_does():
     ours = registry.build("denoiser", "dit", channels=4, size=8, hidden_size=32, num_heads=4, classes=5)
     theirs = CombinedTimestepLabelEmbeddings(5, 32, class_dropout_prob=0.1).eval()
     theirs.class_embedder.embedding_table.load_state_dict(ours.class_embedding.state_dict())
     times, classes = torch.tensor([3.0, 700.0, 9.0]), torch.tensor([0, 4, 2])
     embedding = theirs.timestep_embedder(theirs.time_proj(times))
-    told = with_condition(embedding, ours.class_embedding, classes)
-    torch.testing.assert_close(told, theirs(times, classes, torch.float32), rtol=0, atol=0)
+    embedded = with_condition(embedding, ours.class_embedding, classes)
+    torch.testing.assert_close(embedded, theirs(times, classes, torch.float32), rtol=0, atol=0)
     dropped = theirs.class_embedder.token_drop(classes, torch.ones(3))
-    for untold in (None, torch.full((3,), 5)):
+    for no_class in (None, torch.full((3,), 5)):
         expected = theirs(times, dropped, torch.float32)
         torch.testing.assert_close(
-            with_condition(embedding, ours.class_embedding, untold), expected, rtol=0, atol=0
+            with_condition(embedding, ours.class_embedding, no_class), expected, rtol=0, atol=0
         )
 
 
@@ -229,8 +229,8 @@ def test_weights_of_denoisers_without_classes_bear_the_names_of_those_made_befor
     state = registry.build("denoiser", name, channels=4, **options).state_dict()
     text = "\n".join(f"{name} {list(value.shape)}" for name, value in state.items())
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
-    told = registry.build("denoiser", name, channels=4, **options, classes=3).state_dict()
-    ((added, table),) = ((key, value) for key, value in told.items() if key not in state)
+    conditional = registry.build("denoiser", name, channels=4, **options, classes=3).state_dict()
+    ((added, table),) = ((key, value) for key, value in conditional.items() if key not in state)
     assert added.endswith("class_embedding.weight") and len(table) == 4
 
 

@@ -93,13 +93,17 @@ def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
 def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
     """Return predictions for latents, of a class where the recipe has a condition."""
     latents, times = inputs.latents(batch), torch.zeros(batch)
-    told = (torch.zeros(batch, dtype=torch.int64),) if "condition" in inputs.tried.components else ()
-    if told and isinstance(denoiser, nn.Module) and not _takes(denoiser.forward, latents, times, *told):
+    condition = (torch.zeros(batch, dtype=torch.int64),) if "condition" in inputs.tried.components else ()
+    if (
+        condition
+        and isinstance(denoiser, nn.Module)
+        and not _takes(denoiser.forward, latents, times, *condition)
+    ):
         raise MistakeError(
             "takes no condition, and the recipe has one",
             hint="leave [condition] out, or take a denoiser that has an option classes",
         )
-    predictions = denoiser(latents, times, *told)
+    predictions = denoiser(latents, times, *condition)
     return expect_shape("predictions", predictions, latents.shape)
 
 

@@ -81,17 +81,21 @@ def _draw(run: Path, count: int, seed: int, flags: tuple[str, ...]) -> Drawn:
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun
     from uldm_core.engine.signals import Stop
+    from uldm_plugins.commands.guidance import leave_out_early
     from uldm_plugins.report.comparison import Drawn
 
     try:
         trained = TrainedRun.open(run, overrides=flags)
+        unfinished = bool(trained.unfinished)
         trained.require_trained("autoencoder", "denoiser")
         _, stage = trained.stage("sample")
         stage.take_tuned(trained.artifacts)
+        if unfinished:
+            leave_out_early(stage, trained)
+        stage.batch_size = count  # a part of what a seed means as well
+        with reporter() as notify, Stop().listening() as stop:
+            images = stage.draw(trained.context(NOISE, seed, notify, stop), count)
     except MistakeError as error:
         problem = evolve(error.problems[0], hint="")
         return Drawn(why_not=str(problem))
-    stage.batch_size = count  # a part of what a seed means as well
-    with reporter() as notify, Stop().listening() as stop:
-        images = stage.draw(trained.context(NOISE, seed, notify, stop), count)
     return Drawn(images.permute(0, 2, 3, 1).contiguous().numpy())

@@ -29,13 +29,22 @@ def guide(stage: Sample, trained: TrainedRun, use: str, weight: float | None, un
     """
     if weight is not None:
         use = _reweighted(stage, trained, use, weight)
-    if unfinished and needs_average(stage.guidance) and not kept_average(trained.artifacts):
-        warnings.warn("there is no weaker denoiser yet: drawn without guidance", RunWarning, stacklevel=2)
-        use = _replace(stage, trained, "none")
+    if unfinished and leave_out_early(stage, trained):
+        use = "none"
     weight = stage.guidance.weight if isinstance(stage.guidance, HasWeight) else None
     if use == "none" or weight == 1:
         return "no guidance"
     return f"guidance {use}" + ("" if weight is None else f" with weight {weight:g}")
+
+
+def leave_out_early(stage: Sample, trained: TrainedRun) -> bool:
+    """Have a stage draw without guidance where no weaker denoiser is kept, with a warning; return whether."""
+    lacking = needs_average(stage.guidance) and not kept_average(trained.artifacts)
+    if lacking:
+        what = f"{trained.folder.path} has no weaker denoiser yet: drawn without guidance"
+        warnings.warn(what, RunWarning, stacklevel=3)
+        _replace(stage, trained, "none")
+    return lacking
 
 
 def _reweighted(stage: Sample, trained: TrainedRun, use: str, weight: float) -> str:

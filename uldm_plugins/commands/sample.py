@@ -167,7 +167,7 @@ def _row_labels(stage: Sample, context: Context, what: str, count: int) -> list[
     classes = stage.drawn_classes(context, count)
     if classes is None:
         return labels
-    return [f"{label}, class {told}" for label, told in zip(labels, classes.tolist(), strict=True)]
+    return [f"{label}, class {number}" for label, number in zip(labels, classes.tolist(), strict=True)]
 
 
 def _table(trained: TrainedRun, stage: str, option: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What the denoiser is told of an image beside the time."""
+"""The classes that a denoiser is conditioned on."""

@@ -22,8 +22,8 @@ AT_ONCE = 8192
 class Clusters(AssignedClasses):
     """k-means clusters of the normalized latents, or of a backbone's features: found without any label.
 
-    A denoiser that is told the cluster learns many easier distributions in place of one. Clusters are drawn
-    as often as they occur, so that the model stays one of the images alone.
+    A denoiser that is conditioned on the cluster learns many easier distributions in place of one. Clusters
+    are drawn as often as they occur, so that the model stays one of the images alone.
 
     It holds the values of all images, at most 1 GiB of them: of larger sets the centers are found from every
     second, fourth, ... batch, and the others are assigned to them in a second pass. A cluster without images

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class ClassEmbedding(nn.Embedding):
-    """A vector for each class, and one for "not told".
+    """A vector for each class, and one for "no class".
 
     Source: ``LabelEmbedder`` of DiT (Peebles and Xie 2023, arXiv 2212.09748).
 
     Args:
-        classes: of the condition; the index ``classes`` means "not told".
+        classes: of the condition; the index ``classes`` means "no class".
         dim: of the vectors.
     """
 
@@ -26,17 +26,15 @@ def class_embedding(classes: int, dim: int) -> ClassEmbedding | None:
 
 
 def with_condition(embedding: Tensor, classes: ClassEmbedding | None, condition: Tensor | None) -> Tensor:
-    """Add what is told of the classes [B] to the embedding of the time [B, dim]; None is "not told".
+    """Add the embedding of the classes [B] to that of the time [B, dim]; None is "no class".
 
     Raises:
-        ValueError: a condition is told to a denoiser without classes.
+        ValueError: a denoiser without classes is given a condition.
     """
     if classes is None:
         if condition is not None:
             raise ValueError("this denoiser was made without classes: it takes no condition")
         return embedding
-    untold = classes.num_embeddings - 1
-    told = classes(
-        torch.full_like(embedding[:, 0], untold, dtype=torch.int64) if condition is None else condition
-    )
-    return embedding + told.to(embedding.dtype)
+    if condition is None:
+        condition = torch.full_like(embedding[:, 0], classes.num_embeddings - 1, dtype=torch.int64)
+    return embedding + classes(condition).to(embedding.dtype)

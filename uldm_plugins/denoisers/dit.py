@@ -33,7 +33,7 @@ class DiT(nn.Module):
         depth: blocks.
         num_heads: of each attention.
         mlp_ratio: width of each block's hidden layer, in ``hidden_size``.
-        classes: of the condition that it may be told; 0 takes none.
+        classes: of the condition; 0 takes none.
 
     Raises:
         ValueError: ``num_heads`` or 4 does not divide ``hidden_size``.

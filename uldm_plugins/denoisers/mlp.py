@@ -31,7 +31,7 @@ class MLP(nn.Module):
         hidden: of each block's hidden layer.
         depth: blocks.
         time_emb_dim: of the time embedding; even.
-        classes: of the condition that it may be told; 0 takes none.
+        classes: of the condition; 0 takes none.
     """
 
     def __init__(

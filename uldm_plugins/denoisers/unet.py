@@ -36,7 +36,7 @@ class UNet(nn.Module):
         num_down_layers: blocks a level on the way down.
         num_mid_layers: blocks between two of ``mid_channels``.
         num_up_layers: blocks a level on the way up.
-        classes: of the condition that it may be told; 0 takes none.
+        classes: of the condition; 0 takes none.
 
     Raises:
         ValueError: the lists do not fit together, or groups or heads do not divide a width.

@@ -38,7 +38,7 @@ class UNet2D(nn.Module):
         attention_head_dim: channels of each head of attention.
         norm_num_groups: groups of each group norm.
         weights: a diffusers state dict to start from, ``.safetensors``.
-        classes: of the condition that it may be told, diffusers' ``num_class_embeds`` less one; 0 takes none.
+        classes: of the condition, diffusers' ``num_class_embeds`` less one; 0 takes none.
 
     Raises:
         ValueError: the lists do not fit together, groups or heads do not divide a width, or the weights are

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from uldm_core.recipe.graph import trained_by
+from uldm_core.recipe.graph import optional_needs, trained_by
 from uldm_core.recipe.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.format_types import format_value
@@ -62,7 +62,7 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
         edges += [
             Edge(ids[other], ids[name], USES) for other in sorted(component.all_references() & ids.keys())
         ]
-        if is_told(name, resolved):
+        if is_conditional(name, resolved):
             edges.append(Edge(ids["condition"], ids[name], USES))
     for name, stage in resolved.stages.items():
         trained = trained_by(stage)
@@ -75,20 +75,26 @@ def graph_of(resolved: ResolvedRecipe) -> Graph:
     return Graph(nodes, edges)
 
 
-def is_told(name: str, resolved: ResolvedRecipe) -> bool:
-    """Whether a component of a recipe is a denoiser that is told the classes of its condition."""
+def is_conditional(name: str, resolved: ResolvedRecipe) -> bool:
+    """Whether a component of a recipe is a denoiser that is given the classes of its condition."""
     spec = resolved.components[name]
     knows = "classes" in spec.inferred or bool(spec.options.get("classes"))
     return spec.kind.name == "denoiser" and knows and "condition" in resolved.components
 
 
 def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iterator[Edge]:
-    """Yield the ways from earlier stages that make what a stage needs."""
+    """Yield the ways from earlier stages that make what a stage needs, or uses where it is made.
+
+    What a stage can do without, and a training makes, goes the way of what that trains.
+    """
     made: dict[str, str] = {}
     for other, stage in resolved.stages.items():
         target: Any = stage.component.load()
         if other == name:
-            for product in target.needs:
+            wanted = [
+                one for one in optional_needs(stage) if not trained_by(resolved.stages[made.get(one, name)])
+            ]
+            for product in (*target.needs, *wanted):
                 if product in made:
                     yield Edge(ids[made[product]], ids[name], MAKES, product)
             return

@@ -51,7 +51,7 @@ def panel(network: NetworkLevels, scale: Scale, width: float, samples: Sequence[
         network: what it looks like inside.
         scale: of the bars.
         width: of it all.
-        samples: lines on what it is told, and how it is sampled with.
+        samples: lines on its condition, and how it is sampled with.
     """
     foot = text_piece(_foot(network, samples), width)
     pieces = [text_piece(_title(network), width), *_drawing(network, scale, width), foot]

@@ -21,7 +21,7 @@ from uldm_plugins.diagram.canvas import (
     text_piece,
     width_of,
 )
-from uldm_plugins.diagram.flowchart import is_told
+from uldm_plugins.diagram.flowchart import is_conditional
 from uldm_plugins.diagram.network_levels import NetworkLevels
 from uldm_plugins.diagram.networks import panel
 from uldm_plugins.diagram.shapes import Scale, format_shape
@@ -77,17 +77,17 @@ def _images(network_levels: Sequence[NetworkLevels]) -> str:
 
 def _panel(resolved: ResolvedRecipe, network: NetworkLevels, scale: Scale) -> Piece:
     """Return a network in its box."""
-    notes = [*_told(resolved, network), *_samples(resolved, network)]
+    notes = [*_condition(resolved, network), *_samples(resolved, network)]
     return boxed([panel(network, scale, INNER - 2 * PAD, notes)], INNER, 0)
 
 
-def _told(resolved: ResolvedRecipe, network: NetworkLevels) -> Iterator[str]:
-    """Yield what a denoiser is told beside the time."""
-    if network.name in resolved.components and is_told(network.name, resolved):
+def _condition(resolved: ResolvedRecipe, network: NetworkLevels) -> Iterator[str]:
+    """Yield what a denoiser is given beside the time."""
+    if network.name in resolved.components and is_conditional(network.name, resolved):
         condition = resolved.components["condition"]
         classes = condition.options.get("classes")
         many = f", one of {classes:,}," if isinstance(classes, int) else ""
-        yield f"told the class of each image{many} by the condition {condition.use}"
+        yield f"given the class of each image{many} by the condition {condition.use}"
 
 
 def _samples(resolved: ResolvedRecipe, denoiser: NetworkLevels) -> Iterator[str]:

@@ -4,24 +4,74 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from uldm_core.protocols import Backbone
-from uldm_plugins.shared.images import to_float
+from uldm_plugins.shared.images import in_batches, to_float
 from uldm_plugins.shared.place import device_of
 
 _BLOCK_VALUES = 1 << 25
 
 
+class Vectors:
+    """The vectors of images, or of at most so many of them, evenly chosen.
+
+    Those that are not chosen cost next to nothing: while images come, every n-th is kept, as they are, and n
+    doubles when twice as many are there as are wanted.
+
+    Args:
+        features: of uint8 images [B, C, H, W], vectors [B, D].
+        count: how many at most; None is all.
+    """
+
+    def __init__(self, features: Callable[[Tensor], Tensor], count: int | None = None) -> None:
+        self.features = features
+        self.count = count
+        self.seen = 0
+        self._every = 1
+        self._kept: list[Tensor] = []
+        self._all: Tensor | None = None
+
+    def update(self, images: Tensor) -> None:
+        """Take in uint8 images [B, C, H, W]."""
+        first = -self.seen % self._every
+        self.seen += len(images)
+        self._all = None
+        if self.count is None:
+            self._kept.append(self.features(images))
+            return
+        self._kept.append(images[first :: self._every].cpu())
+        while self.seen > 2 * self.count * self._every:
+            self._kept, self._every = [torch.cat(self._kept)[::2]], 2 * self._every
+
+    def all(self) -> Tensor:
+        """Return the vectors, [N, D]; computed once, until more images come."""
+        if self._all is None:
+            kept = torch.cat(self._kept)
+            self._all = kept if self.count is None else self._chosen(kept, self.count)
+            self._kept = [kept]
+        return self._all
+
+    def _chosen(self, kept: Tensor, count: int) -> Tensor:
+        places = torch.linspace(0, len(kept) - 1, min(len(kept), count)).round().long()
+        return torch.cat([self.features(batch) for batch in in_batches(kept[places])])
+
+
 class VectorSets(ABC):
-    """A vector for each real and each fake image, as ``features`` gives them."""
+    """A vector for each real and each fake image, as ``features`` gives them.
+
+    Args:
+        real: how many real images are chosen at most; None is all.
+        fake: how many fake images likewise.
+    """
 
     compares = True
 
-    def __init__(self) -> None:
+    def __init__(self, real: int | None = None, fake: int | None = None) -> None:
+        self._counts = real, fake
         self.reset()
 
     @abstractmethod
@@ -30,13 +80,13 @@ class VectorSets(ABC):
 
     def reset(self, *, keep_real: bool = False) -> None:
         """Forget all images, or all but the real ones."""
-        self._fake: list[Tensor] = []
+        self._fake = Vectors(self.features, self._counts[1])
         if not keep_real:
-            self._real: list[Tensor] = []
+            self._real = Vectors(self.features, self._counts[0])
 
     def update(self, images: Tensor, *, real: bool) -> None:
         """Take in uint8 images [B, C, H, W]."""
-        (self._real if real else self._fake).append(self.features(images))
+        (self._real if real else self._fake).update(images)
 
     def sets(self, least: int) -> tuple[Tensor, Tensor]:
         """Return the real and the fake features, each [N, D].
@@ -44,9 +94,9 @@ class VectorSets(ABC):
         Raises:
             ValueError: fewer than ``least`` on a side.
         """
-        if min(sum(map(len, batches)) for batches in (self._real, self._fake)) < least:
+        if min(self._real.seen, self._fake.seen) < least:
             raise ValueError(f"{type(self).__name__} needs {least} images or more on each side")
-        return torch.cat(self._real), torch.cat(self._fake)
+        return self._real.all(), self._fake.all()
 
 
 class FeatureSets(VectorSets):
@@ -54,11 +104,12 @@ class FeatureSets(VectorSets):
 
     Args:
         backbone: the feature network; no loss of the run should use it.
+        count: at most so many images of each side are chosen; None is all.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, count: int | None = None) -> None:
         self.backbone = backbone
-        super().__init__()
+        super().__init__(count, count)
 
     @property
     def description(self) -> dict[str, str]:

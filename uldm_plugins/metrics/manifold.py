@@ -9,9 +9,11 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core import use
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import (
     FeatureSets,
+    Vectors,
     VectorSets,
     distance_blocks,
     named,
@@ -30,13 +32,25 @@ class PrecisionRecall(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
+        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
+            it takes grows with their square, and the balls shrink as there are more.
+
+    Raises:
+        ValueError: ``count`` is no more than ``k``.
     """
 
     higher_is_better = {"precision": True, "recall": True}
 
-    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 3) -> None:
+    def __init__(
+        self,
+        backbone: Backbone = use("vgg16"),
+        k: Annotated[int, Ge(1)] = 3,
+        count: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
+        if count is not None and count <= k:
+            raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
         self.k = k
-        super().__init__(backbone)
+        super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
         """Return ``precision`` and ``recall``, in [0, 1].
@@ -58,13 +72,25 @@ class DensityCoverage(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
+        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
+            it takes grows with their square, and the balls shrink as there are more.
+
+    Raises:
+        ValueError: ``count`` is no more than ``k``.
     """
 
     higher_is_better = {"coverage": True}  # images in the midst of the real ones are denser than they
 
-    def __init__(self, backbone: Backbone = use("vgg16"), k: Annotated[int, Ge(1)] = 5) -> None:
+    def __init__(
+        self,
+        backbone: Backbone = use("vgg16"),
+        k: Annotated[int, Ge(1)] = 5,
+        count: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
+        if count is not None and count <= k:
+            raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
         self.k = k
-        super().__init__(backbone)
+        super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
         """Return ``density``, about 1 at best, and ``coverage``, in [0, 1].
@@ -103,7 +129,7 @@ class NearestNeighbour(VectorSets):
     def __init__(self, backbone: Backbone | None = None, count: Annotated[int, Ge(1)] | None = None) -> None:
         self.backbone = backbone
         self.count = count
-        super().__init__()
+        super().__init__(fake=count)
 
     @property
     def description(self) -> dict[str, str]:
@@ -120,12 +146,12 @@ class NearestNeighbour(VectorSets):
         """Forget all images, or all but the real and the unseen ones."""
         super().reset(keep_real=keep_real)
         if not keep_real:
-            self._unseen: list[Tensor] = []
+            self._unseen = Vectors(self.features, self.count)
             self._usual: Tensor | None = None
 
     def update_unseen(self, images: Tensor) -> None:
         """Take in uint8 images [B, C, H, W] that no training has seen."""
-        self._unseen.append(self.features(images))
+        self._unseen.update(images)
         self._usual = None
 
     def compute(self) -> dict[str, float]:
@@ -137,7 +163,7 @@ class NearestNeighbour(VectorSets):
             ValueError: no image on a side.
         """
         real, fake = self.sets(1)
-        fake, unseen = self._some(fake), self._some(torch.cat(self._unseen)) if self._unseen else None
+        unseen = self._unseen.all() if self._unseen.seen else None
         if unseen is not None and self._usual is None:
             self._usual = _to_nearest(unseen, real)
         same = unseen is not None and torch.equal(fake, unseen)  # the floor, which takes as long again
@@ -146,10 +172,6 @@ class NearestNeighbour(VectorSets):
         if self._usual is not None:
             found["copies"] = (least <= self._usual.quantile(0.01)).double().mean().item()
         return found
-
-    def _some(self, vectors: Tensor) -> Tensor:
-        count = min(len(vectors), self.count or len(vectors))
-        return vectors[torch.linspace(0, len(vectors) - 1, count).round().long()]
 
 
 def _to_nearest(vectors: Tensor, others: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uldm_plugins.quantizers.codebook import CodebookQuantizer, Decay, Iterations, Share, Size, Weight
+from uldm_plugins.quantizers.codebook import CodebookQuantizer, Decay, Iterations, Noise, Share, Size, Weight
 from uldm_plugins.quantizers.codes import REVIVED, kmeans, pick
 
 
@@ -30,6 +30,8 @@ class VQ(CodebookQuantizer):
         revive_below: share of the mean use under which a code is dead; 0 revives none.
         decay: of the running use by which codes are revived.
         kmeans_iterations: of the start on the first batch; 0 leaves the codebook random.
+        noise: in training, the greatest share of Gaussian noise in what the decoder gets: images are a
+            little less sharp, and forgive a denoiser's errors (Yang et al. 2025, arXiv 2507.15856).
     """
 
     use: Tensor
@@ -45,8 +47,9 @@ class VQ(CodebookQuantizer):
         revive_below: Share = 0.03,
         decay: Decay = 0.97,
         kmeans_iterations: Iterations = 8,
+        noise: Noise = 0.0,
     ) -> None:
-        super().__init__(codebook_size, dim, l2_norm, rotation)
+        super().__init__(codebook_size, dim, l2_norm, rotation, noise)
         self.commitment = commitment
         self.revive_below = revive_below
         self.decay = decay

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uldm_plugins.quantizers.codebook import CodebookQuantizer, Decay, Iterations, Share, Size, Weight
+from uldm_plugins.quantizers.codebook import CodebookQuantizer, Decay, Iterations, Noise, Share, Size, Weight
 from uldm_plugins.quantizers.codes import REVIVED, assigned, kmeans, pick
 
 EPS = 1e-5
@@ -31,6 +31,8 @@ class VQEma(CodebookQuantizer):
         kmeans_iterations: of the start on the first batch; 0 leaves the codebook random.
         l2_norm: latents and codes are brought to length 1 (Yu et al. 2022, arXiv 2110.04627).
         rotation: gradients pass by the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
+        noise: in training, the greatest share of Gaussian noise in what the decoder gets: images are a
+            little less sharp, and forgive a denoiser's errors (Yang et al. 2025, arXiv 2507.15856).
     """
 
     codebook: Tensor
@@ -48,8 +50,9 @@ class VQEma(CodebookQuantizer):
         kmeans_iterations: Iterations = 8,
         l2_norm: bool = False,
         rotation: bool = False,
+        noise: Noise = 0.0,
     ) -> None:
-        super().__init__(codebook_size, dim, l2_norm, rotation)
+        super().__init__(codebook_size, dim, l2_norm, rotation, noise)
         self.decay = decay
         self.commitment = commitment
         self.revive_below = revive_below

@@ -259,7 +259,7 @@ class RunFiles:
         return self.unreadable.read(lambda: _first_images(path, count), None) if path else None
 
     def drawn_classes(self) -> NDArray[np.int64] | None:
-        """Return the classes of the samples [N], or None if they were told none."""
+        """Return the classes of the samples [N], or None without a condition."""
         path = self.artifact("samples.npz")
         return self.unreadable.read(lambda: _drawn_classes(path), None) if path else None
 

@@ -41,7 +41,7 @@ MOST_FRAMES = 24
 MOST_CODEBOOKS = 4
 MOST_ENTRIES = 200
 MOST_CLASSES, MOST_OF_A_CLASS = 20, 10
-MOST_TOLD = 4000
+MOST_SEARCHED = 4000
 """Samples that are searched for some of each class."""
 
 
@@ -325,32 +325,32 @@ def _nearest(run: RunFiles) -> Section | None:
 
 
 def _by_class(run: RunFiles) -> Section | None:
-    """Return samples of the largest classes that they were told, with the share of each."""
-    drawn, head = run.drawn_classes(), run.first_images("samples.npz", MOST_TOLD)
+    """Return samples of the largest classes of the condition, with the share of each."""
+    drawn, head = run.drawn_classes(), run.first_images("samples.npz", MOST_SEARCHED)
     if drawn is None or head is None or len(drawn) != head[1]:
         return None
     images, assigned = head[0], run.training_classes()
     samples, training = _shares(drawn), None if assigned is None else _shares(assigned)
-    largest = sorted(training or samples, key=lambda told: -(training or samples)[told])[:MOST_CLASSES]
+    largest = sorted(training or samples, key=lambda number: -(training or samples)[number])[:MOST_CLASSES]
     each = max(1, how_many(images.shape[1], MOST_OF_A_CLASS * len(largest)) // len(largest))
     rows = [
         {
-            "told": told,
+            "number": number,
             "pictures": [
-                picture(images[index], f"sample {index + 1}, class {told}")
-                for index in np.flatnonzero(drawn[: len(images)] == told)[:each]
+                picture(images[index], f"sample {index + 1}, class {number}")
+                for index in np.flatnonzero(drawn[: len(images)] == number)[:each]
             ],
-            "samples": samples.get(told, 0.0),
-            "training": training.get(told, 0.0) if training else None,
+            "samples": samples.get(number, 0.0),
+            "training": training.get(number, 0.0) if training else None,
         }
-        for told in largest
+        for number in largest
     ]
     condition = run.recipe.get("condition")
     shows = {
         "rows": rows,
         "classes": len(training or samples),
         "side": shown_at(images.shape[1]),
-        "told": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
+        "condition": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
     }
     return Section("by_class", "Samples by class", shows, "By class")
 

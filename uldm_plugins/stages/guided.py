@@ -138,6 +138,7 @@ def calls_per_image(
     return calls
 
 
+@torch.inference_mode(False)  # or code compiled for other weights would not be used for these
 @torch.no_grad()
 def with_weights(denoiser: Denoiser, parameters: Sequence[Tensor]) -> Denoiser:
     """Return a copy of a denoiser with other parameters, in the order of its own; compiled if that is."""

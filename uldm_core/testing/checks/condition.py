@@ -213,7 +213,7 @@ def generator_decides(case: Case) -> None:
 
 @contract.check
 def fit_saved(case: Case) -> None:
-    """The fit travels with the state as safetensors: what samples are told is what the denoiser was told."""
+    """The fit travels with the state as safetensors: a denoiser knows no other classes."""
     condition, given = _fitted(case)
     state = condition.state_dict()
     expect(
@@ -261,7 +261,7 @@ def labels_missing(case: Case) -> None:
 
 @contract.check
 def labels_out_of_range(case: Case) -> None:
-    """A label of no class is refused, by a ``ValueError`` that says ``classes``, not told to the denoiser."""
+    """A label of no class raises a ``ValueError`` that says ``classes``: no denoiser has a row for it."""
     condition, given = _fitted(case)
     before = _classes(condition, given)
     turned = given.labels.flip(0)

@@ -30,8 +30,8 @@ def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, ...]:
     classes = case.given().get("classes", 0)
     if not classes:
         return latents, time
-    told = st.lists(st.integers(0, classes), min_size=len(time), max_size=len(time))
-    return latents, time, torch.tensor(case.draw(told, "condition"))
+    condition = st.lists(st.integers(0, classes), min_size=len(time), max_size=len(time))
+    return latents, time, torch.tensor(case.draw(condition, "condition"))
 
 
 def _latents_and_time(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
@@ -70,16 +70,16 @@ def _takes_others(case: Case, denoiser: Denoiser, channels: int, side: int) -> s
     return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
 
 
-def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *told: Tensor) -> list[Tensor]:
-    """Call it, told classes and not; checks that scale what they hand over have made fractions of them."""
-    return [denoiser(latents, time), *(denoiser(latents, time, classes.long()) for classes in told)]
+def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -> list[Tensor]:
+    """Call it, without classes and with them, of which checks that scale inputs have made fractions."""
+    return [denoiser(latents, time), *(denoiser(latents, time, given.long()) for given in classes)]
 
 
-def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *told: Tensor) -> list[Tensor]:
+def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -> list[Tensor]:
     """Call it for latents and times of every sort: experts take part in some of them only."""
     times = (torch.full_like(time, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
     every = zip((time, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
-    return [each for t, scale in every for each in _call(denoiser, latents * scale, t, *told)]
+    return [each for t, scale in every for each in _call(denoiser, latents * scale, t, *classes)]
 
 
 contract = Contract(
@@ -209,7 +209,7 @@ def learns(case: Case) -> None:
     )
 
 
-def _told(case: Case, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
+def _with_classes(case: Case, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a denoiser of so many classes, with latents and times for it."""
     if not case.subject.inferred("classes"):
         raise NotApplicable("it has no option classes")
@@ -224,20 +224,20 @@ def _of_class(denoiser: nn.Module, latents: Tensor, time: Tensor, index: int) ->
 
 
 @contract.check
-def tells_classes_apart(case: Case) -> None:
-    """The prediction depends on the class, in every sample, and on its being told: no two are one."""
-    denoiser, latents, time = _told(case, CLASSES)
+def distinguishes_classes(case: Case) -> None:
+    """The prediction depends on the class, in every sample, and on there being one."""
+    denoiser, latents, time = _with_classes(case, CLASSES)
     answers = [_of_class(denoiser, latents, time, index) for index in range(CLASSES + 1)]
     for first, second in combinations(range(CLASSES + 1), 2):
         gaps = (answers[first] - answers[second]).abs().amax((1, 2, 3))
-        names = [f"class {index}" if index < CLASSES else '"not told"' for index in (first, second)]
+        names = [f"class {index}" if index < CLASSES else "no class" for index in (first, second)]
         expect(bool((gaps > 1e-7).all()), f"of {' and '.join(names)} the prediction is the same")
 
 
 @contract.check
-def none_is_untold(case: Case) -> None:
-    """Without a condition it predicts what it does for the index beyond the classes, "not told"."""
-    denoiser, latents, time = _told(case, CLASSES)
+def none_is_no_class(case: Case) -> None:
+    """Without a condition it predicts what it does for the index beyond the classes: both mean "no class"."""
+    denoiser, latents, time = _with_classes(case, CLASSES)
     wanted = _of_class(denoiser, latents, time, CLASSES)
     for name, arguments in (("no condition", ()), ("None", (None,))):
         with torch.no_grad():
@@ -247,17 +247,17 @@ def none_is_untold(case: Case) -> None:
 
 @contract.check
 def refuses_unknown_classes(case: Case) -> None:
-    """An index beyond "not told", or below 0, raises an error: it would be taken for another class."""
-    denoiser, latents, time = _told(case, CLASSES)
+    """An index beyond "no class", or below 0, raises an error: it would be taken for another class."""
+    denoiser, latents, time = _with_classes(case, CLASSES)
     for index in (CLASSES + 1, -1):
         expect(_refuses(denoiser, latents, time, index), f"of {CLASSES} classes it takes index {index}")
 
 
 @contract.check
 def takes_none_without_classes(case: Case) -> None:
-    """Built without classes it raises an error when it is told one: it would leave it out unnoticed."""
+    """Built without classes it raises an error when it is given one, which would have no effect unnoticed."""
     try:
-        denoiser, latents, time = _told(case, 0)
+        denoiser, latents, time = _with_classes(case, 0)
     except UldmError:
         raise Skip("it cannot be built without classes") from None
     expect(_refuses(denoiser, latents, time, 1), "built without classes it takes class 1")

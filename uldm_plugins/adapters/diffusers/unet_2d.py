@@ -31,7 +31,7 @@ class UNet2D(nn.Module):
         attention_head_dim: channels of each head of attention.
         norm_num_groups: groups of each group norm.
         weights: a state dict to start from, ``.safetensors``.
-        classes: of the condition that it may be told, the library's ``num_class_embeds`` less one; 0 takes
+        classes: of the condition, the library's ``num_class_embeds`` less one; 0 takes
             none.
 
     Raises:
