@@ -66,12 +66,14 @@ class Clusters(AssignedClasses):
     def _gathered(self, batches: Iterable[Tensor]) -> tuple[list[Tensor], int]:
         """Return the points of as many batches as may be held, and that they are every n-th."""
         kept: list[Tensor] = []
-        stride = 1
+        stride, held = 1, 0
         for number, batch in enumerate(batches):
             if number % stride == 0:
                 kept.append(self._points(batch))
-            if sum(part.numel() for part in kept) > MOST_VALUES:
+                held += kept[-1].numel()
+            if held > MOST_VALUES:
                 kept, stride = kept[::2], 2 * stride
+                held = sum(part.numel() for part in kept)
         return kept, stride
 
     def _points(self, batch: Tensor) -> Tensor:
