@@ -13,10 +13,12 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device
 from uldm_core.engine.run import run as run_recipe
 from uldm_core.errors import OptionError
+from uldm_core.preflight.preflight import preflight
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.files import write_tensors
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, components
+from uldm_plugins.diagram.flowchart import graph_of
 from uldm_plugins.stages.sample import Sample
 from uldm_plugins.stages.tune import Tune
 from uldm_plugins.stages.tuned import Choice, read_tuned
@@ -272,6 +274,15 @@ def test_samples_are_drawn_as_tuned(uldm, tuned, tmp_path):
         assert uldm(*draw, "--out", f"{name}.npz", *more)[0] == 0
     own, two, three, other = ((tmp_path / f"{name}.npz").read_bytes() for name in names)
     assert own == two != three and other not in (own, three)
+
+
+def test_before_a_run_its_cost_is_said_and_its_place_drawn(tuned):
+    resolved = Recipe.load(tuned / "recipe.toml").resolve()
+    row = next(row for row in preflight(resolved).rows if row.component == "tuning: tune")
+    assert (
+        row.output == "5 candidates, 24 denoiser calls an image in all"
+    )  # of weight 2, 1, 3, inside, 2 steps
+    assert "tuned.json" in [edge.label for edge in graph_of(resolved).edges]
 
 
 def test_a_damaged_choice_is_one_line(uldm, tuned, tmp_path):

@@ -74,14 +74,15 @@ def _order_of_optional_products(stages: Specs) -> Iterator[Problem]:
     names = list(stages)
     for place, maker in enumerate(names):
         for product in () if trained_by(stages[maker]) else _class_of(stages[maker]).makes:
-            users = [name for name in names if product in _optional_needs(stages[name])]
+            users = [name for name in names if product in optional_needs(stages[name])]
             if users and all(names.index(user) < place for user in users):
                 what = f"uses {product}, which only a later stage makes"
                 hint = f"move it behind [stages.{maker}]"
                 yield Problem(Where(("stages", users[-1])), what, hint, code="wrong-order")
 
 
-def _optional_needs(stage: ComponentSpec) -> tuple[str, ...]:
+def optional_needs(stage: ComponentSpec) -> tuple[str, ...]:
+    """Return the artifacts that a stage uses where an earlier stage makes them."""
     target: object = _class_of(stage)
     return tuple(target.optional_needs) if isinstance(target, HasOptionalNeeds) else ()
 

@@ -13,9 +13,9 @@ from typing import Any
 from attrs import evolve
 
 from uldm_core.errors import Key, MistakeError, dotted
-from uldm_core.protocols import Adjustable, HasOptionalNeeds, Previewing, ReadsSplits, is_trainer
+from uldm_core.protocols import Adjustable, Previewing, ReadsSplits, is_trainer
 from uldm_core.recipe import ResolvedRecipe
-from uldm_core.recipe.graph import trained_by
+from uldm_core.recipe.graph import optional_needs, trained_by
 from uldm_core.registry.component import Component
 from uldm_core.run_folder.code import code_of
 from uldm_core.run_folder.data import Data
@@ -97,9 +97,8 @@ def used_by(stage: ComponentSpec, resolved: ResolvedRecipe, *, needs: bool = Tru
         needs: whether the artifacts count without which it cannot run.
     """
     target: Any = stage.component.load()
-    optional = target.optional_needs if isinstance(target, HasOptionalNeeds) else ()
     components = sorted(components_behind(without_previews(stage), resolved.components))
-    return [*components, *(target.needs if needs else ()), *optional]
+    return [*components, *(target.needs if needs else ()), *optional_needs(stage)]
 
 
 def result_files(stage: ComponentSpec, folder: StageFolder, record: StageRecord) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from uldm_core.recipe.graph import trained_by
+from uldm_core.recipe.graph import optional_needs, trained_by
 from uldm_core.recipe.recipe import ResolvedRecipe
 from uldm_core.spec.component_spec import ComponentSpec, Reference
 from uldm_core.spec.format_types import format_value
@@ -83,12 +83,18 @@ def is_conditional(name: str, resolved: ResolvedRecipe) -> bool:
 
 
 def _handed_on(name: str, resolved: ResolvedRecipe, ids: dict[str, str]) -> Iterator[Edge]:
-    """Yield the ways from earlier stages that make what a stage needs."""
+    """Yield the ways from earlier stages that make what a stage needs, or uses where it is made.
+
+    What a stage can do without, and a training makes, goes the way of what that trains.
+    """
     made: dict[str, str] = {}
     for other, stage in resolved.stages.items():
         target: Any = stage.component.load()
         if other == name:
-            for product in target.needs:
+            wanted = [
+                one for one in optional_needs(stage) if not trained_by(resolved.stages[made.get(one, name)])
+            ]
+            for product in (*target.needs, *wanted):
                 if product in made:
                     yield Edge(ids[made[product]], ids[name], MAKES, product)
             return
