@@ -25,9 +25,9 @@ class Clusters(AssignedClasses):
     A denoiser that is conditioned on the cluster learns many easier distributions in place of one. Clusters
     are drawn as often as they occur, so that the model stays one of the images alone.
 
-    It holds the values of all images twice, 1 GiB of them at most: of larger sets the centers are found from every
-    second, fourth, ... batch, and the others are assigned to them in a second pass. A cluster without images
-    is never drawn.
+    It holds the values of all images twice, 1 GiB of them at most: of larger sets the centers are found from
+    every second, fourth, ... batch, and all images are assigned to them in a second pass. A cluster without
+    images is never drawn.
 
     Source: Adaloglou et al. 2024 (arXiv 2403.00570); k-means++ of Arthur and Vassilvitskii 2007.
 
