@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from uldm_core import registry
 from uldm_plugins.shared.ema import EMA, power_function, warmed
-from uldm_plugins.stages.averages import kept_averages
+from uldm_plugins.stages.averages import averages_to_keep
 
 
 @pytest.mark.parametrize("decay", [warmed(0.9), power_function(0.1)], ids=["warmed", "power function"])
@@ -61,7 +61,7 @@ def test_the_power_functions_average_has_the_width_asked_for():
 def test_averages_of_several_widths_are_what_the_power_function_says_of_a_line(std):
     """The weight of update i of n is (i / n)^(gamma + 1) - ((i - 1) / n)^(gamma + 1)."""
     network, updates = nn.Linear(1, 1, bias=False), 200
-    ema = EMA(network, kept_averages(0.999, None, [0.03, 0.15])[f"ema_{std}"])
+    ema = EMA(network, averages_to_keep(0.999, None, [0.03, 0.15])[f"ema_{std}"])
     for update in range(1, updates + 1):
         nn.init.constant_(network.weight, update)
         ema.update()

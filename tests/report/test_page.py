@@ -202,6 +202,18 @@ def test_a_hostile_number_does_not_end_the_script(run):
     assert "first/</script><script>alert(1)" in data(page)["charts"]
 
 
+def test_the_losses_of_several_averages_share_a_chart(run):
+    run.recipe()
+    losses = {"held_out_loss_ema_0.05": 0.25, "held_out_loss_ema_0.1": 0.5}
+    run.log("second", [{"step": 10, "loss": 0.5}, {"step": 10, **losses}])
+    page = report_of(run.path, NOW)
+    charts = {name: chart for name, chart in data(page)["charts"].items() if name.startswith("second/")}
+    assert charts.keys() == {"second/loss", "second/held_out_loss_ema_0.05"}
+    series = charts["second/held_out_loss_ema_0.05"]["series"]
+    assert {one["label"]: one["line"] for one in series} == {name: [loss] for name, loss in losses.items()}
+    assert page.count("one average of the weights") == 1 and ">held out loss<" in page
+
+
 def test_what_broke_is_said(run):
     run.everything()
     run.state("failed", error="loss is nan at step 20")

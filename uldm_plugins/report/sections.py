@@ -35,6 +35,7 @@ SETS = {
     "originals": "originals",
 }
 GAN = ("generator", "discriminator")
+HELD_OUT = "held_out_loss_"
 MOST_SAMPLES = 100
 MOST_PAIRS = 24
 MOST_FRAMES = 24
@@ -179,17 +180,16 @@ def _curves(run: RunFiles) -> Section | None:
 
 
 def _charts(stage: StageFiles) -> Iterator[Chart]:
-    """Yield a chart a number; the two sides of a GAN share one, the speed comes last."""
+    """Yield a chart a number; two sides of a GAN share one, losses of averages too, the speed comes last."""
     names = sorted(stage.curves, key=lambda name: name == "images_per_second")
-    together = set(GAN) <= set(names)
-    for name in names:
-        if together and name == GAN[1]:
-            continue
-        drawn = GAN if together and name == GAN[0] else (name,)
+    averages = tuple(name for name in names if name.startswith(HELD_OUT))
+    shared = dict.fromkeys(averages, averages) | (dict.fromkeys(GAN, GAN) if set(GAN) <= set(names) else {})
+    for drawn in dict.fromkeys(shared.get(name, (name,)) for name in names):
+        title = HELD_OUT.strip("_") if drawn == averages else " and ".join(drawn)
         yield Chart(
-            id=f"{stage.name}/{name}",
-            title=" and ".join(drawn).replace("_", " "),
-            description=" ".join(filter(None, (scalar_label(stage.use, one) for one in drawn))),
+            id=f"{stage.name}/{drawn[0]}",
+            title=title.replace("_", " "),
+            description=" ".join(filter(None, dict.fromkeys(scalar_label(stage.use, one) for one in drawn))),
             data=chart_of({one: stage.curves[one] for one in drawn}),
         )
 

@@ -14,7 +14,7 @@ STDS = (0.03, 0.05, 0.1, 0.15)
 """The widths of the averages that ``ema = "post_hoc"`` keeps by default."""
 
 
-def kept_averages(decay: float, std: float | None, stds: Sequence[float]) -> dict[str, Decay]:
+def averages_to_keep(decay: float, std: float | None, stds: Sequence[float]) -> dict[str, Decay]:
     """Return the averages to keep, by name: ``ema_STD`` of each of several widths, or ``ema`` alone."""
     return {f"ema_{each}": power_function(each) for each in stds} or {"ema": averaging(decay, std)}
 

@@ -31,7 +31,7 @@ from uldm_core.protocols import (
 from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.ema import EMA, Snapshot
 from uldm_plugins.shared.images import to_float
-from uldm_plugins.stages.averages import STDS, kept_averages, write_averages
+from uldm_plugins.stages.averages import STDS, averages_to_keep, write_averages
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
 from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.latents import (
@@ -155,7 +155,7 @@ class TrainDiffusion:
         self.previews = previews
         self.preview_sampler = preview_sampler
         self.guidance = guidance
-        self._averages = kept_averages(ema_decay, ema_std, ema_stds or STDS if ema else ())
+        self._averages = averages_to_keep(ema_decay, ema_std, ema_stds or STDS if ema else ())
         self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
 
     @property
