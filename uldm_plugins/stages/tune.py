@@ -169,7 +169,7 @@ class Tune:
         planned = int(costs["candidates"])
         context.message(
             f"[{context.name}] up to {planned} candidates of {self.count:,} images each: "
-            f"{costs['denoiser calls an image in all']:,.0f} calls of the denoiser an image in all"
+            f"{costs['denoiser_calls_per_image_in_all']:,.0f} calls of the denoiser an image in all"
         )
         against = self._show_real(context)
         candidates, best = self._search(values, context)
@@ -223,7 +223,7 @@ class Tune:
         tried = [own, *weights, *others]
         return {
             "candidates": float(len(tried)),
-            "denoiser calls an image in all": float(sum(map(self.calls, tried))),
+            "denoiser_calls_per_image_in_all": float(sum(map(self.calls, tried))),
         }
 
     def calls(self, choice: Choice) -> int:
