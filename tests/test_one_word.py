@@ -50,7 +50,7 @@ EVERY_DAY = {
     *("lr_schedule/one_cycle", "dataset/synthetic", "denoiser/diffusers/unet_2d"),
 }
 """Some of each kind; the others are slow tests."""
-SMALL = {"dataset/mnist": {"limit": 64}}
+SMALL = {"dataset/mnist": {"limit": 64}, "condition/clusters": {"classes": 8}}
 
 PLACES = {
     "autoencoder": ("autoencoder",),
@@ -60,6 +60,7 @@ PLACES = {
     "adversarial_loss": ("stages", "first", "adversarial"),
     "latent_scaling": ("stages", "second", "latent_scaling"),
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
+    "condition": ("condition",),
     "denoiser": ("denoiser",),
     "guidance": ("guidance",),
     "noise_scheduler": ("noise_scheduler",),

@@ -19,6 +19,7 @@ STAGES = {
     "train_autoencoder": {"losses": ["l1", LPIPS], "adversarial": "hinge"},
     "train_diffusion": {"latent_scaling": "unit_variance", "timestep_weighting": "min_snr"},
     "train_classifier": {},
+    "tune": {"metric": {"use": "frechet", "backbone": "mnist_judge"}},
     "sample": {"sampler": "heun"},
     "evaluate": {},
 }

@@ -292,15 +292,6 @@ def test_a_recipe_that_somebody_wrote_is_not_written_over(uldm, small_run, tmp_p
     assert Path("exp/recipe.toml").read_text() == Path("x/recipe.toml").read_text() == text
 
 
-def test_a_run_in_a_folder_whose_name_is_not_utf8_is_opened_and_resumed(uldm, sent):
-    path = os.fsdecode(b"\xff")
-    shutil.move("x", path)
-    code, _, error = uldm("sample", path, "--out", "y.png", "--count", "1")
-    assert code == 0, error
-    code, _, error = uldm("run", path, "stages.second.steps=3", "--until", "second")
-    assert code == 0 and "resumed at 2 of 3" in error, error
-
-
 @pytest.mark.parametrize("content", ["../../x", "", "a b", "a\n\nb", "x" * 200])
 def test_an_identifier_that_is_none_is_not_handed_on(tmp_path, content):
     (tmp_path / "wandb").mkdir()

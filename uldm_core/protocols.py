@@ -337,7 +337,7 @@ class HasSteps(_Optional, Protocol):
 
 @runtime_checkable
 class Condition(Stateful, Protocol):
-    """What the denoiser is conditioned on beside the time. It finds one of ``classes`` classes for each image.
+    """What the denoiser is conditioned on beside the time: one of ``classes`` classes, of each image.
 
     The index ``classes`` itself means "no class". What it was fitted to is in ``state_dict()``.
 

@@ -6,6 +6,9 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from uldm_core import registry
+from uldm_core.engine.run_stage import run_stage
+from uldm_core.errors import RunError
+from uldm_core.testing.doubles import components
 from uldm_plugins.conditions import clusters
 from uldm_plugins.conditions.clusters import first_centers, k_means, nearest
 
@@ -99,6 +102,15 @@ def test_what_cannot_be_fitted_is_said(name, options, labels, message):
     condition = registry.build("condition", name, **options)
     with pytest.raises(ValueError, match=message):
         condition.fit([torch.randn(8, 1, 2, 2)], None if labels is None else torch.tensor(labels))
+
+
+def test_a_training_says_why_its_condition_cannot_be_fitted(tmp_path):
+    condition = registry.build("condition", "labels", classes=1)
+    names = ("dataset", "autoencoder", "denoiser", "noise_scheduler", "latent_scaling")
+    parts = {name: components()[name] for name in names}
+    trainer = registry.build("stage", "train_diffusion", **parts, condition=condition, steps=1)
+    with pytest.raises(RunError, match=r"^condition: labels are from 0 to 1, with classes = 1$"):
+        run_stage(trainer, tmp_path)
 
 
 def test_a_condition_that_is_not_fitted_draws_nothing():

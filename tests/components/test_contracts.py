@@ -22,6 +22,7 @@ EVERY_DAY = {
         "adversarial_loss/hinge",
         "autoencoder/vqvae_fast",
         "backbone/dummy",
+        "condition/labels",
         "dataset/synthetic",
         "denoiser/mlp",
     ),

@@ -198,6 +198,13 @@ def test_a_run_may_be_reached_through_a_link_and_its_files_may_have_other_names(
     assert TrainedRun.open(tmp_path / "link" / "x", registry=components).component("autoencoder")
 
 
+def test_a_run_in_a_folder_whose_name_is_not_utf8_is_opened_and_resumed(sent, components):
+    path = sent.rename(sent.parent / os.fsdecode(b"\xff"))
+    assert TrainedRun.open(path, registry=components).component("autoencoder")
+    said = resumes(path, components)
+    assert "done in" in said and "skipped" not in said
+
+
 def test_old_names_of_unfinished_files_are_not_written_through(sent, components, tmp_path):
     places = ["recipe.toml", "run.json", "environment.json", "stages/first/stage.json"]
     places += ["stages/first/checkpoints/8", "stages/first/weights/autoencoder.safetensors"]

@@ -148,7 +148,7 @@ def test_names_are_distinct(tmp_path):
     assert names == ["a_x_png", "a_x_jpg", "b_x_png", "b_y_png", "b_Y_png_2", "z", "a_x_png_2"]
 
 
-def test_names_of_a_files_length_leave_room_for_an_ending(tmp_path):
+def test_names_as_long_as_a_file_may_have_are_cut_for_an_ending(tmp_path):
     longest = [tmp_path / f"{'ü' * 125}{end}.png" for end in "ab"]
     first, second = distinct_names(longest)
     assert first == "ü" * 100 and second == "ü" * 100 + "_2"

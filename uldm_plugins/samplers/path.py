@@ -125,7 +125,7 @@ def _refuse_late_start(noise_scheduler: NoiseScheduler, first: int, count: int) 
     if left > MOST_SIGNAL >= least:
         raise ValueError(
             f"spacing 'leading' starts at timestep {first} of {count}, where {100 * left:.0f} % of the data "
-            f"are left: take 'trailing' or 'linspace', or a number of steps that divides {count}"
+            "are left: take 'trailing' or 'linspace'"
         )
 
 

@@ -101,6 +101,11 @@ def _no_trainer(case: Case, **more: Any) -> tuple[Any, dict[str, Any]]:
     return stage, given
 
 
+def _trained(stage: Any, given: Mapping[str, Any]) -> list[str]:
+    """Return the networks that it trains; an optional component may not be there."""
+    return [name for name in stage.trains if name in given]
+
+
 def _frozen(stage: Any, given: Mapping[str, Any]) -> list[str]:
     """Return the components that nothing may change; a discriminator learns beside what is trained."""
     return [name for name in given if name not in (*stage.trains, "discriminator")]
@@ -134,7 +139,7 @@ def declares_its_work(case: Case) -> None:
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
         expect(listed, f"{what} is {names!r}, not a sequence of names")
     for name in stage.trains:
-        expect(name in given, f"it trains {name!r}, which is none of its options")
+        expect(case.subject.inferred(name), f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
     for name in getattr(stage, "adjustable", ()):
         expect(case.subject.inferred(name), f"{name!r} is adjustable, and none of its options")
@@ -183,15 +188,15 @@ def trains_what_it_says(case: Case) -> None:
     """Training changes every component of ``trains`` and no other: a frozen autoencoder's statistics stay."""
     trainer, given = _trainer(case)
     others = _frozen(trainer, given)
-    before, kept = _weights(given, trainer.trains), _weights(given, others)
+    before, kept = _weights(given, _trained(trainer, given)), _weights(given, others)
     with _context() as context:
         trainer.prepare(context)
         for step in range(4):
             _step(trainer, step, context)
-        trained = _weights(given, trainer.trains)
+        trained = _weights(given, _trained(trainer, given))
         trainer.finish(context)
-    after = _weights(given, trainer.trains)
-    for name in trainer.trains:
+    after = _weights(given, _trained(trainer, given))
+    for name in _trained(trainer, given):
         keys = [key for key in after if key.startswith(f"{name}.")]
         changed = any(key not in before or not torch.equal(after[key], before[key]) for key in keys)
         expect(changed, f"it trains {name!r}, which stays as it was")
@@ -411,8 +416,8 @@ def resumes_exactly(case: Case) -> None:
             _step(fresh[0], step, context)
     whole[0].finish(context)
     fresh[0].finish(context)
-    wanted = _weights(whole[1], whole[0].trains)
-    for key, tensor in _weights(fresh[1], fresh[0].trains).items():
+    wanted = _weights(whole[1], _trained(*whole))
+    for key, tensor in _weights(fresh[1], _trained(*fresh)).items():
         expect_close(tensor, wanted[key], f"after resuming, {key} is another", rtol=0, atol=0)
 
 
@@ -429,10 +434,13 @@ def takes_what_finish_would_leave(case: Case) -> None:
         state = {name: deepcopy(part.state_dict()) for name, part in trainer.stateful().items()}
         trainer.finish(context)
     unfinished.take(state)
-    wanted = _weights(given, trainer.trains)
-    for key, tensor in _weights(own, trainer.trains).items():
+    wanted = _weights(given, _trained(trainer, given))
+    for key, tensor in _weights(own, _trained(trainer, own)).items():
         expect_close(tensor, wanted[key], f"taken from a checkpoint, {key} is another", rtol=0, atol=0)
-    expect(not any(_modes({name: own[name] for name in trainer.trains})), "what it trains is in train mode")
+    expect(
+        not any(_modes({name: own[name] for name in _trained(trainer, own)})),
+        "what it trains is in train mode",
+    )
 
 
 @contract.check
@@ -450,7 +458,7 @@ def adjusted_optimizer_holds(case: Case) -> None:
         slow.prepare(context)
         for name, part in slow.stateful().items():
             part.load_state_dict(state[name])
-        parameters = [(key, p) for name in slow.trains for key, p in given[name].named_parameters()]
+        parameters = [(key, p) for name in _trained(slow, given) for key, p in given[name].named_parameters()]
         before = [parameter.detach().clone() for _, parameter in parameters]
         _step(slow, 1, context)
     for (key, parameter), old in zip(parameters, before):
@@ -490,9 +498,9 @@ def finishes_in_eval(case: Case) -> None:
         trainer.prepare(context)
         _step(trainer, 0, context)
         _expect_numbers(trainer.finish(context))
-    for name in trainer.trains:
+    for name in _trained(trainer, given):
         expect(not given[name].training, f"{name} is left in training mode")
-    for key, tensor in _weights(given, trainer.trains).items():
+    for key, tensor in _weights(given, _trained(trainer, given)).items():
         expect(bool(torch.isfinite(tensor).all()), f"{key} is not finite")
 
 
@@ -525,7 +533,7 @@ def _decays_agree(case: Case, steps: int, more: Mapping[str, Any] = {}) -> bool:
             for step in range(steps):
                 _step(trainer, step, context)
             trainer.finish(context)
-        left.append(_weights(given, trainer.trains))
+        left.append(_weights(given, _trained(trainer, given)))
     return all(torch.equal(left[1][key], tensor) for key, tensor in left[0].items())
 
 
@@ -575,7 +583,7 @@ def weights_load_elsewhere(case: Case) -> None:
         _step(trainer, 0, context)
         trainer.finish(context)
     _, fresh = _trainer(case)
-    for name in trainer.trains:
+    for name in _trained(trainer, given):
         dtypes = {key: tensor.dtype for key, tensor in fresh[name].state_dict().items()}
         state = {key: tensor.clone() for key, tensor in given[name].state_dict().items()}
         try:
