@@ -294,7 +294,7 @@ def test_before_a_run_its_cost_is_said_and_its_place_drawn(tuned):
     resolved = Recipe.load(tuned / "recipe.toml").resolve()
     row = next(row for row in preflight(resolved).rows if row.component == "tuning: tune")
     assert (
-        row.output == "5 candidates, 24 denoiser calls an image in all"
+        row.output == "5 candidates, 24 denoiser calls per image in all"
     )  # of weight 2, 1, 3, inside, 2 steps
     assert "tuned.json" in [edge.label for edge in graph_of(resolved).edges]
 
