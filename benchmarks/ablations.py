@@ -88,6 +88,8 @@ ROWS: dict[str, Changes] = {
         **drawn("euler", 4),
         "coupling": {"use": "minibatch_ot"},
     },
+    "plain, codes with noise up to 0.2": {"autoencoder.quantizer.noise": 0.2},
+    "400 clusters, auto 1.5, codes with noise up to 0.2": {**GUIDED, "autoencoder.quantizer.noise": 0.2},
 }
 """What each row changes, by tables and options; those that train alike stand together."""
 
@@ -121,7 +123,7 @@ NUMBERS = {
     "coverage": "coverage",
     "copies": "copies",
 }
-CALLS = "denoiser calls an image"
+CALLS = "denoiser_calls_per_image"
 STAGES = {
     "train_autoencoder": "autoencoder",
     "train_diffusion": "denoiser",

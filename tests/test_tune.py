@@ -19,6 +19,7 @@ from uldm_core.run_folder.files import write_tensors
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_core.testing.doubles import RecordingDataset, TinyDataset, components
 from uldm_plugins.diagram.flowchart import graph_of
+from uldm_plugins.stages.guided import kept_average
 from uldm_plugins.stages.sample import Sample
 from uldm_plugins.stages.tune import Tune
 from uldm_plugins.stages.tuned import Choice, read_tuned
@@ -224,6 +225,19 @@ def test_other_images_in_the_test_split_change_nothing(tmp_path):
     assert chosen[0] == chosen[1]
 
 
+@pytest.mark.parametrize(
+    ("kept", "what"),
+    [
+        ({"weaker.0": torch.tensor([float("nan")])}, "weaker.0 is not finite"),
+        ({"a": torch.zeros(1)}, "does not hold averages"),
+    ],
+)
+def test_averages_that_are_none_are_said_in_a_line(tmp_path, kept, what):
+    write_tensors(tmp_path / "averages.safetensors", kept)
+    with pytest.raises(MistakeError, match=rf"averages\.safetensors: .*{what}"):
+        kept_average({"averages.safetensors": tmp_path / "averages.safetensors"})
+
+
 def test_averages_that_were_kept_are_candidates(tmp_path):
     stage = tune(weights=[])
     denoiser = stage._parts[1]
@@ -280,7 +294,7 @@ def test_before_a_run_its_cost_is_said_and_its_place_drawn(tuned):
     resolved = Recipe.load(tuned / "recipe.toml").resolve()
     row = next(row for row in preflight(resolved).rows if row.component == "tuning: tune")
     assert (
-        row.output == "5 candidates, 24 denoiser calls an image in all"
+        row.output == "5 candidates, 24 denoiser calls per image in all"
     )  # of weight 2, 1, 3, inside, 2 steps
     assert "tuned.json" in [edge.label for edge in graph_of(resolved).edges]
 

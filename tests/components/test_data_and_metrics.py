@@ -146,19 +146,30 @@ def test_frechet_mnist_is_low_for_digits_and_high_for_noise():
 
 
 @given(total=st.integers(1, 300), count=st.integers(1, 40), sizes=st.lists(st.integers(1, 50), min_size=1))
-def test_images_are_chosen_evenly_whatever_the_batches(total, count, sizes):
-    numbers, vectors = torch.arange(total).view(-1, 1, 1, 1), Vectors(lambda images: images.flatten(1), count)
-    while len(numbers):
-        for size in sizes:
-            batch, numbers = numbers[:size], numbers[size:]
+def test_images_are_chosen_by_chance_and_whatever_the_batches(total, count, sizes):
+    def chosen(batches):
+        vectors = Vectors(lambda images: images.flatten(1), count)
+        for batch in batches:
             vectors.update(batch)
-    chosen = vectors.all().flatten()
-    assert vectors.seen == total and len(chosen) == min(total, count) and chosen[0] == 0
-    gaps = chosen.diff()
-    assert not len(gaps) or ((gaps >= 1).all() and gaps.max() <= 2 * gaps.min())
-    whole = Vectors(lambda images: images.flatten(1), count)
-    whole.update(torch.arange(total).view(-1, 1, 1, 1))
-    assert torch.equal(whole.all().flatten(), chosen)
+        assert vectors.seen == total
+        return vectors.all().flatten()
+
+    numbers = torch.arange(total).view(-1, 1, 1, 1)
+    cuts = [size for _ in range(total) for size in sizes]
+    found = chosen(
+        numbers[start : start + size] for start, size in zip(np.cumsum([0, *cuts]), cuts) if start < total
+    )
+    assert torch.equal(found, chosen([numbers]))
+    assert len(found) == min(total, count) and (found.diff() > 0).all()
+
+
+def test_chosen_images_are_of_no_period_and_from_everywhere():
+    vectors = Vectors(lambda images: images.flatten(1).float(), 1000)
+    vectors.update(torch.arange(60_000).view(-1, 1, 1, 1))
+    found = vectors.all().flatten()
+    assert abs(found.mean() - 30_000) < 2000 and len(found.diff().unique()) > 100
+    vectors.update(torch.arange(60_000, 60_001).view(-1, 1, 1, 1))
+    assert vectors.all().shape == (1000, 1)
 
 
 def test_frechet_refuses_too_few_images():

@@ -70,14 +70,14 @@ def test_copies_with_noise_and_among_others_are_found(digits, tmp_path):
 
 
 def test_so_many_of_each_set_are_compared(digits):
-    """Evenly chosen: of a set that begins with copies, not those alone."""
+    """Chosen by chance: of a set that begins with copies, not those alone."""
     train, unseen = digits
     fake = torch.cat([train[:400], unseen[400:]])
     sets, real = {"samples": lambda: [fake]}, {"train": lambda: [train], "test": lambda: [unseen]}
     few = compare([registry.build("metric", "nearest_neighbour", count=100)], sets, real)
     every = compare([registry.build("metric", "nearest_neighbour")], sets, real)
     assert every["samples"]["copies"] == pytest.approx(0.5, abs=0.02)
-    assert few["samples"]["copies"] == pytest.approx(0.5, abs=0.05)
+    assert few["samples"]["copies"] == pytest.approx(0.5, abs=0.12)
     assert few["floor"]["copies"] == pytest.approx(0.01)
 
 

@@ -14,7 +14,7 @@ from uldm_plugins.conditions.assigned import AssignedClasses
 
 SEED = 0
 MOST_VALUES = 2**28
-"""Numbers that are held to find the centers: 1 GiB."""
+"""Numbers from which the centers are found: 1 GiB."""
 AT_ONCE = 8192
 """Points whose distances to all centers are held."""
 
@@ -25,9 +25,9 @@ class Clusters(AssignedClasses):
     A denoiser that is conditioned on the cluster learns many easier distributions in place of one. Clusters
     are drawn as often as they occur, so that the model stays one of the images alone.
 
-    It holds the values of all images, at most 1 GiB of them: of larger sets the centers are found from every
-    second, fourth, ... batch, and the others are assigned to them in a second pass. A cluster without images
-    is never drawn.
+    It holds the values of all images twice, 1 GiB of them at most: of larger sets the centers are found from
+    every second, fourth, ... batch, and all images are assigned to them in a second pass. A cluster without
+    images is never drawn.
 
     Source: Adaloglou et al. 2024 (arXiv 2403.00570); k-means++ of Arthur and Vassilvitskii 2007.
 
@@ -55,24 +55,25 @@ class Clusters(AssignedClasses):
         Raises:
             ValueError: there are fewer images than clusters.
         """
-        kept, stride = self._gathered(batches)
-        points = torch.cat(kept)
+        points, stride = self._gathered(batches)
         if len(points) < self.classes:
             raise ValueError(f"{len(points)} images are fewer than classes = {self.classes}")
         centers = k_means(points, first_centers(points, self.classes), self.iterations)
         every = [points] if stride == 1 else map(self._points, batches)
         self.assigned = torch.cat([nearest(part, centers) for part in every])
 
-    def _gathered(self, batches: Iterable[Tensor]) -> tuple[list[Tensor], int]:
-        """Return the points of as many batches as may be held, and that they are every n-th."""
+    def _gathered(self, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
+        """Return the points of as many batches as may be held, [N, D], and that they are every n-th."""
         kept: list[Tensor] = []
-        stride = 1
+        stride, held = 1, 0
         for number, batch in enumerate(batches):
             if number % stride == 0:
                 kept.append(self._points(batch))
-            if sum(part.numel() for part in kept) > MOST_VALUES:
+                held += kept[-1].numel()
+            if held > MOST_VALUES:
                 kept, stride = kept[::2], 2 * stride
-        return kept, stride
+                held = sum(part.numel() for part in kept)
+        return torch.cat(kept), stride
 
     def _points(self, batch: Tensor) -> Tensor:
         values = batch if self.backbone is None else self.backbone(batch)[-1].mean((2, 3))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from heapq import heappush, heapreplace
+from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,10 @@ _BLOCK_VALUES = 1 << 25
 
 
 class Vectors:
-    """The vectors of images, or of at most so many of them, evenly chosen.
+    """The vectors of images, or of at most so many of them, chosen by chance: the same at each time.
 
-    Those that are not chosen cost next to nothing: while images come, every n-th is kept, as they are, and n
-    doubles when twice as many are there as are wanted.
+    Not every n-th is taken: files are often in an order of some period. Those that are not chosen cost next
+    to nothing.
 
     Args:
         features: of uint8 images [B, C, H, W], vectors [B, D].
@@ -31,33 +33,33 @@ class Vectors:
         self.features = features
         self.count = count
         self.seen = 0
-        self._every = 1
-        self._kept: list[Tensor] = []
-        self._all: Tensor | None = None
+        self._vectors: list[Tensor] = []
+        self._chosen: list[tuple[float, int, Tensor]] = []  # a heap: that of the least rank goes first
+        self._ranks = Random(0)
 
     def update(self, images: Tensor) -> None:
         """Take in uint8 images [B, C, H, W]."""
-        first = -self.seen % self._every
-        self.seen += len(images)
-        self._all = None
         if self.count is None:
-            self._kept.append(self.features(images))
-            return
-        self._kept.append(images[first :: self._every].cpu())
-        while self.seen > 2 * self.count * self._every:
-            self._kept, self._every = [torch.cat(self._kept)[::2]], 2 * self._every
+            self._vectors.append(self.features(images))
+        else:
+            self._vectors = []
+            for place, image in enumerate(images, self.seen):
+                rank = self._ranks.random()
+                if len(self._chosen) < self.count:
+                    heappush(self._chosen, (rank, place, image.cpu().clone()))  # not a view of its batch
+                elif rank > self._chosen[0][0]:
+                    heapreplace(self._chosen, (rank, place, image.cpu().clone()))
+        self.seen += len(images)
 
     def all(self) -> Tensor:
-        """Return the vectors, [N, D]; computed once, until more images come."""
-        if self._all is None:
-            kept = torch.cat(self._kept)
-            self._all = kept if self.count is None else self._chosen(kept, self.count)
-            self._kept = [kept]
-        return self._all
-
-    def _chosen(self, kept: Tensor, count: int) -> Tensor:
-        places = torch.linspace(0, len(kept) - 1, min(len(kept), count)).round().long()
-        return torch.cat([self.features(batch) for batch in in_batches(kept[places])])
+        """Return the vectors, [N, D], in the order of the images; computed once, until more of these come."""
+        if self.count is not None and not self._vectors:
+            images = torch.stack(
+                [image for _, _, image in sorted(self._chosen, key=lambda ranked: ranked[1])]
+            )
+            self._vectors = [self.features(batch) for batch in in_batches(images)]
+        self._vectors = [torch.cat(self._vectors)]
+        return self._vectors[0]
 
 
 class VectorSets(ABC):

@@ -32,8 +32,8 @@ class PrecisionRecall(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
-        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
-            it takes grows with their square, and the balls shrink as there are more.
+        count: at most so many images of each side are compared, chosen by chance; all by default. The time
+            that it takes grows with their square, and the balls shrink as there are more.
 
     Raises:
         ValueError: ``count`` is no more than ``k``.
@@ -72,8 +72,8 @@ class DensityCoverage(FeatureSets):
     Args:
         backbone: the feature network; no loss of the run should use it.
         k: which neighbour bounds a ball.
-        count: at most so many images of each side are compared, evenly chosen; all by default. The time that
-            it takes grows with their square, and the balls shrink as there are more.
+        count: at most so many images of each side are compared, chosen by chance; all by default. The time
+            that it takes grows with their square, and the balls shrink as there are more.
 
     Raises:
         ValueError: ``count`` is no more than ``k``.
@@ -120,8 +120,8 @@ class NearestNeighbour(VectorSets):
 
     Args:
         backbone: compare its features; pixels by default.
-        count: at most so many images of a set are compared with all training images, evenly chosen from it;
-            all by default.
+        count: at most so many images of a set are compared with all training images, chosen by chance; all
+            by default.
     """
 
     reference = "train"

@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from uldm_core.engine.finite import not_finite
 from uldm_core.errors import MistakeError
 from uldm_core.protocols import (
     Condition,
@@ -24,7 +25,7 @@ from uldm_core.protocols import (
     Predict,
     Sampler,
 )
-from uldm_core.run_folder.files import read_tensors
+from uldm_core.run_folder.files import damaged, read_tensors
 from uldm_plugins.stages.training import predict
 
 AVERAGES = "averages.safetensors"
@@ -95,9 +96,26 @@ def needs_average(guidance: Guidance) -> bool:
 
 def kept_average(products: Mapping[str, Path], name: str = WEAKER) -> list[Tensor]:
     """Return the parameters of an average that the training of the denoiser kept; none if it kept no such."""
-    kept = read_tensors(products[AVERAGES]) if AVERAGES in products else {}
-    count = sum(1 for key in kept if key.rpartition(".")[0] == name)
-    return [kept[f"{name}.{number}"] for number in range(count)]
+    return all_averages(products).get(name, [])
+
+
+def all_averages(products: Mapping[str, Path]) -> dict[str, list[Tensor]]:
+    """Return the averages that the training of the denoiser kept, the parameters of each by its name.
+
+    Raises:
+        MistakeError: the file is damaged, holds something else, or numbers that are not finite.
+    """
+    path = products.get(AVERAGES)
+    tensors = read_tensors(path) if path else {}
+    found: dict[str, list[Tensor]] = {}
+    try:
+        for name, number in sorted((key.rpartition(".")[::2] for key in tensors), key=lambda it: int(it[1])):
+            found.setdefault(name, []).append(tensors[f"{name}.{number}"])
+    except ValueError as error:
+        raise damaged(products[AVERAGES], f"it does not hold averages: {error}") from error
+    if bad := not_finite(tensors):
+        raise damaged(products[AVERAGES], f"{bad[0]} is not finite")
+    return found
 
 
 def calls_per_image(

@@ -169,7 +169,7 @@ class Tune:
         planned = int(costs["candidates"])
         context.message(
             f"[{context.name}] up to {planned} candidates of {self.count:,} images each: "
-            f"{costs['denoiser calls an image in all']:,.0f} calls of the denoiser an image in all"
+            f"{costs['denoiser_calls_per_image_in_all']:,.0f} calls of the denoiser an image in all"
         )
         against = self._show_real(context)
         candidates, best = self._search(values, context)
@@ -223,7 +223,7 @@ class Tune:
         tried = [own, *weights, *others]
         return {
             "candidates": float(len(tried)),
-            "denoiser calls an image in all": float(sum(map(self.calls, tried))),
+            "denoiser_calls_per_image_in_all": float(sum(map(self.calls, tried))),
         }
 
     def calls(self, choice: Choice) -> int:
@@ -241,12 +241,13 @@ class Tune:
                 f"[{context.name}] warning: no training images are held out, so copies score well: "
                 "set train_diffusion's held_out = 0.05"
             )
-        most = torch.linspace(0, len(indices) - 1, min(len(indices), MOST_REAL)).long()
+        shuffled = torch.randperm(len(indices), generator=context.generator("real"))
+        chosen = indices[shuffled[:MOST_REAL].sort().values]  # not every n-th: files are in some order
         self.metric.reset()
-        batches = indices[most].split(images_at_a_time(self.dataset.size, self.dataset.size))
+        batches = chosen.split(images_at_a_time(self.dataset.size, self.dataset.size))
         for batch in unless_stopped(batches, context):
             self.metric.update(read_images(self.dataset, batch), real=True)
-        return f"{len(most):,} training images {what}"
+        return f"{len(chosen):,} training images {what}"
 
     def _search(
         self, values: Mapping[str, Sequence[Any]], context: Context

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from uldm_core.errors import RunError, listing
 from uldm_core.protocols import Denoiser, Guidance, HasSteps, HasWeight, Sampler
-from uldm_core.run_folder.files import read_json, read_tensors, write_json
-from uldm_plugins.stages.guided import AVERAGES, WEAKER, with_weights
+from uldm_core.run_folder.files import read_json, write_json
+from uldm_plugins.stages.guided import WEAKER, all_averages, with_weights
 
 T = TypeVar("T")
 TUNED = "tuned.json"
@@ -145,10 +145,7 @@ def _with(component: T, **values: object) -> T:
 
 def kept_averages(products: Mapping[str, Path]) -> dict[str, Sequence[Tensor]]:
     """Return the averages that were kept of a denoiser, the weaker one aside: its parameters, by name."""
-    tensors = read_tensors(products[AVERAGES]) if AVERAGES in products else {}
-    found: dict[str, list[Tensor]] = {}
-    for name, number in sorted((key.rpartition(".")[::2] for key in tensors), key=lambda it: int(it[1])):
-        found.setdefault(name, []).append(tensors[f"{name}.{number}"])
+    found = all_averages(products)
     found.pop(WEAKER, None)
     return {name: found[name] for name in sorted(found)}
 
