@@ -111,8 +111,8 @@ QUICK: Changes = {
 }
 METRICS = (
     {"use": "frechet_mnist"},
-    {"use": "precision_recall", "backbone": "mnist_judge"},
-    {"use": "density_coverage", "backbone": "mnist_judge"},
+    {"use": "precision_recall", "backbone": "mnist_judge", "count": 5000},
+    {"use": "density_coverage", "backbone": "mnist_judge", "count": 5000},
     {"use": "nearest_neighbour", "count": 2000},
 )
 NUMBERS = {
