@@ -26,6 +26,7 @@ def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Pro
         *_cycles(components),
         *_order_of_products(stages, right),
         *_order_of_training(components, stages),
+        *_trained_within(stages),
         *_order_of_optional_products(stages),
         *_measured_by_a_loss(components, stages),
         *(_unused(components, stages) if right else ()),
@@ -100,6 +101,16 @@ def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:
             hint = f"move it behind [stages.{later[-1]}]"
             yield Problem(Where(("stages", name)), what, hint, code="wrong-order")
         trained |= trainers[name]
+
+
+def _trained_within(stages: Specs) -> Iterator[Problem]:
+    """What a stage trains is of use to others only as a component of the recipe."""
+    for stage in stages.values():
+        for option in _class_of(stage).trains:
+            if isinstance(stage.options.get(option), ComponentSpec):
+                what = "is trained here, and no other stage could use it"
+                hint = f"write it as a table of its own: [{option}]"
+                yield Problem(Where((*stage.key, option)), what, hint, code="wrong-order")
 
 
 def trained_by(stage: ComponentSpec) -> set[str]:
