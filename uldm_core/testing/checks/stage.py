@@ -133,7 +133,7 @@ def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
 @contract.check
 def declares_its_work(case: Case) -> None:
     """``trains``, ``makes``, ``needs`` and ``reads`` are sequences of names: the engine's whole graph."""
-    stage, _given = _build(case)
+    stage, _ = _build(case)
     for what in ("trains", "makes", "needs", "reads", "optional_needs"):
         names = getattr(stage, what, () if what in ("reads", "optional_needs") else None)
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
