@@ -58,7 +58,7 @@ PLACES = {
     "discriminator": ("discriminator",),
     "loss": ("stages", "first", "losses", 0),
     "adversarial_loss": ("stages", "first", "adversarial"),
-    "latent_scaling": ("stages", "second", "latent_scaling"),
+    "latent_scaling": ("latent_scaling",),
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
     "condition": ("condition",),
     "denoiser": ("denoiser",),

@@ -85,10 +85,15 @@ def test_the_edges_of_a_shipped_recipe():
                 "guidance",
             )
         ),
+        ("second", "condition", "trains"),
+        ("condition", "denoiser", ""),
         ("second", "denoiser", "trains"),
         ("second", "latent_scaling", "trains"),
         *((component, "samples", "") for component in ("dataset", "autoencoder", "denoiser")),
-        *((component, "samples", "") for component in ("noise_scheduler", "latent_scaling", "guidance")),
+        *(
+            (component, "samples", "")
+            for component in ("noise_scheduler", "latent_scaling", "guidance", "condition")
+        ),
         *((component, "scores", "") for component in ("dataset", "autoencoder")),
         ("samples", "scores", "samples.npz"),
     }
@@ -99,4 +104,4 @@ def test_every_end_of_an_edge_is_a_node(form):
     output = CliRunner().invoke(cli, ["diagram", "mnist_latent", "--format", form]).output
     declared = set(re.findall(r"^  ((?:component|stage)_\d+)(?:\[| \[|\{)", output, re.MULTILINE))
     ends = re.findall(r"^  (\w+) (?:-->|==>|->)(?:\|[^|]*\|)? (\w+)", output, re.MULTILINE)
-    assert len(ends) > 10 and {end for pair in ends for end in pair} <= declared and len(declared) == 13
+    assert len(ends) > 10 and {end for pair in ends for end in pair} <= declared and len(declared) == 14

@@ -104,11 +104,13 @@ def _order_of_training(components: Specs, stages: Specs) -> Iterator[Problem]:
 
 
 def _trained_within(stages: Specs) -> Iterator[Problem]:
-    """What a stage trains is of use to others only as a component of the recipe."""
-    for stage in stages.values():
+    """Later stages use what a stage trains only if it is a component of the recipe."""
+    for number, stage in enumerate(stages.values()):
+        later = [*stages.values()][number + 1 :]
         for option in _class_of(stage).trains:
-            if isinstance(stage.options.get(option), ComponentSpec):
-                what = "is trained here, and no other stage could use it"
+            used = any(option in other.options for other in later)
+            if used and isinstance(stage.options.get(option), ComponentSpec):
+                what = "is trained here, and later stages use another one, untrained"
                 hint = f"write it as a table of its own: [{option}]"
                 yield Problem(Where((*stage.key, option)), what, hint, code="wrong-order")
 
