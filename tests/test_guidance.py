@@ -325,3 +325,13 @@ def test_the_weaker_copy_of_a_compiled_denoiser_is_compiled_and_its_own():
     assert copy._compiled_call_impl is not None
     assert all(not parameter.any() for parameter in copy.parameters())
     assert any(parameter.any() for parameter in denoiser.parameters())
+
+
+def test_averages_of_a_denoiser_that_was_trained_later_are_refused(plain):
+    kept = {AVERAGES: plain / "stages/second/artifacts" / AVERAGES}
+    trained = TrainedRun.open(plain).component("denoiser")
+    assert kept_average(kept, of=trained)
+    with torch.no_grad():
+        next(trained.parameters()).view(-1)[0] += 1
+    with pytest.raises(MistakeError, match="is of another denoiser"):
+        kept_average(kept, of=trained)

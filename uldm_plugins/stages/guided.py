@@ -26,6 +26,7 @@ from uldm_core.protocols import (
     Sampler,
 )
 from uldm_core.run_folder.files import damaged, read_tensors
+from uldm_plugins.stages.averages import OF, digest_of_weights
 from uldm_plugins.stages.training import predict
 
 AVERAGES = "averages.safetensors"
@@ -94,19 +95,32 @@ def needs_average(guidance: Guidance) -> bool:
     return isinstance(guidance, HasWeaker) and guidance.weaker is None and not idle
 
 
-def kept_average(products: Mapping[str, Path], name: str = WEAKER) -> list[Tensor]:
-    """Return the parameters of an average that the training of the denoiser kept; none if it kept no such."""
-    return all_averages(products).get(name, [])
+def kept_average(
+    products: Mapping[str, Path], name: str = WEAKER, of: Denoiser | None = None
+) -> list[Tensor]:
+    """Return the parameters of an average as ``all_averages`` does; none if there is no such."""
+    return all_averages(products, of).get(name, [])
 
 
-def all_averages(products: Mapping[str, Path]) -> dict[str, list[Tensor]]:
-    """Return the averages that the training of the denoiser kept, the parameters of each by its name.
+def all_averages(products: Mapping[str, Path], of: Denoiser | None = None) -> dict[str, list[Tensor]]:
+    """Return the averages that a training kept, the parameters of each by its name.
+
+    Args:
+        products: the artifacts of earlier stages.
+        of: the denoiser that they must be of, as it was trained.
 
     Raises:
-        MistakeError: the file is damaged, holds something else, or numbers that are not finite.
+        MistakeError: the file is damaged, holds something else, or numbers that are not finite; or what it
+            holds is of another denoiser: of several trainings, the last one's averages are handed on.
     """
     path = products.get(AVERAGES)
     tensors = read_tensors(path) if path else {}
+    trained = tensors.pop(OF, None)
+    if of is not None and trained is not None and not torch.equal(trained, digest_of_weights(of)):
+        raise MistakeError(
+            f"{AVERAGES} is of another denoiser, which was trained later",
+            hint="train this one last, or name the weaker one: weaker = { ref = ... }",
+        )
     found: dict[str, list[Tensor]] = {}
     try:
         for name, number in sorted((key.rpartition(".")[::2] for key in tensors), key=lambda it: int(it[1])):

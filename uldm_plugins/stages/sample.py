@@ -100,7 +100,7 @@ class Sample:
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
-        self.denoiser = denoiser
+        self.denoiser = self._trained = denoiser
         self.noise_scheduler = noise_scheduler
         self.latent_scaling = latent_scaling
         self.condition = condition
@@ -245,7 +245,7 @@ class Sample:
         """
         weaker = None
         if needs_average(self.guidance):
-            early = kept_average(context.products)
+            early = kept_average(context.products, of=self._trained)
             if [tensor.shape for tensor in early] != [own.shape for own in self.denoiser.parameters()]:
                 raise MistakeError(Problem(Where(("stages", context.name, "guidance")), *NO_WEAKER))
             weaker = with_weights(self.denoiser, early)

@@ -219,7 +219,7 @@ class TrainDiffusion:
         chosen, found = self._choose(context) if self._chooses else (self._main, {})
         self.averages[chosen].apply()
         kept = {name: average.parameters for name, average in self.averages.items() if self._chooses}
-        write_averages(context.artifact(AVERAGES), {WEAKER: self.early.parameters, **kept})
+        write_averages(context.artifact(AVERAGES), {WEAKER: self.early.parameters, **kept}, self.denoiser)
         save_arrays(context.artifact(HELD_OUT), indices=self.kept_back)
         self._rest()
         return found

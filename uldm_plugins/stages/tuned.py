@@ -120,7 +120,7 @@ class Choice:
         """
         if self.average == TRAINED:
             return denoiser
-        kept = kept_averages(products)
+        kept = kept_averages(products, denoiser)
         if self.average not in kept:
             others = listing([TRAINED, *kept])
             raise RunError(f"the training kept no average {self.average!r}", hint=f"there are: {others}")
@@ -143,9 +143,9 @@ def _with(component: T, **values: object) -> T:
     return other
 
 
-def kept_averages(products: Mapping[str, Path]) -> dict[str, Sequence[Tensor]]:
+def kept_averages(products: Mapping[str, Path], of: Denoiser | None = None) -> dict[str, Sequence[Tensor]]:
     """Return the averages that were kept of a denoiser, the weaker one aside: its parameters, by name."""
-    found = all_averages(products)
+    found = all_averages(products, of)
     found.pop(WEAKER, None)
     return {name: found[name] for name in sorted(found)}
 
