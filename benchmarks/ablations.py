@@ -57,30 +57,24 @@ def drawn(use: str, steps: int, spacing: str = "linspace") -> Changes:
     return {"sampler": {"use": use, "steps": steps, "spacing": spacing}}
 
 
-GUIDED = {**clusters(400), **guided("auto", 1.5)}
+GUIDED = {**clusters(400), **guided("auto", 2.0)}
 ROWS: dict[str, Changes] = {
     AS_IT_IS: {},
     "plain": {},
     "plain, auto 2": guided("auto", 2.0),
-    "plain, auto 3": guided("auto", 3.0),
-    "plain, minibatch_ot": {"coupling": {"use": "minibatch_ot"}},
-    "plain, post-hoc average": {"stages.second.ema": "post_hoc", "stages.second.held_out": 0.05},
     "100 clusters": clusters(100),
-    "100 clusters, auto 1.5": {**clusters(100), **guided("auto", 1.5)},
+    "100 clusters, auto 2": {**clusters(100), **guided("auto", 2.0)},
     "400 clusters": clusters(400),
-    "400 clusters, auto 1.25": {**clusters(400), **guided("auto", 1.25)},
-    "400 clusters, auto 1.5": GUIDED,
-    "400 clusters, auto 2": {**clusters(400), **guided("auto", 2.0)},
+    "400 clusters, auto 1.5": {**clusters(400), **guided("auto", 1.5)},
+    "400 clusters, auto 2": GUIDED,
+    "400 clusters, auto 3": {**clusters(400), **guided("auto", 3.0)},
     "400 clusters, classifier_free 1.25": {**clusters(400), **guided("classifier_free", 1.25)},
     "400 clusters, classifier_free 1.5": {**clusters(400), **guided("classifier_free", 1.5)},
-    "400 clusters, auto 1.5, heun 18": {**GUIDED, **drawn("heun", 18)},
-    "400 clusters, auto 1.5, heun 5": {**GUIDED, **drawn("heun", 5)},
-    "400 clusters, auto 1.5, dpmpp_2m 8": {**GUIDED, **drawn("dpmpp_2m", 8)},
-    "400 clusters, auto 1.5, dpmpp_2m 4 karras": {**GUIDED, **drawn("dpmpp_2m", 4, "karras")},
+    "400 clusters, heun 10": {**clusters(400), **drawn("heun", 10)},
+    "400 clusters, auto 2, heun 10": {**GUIDED, **drawn("heun", 10)},
     "400 clusters, euler 4": {**clusters(400), **drawn("euler", 4)},
     "400 clusters, dpmpp_2m 4": {**clusters(400), **drawn("dpmpp_2m", 4)},
     "400 clusters, dpmpp_2m 4 karras": {**clusters(400), **drawn("dpmpp_2m", 4, "karras")},
-    "400 clusters, dpmpp_2m 8 karras": {**clusters(400), **drawn("dpmpp_2m", 8, "karras")},
     "400 clusters, dpmpp_3m 8 karras": {**clusters(400), **drawn("dpmpp_3m", 8, "karras")},
     "400 clusters, minibatch_ot": {**clusters(400), "coupling": {"use": "minibatch_ot"}},
     "400 clusters, minibatch_ot, euler 4": {
@@ -88,8 +82,17 @@ ROWS: dict[str, Changes] = {
         **drawn("euler", 4),
         "coupling": {"use": "minibatch_ot"},
     },
-    "plain, codes with noise up to 0.2": {"autoencoder.quantizer.noise": 0.2},
-    "400 clusters, auto 1.5, codes with noise up to 0.2": {**GUIDED, "autoencoder.quantizer.noise": 0.2},
+    "400 clusters, post-hoc average": {
+        **clusters(400),
+        "stages.second.ema": "post_hoc",
+        "stages.second.held_out": 0.05,
+    },
+    "400 clusters, adversarial weight 0.03": {
+        **clusters(400),
+        "stages.first.adversarial.weight": 0.03,
+    },
+    "400 clusters, auto 2, adversarial weight 0.03": {**GUIDED, "stages.first.adversarial.weight": 0.03},
+    "400 clusters, auto 2, codes with noise up to 0.2": {**GUIDED, "autoencoder.quantizer.noise": 0.2},
 }
 """What each row changes, by tables and options; those that train alike stand together."""
 

@@ -57,7 +57,7 @@ def test_rows_of_another_guidance_or_sampler_have_the_same_training(ablations):
             for name in ("first", "second")
         ]
 
-    assert keys("400 clusters") == keys("400 clusters, auto 1.5, dpmpp_2m 8")
+    assert keys("400 clusters") == keys("400 clusters, auto 2, heun 10")
     assert keys("400 clusters")[0] == keys("plain")[0] and keys("400 clusters")[1] != keys("plain")[1]
 
 
