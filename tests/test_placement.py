@@ -17,7 +17,7 @@ LPIPS = {"use": "lpips", "backbone": "dummy"}
 METRICS = [name for name in registry.names("metric") if "/" not in name]
 STAGES = {
     "train_autoencoder": {"losses": ["l1", LPIPS], "adversarial": "hinge"},
-    "train_diffusion": {"latent_scaling": "unit_variance", "timestep_weighting": "min_snr"},
+    "train_diffusion": {"timestep_weighting": "min_snr"},
     "train_classifier": {},
     "tune": {"metric": {"use": "frechet", "backbone": "mnist_judge"}},
     "sample": {"sampler": "heun"},
@@ -29,6 +29,7 @@ COMPONENTS = {
     "discriminator": "patchgan",
     "denoiser": "unet",
     "noise_scheduler": "cosine",
+    "latent_scaling": "unit_variance",
     "backbone": "mnist_classifier",
 }
 

@@ -222,7 +222,7 @@ def test_doctor_finds_links_foreign_records_and_what_may_not_be_read(sent, tmp_p
 
 def test_doctor_says_stage_by_stage_what_is_whole(uldm, sent):
     code, out, error = uldm("doctor", "x")
-    assert code == 0 and not error and out.splitlines()[-1].startswith("stages/second: 6 of 6 files"), out
+    assert code == 0 and not error and out.splitlines()[-1].startswith("stages/second: 8 of 8 files"), out
     (sent / SAMPLES).write_bytes(b"")
     (sent / "stages/first/.0123456789abcdef.part").mkdir()
     code, out, _ = uldm("doctor", "x")
