@@ -3,8 +3,9 @@
 Run ``python benchmarks/ablations.py --seeds 3 --write`` to train and measure every row, and to write the
 table into docs/ablations.md; with the names of rows if not all are wanted (``--list`` prints them). Rows of
 one seed share a run's folder, so that each trains only what no row before it has trained: the autoencoder
-once, and nothing where guidance or sampler alone differ. Stopped, it resumes; run again, it only measures
-anew. ``--quick`` does all of it with few steps and tiny networks: its numbers mean nothing.
+once, and nothing where guidance or sampler alone differ. Stopped, it resumes; what was measured is kept in
+the folder of the runs, and in the table, so that rows can be done one by one. ``--quick`` does all of it with
+few steps and tiny networks: its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from uldm_core import registry
 from uldm_core.engine.run import run
 from uldm_core.protocols import ComparesWithUnseen, HasReference, Metric
 from uldm_core.recipe import Recipe
-from uldm_core.run_folder.files import read_json, write_text
+from uldm_core.run_folder.files import digest_of, read_json, write_json, write_text
 from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.evaluate import measure
@@ -126,6 +127,7 @@ NUMBERS = {
     "coverage": "coverage",
     "copies": "copies",
 }
+RESULTS = "results.json"
 CALLS = "denoiser_calls_per_image"
 STAGES = {
     "train_autoencoder": "autoencoder",
@@ -188,6 +190,20 @@ def result(row: str, seed: int, work: Path, metrics: Sequence[Metric], quick: bo
     return Result(numbers, seconds, machine)
 
 
+def kept_results(work: Path) -> dict[str, dict[str, Any]]:
+    """Return what was measured before: by row, seed and recipe."""
+    return read_json(work / RESULTS, dict) or {}
+
+
+def measured(row: str, seed: int, work: Path, metrics: Sequence[Metric], quick: bool) -> None:
+    """Do a row with a seed, and keep what it comes to, unless that is there already."""
+    kept, made_of = kept_results(work), digest_of(recipe(row, seed, quick).resolve().to_toml().encode())
+    if kept.get(row, {}).get(str(seed), {}).get("recipe") != made_of:
+        found = asdict(result(row, seed, work, metrics, quick))
+        kept.setdefault(row, {})[str(seed)] = {"recipe": made_of, "result": found}
+        write_json(work / RESULTS, kept)
+
+
 def ready_metrics(quick: bool = False) -> list[Metric]:
     """Return the metrics, which have read the real images that they compare with."""
     train = registry.build("dataset", "mnist", **({"limit": QUICK["dataset.limit"]} if quick else {}))
@@ -208,7 +224,7 @@ def table(results: Mapping[str, Sequence[Result]]) -> str:
     stages = [
         name for name in STAGES.values() if any(name in of.seconds for row in results.values() for of in row)
     ]
-    head = ["row", "calls", *NUMBERS.values(), *(f"{name}, s" for name in stages)]
+    head = ["row", "seeds", "calls", *NUMBERS.values(), *(f"{name}, s" for name in stages)]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in results.items():
         numbers = [
@@ -216,11 +232,10 @@ def table(results: Mapping[str, Sequence[Result]]) -> str:
             for number in NUMBERS
         ]
         seconds = [_mean([of.seconds.get(stage) for of in row]) for stage in stages]
-        lines.append(_line([name, _mean([of.numbers[CALLS] for of in row]), *numbers, *seconds]))
+        calls = _mean([of.numbers[CALLS] for of in row])
+        lines.append(_line([name, str(len(row)), calls, *numbers, *seconds]))
     machines = sorted({of.machine for row in results.values() for of in row})
-    seeds = sorted({len(row) for row in results.values()})
-    counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    return "\n".join([f"{counted}, on {'; '.join(machines)}.", "", *lines, ""])
+    return "\n".join([f"On {'; '.join(machines)}.", "", *lines, ""])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -251,7 +266,7 @@ def write_table(text: str, page: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table after each seed, and write it in the end if that is wanted."""
+    """Do the rows, print the table of all that was measured, and write it if that is wanted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -268,12 +283,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(ROWS))
         return
     rows = given.rows or [*ROWS]
-    metrics, results = ready_metrics(given.quick), {row: list[Result]() for row in rows}
+    metrics = ready_metrics(given.quick)
     for seed in range(given.seeds):
         for row in rows:
-            results[row].append(result(row, seed, given.work, metrics, given.quick))
-            print(f"{row}, seed {seed}: {dict(results[row][-1].numbers)}", file=sys.stderr, flush=True)
-        print(table(results), flush=True)
+            measured(row, seed, given.work, metrics, given.quick)
+            print(f"{row}, seed {seed}", file=sys.stderr, flush=True)
+    kept = kept_results(given.work)
+    results = {row: [Result(**seed["result"]) for seed in kept[row].values()] for row in ROWS if row in kept}
+    print(table(results))
     if given.write:
         write_table(table(results), PAGE)
 

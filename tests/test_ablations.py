@@ -68,7 +68,7 @@ def test_another_guidance_or_sampler_trains_nothing(ablations, tmp_path, monkeyp
     page = tmp_path / "page.md"
     page.write_text(f"before\n{ablations.BEGIN}old\n{ablations.END}after\n")
     monkeypatch.setattr(ablations, "PAGE", page)
-    rows = ("400 clusters, euler 4", "400 clusters, auto 1.5")
+    rows = ("400 clusters, auto 2", "400 clusters, euler 4")
     ablations.main([*rows, "--quick", "--work", str(tmp_path / "work"), "--write"])
     assert len(steps) == 4
     ablations.main([rows[0], "--quick", "--work", str(tmp_path / "work")])
@@ -76,8 +76,8 @@ def test_another_guidance_or_sampler_trains_nothing(ablations, tmp_path, monkeyp
     text = page.read_text()
     assert text.startswith(f"before\n{ablations.BEGIN}") and text.endswith(f"{ablations.END}after\n")
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| 400")]
-    assert [line[0][2:] for line in lines] == list(rows) and [line[1] for line in lines] == ["4", "38"]
-    assert "1 seed, on" in text and "old" not in text
+    assert [line[0][2:] for line in lines] == list(rows) and [line[2] for line in lines] == ["38", "4"]
+    assert "\nOn " in text and "old" not in text
     assert "Fréchet distance" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ def test_several_seeds_show_their_spread(ablations):
     numbers = dict.fromkeys(ablations.NUMBERS, 0.5) | {ablations.CALLS: 19.0}
     two = [ablations.Result({**numbers, "frechet_mnist": one}, {"denoiser": 9.6}, "a") for one in (1.0, 2.0)]
     text = ablations.table({"plain": two})
-    assert "| plain | 19 | 1.50 (1.00 to 2.00) | 0.500 |" in text and text.startswith("2 seeds, on a.")
+    assert "| plain | 2 | 19 | 1.50 (1.00 to 2.00) | 0.500 |" in text and text.startswith("On a.")
 
 
 def test_a_page_without_the_lines_is_left_alone(ablations, tmp_path):
