@@ -77,12 +77,8 @@ ROWS: dict[str, Changes] = {
     "400 clusters, dpmpp_2m 4": {**clusters(400), **drawn("dpmpp_2m", 4)},
     "400 clusters, dpmpp_2m 4 karras": {**clusters(400), **drawn("dpmpp_2m", 4, "karras")},
     "400 clusters, dpmpp_3m 8 karras": {**clusters(400), **drawn("dpmpp_3m", 8, "karras")},
-    "400 clusters, minibatch_ot": {**clusters(400), "coupling": {"use": "minibatch_ot"}},
-    "400 clusters, minibatch_ot, euler 4": {
-        **clusters(400),
-        **drawn("euler", 4),
-        "coupling": {"use": "minibatch_ot"},
-    },
+    "plain, minibatch_ot": {"coupling": {"use": "minibatch_ot"}},
+    "plain, minibatch_ot, euler 4": {**drawn("euler", 4), "coupling": {"use": "minibatch_ot"}},
     "400 clusters, post-hoc average": {
         **clusters(400),
         "stages.second.ema": "post_hoc",

@@ -373,9 +373,21 @@ class Coupling(Protocol):
     """Pairs noise with data in training: returns the noise of each latent, [B, C, H, W] both.
 
     It is a permutation of the noise that it is given, so that each is drawn from the same Gaussian.
+
+    Optional: ``PairsAcrossClasses``.
     """
 
     def __call__(self, latents: Tensor, noise: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class PairsAcrossClasses(_Optional, Protocol):
+    """A coupling that chooses by the latents, if ``across_classes`` is true: it is no use with a condition.
+
+    Each class would be trained on the noise that is near to it, and drawn from all of the Gaussian.
+    """
+
+    across_classes: bool
 
 
 @runtime_checkable

@@ -14,10 +14,12 @@ class MinibatchOT:
 
     With a condition it skews what is learned: pairs are made across classes, so a class is trained on the
     noise nearest to it, and its samples are drawn from all of the Gaussian (Cheng and Schwing 2025,
-    arXiv 2503.10636). Take ``independent`` there.
+    arXiv 2503.10636). ``train_diffusion`` refuses both together.
 
     Source: Pooladian et al. 2023 (arXiv 2304.14772); Tong et al. 2023 (arXiv 2302.00482).
     """
+
+    across_classes = True
 
     def __call__(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return the noise in the order of the latents that it is paired with, [B, C, H, W]."""

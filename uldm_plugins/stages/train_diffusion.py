@@ -25,6 +25,7 @@ from uldm_core.protocols import (
     LRSchedule,
     NoiseScheduler,
     Optimizer,
+    PairsAcrossClasses,
     Sampler,
     TimestepWeighting,
 )
@@ -94,8 +95,9 @@ class TrainDiffusion:
         guidance: of the previews.
 
     Raises:
-        ValueError: the guidance is by a weaker denoiser, and none is kept; averages are to be chosen, and no
-            images held out; or their widths are given, and none is to be chosen.
+        ValueError: the guidance is by a weaker denoiser, and none is kept; the coupling pairs across the
+            classes of the condition; averages are to be chosen, and no images held out; or their widths are
+            given, and none is to be chosen.
     """
 
     trains = ("denoiser", "latent_scaling", "condition")
@@ -134,6 +136,12 @@ class TrainDiffusion:
     ) -> None:
         if needs_average(guidance) and not weaker:
             raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
+        across = isinstance(coupling, PairsAcrossClasses) and coupling.across_classes
+        if condition is not None and across:
+            raise OptionError(
+                f"{type(coupling).__name__} pairs across the classes of the condition, each of which would "
+                "be trained on a part of the noise: take the coupling independent, or no condition"
+            )
         if ema_stds and not ema:
             raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
         if ema and not held_out:
@@ -160,9 +168,9 @@ class TrainDiffusion:
 
     @property
     def artifact_bytes(self) -> int:
-        """What ``averages.safetensors`` takes on disk."""
+        """What ``averages.safetensors`` takes on disk: averages, and the hash of the weights."""
         count = bool(self.weaker_step) + len(self._averages) * self._chooses
-        return count * sum(4 * parameter.numel() for parameter in self.denoiser.parameters())
+        return 32 + count * sum(4 * parameter.numel() for parameter in self.denoiser.parameters())
 
     def prepare(self, context: Context) -> None:
         """Fit the scaling and the condition, encode the dataset, make optimizer and averages."""
