@@ -117,7 +117,7 @@ class Sample:
         return (self.count + FRAMES * PATHS) * self.dataset.channels * self.dataset.size**2
 
     def costs(self) -> Mapping[str, float]:
-        """Return how often a denoiser is called for an image: by most guidance, twice as often."""
+        """Return how often a denoiser is called for an image: guidance calls it twice where it acts."""
         classes = self.condition.classes if self.condition else 0
         calls = calls_per_image(self.sampler, self.guidance, self.noise_scheduler, classes)
         return {"denoiser_calls_per_image": float(calls)}
