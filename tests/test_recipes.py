@@ -296,4 +296,4 @@ def test_a_second_run_takes_under_five_seconds(tiny_run):
         assert uldm("run", tiny_run / "recipe.toml", "--out", tiny_run).returncode == 0
         return time.monotonic() - start
 
-    assert min(seconds() for _ in range(2)) < 5
+    assert min(seconds() for _ in range(3)) < 5
