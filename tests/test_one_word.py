@@ -97,7 +97,10 @@ def swapped(component, prediction):
     for key in path:
         table = table[key] if isinstance(key, int) else table.setdefault(key, {})
     kept = {k: v for k, v in table.get(last, {}).items() if k in KEPT} if isinstance(last, str) else {}
-    table[last] = {"use": use(component), **component.example, **SMALL.get(component.path, {}), **kept}
+    example = {name: value for name, value in component.example.items() if name != "classes"}  # inferred
+    if component.kind == "condition":
+        example = component.example
+    table[last] = {"use": use(component), **example, **SMALL.get(component.path, {}), **kept}
     if prediction:
         table[last]["prediction"] = prediction
     return recipe

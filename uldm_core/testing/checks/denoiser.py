@@ -76,10 +76,29 @@ def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -
 
 
 def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -> list[Tensor]:
-    """Call it for latents and times of every sort: experts take part in some of them only."""
+    """Call it for latents, times and classes of every sort: experts take part in some of them only."""
     times = (torch.full_like(time, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
     every = zip((time, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
-    return [each for t, scale in every for each in _call(denoiser, latents * scale, t, *classes)]
+    known = _known_classes(denoiser, latents, time) if classes else 1
+    return [
+        each
+        for shift, (t, scale) in enumerate(every)
+        for each in _call(
+            denoiser, latents * scale, t, *((given.long() + shift) % known for given in classes)
+        )
+    ]
+
+
+def _known_classes(denoiser: Denoiser, latents: Tensor, time: Tensor) -> int:
+    """Return how many classes it takes, "no class" among them: unknown ones it refuses."""
+    for index in (3, 2, 1):
+        try:
+            with torch.no_grad():
+                denoiser(latents, time, torch.full((len(latents),), index))
+        except Exception:  # of this class or what comes of it
+            continue
+        return index + 1
+    return 1
 
 
 contract = Contract(

@@ -133,13 +133,14 @@ def _weights(given: Mapping[str, Any], names: Any) -> dict[str, Tensor]:
 @contract.check
 def declares_its_work(case: Case) -> None:
     """``trains``, ``makes``, ``needs`` and ``reads`` are sequences of names: the engine's whole graph."""
-    stage, _ = _build(case)
+    stage, given = _build(case)
     for what in ("trains", "makes", "needs", "reads", "optional_needs"):
         names = getattr(stage, what, () if what in ("reads", "optional_needs") else None)
         listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
         expect(listed, f"{what} is {names!r}, not a sequence of names")
     for name in stage.trains:
-        expect(case.subject.inferred(name), f"it trains {name!r}, which is none of its options")
+        known = name in given or case.subject.inferred(name)
+        expect(known, f"it trains {name!r}, which is none of its options")
     expect(hasattr(stage, "step") or hasattr(stage, "run"), "it has neither step nor run")
     for name in getattr(stage, "adjustable", ()):
         expect(case.subject.inferred(name), f"{name!r} is adjustable, and none of its options")
