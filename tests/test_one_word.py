@@ -10,6 +10,7 @@ import pytest
 from uldm_core import registry
 from uldm_core.engine.run import run
 from uldm_core.errors import is_unavailable
+from uldm_core.kinds import BUILTIN_KINDS
 from uldm_core.recipe import Recipe
 from uldm_plugins.noise_schedulers.predictions import Prediction
 from uldm_plugins.stages.sample import load_images
@@ -97,9 +98,8 @@ def swapped(component, prediction):
     for key in path:
         table = table[key] if isinstance(key, int) else table.setdefault(key, {})
     kept = {k: v for k, v in table.get(last, {}).items() if k in KEPT} if isinstance(last, str) else {}
-    example = {name: value for name, value in component.example.items() if name != "classes"}  # inferred
-    if component.kind == "condition":
-        example = component.example
+    inferred = next(kind.inferred for kind in BUILTIN_KINDS if kind.name == component.kind)
+    example = {name: value for name, value in component.example.items() if name not in inferred}
     table[last] = {"use": use(component), **example, **SMALL.get(component.path, {}), **kept}
     if prediction:
         table[last]["prediction"] = prediction

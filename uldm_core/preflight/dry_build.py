@@ -101,12 +101,8 @@ def check_time(until: float) -> None:
 _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
 
 
-class _Shapes(TorchFunctionMode):
-    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
-
-    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
-    ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
-    """
+class _Deadline(TorchFunctionMode):
+    """At the first torch function after time is up it raises ``TooLongError``."""
 
     def __init__(self, until: float) -> None:
         super().__init__()
@@ -120,15 +116,29 @@ class _Shapes(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         check_time(self.until)
+        return self._call(function, args, dict(kwargs or {}))
+
+    def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
+        return function(*args, **kwargs)
+
+
+class _Shapes(_Deadline):
+    """Keeps tensors on the meta device, wherever they are sent, and does not draw their values.
+
+    Where a function fails on tensors without values, and on zeros too, it raises ``ShapeError``: many raise
+    ``RuntimeError`` for both reasons. At the first function after time is up it raises ``TooLongError``.
+    """
+
+    def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         try:
-            return self._call(function, args, dict(kwargs or {}))
+            return self._on_meta(function, args, dict(kwargs))
         except NotImplementedError:
             raise
         except RuntimeError:
-            _try_on_zeros(function, args, kwargs or {})
+            _try_on_zeros(function, args, kwargs)
             raise
 
-    def _call(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
+    def _on_meta(self, function: Function, args: Sequence[object], kwargs: dict[str, object]) -> object:
         fills = function in _FILLS or getattr(function, "__module__", "") == "torch.nn.init"
         given = args[0] if args else kwargs.get("tensor")
         if isinstance(given, Tensor) and given.is_meta and (fills or function is Tensor.cpu):
@@ -160,24 +170,6 @@ def without_values(until: float) -> Iterator[None]:
     """
     with shapes_only(), META, _Shapes(until):
         yield
-
-
-class _Deadline(TorchFunctionMode):
-    """At the first torch function after time is up it raises ``TooLongError``."""
-
-    def __init__(self, until: float) -> None:
-        super().__init__()
-        self.until = until
-
-    def __torch_function__(
-        self,
-        function: Function,
-        types: object,
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        check_time(self.until)
-        return function(*args, **(kwargs or {}))
 
 
 def deadline(until: float) -> AbstractContextManager[object]:
