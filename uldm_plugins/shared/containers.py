@@ -212,7 +212,7 @@ def _gif(content: bytes) -> Container:
     except IndexError as error:
         raise ValueError("cut short") from error
     if not images:
-        raise ValueError("no image in it")
+        raise ValueError("no image in it" if content[place:] else "cut short")
     clear = b"!\xf9\4\1\0\0" + control[6:7] + b"\0" if len(control) == 8 and control[3] & 1 else b""
     left, top, width, height = struct.unpack_from("<4H", images[0], 1)
     screen = struct.unpack_from("<2H", head, 6)
