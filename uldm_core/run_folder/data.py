@@ -46,7 +46,7 @@ class Data:
             MistakeError: the dataset's size is no height and width.
         """
         dataset = self.store.component(name)
-        if not (isinstance(dataset.size, tuple) and is_size(dataset.size)):
+        if not isinstance(dataset.size, tuple):
             what = f"the size of its images is {dataset.size!r}, not a tuple of height and width"
             raise MistakeError(Problem(Where((name,)), what, "say it so in its class: size = (28, 28)"))
         shape = {"channels": dataset.channels, "size": written_size(dataset.size)}
