@@ -27,10 +27,12 @@ class Data:
     Args:
         store: builds them.
         splits: those that were opened, by the dataset's name and theirs.
+        refused: why others could not be opened; a stage that reads them cannot run.
     """
 
     store: ComponentStore
     splits: dict[tuple[str, str], Dataset | None] = field(factory=dict)
+    refused: dict[tuple[str, str], str] = field(factory=dict)
 
     def content(self, name: str, reads: Sequence[str] | None) -> dict[str, object]:
         """Return what identifies the images that a stage reads: their shape, and each split's fingerprint.
@@ -72,8 +74,9 @@ class Data:
         if (name, split) not in self.splits:
             try:
                 self.splits[name, split] = self.store.component(name).split(split)
-            except ValueError:  # there are no images for it; the stage that needs them will say so
+            except ValueError as error:  # there are no images for it, say
                 self.splits[name, split] = None
+                self.refused[name, split] = str(error)
         return self.splits[name, split]
 
 
