@@ -390,6 +390,7 @@ REFUSED = {
     "Pillow cannot decode it": tiff(GREY, {259: [65000]}),
     "no PNG, JPEG, WebP, BMP, TIFF or GIF": b"\0\0\0\x18ftypheic",
     "no image in it": gif(),
+    "over 6 samples a pixel": tiff(np.ones((8, 16, 7), np.uint8)),
 }
 
 

@@ -126,6 +126,8 @@ def first_directory(content: bytes) -> Directory:
     order, big = _STARTS[content[:4]]
     count_is, entry_is, offset_is = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     (start,) = struct.unpack_from(order + offset_is, content, 8 if big else 4)
+    if start > len(content):
+        raise struct.error("the directory is behind the end")
     (count,) = struct.unpack_from(order + count_is, content, start)
     place = start + struct.calcsize(order + count_is)
     entries = {}
