@@ -134,13 +134,13 @@ class NeedsFiles(_Optional, Protocol):
 class Dataset(Protocol):
     """Images by index, uint8, in any order; an index is one image in every instance and process.
 
-    ``size`` is the images' side. Without a fingerprint it is known by its class, options and length.
+    ``size`` is the images' height and width. Without a fingerprint it is known by class, options and length.
 
     Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``, ``NeedsFiles``.
     """
 
     channels: int
-    size: int
+    size: tuple[int, int]
     splits: Sequence[str]
 
     def __len__(self) -> int: ...

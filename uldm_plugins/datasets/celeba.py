@@ -16,7 +16,7 @@ from uldm_core.protocols import RequiredFile
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import WITHOUT, load_or_fetch
 from uldm_plugins.shared.checked_files import check, content_fingerprint
-from uldm_plugins.shared.files import MAX_PIXELS, read_batch
+from uldm_plugins.shared.files import MAX_PIXELS, Reading
 
 Subset = Literal["train", "valid", "test"]
 
@@ -55,7 +55,7 @@ class CelebA:
         limit: Annotated[int, Ge(1)] | None = None,
         auto_download: bool = True,
     ) -> None:
-        self.root, self.size, self.crop, self.subset = Path(root), size, crop, subset
+        self.root, self.size, self.crop, self.subset = Path(root), (size, size), crop, subset
         self._more = (limit, auto_download)
         folder = self.root / datasets.CelebA.base_folder
         names = [f"{name} (MD5 {md5})" for _, md5, name in datasets.CelebA.file_list]
@@ -103,11 +103,11 @@ class CelebA:
             UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
-        return read_batch(paths, self.size, self.channels, self.crop)
+        return Reading(self.size, self.channels, crop=self.crop).batch(paths)
 
     def split(self, name: str) -> CelebA:
         """Return the ``train``, ``valid`` or ``test`` split."""
         check_split(name, self.splits)
         if name == self.subset:
             return self
-        return CelebA(self.root, self.size, self.crop, cast(Subset, name), *self._more)
+        return CelebA(self.root, self.size[0], self.crop, cast(Subset, name), *self._more)

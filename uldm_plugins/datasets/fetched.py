@@ -39,7 +39,7 @@ class FashionMnist(InMemory):
     """
 
     channels = 1
-    size = 28
+    size = (28, 28)
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Cifar10(InMemory):
     """
 
     channels = 3
-    size = 32
+    size = (32, 32)
 
     def __init__(
         self,
