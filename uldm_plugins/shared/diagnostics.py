@@ -25,10 +25,10 @@ FALLEN = 0.98
 """A loss has fallen that ends below this times where it began."""
 
 HELD_OUT_RISEN, TRAINED_FALLEN = 1.05, 0.98
-"""A denoiser memorises whose loss on held-out images is above the first times its lowest, while that on trained
-ones is below the second times what it was then."""
+"""A denoiser memorises whose loss on held-out images ends above the first times its lowest, and that on trained
+ones below the second times what it was then."""
 BEYOND_NOISE = 8
-"""The former has risen by more than so many standard errors, told from how values jump from one to the next."""
+"""The former has risen by more standard errors than these, told from how values jump from one to the next."""
 LEAST_MEASURED = 10
 """Of fewer values nothing is said."""
 
@@ -67,7 +67,7 @@ def copies_diagnostics(results: Mapping[str, Mapping[str, float]]) -> Iterator[D
 
 
 def memorisation_diagnostics(
-    steps: Sequence[int] | NDArray[np.integer], held_out: ArrayLike, trained: ArrayLike, kept: bool = False
+    steps: Sequence[int] | NDArray[np.integer], held_out: ArrayLike, trained: ArrayLike, *, kept: bool
 ) -> Iterator[Diagnostic]:
     """Yield whether a denoiser memorises, from its losses on images; too few to judge yield nothing.
 
@@ -83,8 +83,8 @@ def memorisation_diagnostics(
     fixes = ["stop earlier", *([] if kept else ['checkpoint = "best"']), "augmentation", "dropout"]
     yield Diagnostic(
         "note" if kept else "worry",
-        f"the loss on held-out images has risen since step {steps[lowest]:,} while that on trained images fell: "
-        "the denoiser memorises" + ("; the weights kept are those that were best" if kept else ""),
+        f"the loss on held-out images has risen since step {steps[lowest]:,} while that on trained ones fell: "
+        "it memorises" + ("; the weights that were best are kept" if kept else ""),
         f"{', '.join(fixes).capitalize()} or a smaller denoiser help; so do more images.",
         "curves",
     )
@@ -99,13 +99,10 @@ def _rises_alone(held_out: NDArray[np.float64], trained: NDArray[np.float64]) ->
     width = max(3, count // 7)
     if count < LEAST_MEASURED or not np.isfinite([held_out, trained]).all():
         return None
-    low, low_trained = (
-        np.convolve(values, np.full(width, 1 / width), "valid") for values in (held_out, trained)
-    )
+    window, both = np.full(width, 1 / width), (held_out, trained)
+    low, low_trained = (np.convolve(values, window, "valid") for values in both)
     place = int(low.argmin())
-    jumps = [
-        np.median(abs(np.diff(values, 2))) for values in (held_out, trained)
-    ]  # unmoved by the first fall
+    jumps = [np.median(abs(np.diff(values, 2))) for values in both]  # which the first fall does not move
     error = 1.48 * float(max(jumps)) / np.sqrt(6 * width)
     risen = low[-1] > HELD_OUT_RISEN * low[place] and low[-1] - low[place] > BEYOND_NOISE * error
     fallen = low_trained[-1] < TRAINED_FALLEN * low_trained[place]

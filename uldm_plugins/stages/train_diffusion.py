@@ -35,7 +35,6 @@ from uldm_plugins.shared.diagnostics import memorisation_diagnostics
 from uldm_plugins.shared.ema import EMA, Snapshot, put
 from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.averages import STDS, averages_to_keep, write_averages
-from uldm_plugins.stages.evaluate import check_compares
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
 from uldm_plugins.stages.held_out import HELD_OUT, divided
 from uldm_plugins.stages.latents import (
@@ -53,6 +52,7 @@ from uldm_plugins.stages.watch import (
     Watch,
     WatchedLosses,
     WatchedSamples,
+    check_options,
 )
 
 HELD_OUT_DRAWS = 4
@@ -87,14 +87,15 @@ class TrainDiffusion:
         steps: optimizer steps.
         batch_size: latents a step.
         cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
-        held_out: the share of the images, drawn by the seed, that the denoiser is not trained
-            on: to see whether it memorises, and for choices. Scaling and condition are fitted to them as well.
-        watch: how often, over the whole training, to measure the averaged weights on images that are held
-            out, and on as many that are trained: their losses are logged. 0 never does; it changes nothing.
-        watch_metric: measures samples against the images held out as well, as often.
-        watch_sampler: draws these, without guidance, so that all are drawn alike.
-        checkpoint: ``best`` leaves the averaged weights that did best on the images held out, by their loss
-            or the first number of ``watch_metric``; a copy of the weights more. ``last`` leaves the last.
+        held_out: the share of the images, drawn by the seed, that the denoiser is not trained on: to see
+            whether it memorises, and for choices. Scaling and condition are fitted to them as well.
+        watch: how often, over the whole training, to log the loss of the averaged weights on images that are
+            held out, and on as many that are trained; 0 does not. What is trained does not change by it.
+        watch_metric: measures samples against the images that are held out, as often.
+        watch_sampler: draws these samples; without guidance, so that they compare from first to last.
+        checkpoint: ``best`` leaves the averaged weights that did best on the images held out, by the loss or
+            by the first number of ``watch_metric``; it keeps a copy of the weights more. ``last`` leaves
+            those of the last step.
         drop: the share of images whose class it is not told, so that it also learns to do without.
         optimizer: of the denoiser.
         lr_schedule: of its learning rate.
@@ -167,17 +168,7 @@ class TrainDiffusion:
             raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
         if ema and not held_out:
             raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
-        if watch_metric is not None:
-            check_compares(watch_metric, "watch_metric")
-        for option, wanted in (("watch_metric", watch_metric), ('checkpoint = "best"', checkpoint == "best")):
-            if wanted and not (held_out and watch):
-                raise OptionError(
-                    f"{option} goes by images that are held out: add held_out = 0.05, watch = 20"
-                )
-        if ema and checkpoint == "best":
-            raise OptionError(
-                'checkpoint = "best" keeps one average of an earlier step: take ema_std, not ema'
-            )
+        check_options(held_out, watch, watch_metric, checkpoint == "best", bool(ema))
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.denoiser = denoiser
@@ -253,8 +244,9 @@ class TrainDiffusion:
 
     def diagnose(self, curves: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str]]:
         """Yield whether the denoiser memorises; not if the weights that were best are kept anyway."""
-        losses = (self.watched.values.get(name, ()) for name in (HELD_OUT_LOSS, TRAINED_LOSS))
-        for found in memorisation_diagnostics(self.watched.steps, *losses, kept=self.keeps_best):
+        held_out, trained = (self.watched.values.get(name, []) for name in (HELD_OUT_LOSS, TRAINED_LOSS))
+        steps = self.watched.steps
+        for found in memorisation_diagnostics(steps, held_out, trained, kept=self.keeps_best):
             if found.level == "worry":
                 yield found.what, found.fix
 

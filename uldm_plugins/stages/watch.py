@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from uldm_core.errors import OptionError
 from uldm_core.protocols import Context, Dataset, Metric
 from uldm_plugins.shared.ema import EMA, Snapshot
 from uldm_plugins.shared.images import images_at_a_time, in_batches
-from uldm_plugins.stages.evaluate import higher_is_better, measure
+from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.training import read_images
 
@@ -20,10 +21,12 @@ LOSSES = 256
 """Losses that are averaged: of so many images, or of fewer, each at several times."""
 SAMPLES = 256
 """Images that are drawn to be measured."""
+MOST_REAL = 10_000
+"""Images to compare them with, at most."""
 
 Measure = Callable[[], Mapping[str, float]]
 Loss = Callable[[Tensor, Tensor, Generator], Tensor]
-"""``(latents [B, C, h, w], indices [B], generator) -> losses [B]``, at times and with noise by the generator."""
+"""``(latents [B, C, h, w], indices [B], generator) -> losses [B]``; the generator gives times and noise."""
 
 
 class Watch:
@@ -80,7 +83,7 @@ class Watch:
         return self.values[self.decides][self.steps.index(self.best_step)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was measured after which steps, and the parameters of the best average, if it is kept."""
+        """Return what was measured after which steps, and the parameters of the best average if kept."""
         return {"steps": self.steps, "values": self.values, **self.best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -156,12 +159,11 @@ class WatchedSamples:
     ) -> None:
         self.metric, self.draw = metric, draw
         metric.reset()
-        first = []
-        for indices in unless_stopped(held_out.split(images_at_a_time(dataset.size, dataset.size)), context):
-            images = read_images(dataset, indices).cpu()
-            first += [images] if sum(map(len, first)) < SAMPLES else []
-            metric.update(images, real=True)
-        self.decides = next(iter(self._numbers(torch.cat(first)[:SAMPLES])))
+        held_out = some(held_out, MOST_REAL, context.generator("held out", "compared"))
+        batches = held_out.split(images_at_a_time(dataset.size, dataset.size))
+        for batch in unless_stopped(batches, context):
+            metric.update(read_images(dataset, batch), real=True)
+        self.decides = next(iter(self._numbers(read_images(dataset, held_out[:SAMPLES]))))
         self.higher = higher_is_better(metric, self.decides.removeprefix("held_out_"))
 
     def __call__(self) -> dict[str, float]:
@@ -171,6 +173,17 @@ class WatchedSamples:
     def _numbers(self, images: Tensor) -> dict[str, float]:
         numbers = measure([self.metric], in_batches(images.cpu()))
         return {f"held_out_{name}": value for name, value in numbers.items()}
+
+
+def check_options(held_out: float, watch: int, metric: Metric | None, best: bool, post_hoc: bool) -> None:
+    """Raise ``ValueError`` where options of a training do not fit together, see ``TrainDiffusion``."""
+    if metric is not None:
+        check_compares(metric, "watch_metric")
+    for option, wanted in {"watch_metric": metric, 'checkpoint = "best"': best}.items():
+        if wanted and not (held_out and watch):
+            raise OptionError(f"{option} goes by held-out images: add held_out = 0.05, and watch = 20")
+    if best and post_hoc:
+        raise OptionError('ema = "post_hoc" chooses at the end, checkpoint = "best" before: take one of them')
 
 
 def some(indices: Tensor, count: int, generator: Generator) -> Tensor:
