@@ -25,8 +25,8 @@ FALLEN = 0.98
 """A loss has fallen that ends below this times where it began."""
 
 HELD_OUT_RISEN, TRAINED_FALLEN = 1.05, 0.98
-"""A denoiser memorises whose loss on held-out images ends above the first times its lowest, and that on trained
-ones below the second times what it was then."""
+"""A denoiser memorises whose loss on held-out images ends above the first times its lowest, and whose loss on
+trained ones ends below the second times what it was then."""
 BEYOND_NOISE = 8
 """The former has risen by more standard errors than these, told from how values jump from one to the next."""
 LEAST_MEASURED = 10
@@ -83,8 +83,8 @@ def memorisation_diagnostics(
     fixes = ["stop earlier", *([] if kept else ['checkpoint = "best"']), "augmentation", "dropout"]
     yield Diagnostic(
         "note" if kept else "worry",
-        f"the loss on held-out images has risen since step {steps[lowest]:,} while that on trained ones fell: "
-        "it memorises" + ("; the weights that were best are kept" if kept else ""),
+        f"the loss on held-out images has risen since step {steps[lowest]:,} while that on trained images "
+        "fell: it memorises" + ("; the weights that were best are kept" if kept else ""),
         f"{', '.join(fixes).capitalize()} or a smaller denoiser help; so do more images.",
         "curves",
     )

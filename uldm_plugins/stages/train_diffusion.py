@@ -350,8 +350,8 @@ class TrainDiffusion:
         context.message(f"the weights are those of step {step:,} of {self.steps:,}, the best by {name}")
         if step <= self.weaker_step and needs_average(self.guidance):
             context.message(
-                f"warning: the weaker denoiser is not of an earlier step ({self.weaker_step:,}): "
-                "guidance by it may do harm; make weaker smaller"
+                f"warning: the weaker denoiser is of step {self.weaker_step:,}, no earlier one: guidance "
+                "away from it may do harm; make weaker smaller"
             )
         return {"best_step": float(step), name: self.watched.best_value}
 
