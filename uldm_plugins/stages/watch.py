@@ -160,7 +160,7 @@ class WatchedSamples:
         self.metric, self.draw = metric, draw
         metric.reset()
         held_out = some(held_out, MOST_REAL, context.generator("held out", "compared"))
-        batches = held_out.split(images_at_a_time(dataset.size, dataset.size))
+        batches = held_out.split(images_at_a_time(*dataset.size))
         for batch in unless_stopped(batches, context):
             metric.update(read_images(dataset, batch), real=True)
         self.decides = next(iter(self._numbers(read_images(dataset, held_out[:SAMPLES]))))
