@@ -12,8 +12,11 @@ from uldm_core.engine.memory import memory_of
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.preflight.preflight import Preflight, short
 from uldm_core.preflight.required_files import Absent, absent_files, file_problems
+from uldm_core.protocols import ReadsSplits
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.run_options import RunOptions
+from uldm_core.run_folder.data import Data
+from uldm_core.spec.component_spec import components_behind
 
 NEARLY_FULL = 0.8
 """The share of the memory from which a warning is due: a step needs more than shapes tell."""
@@ -40,7 +43,11 @@ class Requirements:
 
 
 def requirements(
-    resolved: ResolvedRecipe, found: Preflight, stages: Collection[str], device: Device | None
+    resolved: ResolvedRecipe,
+    found: Preflight,
+    stages: Collection[str],
+    device: Device | None,
+    data: Data | None = None,
 ) -> Requirements:
     """Return what these stages need and what of it is not there.
 
@@ -51,10 +58,12 @@ def requirements(
         found: its preflight.
         stages: those that will be done; all that the datasets need counts in any case.
         device: of the run; None if its memory is not known.
+        data: its datasets, once they are opened.
     """
     absent = absent_files(resolved, stages)
     memory = _memory_problems(resolved, found, stages, device) if device else ()
-    return Requirements(absent, [*file_problems(resolved, absent), *memory])
+    splits = _split_problems(resolved, data, stages) if data else ()
+    return Requirements(absent, [*file_problems(resolved, absent), *splits, *memory])
 
 
 def require_data(resolved: ResolvedRecipe, found: Preflight) -> Requirements:
@@ -75,6 +84,18 @@ def device_here(options: RunOptions) -> Device | None:
         return choose_device(options)
     except MistakeError:
         return None
+
+
+def _split_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:
+    """Yield the stages that read a split of a dataset which could not be opened."""
+    for name in stages:
+        stage = resolved.stages[name]
+        target: object = stage.component.load()
+        reads = target.reads if isinstance(target, ReadsSplits) else ()
+        for (dataset, split), why in data.refused.items():
+            if split in reads and dataset in components_behind(stage, resolved.components):
+                what = f"reads the {split} split of {dataset}, which there is not: {why}"
+                yield resolved.placed(Problem(Where(stage.key), what, code="missing-file"))
 
 
 def _memory_problems(
