@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLeftOut
+from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
@@ -68,6 +68,11 @@ class Data:
         """Return the names of the classes of a dataset; None if it has none."""
         dataset = self.store.component(name)
         return list(dataset.class_names) if isinstance(dataset, HasClassNames) else None
+
+    def labels(self, name: str) -> Tensor | None:
+        """Return the labels of a dataset, int64 [N]; None if it has none."""
+        dataset = self.store.component(name)
+        return dataset.labels if isinstance(dataset, HasLabels) else None
 
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""

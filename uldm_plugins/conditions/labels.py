@@ -37,7 +37,9 @@ class Labels(AssignedClasses):
         self.class_names = class_names
         known = classes or len(class_names or ()) or (NO_NAMES if is_shapes_only() else 0)
         if not known:
-            raise OptionError("the dataset has no names of classes: say how many there are, classes = 10")
+            raise OptionError(
+                "the dataset names no classes: say how many, classes = 10; if it has no labels, take clusters"
+            )
         super().__init__(known)
 
     def fit(self, batches: Iterable[Tensor], labels: Tensor | None) -> None:
