@@ -160,6 +160,13 @@ class HasLabels(_Optional, Protocol):
 
 
 @runtime_checkable
+class HasClassNames(HasLabels, Protocol):
+    """A dataset whose classes have names: label i is ``class_names[i]``, the same in every split."""
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
 class Fingerprinted(_Optional, Protocol):
     """A dataset with a string that changes with its content only: not with processes, places or times."""
 
@@ -388,7 +395,7 @@ class Condition(Stateful, Protocol):
 
     The index ``classes`` itself means "no class". What it was fitted to is in ``state_dict()``.
 
-    Optional: ``FitsImages``.
+    Optional: ``FitsImages``, ``FitsLabels``, ``NamesClasses``.
     """
 
     classes: int
@@ -413,6 +420,21 @@ class FitsImages(_Optional, Protocol):
     """A condition that is fitted to images, if ``fits_images`` is true: float [B, C, H, W] in [-1, 1]."""
 
     fits_images: bool
+
+
+@runtime_checkable
+class FitsLabels(_Optional, Protocol):
+    """A condition that is fitted to the dataset's own labels: asked before a run whether it can be."""
+
+    def check_labels(self, labels: Tensor | None, /) -> None:
+        """Raise ``ValueError`` if it cannot be fitted to these labels, int64 [N], or to none."""
+
+
+@runtime_checkable
+class NamesClasses(_Optional, Protocol):
+    """A condition whose classes have names, if these are not None: class i is ``class_names[i]``."""
+
+    class_names: Sequence[str] | None
 
 
 @runtime_checkable
@@ -686,7 +708,8 @@ class Trainer(Stage, Protocol):
     run needs. ``finish`` leaves in the trained components what later stages shall get (with an option
     ``ema_decay`` the average of the weights), under the names that a component built anew has.
 
-    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``; of its state, ``RateScaled``.
+    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``, ``HasCheckpointSize``; of its
+    state, ``RateScaled``.
     """
 
     steps: int
@@ -783,6 +806,16 @@ class HasArtifactSize(_Optional, Protocol):
     """
 
     artifact_bytes: int
+
+
+@runtime_checkable
+class HasCheckpointSize(_Optional, Protocol):
+    """A trainer whose checkpoints have more than weights, their gradients' averages and one of the weights.
+
+    ``checkpoint_bytes`` is what the rest takes on disk at most.
+    """
+
+    checkpoint_bytes: int
 
 
 @frozen

@@ -12,10 +12,12 @@ from uldm_core.engine.memory import memory_of
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.preflight.preflight import Preflight, short
 from uldm_core.preflight.required_files import Absent, absent_files, file_problems
-from uldm_core.protocols import ReadsSplits
+from uldm_core.protocols import FitsLabels, ReadsSplits
 from uldm_core.recipe import ResolvedRecipe
+from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.run_folder.data import Data
+from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import components_behind
 
 NEARLY_FULL = 0.8
@@ -62,8 +64,26 @@ def requirements(
     """
     absent = absent_files(resolved, stages)
     memory = _memory_problems(resolved, found, stages, device) if device else ()
-    splits = _split_problems(resolved, data, stages) if data else ()
-    return Requirements(absent, [*file_problems(resolved, absent), *splits, *memory])
+    of_data = (
+        [*_split_problems(resolved, data, stages), *_label_problems(resolved, data, stages)] if data else []
+    )
+    return Requirements(absent, [*file_problems(resolved, absent), *of_data, *memory])
+
+
+def opened_data(resolved: ResolvedRecipe) -> Data:
+    """Return a recipe's datasets with their splits opened, unless they have to be fetched first.
+
+    Raises:
+        MistakeError: one cannot be opened.
+    """
+    data = Data(ComponentStore(resolved.components))
+    datasets = [name for name, spec in resolved.components.items() if spec.kind.data]
+    try:
+        for name in datasets if not absent_files(resolved, ()) else ():
+            data.content(name, None)
+    except MistakeError as error:
+        raise resolved.located(error) from error
+    return data
 
 
 def require_data(resolved: ResolvedRecipe, found: Preflight) -> Requirements:
@@ -96,6 +116,23 @@ def _split_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str
             if split in reads and dataset in components_behind(stage, resolved.components):
                 what = f"reads the {split} split of {dataset}, which there is not: {why}"
                 yield resolved.placed(Problem(Where(stage.key), what, code="missing-file"))
+
+
+def _label_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:
+    """Yield the conditions that cannot be fitted to the labels of the datasets that are open."""
+    for name in stages:
+        stage = resolved.stages[name]
+        dataset, condition = (stage.references().get(option) for option in ("dataset", "condition"))
+        fitted = condition in trained_by(stage) and dataset in data.store.built
+        if condition and dataset and fitted:
+            spec = resolved.components[condition]
+            try:
+                if isinstance(spec.component.load(), FitsLabels):
+                    data.store.component(condition).check_labels(data.labels(dataset))
+            except MistakeError as error:
+                yield from map(resolved.placed, error.problems)
+            except ValueError as error:
+                yield resolved.placed(Problem(Where(spec.key), str(error), code="component-error"))
 
 
 def _memory_problems(
