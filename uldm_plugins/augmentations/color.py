@@ -69,7 +69,7 @@ class Color:
 def grey(pixels: Tensor) -> Tensor:
     """Return the luma of pixels [B, 1 or 3, H, W], [B, 1, H, W]."""
     weights = LUMA if pixels.shape[1] == 3 else (1.0,)
-    return sum(weight * pixels[:, [index]] for index, weight in enumerate(weights))
+    return (pixels * pixels.new_tensor(weights).view(-1, 1, 1)).sum(1, keepdim=True)
 
 
 def _brightened(pixels: Tensor, factor: Tensor) -> Tensor:

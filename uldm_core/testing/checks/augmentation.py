@@ -154,10 +154,10 @@ def draws_images_as_they_are(case: Case) -> None:
 @contract.check
 def variants_are_what_it_draws(case: Case) -> None:
     """``variants`` are all that it draws, each as often, and the first is all 0."""
-    augmentation = case.build()
-    if not isinstance(augmentation, HasVariants):
+    augmentation: Augmentation = case.build()
+    variants = augmentation.variants if isinstance(augmentation, HasVariants) else None
+    if variants is None:
         raise Skip("it has no variants")
-    variants = augmentation.variants
     expect(not bool(variants[0].any()), f"the first of its variants is {variants[0].tolist()}, not all 0")
     expect(len(variants.unique(dim=0)) == len(variants), "it has a variant twice")
     drawn = _drawn(case, augmentation, 100 * len(variants))
