@@ -722,7 +722,8 @@ class Trainer(Stage, Protocol):
     run needs. ``finish`` leaves in the trained components what later stages shall get (with an option
     ``ema_decay`` the average of the weights), under the names that a component built anew has.
 
-    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``; of its state, ``RateScaled``.
+    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``, ``HasCheckpointSize``; of its
+    state, ``RateScaled``.
     """
 
     steps: int
@@ -819,6 +820,16 @@ class HasArtifactSize(_Optional, Protocol):
     """
 
     artifact_bytes: int
+
+
+@runtime_checkable
+class HasCheckpointSize(_Optional, Protocol):
+    """A trainer whose checkpoints have more than weights, their gradients' averages and one of the weights.
+
+    ``checkpoint_bytes`` is what the rest takes on disk at most.
+    """
+
+    checkpoint_bytes: int
 
 
 @frozen
