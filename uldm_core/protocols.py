@@ -160,6 +160,13 @@ class HasLabels(_Optional, Protocol):
 
 
 @runtime_checkable
+class HasClassNames(HasLabels, Protocol):
+    """A dataset whose classes have names: label i is ``class_names[i]``, the same in every split."""
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
 class Fingerprinted(_Optional, Protocol):
     """A dataset with a string that changes with its content only: not with processes, places or times."""
 
@@ -421,7 +428,7 @@ class Condition(Stateful, Protocol):
 
     The index ``classes`` itself means "no class". What it was fitted to is in ``state_dict()``.
 
-    Optional: ``FitsImages``.
+    Optional: ``FitsImages``, ``FitsLabels``, ``NamesClasses``.
     """
 
     classes: int
@@ -446,6 +453,21 @@ class FitsImages(_Optional, Protocol):
     """A condition that is fitted to images, if ``fits_images`` is true: float [B, C, H, W] in [-1, 1]."""
 
     fits_images: bool
+
+
+@runtime_checkable
+class FitsLabels(_Optional, Protocol):
+    """A condition that is fitted to the dataset's own labels: asked before a run whether it can be."""
+
+    def check_labels(self, labels: Tensor | None, /) -> None:
+        """Raise ``ValueError`` if it cannot be fitted to these labels, int64 [N], or to none."""
+
+
+@runtime_checkable
+class NamesClasses(_Optional, Protocol):
+    """A condition whose classes have names, if these are not None: class i is ``class_names[i]``."""
+
+    class_names: Sequence[str] | None
 
 
 @runtime_checkable
