@@ -24,13 +24,23 @@ settings.load_profile("everyday")
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory):
-    """Keep what is remembered of image files out of a person's own cache; return what says where that is."""
-    from uldm_plugins.shared import checked_files
+    """Keep what is cached of images out of a person's own cache; return what says where that is."""
+    from uldm_plugins.shared import cache
 
-    folder, real = tmp_path_factory.mktemp("cache"), checked_files.cache_folder
+    folder, real = tmp_path_factory.mktemp("cache"), cache.cache_folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checked_files, "cache_folder", lambda: folder)
+        patch.setattr(cache, "cache_folder", lambda: folder)
         yield real
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Ask no address whether it has a file: each has."""
+    from uldm_core.preflight import required_files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(required_files, "ask", lambda url: "")
+        yield
 
 
 SMALL_RECIPE = """\

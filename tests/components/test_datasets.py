@@ -21,7 +21,7 @@ from uldm_core import MistakeError, RunError, registry
 from uldm_plugins.datasets import fetched
 from uldm_plugins.datasets.image_folder import _by_share
 from uldm_plugins.datasets.mnist import EMBEDDED
-from uldm_plugins.shared import checked_files
+from uldm_plugins.shared import cache, checked_files
 from uldm_plugins.shared.files import image_files
 
 
@@ -347,7 +347,7 @@ def test_a_datasets_identity_is_its_content(folder, tmp_path_factory):
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
-    monkeypatch.setattr(checked_files, "cache_folder", lambda: place / "uldm")
+    monkeypatch.setattr(cache, "cache_folder", lambda: place / "uldm")
     return place
 
 
@@ -397,7 +397,7 @@ def refuse_some(path, flags):
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"0/00.png": [1, 2]}', b"\xff"])
 def test_a_damaged_cache_is_ignored(folder, own_cache, content):
     first = build(folder)
-    (file,) = (own_cache / "uldm").iterdir()
+    (file,) = (own_cache / "uldm" / "images").iterdir()
     assert len(json.loads(file.read_text())) == 20
     file.write_bytes(content)
     assert build(folder).fingerprint == first.fingerprint
@@ -409,18 +409,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, own_cache, monke
     assert len(build(folder)) == 18
 
     def homeless():
-        raise RuntimeError("Could not determine home directory.")
+        raise RunError("there is no place for the cache")
 
-    monkeypatch.setattr(checked_files, "cache_folder", homeless)
+    monkeypatch.setattr(cache, "cache_folder", homeless)
     assert len(build(folder)) == 18
 
 
 def test_the_cache_lies_where_a_person_keeps_caches(own_cache_folder, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert own_cache_folder() == tmp_path / "uldm" / "images"
+    assert own_cache_folder() == tmp_path / "uldm"
     monkeypatch.setenv("XDG_CACHE_HOME", "not absolute")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert own_cache_folder() == tmp_path / ".cache" / "uldm" / "images"
+    assert own_cache_folder() == tmp_path / ".cache" / "uldm"
 
 
 def test_progress_is_logged_while_images_are_checked(folder, own_cache, monkeypatch, caplog):

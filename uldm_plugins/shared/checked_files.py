@@ -16,8 +16,9 @@ from typing import Any
 import PIL
 from attrs import frozen
 
-from uldm_core.errors import OptionError, UldmError
+from uldm_core.errors import OptionError, RunError, UldmError
 from uldm_core.run_folder.files import write_bytes
+from uldm_plugins.shared import cache
 from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.decoding import decode
 from uldm_plugins.shared.files import ENDINGS, content_of, image_files, shown
@@ -167,22 +168,12 @@ def _known(entry: Any, state: list[int]) -> tuple[str, str] | None:
     return (entry[4], entry[5]) if whole and state and entry[:4] == state else None
 
 
-def cache_folder() -> Path:
-    """Return the folder of verdicts, ``~/.cache/uldm`` or below ``XDG_CACHE_HOME``.
-
-    Raises:
-        RuntimeError: nobody's home is known.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "uldm" / "images"
-
-
 def _remembered_at(root: Path, max_pixels: int) -> Path | None:
     asked = (os.path.realpath(root), max_pixels, PIL.__version__, _VERSION)
     name = hashlib.blake2b(repr(asked).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     try:
-        return cache_folder() / f"{name}.json"
-    except RuntimeError:
+        return cache.cache_folder() / "images" / f"{name}.json"
+    except RunError:
         return None
 
 
