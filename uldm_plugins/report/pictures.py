@@ -80,5 +80,5 @@ def shown_at(side: int) -> int:
 
 
 def how_many(side: int, most: int, pixels: int = 400_000) -> int:
-    """Return how many images of a larger side to show, so that the page stays small: eight, ``most`` at most."""
+    """Return how many images of a larger side to show, so that a page stays small: 8, ``most`` at most."""
     return max(min(8, most), min(most, pixels // max(side * side, 1)))
