@@ -140,15 +140,15 @@ def test_grids_show_images_of_any_channels_and_shape(tmp_path, channels):
         assert "A" in picture.mode and picture.getpixel((0, 0))[-1] == 0
 
 
-@pytest.mark.parametrize(("channels", "alone"), [(4, "RGBA"), (3, "RGB"), (1, "L"), (2, "L")])
-def test_one_image_keeps_its_alpha_in_a_file_of_its_own(tmp_path, channels, alone):
+@pytest.mark.parametrize(("channels", "mode"), [(4, "RGBA"), (3, "RGB"), (1, "L"), (2, "L")])
+def test_one_image_keeps_its_alpha_in_a_file_of_its_own(tmp_path, channels, mode):
     image = torch.randint(256, (channels, 6, 10), dtype=torch.uint8)
     save_image(image, tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:
-        assert picture.mode == alone and (channels != 4 or np.array_equal(picture, image.permute(1, 2, 0)))
+        assert picture.mode == mode and (channels != 4 or np.array_equal(picture, image.permute(1, 2, 0)))
     write_images(image[None], tmp_path / "other.png")
     with Image.open(tmp_path / "other.png") as picture:
-        assert picture.mode == alone
+        assert picture.mode == mode
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 1000))
