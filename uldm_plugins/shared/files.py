@@ -119,7 +119,7 @@ def other_endings() -> frozenset[str]:
 
 
 def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[str]:
-    """Yield the paths of all files under a folder. Each folder is entered once, by its own name if it lies there too."""
+    """Yield all files under a folder. Each folder is entered once, by its own name if it lies there too."""
     own, linked, hidden = range(3)
     waiting, entered = [(own, str(root))], set()
     while waiting:
@@ -137,7 +137,8 @@ def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[str]:
             unreadable[shown(Path(folder).relative_to(root))] = _reason(error)
             continue
         for entry in entries:
-            if not entry.is_dir():
+            # a link to itself is none; of others is_dir asks the system nothing
+            if not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
                 yield entry.path
             elif any(part.startswith(".") for part in Path(entry.path).relative_to(root).parts):
                 heapq.heappush(waiting, (hidden, entry.path))
