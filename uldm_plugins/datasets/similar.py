@@ -74,12 +74,9 @@ def duplicates(
     looked_at = np.arange(count)
     if count > _MOST_COMPARED:
         looked_at = np.sort(np.random.default_rng(0).permutation(count)[:_MOST_COMPARED])
+    key, shape = f"difference hashes of {_MOST_COMPARED} {images.key}", (len(looked_at), _BITS // 8)
     found = packed(
-        f"difference hashes of {_MOST_COMPARED} {images.key}",
-        (len(looked_at), _BITS // 8),
-        np.uint8,
-        lambda start: _hashed(images, looked_at[start:]),
-        "difference hashes",
+        key, shape, np.uint8, lambda start: _hashed(images, looked_at[start:]), "difference hashes"
     )
     of_test, of_train = (found[np.isin(looked_at, places)] for places in (test, train))
     return Duplicates(exact, int(near(of_test, of_train).sum()), len(of_test))

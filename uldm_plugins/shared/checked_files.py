@@ -297,6 +297,7 @@ def _memory(root: Path, max_pixels: int) -> sqlite3.Connection:
 def _opened(place: Path) -> sqlite3.Connection:
     memory = sqlite3.connect(place)
     try:
+        memory.execute("PRAGMA synchronous = OFF")  # a damaged one is replaced
         columns = "name BLOB PRIMARY KEY, state TEXT, hash BLOB, fault TEXT"
         memory.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}) WITHOUT ROWID")
     except BaseException:
