@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 from torchvision import datasets
 
+from uldm_core.protocols import RequiredFile
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.datasets.fetched import load_or_fetch
+from uldm_plugins.datasets.fetched import WITHOUT, load_or_fetch
 from uldm_plugins.shared.checked_files import ImageFiles, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Reading
 from uldm_plugins.shared.packed_images import images_of
@@ -56,7 +59,7 @@ class CelebA:
         auto_download: bool = True,
         pack: bool = True,
     ) -> None:
-        self.root, self.size, self.crop, self.subset = Path(root), size, crop, subset
+        self.root, self.size, self.crop, self.subset = Path(root), (size, size), crop, subset
         self._more = (limit, auto_download, pack)
         folder = self.root / datasets.CelebA.base_folder
         names = [f"{name} (MD5 {md5})" for _, md5, name in datasets.CelebA.file_list]
@@ -69,11 +72,30 @@ class CelebA:
         )
         inside = [os.fsencode(os.path.join("img_align_celeba", name)) for name in loaded.filename[:limit]]
         files = ImageFiles(folder, inside, MAX_PIXELS)
-        self._images = images_of(files, Reading((size, size), self.channels, crop=crop), pack)
+        self._images = images_of(files, Reading(self.size, self.channels, crop=crop), pack)
         sound, self.left_out = files.sound({})
         self._places = torch.from_numpy(sound)
         self.labels = loaded.identity[:limit].flatten().to(torch.int64)[self._places]
         self.fingerprint = content_fingerprint(files.hashes[sound], self.labels.tolist(), size, crop, subset)
+
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
+        """Return the files of Google Drive; the images are unpacked."""
+        folder, archive = Path(options["root"]) / datasets.CelebA.base_folder, "img_align_celeba.zip"
+        obstacle = "" if options["auto_download"] else "auto_download is off"
+        if not obstacle and find_spec("gdown") is None:
+            obstacle = "gdown, which fetches it, is not installed (pip install gdown)"
+        return [
+            RequiredFile(
+                name,
+                folder / (Path(archive).stem if name == archive else name),
+                f"https://drive.google.com/uc?id={identity}",
+                without=WITHOUT,
+                checksum=f"MD5 is {md5}",
+                obstacle=obstacle,
+            )
+            for identity, md5, name in datasets.CelebA.file_list
+        ]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -95,4 +117,4 @@ class CelebA:
         check_split(name, self.splits)
         if name == self.subset:
             return self
-        return CelebA(self.root, self.size, self.crop, cast(Subset, name), *self._more)
+        return CelebA(self.root, self.size[0], self.crop, cast(Subset, name), *self._more)
