@@ -160,6 +160,21 @@ class HasLabels(_Optional, Protocol):
 
 
 @runtime_checkable
+class HasClassNames(HasLabels, Protocol):
+    """A dataset whose classes have names: label i is ``class_names[i]``, the same in every split."""
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
+class Prefetches(_Optional, Protocol):
+    """A dataset that reads images ahead, while others are used."""
+
+    def prefetch(self, indices: Tensor, /) -> None:
+        """Begin to read the images at ``indices``, which are asked for next; ``images`` gives the same."""
+
+
+@runtime_checkable
 class Fingerprinted(_Optional, Protocol):
     """A dataset with a string that changes with its content only: not with processes, places or times."""
 

@@ -16,8 +16,10 @@ from PIL import Image
 from torchvision import datasets
 
 from uldm_core import MistakeError, RunError, registry
-from uldm_plugins.datasets import fetched
+from uldm_core.protocols import HasLabels
+from uldm_plugins.datasets import fetched, similar
 from uldm_plugins.datasets.mnist import EMBEDDED
+from uldm_plugins.datasets.similar import Duplicates
 from uldm_plugins.datasets.splits import groups_of, is_for_testing
 from uldm_plugins.shared import cache, checked_files
 from uldm_plugins.shared.files import Reading, image_names
@@ -255,6 +257,58 @@ def test_a_split_without_a_usable_image_is_refused_with_the_first(folder):
         build(folder)
     with pytest.raises(MistakeError, match="there is no split 'valid'; there are: train, test"):
         build(folder / "train", subset="valid")
+
+
+def test_folders_of_a_split_are_classes(folder, caplog):
+    train = build(folder)
+    assert train.class_names == train.split("test").class_names == ("0", "1", "2")
+    for split in (train, train.split("test")):
+        assert [path.parent.name for path in split.paths] == [str(label) for label in split.labels.tolist()]
+    (folder / "train").mkdir()
+    (folder / "test").mkdir()
+    shutil.copytree(folder / "2", folder / "train" / "b" / "deep")
+    for old, new in (("0", "train/a"), ("1", "test/b"), ("2", "test/c")):
+        (folder / old).rename(folder / new)
+    inside = build(folder)
+    assert inside.class_names == ("a", "b", "c") and set(inside.labels.tolist()) == {0, 1}
+    assert set(inside.split("test").labels.tolist()) == {1, 2}
+    assert inside.duplicates.exact == int((inside.split("test").labels == 2).sum())
+    before = fingerprints(folder)
+    (folder / "train" / "b").rename(folder / "train" / "z")
+    assert fingerprints(folder) != before  # labels are others
+    (folder / "train" / "a" / "00.png").rename(folder / "train" / "00.png")
+    assert not isinstance(build(folder), HasLabels)
+
+
+def test_one_folder_is_no_class(folder):
+    for name in "12":
+        shutil.rmtree(folder / name)
+    assert not isinstance(build(folder), HasLabels)
+
+
+def test_copies_and_near_copies_of_training_images_are_counted(tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    ramps = generator.uniform(0, 255, (40, 9, 9, 3)).repeat(4, 1).repeat(4, 2)
+    for index, ramp in enumerate(ramps):
+        path = tmp_path / ("train" if index < 30 else "test") / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(ramp.astype(np.uint8)).save(path)
+    shutil.copy(tmp_path / "train" / "0.png", tmp_path / "test" / "copy.png")
+    for index in (1, 2):  # a little darker, a little smaller
+        near = Image.open(tmp_path / "train" / f"{index}.png").point(lambda value: int(value * 0.9))
+        near.save(tmp_path / "test" / f"near{index}.png")
+    for split in ("train", "test"):
+        Image.new("RGB", (36, 36), (len(split), 0, 0)).save(tmp_path / split / "flat.png")
+    found = build(tmp_path, size=32).split("test").duplicates
+    assert found == Duplicates(exact=1, near=3, compared=14)
+    assert caplog.text.count("1 test images have the very content of a training image") == 1
+    assert caplog.text.count("3 of 14 test images that were compared look nearly like a training") == 1
+    assert build(tmp_path, size=32, pack=False).duplicates == Duplicates(1, 0, 0)
+
+
+def test_of_many_images_a_sample_is_compared(folder, monkeypatch):
+    monkeypatch.setattr(similar, "_MOST_COMPARED", 12)
+    assert 0 < build(folder, test_share=0.5).duplicates.compared < 12
 
 
 def contents(*numbers):
