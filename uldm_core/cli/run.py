@@ -114,18 +114,21 @@ def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     from uldm_core.engine.requirements import device_here, require_data, requirements
     from uldm_core.preflight.forecast import forecast, not_reused
     from uldm_core.preflight.preflight import checked
+    from uldm_core.run_folder.data import Data
     from uldm_core.run_folder.folder import RunFolder
     from uldm_core.run_folder.place import folder_of
+    from uldm_core.spec.building import ComponentStore
 
     show_problems(resolved.warnings)
     folder = folder_of(resolved, out)
     found = checked(resolved, folder=RunFolder(folder))
     show_problems(found.problems)
     click.echo(f"{found.table()}\n")
+    data = Data(ComponentStore(resolved.components))
     todo, lines = list(resolved.stages), ["what each stage would do is known once the dataset is fetched"]
     if not require_data(resolved, found).absent:
-        would = forecast(resolved, folder)
+        would = forecast(resolved, folder, data)
         todo, lines = not_reused(would), [str(line) for line in would]
-    needed = requirements(resolved, found, todo, device_here(resolved.run)).require()
+    needed = requirements(resolved, found, todo, device_here(resolved.run), data).require()
     show_problems(needed.problems)
     click.echo("\n".join([*needed.fetched, *lines]))

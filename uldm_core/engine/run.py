@@ -122,12 +122,14 @@ class _Runner:
     log: RunLog
     reporter: Reporter = field(init=False)
     store: RunComponents = field(init=False)
+    data: Data = field(init=False)
     results: Results = field(init=False)
     products: dict[str, Path] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.reporter = self.log.reporter
         self.store = RunComponents.of(self.resolved, self.device)
+        self.data = Data(self.store)
         self.results = Results(self.resolved, self.folder, self.log.events, self.reporter.message)
 
     def run(self, until: str | None, exact: bool) -> None:
@@ -182,7 +184,7 @@ class _Runner:
     def _require(self, stages: Sequence[str]) -> None:
         """Raise ``MistakeError`` if these stages need what is not there; say what is going to be fetched."""
         with self.stop.interrupting():
-            needed = requirements(self.resolved, self.preflight, stages, self.device).require()
+            needed = requirements(self.resolved, self.preflight, stages, self.device, self.data).require()
         for line in (*needed.fetched, *(f"warning: {problem}" for problem in needed.problems)):
             self.reporter.message(line)
 
@@ -193,14 +195,13 @@ class _Runner:
 
     def _keys(self) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
-        data = Data(self.store)
         brought = keep_pretrained(self.resolved, self.folder, self.reporter.message)
         self.store.weights.update(brought)
         try:
-            keys = stage_keys(self.resolved, self.store, brought=brought, data=data)
+            keys = stage_keys(self.resolved, self.store, brought=brought, data=self.data)
         except MistakeError as error:
             raise self.resolved.located(error) from error
-        self._note_left_out(data.left_out())
+        self._note_left_out(self.data.left_out())
         return keys
 
     def _note_left_out(self, images: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from uldm_core.errors import Key, dotted, listing
 from uldm_core.recipe import ResolvedRecipe
+from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import pretrained_weights
@@ -35,19 +36,23 @@ class Forecast:
         return f"{self.stage}: {self.does}, {self.why}"
 
 
-def forecast(resolved: ResolvedRecipe, path: Path) -> list[Forecast]:
+def forecast(resolved: ResolvedRecipe, path: Path, data: Data | None = None) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
     The dataset is opened: its content decides as well.
+
+    Args:
+        resolved: the recipe.
+        path: the folder.
+        data: the recipe's datasets, if they are wanted afterwards.
 
     Raises:
         MistakeError: the recipe has no stages; weights of another run are not there.
     """
     require_stages(resolved)
     folder = RunFolder(path)
-    keys = stage_keys(
-        resolved, ComponentStore(resolved.components), brought=pretrained_weights(resolved, folder)
-    )
+    data = data or Data(ComponentStore(resolved.components))
+    keys = stage_keys(resolved, data.store, brought=pretrained_weights(resolved, folder), data=data)
     return forecast_of(folder, resolved, keys)
 
 

@@ -42,7 +42,8 @@ def stage_keys(
     trained or made what it uses. Where a file is does not count, nor do options of a dataset that has
     fingerprints.
 
-    The files that these classes inherit from and import stand beside the hash, see ``code_of``.
+    The files that these classes inherit from and import stand beside the hash, see ``code_of``; and so do the
+    names of a dataset's classes, for whoever opens the run without its data.
 
     Args:
         resolved: the recipe.
@@ -74,12 +75,14 @@ def stage_keys(
             "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: made[what] for what in used if what in made},
         }
+        known_names = {name: data.class_names(name) for name in datasets}
+        names = {name: named for name, named in known_names.items() if named is not None}
         counted = {**content, "nouns": {name: options["nouns"][name] for name in others}}
         adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
         keys[name] = StageKey(
             digest_of(json.dumps(counted, sort_keys=True).encode()),
             steps_of(stage),
-            {**content, "code": code_behind(stage, resolved)},
+            {**content, "code": code_behind(stage, resolved), "class_names": names},
             adjustable,
         )
         made |= dict.fromkeys(products(stage), str(keys[name]))
