@@ -94,16 +94,12 @@ def test_kept_in_memory_or_on_the_disk_latents_are_the_same_bit_for_bit(case, fo
 
 
 def test_a_training_is_the_same_bit_for_bit_wherever_its_latents_are(tmp_path, monkeypatch):
-    weights = []
+    found = []
     for few, held in ((1 << 30, 1 << 30), (0, 1 << 30), (0, 0)):
         monkeypatch.setattr(kept_latents, "FEW_PIXELS", few)
         monkeypatch.setattr(latents, "MOST_HELD", held)
-        torch.manual_seed(0)
-        parts = components() | {"dataset": RecordingDataset()}
-        del parts["discriminator"], parts["backbone"]
-        run_stage(registry.build("stage", "train_diffusion", **parts, steps=3, batch_size=8), tmp_path)
-        weights.append(torch.cat([p.flatten() for p in parts["denoiser"].parameters()]))
-    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+        found.append(weights(trained(tmp_path)["denoiser"]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_a_run_that_finds_its_latents_encodes_a_few_images_to_know_them(case, folder):
@@ -335,24 +331,37 @@ class Nothing:
         return images.clone()
 
 
+UNUSED = {
+    "train_diffusion": ("discriminator", "backbone"),
+    "train_autoencoder": (
+        "denoiser",
+        "latent_scaling",
+        "noise_scheduler",
+        "backbone",
+        "discriminator",
+    ),
+}
+
+
 def trained(tmp_path, stage="train_diffusion", **options):
+    """Train three steps, and return what was trained."""
     torch.manual_seed(0)
-    parts = components() | {"dataset": RecordingDataset()} | options
-    keep = {"train_diffusion": ("discriminator", "backbone")}.get(
-        stage, ("denoiser", "latent_scaling", "noise_scheduler", "backbone", "discriminator")
-    )
-    for name in keep:
-        del parts[name]
-    return run_stage(registry.build("stage", stage, **parts, steps=3, batch_size=8), tmp_path), parts
+    parts = {**components(), "dataset": RecordingDataset(), "previews": 0, **options}
+    given = {name: part for name, part in parts.items() if name not in UNUSED[stage]}
+    run_stage(registry.build("stage", stage, **given, steps=3, batch_size=8), tmp_path)
+    return parts
+
+
+def weights(denoiser):
+    return torch.cat([parameter.flatten() for parameter in denoiser.parameters()])
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_other_random_numbers_of_a_training_do_not_move_with_an_augmentation(cached, tmp_path):
-    weights = []
-    for options in ({}, {"augmentation": Nothing()}):
-        parts = trained(tmp_path, **options, cache_latents=cached)[1]
-        weights.append(torch.cat([p.flatten() for p in parts["denoiser"].parameters()]))
-    assert torch.equal(*weights)
+    options = {"cache_latents": cached}
+    plain = trained(tmp_path, **options)["denoiser"]
+    other = trained(tmp_path, **options, augmentation=Nothing())["denoiser"]
+    assert torch.equal(weights(plain), weights(other))
 
 
 def test_a_denoiser_is_given_parameters_in_training_and_none_in_samples(tmp_path):
@@ -376,6 +385,6 @@ def test_an_autoencoder_is_trained_on_augmented_images(tmp_path):
     autoencoder = TinyAutoencoder()
     given = []
     autoencoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    trained(tmp_path, "train_autoencoder", autoencoder=autoencoder, augmentation=Darkened(), previews=0)
+    trained(tmp_path, "train_autoencoder", autoencoder=autoencoder, augmentation=Darkened())
     assert all(bool((images == -1).all()) for images in given) and len(given) == len(seen) == 3
     assert not torch.equal(seen[0], seen[1])
