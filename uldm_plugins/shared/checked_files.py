@@ -19,7 +19,9 @@ from attrs import frozen
 from uldm_core.errors import OptionError, RunError, UldmError
 from uldm_core.run_folder.files import write_bytes
 from uldm_plugins.shared import cache
-from uldm_plugins.shared.files import ENDINGS, content_of, decode, image_files, shown
+from uldm_plugins.shared.containers import parse
+from uldm_plugins.shared.decoding import decode
+from uldm_plugins.shared.files import ENDINGS, content_of, image_files, shown
 
 _REASONS = 10
 _NAMES = 5
@@ -111,7 +113,7 @@ def _verdict(path: Path, max_pixels: int) -> tuple[str, str]:
         return "", str(error)
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     try:
-        decode(content, max_pixels, draft=(1, 1))
+        decode(parse(content), max_pixels, draft=(1, 1))
     except ValueError as error:
         return digest, str(error)
     return digest, ""
