@@ -109,7 +109,14 @@ class NormalizedLatents:
         if self.augmentation is not None:
             generator = self.context.generator("augmentation")
             self.parameters = parameters_of(self.augmentation, self.variants, len(self.dataset), generator)
-        keeper = Keeper(self.dataset, self.autoencoder, self.context, self.dtype, index_batches(self.dataset))
+        keeper = Keeper(
+            self.dataset,
+            self.autoencoder,
+            self.context,
+            self.augmentation,
+            self.dtype,
+            index_batches(self.dataset),
+        )
         self.kept = [keeper.keep(*self._encoding(parameters)) for parameters in self.parameters]
         self.scaling.fit(unless_stopped(self.kept[0].batches(), self.context))
         in_memory = all(isinstance(kept.values, Tensor) for kept in self.kept)
