@@ -166,18 +166,9 @@ class TrainDiffusion:
         preview_sampler: Partial[Sampler] = use("euler", steps=10),
         guidance: Guidance = use("none"),
     ) -> None:
-        if needs_average(guidance) and not weaker:
-            raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
-        across = isinstance(coupling, PairsAcrossClasses) and coupling.across_classes
-        if condition is not None and across:
-            raise OptionError(
-                f"{type(coupling).__name__} pairs across the classes of the condition, each of which would "
-                "be trained on a part of the noise: take the coupling independent, or no condition"
-            )
-        if ema_stds and not ema:
-            raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
-        if ema and not held_out:
-            raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
+        check_guidance(guidance, weaker)
+        check_coupling(coupling, condition)
+        check_averages(ema, ema_stds, held_out)
         check_options(held_out, watch, watch_metric, checkpoint == "best", bool(ema))
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -185,23 +176,19 @@ class TrainDiffusion:
         self.noise_scheduler = noise_scheduler
         self.latent_scaling = latent_scaling
         self.condition = condition
-        self.augmentation = augmentation
         self.coupling = coupling
         self.timestep_weighting = timestep_weighting
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
-        self.latents_dtype = latents_dtype
-        self.variants = variants
+        self._latents_options = (augmentation, variants, getattr(torch, latents_dtype))
         self.held_out = held_out
         self.times_watched = watch if held_out else 0
-        self.watch_metric = watch_metric
-        self.watch_sampler = watch_sampler
+        self.watch_metric, self.watch_sampler = watch_metric, watch_sampler
         self.keeps_best = checkpoint == "best"
         self.drop = drop
         self.weaker_step = max(1, round(weaker * steps)) if weaker else 0
-        self.previews = previews
-        self.preview_sampler = preview_sampler
+        self.previews, self.preview_sampler = previews, preview_sampler
         self.guidance = guidance
         self._averages = averages_to_keep(ema_decay, ema_std, ema_stds or STDS if ema else ())
         self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
@@ -229,9 +216,7 @@ class TrainDiffusion:
             self.autoencoder,
             self.latent_scaling,
             context,
-            self.augmentation,
-            self.variants,
-            getattr(torch, self.latents_dtype),
+            *self._latents_options,
         )
         self.latents.fit(cached=self.cache_latents)
         self._fit_condition(context)
@@ -434,3 +419,27 @@ class TrainDiffusion:
     def _images(self, context: Context) -> Iterable[Tensor]:
         batches = unless_stopped(image_batches(self.dataset), context)
         return (to_float(batch.to(context.device)) for batch in batches)
+
+
+def check_guidance(guidance: Guidance, weaker: float) -> None:
+    """Raise ``ValueError`` if guidance needs a weaker denoiser, and none is kept."""
+    if needs_average(guidance) and not weaker:
+        raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
+
+
+def check_coupling(coupling: Coupling, condition: Condition | None) -> None:
+    """Raise ``ValueError`` if a coupling pairs across the classes of a condition."""
+    across = isinstance(coupling, PairsAcrossClasses) and coupling.across_classes
+    if condition is not None and across:
+        raise OptionError(
+            f"{type(coupling).__name__} pairs across the classes of the condition, each of which would "
+            "be trained on a part of the noise: take the coupling independent, or no condition"
+        )
+
+
+def check_averages(ema: str | None, ema_stds: Sequence[float] | None, held_out: float) -> None:
+    """Raise ``ValueError`` if averages are to be chosen without images for it, or have widths in vain."""
+    if ema_stds and not ema:
+        raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
+    if ema and not held_out:
+        raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
