@@ -156,8 +156,8 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
         (["{run}", "--samples", "none.npz"], "there are no samples none.npz"),
         (["{run}", "--metric", "psnr", "--metric", "psnr"], "metrics: PSNR is listed twice"),
         (["{run}", "--samples", "one.npz", "--metric", "frechet_mnist"], "FrechetMnist cannot be measured: "),
-        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
-        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
+        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, H, W, C]"),
+        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, H, W, C]"),
         (
             ["{run}", "--samples", "small.npz"],
             "images are 5x5 with 1 channels; those of the run's dataset are 28x28 with 1 channels",
@@ -178,6 +178,7 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
         (["small.npz", "--against", "small.npz"], "name the metrics: --metrics NAME,NAME"),
         (["one.npz", "--against", "one.npz", "--metrics", "codebook_usage"], "missing option 'autoencoder'"),
         (["one.npz", "--against", "line.npz", "--metrics", "psnr"], "line.npz: images are uint8 [2, 28]"),
+        (["one.npz", "--against", "four.npz", "--metrics", "psnr"], "four.npz has images of 4 channels"),
         (
             ["one.npz", "--against", "two.npz", "--metrics", "psnr"],
             "PSNR cannot be measured: 1 images against",
@@ -190,6 +191,7 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
     for name, shape, kind in [
         ("one", (1, 28, 28, 1), np.uint8),
         ("two", (2, 28, 28, 1), np.uint8),
+        ("four", (1, 28, 28, 4), np.uint8),
         ("small", (2, 5, 5, 1), np.uint8),
         ("line", (2, 28), np.uint8),
         ("floats", (2, 28, 28, 1), np.float32),
