@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut
+from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut, KnowsShape
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
@@ -169,6 +169,12 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         NotImplementedError: they declare none.
     """
     target: object = spec.component.load()
+    splits = tuple(getattr(target, "splits", ("train", "test")))
+    if isinstance(target, KnowsShape):
+        try:
+            return StandIn(*target.image_shape(spec.options), splits)
+        except (ValueError, OSError) as error:
+            raise NotImplementedError(str(error)) from error
 
     def declared(name: str, wanted: Callable[..., bool]) -> Any:
         for value in (getattr(target, name, None), spec.options.get(name)):
@@ -177,6 +183,5 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         raise NotImplementedError(f"neither its class nor its options say its {name}")
 
     size = height_and_width(declared("size", is_size))
-    splits = tuple(getattr(target, "splits", ("train", "test")))
     names = getattr(target, "class_names", None)
     return StandIn(declared("channels", lambda value: type(value) is int), size, splits, names)
