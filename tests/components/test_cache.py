@@ -180,6 +180,7 @@ def test_what_nobody_used_for_a_month_is_removed(folder, starts):
 
 def test_progress_is_logged(folder, starts, monkeypatch, caplog):
     monkeypatch.setattr(cache, "_LOG_EVERY", 0.0)
+    monkeypatch.setattr(cache, "_LARGE", 6_000)
     caplog.set_level("INFO", "uldm_plugins")
     pack(starts)
-    assert "packing 100 images" in caplog.text and "packed 96 of 100 images" in caplog.text
+    assert "packing 100 images, 0.0 GB: " in caplog.text and "packed 96 of 100 images" in caplog.text

@@ -26,6 +26,7 @@ _VERSION = 1  # of the files; others are never used
 _UNUSED_SECONDS = 30 * 24 * 3600
 _NOTE_EVERY = 2.0  # seconds of work that a killed program loses
 _LOG_EVERY = 5.0
+_LARGE = 10**8  # bytes, of which a person is told where they are written
 _COMPARED = 16  # rows whose content is compared before an array is used
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,9 @@ class _Entry:
         if done == 0:
             self._begin(part)
         if done < self.shape[0]:
-            _log.info("packing %s %s: %s", f"{self.shape[0] - done:,}", what, self.path)
+            if self.shape[0] * self.bytes_a_row >= _LARGE:
+                size = f"{self.shape[0] * self.bytes_a_row / 1e9:.1f} GB"
+                _log.info("packing %s %s, %s: %s", f"{self.shape[0]:,}", what, size, self.path)
             self._write(part, done, batches, what)
         with writing(self.path):
             os.replace(part, self.path)  # which the next one does who asks, if the power goes
