@@ -202,6 +202,15 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
     assert code == 2 and said in error and out == "" and "Traceback" not in error
 
 
+def test_evaluate_warns_of_a_network_that_a_loss_of_the_run_trained_on(uldm, run, monkeypatch):
+    monkeypatch.setattr(Evaluate, "report", lambda *a: {"results": {}, "counts": {}, "metrics": {}})
+    monkeypatch.setattr("uldm_plugins.commands.evaluate._keep", lambda *a: None)
+    metrics = ("--metrics", "kid,psnr")
+    error = uldm("evaluate", run, *metrics, "--backbone", "mnist_classifier")[2]
+    assert "kid: warning: measures in the features of mnist_classifier, on which stages.first" in error
+    assert "flatters" not in uldm("evaluate", run, *metrics, "--backbone", "dummy")[2]
+
+
 def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run, tmp_path):
     page = run / "report.html"
     assert "--samples mine.npz" not in page.read_text("utf-8")

@@ -71,6 +71,17 @@ def test_everything_there_is_is_shown(run):
     assert 'http-equiv="refresh"' not in page and data(page)["refresh"] == 0
 
 
+def test_numbers_by_a_network_that_a_loss_trained_on_are_warned_of(run):
+    run.everything()
+    assert not [what for what in found(run) if "flatters" in what]
+    loss = 'losses = [{ use = "lpips", backbone = "mnist_judge" }]\n'
+    run.recipe(RECIPE.replace("steps = 400\n", "steps = 400\n" + loss))
+    flattering = [what.partition(", on which")[0] for what in found(run) if "flatters" in what]
+    assert "worry: scores.metrics[0] measures in the features of mnist_judge" in flattering
+    run.recipe("uldm = 1\n[dataset]\nuse = 'gone'\n")
+    assert not [what for what in found(run) if "flatters" in what]
+
+
 def test_a_page_asks_nothing_of_the_network_and_stays_small(run):
     page = report_of(run.everything(), NOW)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
