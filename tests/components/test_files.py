@@ -15,12 +15,12 @@ from PIL import Image, ImageOps
 
 from uldm_plugins.shared.checked_files import fault
 from uldm_plugins.shared.files import (
+    Reading,
     decode,
     image_files,
     image_shape,
     other_endings,
     read_image,
-    read_square,
     shown,
 )
 
@@ -51,7 +51,13 @@ def png(width, bits, colour, rows, *chunks):
 
 
 def numbers(content):
-    return np.asarray(decode(content, MOST)).tolist()
+    """Return the pixels on white, where some are transparent."""
+    image = decode(content, MOST)
+    if "A" in image.mode:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(
+            image.mode[:-1]
+        )
+    return np.asarray(image).tolist()
 
 
 def test_an_image_keeps_its_size_and_channels_by_default(tmp_path, ramp):
@@ -74,7 +80,7 @@ def test_what_is_transparent_is_laid_on_white(tmp_path, mode):
     grey = read_image(tmp_path / "a.png", channels=1)[0]
     assert grey[0, 0] == 255 and grey[1, 3] == 10
     assert mode == "P" or 126 <= grey[0, 1] <= 128
-    assert read_square(tmp_path / "a.png", 2, 3).max() > 50
+    assert Reading((2, 2), 3).read(tmp_path / "a.png").max() > 50
     assert image_shape(tmp_path / "a.png") == (1 if mode == "LA" else 3, 2, 4)
 
 
@@ -212,7 +218,7 @@ def test_sixteen_bits_keep_their_upper_half(tmp_path, ramp):
     assert image_shape(tmp_path / "a.png") == (1, 10, 20)
 
 
-@pytest.mark.parametrize("read", [read_image, image_shape, lambda path: read_square(path, 4, 1)])
+@pytest.mark.parametrize("read", [read_image, image_shape, Reading((4, 4), 1).read])
 def test_what_is_no_image_is_named(tmp_path, read):
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(ValueError, match=r"a\.png cannot be decoded"):
@@ -367,3 +373,73 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
 
 def test_names_are_shown_in_one_line_whatever_their_bytes():
     assert shown(Path(os.fsdecode(b"a\xff\n\xc3\xa9.png"))) == "a\\xff\\né.png"
+
+
+def read(tmp_path, image, *how, **options):
+    image.save(tmp_path / "a.png")
+    return Reading(*how, **options).read(tmp_path / "a.png")
+
+
+def test_an_image_of_another_shape_is_cropped_padded_or_stretched(tmp_path):
+    wide = Image.fromarray(np.array([[10] * 4 + [90] * 4] * 4, np.uint8))
+    assert read(tmp_path, wide, (4, 4), 1, "crop")[..., 0].tolist() == [[10, 10, 90, 90]] * 4
+    padded = read(tmp_path, wide, (8, 8), 1, "pad", "black")[..., 0]
+    assert padded[2:6].tolist() == np.asarray(wide).tolist() and not padded[:2].any() and not padded[6:].any()
+    stretched = read(tmp_path, wide, (8, 8), 1, "stretch")[..., 0]
+    assert stretched.tolist() == [[10] * 4 + [90] * 4] * 8
+
+
+def test_height_stands_before_width_and_the_part_has_the_wanted_shape(tmp_path):
+    rows = np.arange(60, dtype=np.uint8).reshape(10, 6)
+    assert read(tmp_path, Image.fromarray(rows), (2, 6), 1)[..., 0].tolist() == rows[4:6].tolist()
+    assert read(tmp_path, Image.fromarray(rows), (10, 2), 1)[..., 0].tolist() == rows[:, 2:4].tolist()
+    assert read(tmp_path, Image.fromarray(rows), (2, 1), 1, crop=2).tolist() == rows[4:6, 2:3, None].tolist()
+    assert read(tmp_path, Image.fromarray(rows), (4, 4), 1, "stretch", crop=4).tolist() == (
+        rows[3:7, 1:5, None].tolist()
+    )
+
+
+def test_four_channels_keep_what_is_transparent_and_no_hidden_colour_bleeds(tmp_path):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, :4], pixels[:, 4:] = (200, 100, 50, 255), (0, 255, 0, 0)
+    found = read(tmp_path, Image.fromarray(pixels), (5, 5), 4, background="#010203")
+    seen = found[..., 3] > 0
+    alpha = found[seen][:, 3:] / 255
+    assert np.abs(found[seen][:, :3] * alpha - np.array([200, 100, 50]) * alpha).max() < 1
+    assert 0 < seen.sum() < 25
+    assert (found[~seen] == (1, 2, 3, 0)).all() and found[0, 0, 3] == 255
+    same = read(tmp_path, Image.fromarray(pixels), (8, 8), 4)
+    assert (same[:, :4] == pixels[:, :4]).all() and (same[:, 4:] == (255, 255, 255, 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("background", "colour"),
+    [("white", (255, 255, 255)), ("black", (0, 0, 0)), ("grey", (128, 128, 128)), ("#0a141e", (10, 20, 30))],
+)
+def test_the_background_is_below_and_around(tmp_path, background, colour):
+    clear = Image.new("RGBA", (2, 4), (9, 9, 9, 0))
+    flat = read(tmp_path, clear, (4, 4), 3, "pad", background)
+    assert (flat == colour).all()
+    assert (read(tmp_path, clear, (4, 4), 4, "pad", background) == (*colour, 0)).all()
+    framed = read(tmp_path, Image.new("L", (2, 4), 77), (4, 4), 3, "pad", background)
+    assert framed[0].tolist() == [list(colour), [77] * 3, [77] * 3, list(colour)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"background": "whit"}, {"background": "#12345"}, {"channels": 2}, {"fit": "fill"}]
+)
+def test_readings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Reading(**{"size": (4, 4), "channels": 3, **wrong})
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_decoded_at_a_fraction_is_nearly_the_same(tmp_path, fit, orientation):
+    waves = np.sin(np.arange(400) / 40)[:, None] + np.cos(np.arange(100) / 25)
+    image, exif = Image.fromarray((waves * 60 + 128).astype(np.uint8)), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
+    small, exact = (Reading((40, 16), 1, fit).read(tmp_path / name) for name in ("a.jpg", "a.png"))
+    assert np.abs(small.astype(int) - exact).max() < 8

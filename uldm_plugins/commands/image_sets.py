@@ -18,7 +18,7 @@ from uldm_core.protocols import Dataset, Paired
 from uldm_core.spec.structure import path_of
 from uldm_plugins.commands.real_images import image_paths
 from uldm_plugins.shared.arrays import array_names, read_arrays
-from uldm_plugins.shared.files import image_shape, read_batch, read_image
+from uldm_plugins.shared.files import Reading, image_shape, read_image
 from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.latents import image_batches
 
@@ -124,7 +124,7 @@ def of_folder(folder: Path, size: int | None) -> ImageSet:
         for start in range(0, len(paths), count):
             some = paths[start : start + count]
             if size:
-                yield read_batch(some, size, channels)
+                yield Reading((size, size), channels).batch(some)
             else:
                 yield torch.stack([read_image(path, channels) for path in some])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from uldm_core import MistakeError
 from uldm_core.protocols import Dataset
 from uldm_plugins.shared.checked_files import fault, usable
-from uldm_plugins.shared.files import MAX_PIXELS, image_shape, read_image, read_square, shown
+from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_shape, shown
 from uldm_plugins.shared.images import images_at_a_time
 
 _LONGEST = 200  # bytes; file systems take 255
@@ -70,14 +70,10 @@ def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> Re
     if resize == "off":
         _check_sizes(found, size)
 
-    def read(path: Path) -> Tensor:
-        if resize == "crop":
-            return torch.from_numpy(read_square(path, size, channels).copy()).permute(2, 0, 1)
-        return read_image(path, channels, size)
+    reading = Reading((size, size), channels, "crop" if resize == "crop" else "stretch")
 
     def read_some(places: Sequence[int]) -> Tensor:
-        with ThreadPoolExecutor() as pool:
-            return torch.stack(list(pool.map(read, [found[place] for place in places])))
+        return reading.batch(found[place] for place in places)
 
     return RealImages(distinct_names(found), read_some, [str(path) for path in found], size)
 

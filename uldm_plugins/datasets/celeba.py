@@ -13,7 +13,7 @@ from torchvision import datasets
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import load_or_fetch
 from uldm_plugins.shared.checked_files import check, content_fingerprint
-from uldm_plugins.shared.files import MAX_PIXELS, read_batch
+from uldm_plugins.shared.files import MAX_PIXELS, Reading
 
 Subset = Literal["train", "valid", "test"]
 
@@ -81,7 +81,7 @@ class CelebA:
             UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
-        return read_batch(paths, self.size, self.channels, self.crop)
+        return Reading((self.size, self.size), self.channels, crop=self.crop).batch(paths)
 
     def split(self, name: str) -> CelebA:
         """Return the ``train``, ``valid`` or ``test`` split."""

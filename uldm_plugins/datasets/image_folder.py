@@ -18,7 +18,7 @@ from uldm_core import Exists
 from uldm_core.errors import OptionError
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.shared.checked_files import CheckedFiles, check, content_fingerprint
-from uldm_plugins.shared.files import MAX_PIXELS, image_files, leads_nowhere, read_batch, shown
+from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_files, leads_nowhere, shown
 
 _NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 _LIKE_A_SPLIT = re.compile("(?i:train(ing)?|test(ing)?|val(id(ation)?)?)([^a-z].*)?", re.DOTALL)
@@ -93,7 +93,8 @@ class ImageFolder:
             UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
-        return read_batch(paths, self.size, self.channels, max_pixels=self.max_pixels)
+        reading = Reading((self.size, self.size), self.channels, max_pixels=self.max_pixels)
+        return reading.batch(paths)
 
     def split(self, name: str) -> ImageFolder:
         """Return the split of this name, one of ``splits``."""

@@ -110,7 +110,7 @@ def _verdict(path: Path, max_pixels: int) -> tuple[str, str]:
         return "", str(error)
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     try:
-        decode(content, max_pixels, draft=1)
+        decode(content, max_pixels, draft=(1, 1))
     except ValueError as error:
         return digest, str(error)
     return digest, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from attrs import frozen
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -33,7 +36,9 @@ _NO_IMAGES = {".bufr", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps"}
 # Image.open has a limit on pixels of its own, for all of the program, and warns: the classes do neither
 _READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
 _GREY = ("1", "L", "LA")
-_MODES = {1: "L", 3: "RGB"}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_COLOURS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0)}
+Fit = Literal["crop", "pad", "stretch"]
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -150,28 +155,34 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def decode(content: bytes, max_pixels: int, draft: int | None = None) -> Image.Image:
-    """Return an upright image of mode ``L`` or ``RGB``, what is transparent in it on white.
+def decode(content: bytes, max_pixels: int, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Return an upright image of mode ``L``, ``LA``, ``RGB`` or ``RGBA``.
 
     Args:
         content: a file's bytes.
         max_pixels: larger images are refused before they are decoded.
-        draft: a JPEG is decoded at a fraction of its size, at least this.
+        draft: a JPEG is decoded at a fraction of its size, at least this width and height.
 
     Raises:
         ValueError: it is no image, damaged, or too large.
     """
     container = parse(content)
-    image = _opened(container, max_pixels)
+    return _decoded(_opened(container, max_pixels), container, draft)
+
+
+def _decoded(image: ImageFile, container: Container, draft: tuple[int, int] | None) -> Image.Image:
     with _any_fault_as_damage():
         if draft and container.kind == "JPEG":
-            image.draft(None, (draft, draft))
+            image.draft(None, _turned(draft, container))
         image.load()
-        flat = _keyed(image, container) if container.transparent else _on_white(_eight_bits(image))
-        mode = "L" if flat.mode in _GREY else "RGB"
-        flat = flat if flat.mode == mode else flat.convert(mode)
+        eight = _keyed(image, container) if container.transparent else _eight_bits(image)
         turn = _TURNS.get(container.orientation)
-        return flat if turn is None else flat.transpose(turn)
+        return eight if turn is None else eight.transpose(turn)
+
+
+def _turned(size: tuple[int, int], container: Container) -> tuple[int, int]:
+    """Return an upright image's width and height as they are in the file, or the other way round."""
+    return (size[1], size[0]) if container.orientation >= 5 else size
 
 
 def _opened(container: Container, max_pixels: int) -> ImageFile:
@@ -196,17 +207,17 @@ def _any_fault_as_damage() -> Iterator[None]:
 
 
 def _keyed(image: Image.Image, container: Container) -> Image.Image:
-    """Make one colour of a grey or RGB PNG white; it is compared with all of its bits."""
+    """Make one colour of a grey or RGB PNG transparent; it is compared with all of its bits."""
     pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     most = (1 << container.bits) - 1
     if container.bits == 16 and image.mode == "RGB":  # of which Pillow keeps the upper halves
         pixels = pixels.astype(np.uint16) << 8 | _lower_halves(container)
     scale = 1 if container.bits == 16 else 255 // most
     key = np.array(container.transparent, np.uint16) * scale
-    clear = (pixels.reshape(*pixels.shape[:2], -1) == key).all(-1)
-    eight = (pixels >> 8 if container.bits == 16 else pixels).astype(np.uint8)
-    eight[clear] = 255
-    return Image.fromarray(eight)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    opaque = (pixels != key).any(-1, keepdims=True)
+    eight = pixels >> 8 if container.bits == 16 else pixels
+    return Image.fromarray(np.concatenate([eight, opaque * 255], -1).astype(np.uint8))
 
 
 def _lower_halves(container: Container) -> np.ndarray:
@@ -217,43 +228,133 @@ def _lower_halves(container: Container) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Keep the upper half of 16-bit grey: Pillow would clip it."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    """Return an image as ``L``, ``LA``, ``RGB`` or ``RGBA``."""
+    if image.mode.startswith("I"):  # the upper half of 16 bits: Pillow would clip
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    clear = "A" in image.getbands() or "transparency" in image.info
+    mode = ("L" if image.mode in _GREY else "RGB") + ("A" if clear else "")
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """Lay an image that is transparent somewhere on white: below, its colours are anything."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    clear = image.convert("RGBA")
-    flat = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-    return flat.convert("L" if image.mode in _GREY else "RGB")
-
-
-def read_square(
-    path: Path, size: int, channels: int, crop: int | None = None, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """Return an image as uint8 [size, size, channels]: the middle square of the upright image, resized.
+@frozen
+class Reading:
+    """How image files become arrays of one shape.
 
     Args:
-        path: the file.
-        size: side of the result.
-        channels: 1 (grey) or 3 (RGB).
-        crop: side of the middle square, in pixels; by default the shorter side.
+        size: height and width of the result.
+        channels: 1 (grey), 3 (RGB), or 4 (RGB and alpha, 0 transparent).
+        fit: ``crop`` (the largest middle part of this shape, resized), ``pad`` (the whole image, resized, and
+            around it the background) or ``stretch`` (the whole image, whatever its shape).
+        background: what lies below transparent pixels, ``white``, ``black``, ``grey`` or ``#rrggbb``. With
+            4 channels it is the colour of pixels that are wholly transparent, padding too.
+        crop: only the middle square of so many pixels of the file is used; by default all of it.
         max_pixels: a larger image is refused.
 
     Raises:
-        UnreadableImageError: it cannot be decoded.
+        ValueError: the background is no colour, or the number of channels is another.
     """
-    with _named(path):
-        eight = decode(content_of(path), max_pixels, None if crop else size).convert(_MODES[channels])
-        side = min(crop or min(eight.size), *eight.size)
-        left, top = ((length - side) // 2 for length in eight.size)
-        square = (left, top, left + side, top + side)
-        resized = eight.resize((size, size), Image.Resampling.LANCZOS, box=square, reducing_gap=3.0)
-    return np.asarray(resized).reshape(size, size, channels)
+
+    size: tuple[int, int]
+    channels: int
+    fit: Fit = "crop"
+    background: str = "white"
+    crop: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __attrs_post_init__(self) -> None:
+        colour(self.background)
+        if self.fit not in get_args(Fit):
+            raise OptionError(f"fit: {self.fit} is none of {', '.join(get_args(Fit))}")
+        if self.channels not in _MODES:
+            raise OptionError(f"channels: {self.channels}, where files have 1 (grey), 3 (RGB) or 4 (RGBA)")
+
+    def batch(self, paths: Iterable[Path]) -> Tensor:
+        """Return images as uint8 [B, channels, height, width], decoded in parallel.
+
+        Raises:
+            UnreadableImageError: one cannot be decoded.
+        """
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(self.read, paths))
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return an image as uint8 [height, width, channels].
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        with _named(path):
+            container = parse(content_of(path))
+            opened = _opened(container, self.max_pixels)
+            inner = self._inner(_turned(opened.size, container))
+            image = _decoded(opened, container, None if self.crop else inner)
+        flat = _laid_on(image, self.background, self.channels)
+        pixels = np.asarray(self._framed(_resized(flat, inner, self._part(flat.size))))
+        if self.channels == 4:
+            pixels = np.where(pixels[..., 3:], pixels, np.array((*colour(self.background), 0), np.uint8))
+        return pixels.reshape(*self.size, self.channels)
+
+    def _inner(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the width and height of what an image of a width and height becomes, without padding."""
+        height, width = self.size
+        return _largest(self._used(size), (width, height)) if self.fit == "pad" else (width, height)
+
+    def _part(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return which part of an image is used: left, top, right, bottom."""
+        used = self._used(size)
+        width, height = _largest(self.size[::-1], used) if self.fit == "crop" else used
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        return left, top, left + width, top + height
+
+    def _used(self, size: tuple[int, int]) -> tuple[int, int]:
+        return (min(self.crop, size[0]), min(self.crop, size[1])) if self.crop else size
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """Return an image in the middle of one of the wanted size."""
+        height, width = self.size
+        if image.size == (width, height):
+            return image
+        clear = Image.new("RGBA", (width, height), (*colour(self.background), 0))
+        frame = _laid_on(clear, self.background, self.channels)
+        frame.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        return frame
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """Return a background's red, green and blue, 0 to 255.
+
+    Raises:
+        ValueError: it is none of ``white``, ``black``, ``grey`` and ``#rrggbb``.
+    """
+    if name in _COLOURS:
+        return _COLOURS[name]
+    if not re.fullmatch("#[0-9a-fA-F]{6}", name):
+        raise OptionError(f"background: {name} is no colour: white, black, grey or #rrggbb")
+    red, green, blue = bytes.fromhex(name[1:])
+    return red, green, blue
+
+
+def _largest(shape: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest width and height of a shape that fit into others, to the nearest pixel."""
+    scale = min(within[0] / shape[0], within[1] / shape[1])
+    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+
+
+def _laid_on(image: Image.Image, background: str, channels: int) -> Image.Image:
+    """Return an image with 1, 3 or 4 channels; without alpha, what is transparent shows the background."""
+    if channels != 4 and image.mode in ("LA", "RGBA"):
+        below = Image.new("RGBA", image.size, colour(background))
+        image = Image.alpha_composite(below, image.convert("RGBA"))
+    return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+
+
+def _resized(image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int]) -> Image.Image:
+    """Resize a part of an image (Lanczos); the colours of pixels count by their alpha."""
+    if (part[2] - part[0], part[3] - part[1]) == size:
+        return image.crop(part)
+    weighted = image.convert("RGBa") if image.mode == "RGBA" else image
+    return weighted.resize(size, Image.Resampling.LANCZOS, part, reducing_gap=3.0).convert(image.mode)
 
 
 def read_image(path: Path, channels: int | None = None, size: int | None = None) -> Tensor:
@@ -261,7 +362,7 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
 
     Args:
         path: the file.
-        channels: 1 (grey) or 3 (RGB); as the file has it by default.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA); grey or RGB as the file has it by default.
         size: side of a square that it is stretched to (Lanczos); by default it keeps its size.
 
     Raises:
@@ -269,10 +370,10 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
     """
     with _named(path):
         image = decode(content_of(path), MAX_PIXELS)
-        image = image.convert(_MODES[channels] if channels else image.mode)
-        if size and image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        pixels = np.array(image)
+    image = _laid_on(image, "white", channels or (1 if image.mode in _GREY else 3))
+    if size:
+        image = _resized(image, (size, size), (0, 0, *image.size))
+    pixels = np.array(image)
     return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
 
 
@@ -298,16 +399,3 @@ def _named(path: Path) -> Iterator[None]:
     except ValueError as error:
         what = f"{shown(path)} cannot be decoded ({error}): remove or replace it"
         raise UnreadableImageError(what) from error
-
-
-def read_batch(
-    paths: Iterable[Path], size: int, channels: int, crop: int | None = None, max_pixels: int = MAX_PIXELS
-) -> Tensor:
-    """Return images as uint8 [B, channels, size, size], decoded in parallel.
-
-    Raises:
-        UnreadableImageError: one cannot be decoded.
-    """
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda path: read_square(path, size, channels, crop, max_pixels), paths))
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
