@@ -51,6 +51,11 @@ class Choice:
         return int(self.tables.get("condition", {}).get("classes", 0))
 
     @property
+    def channels(self) -> int:
+        """Of the images."""
+        return int(self.tables["dataset"]["channels"])
+
+    @property
     def adversarial(self) -> bool:
         """Whether a discriminator is trained."""
         return "discriminator" in self.tables

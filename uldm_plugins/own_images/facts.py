@@ -22,7 +22,8 @@ class FolderSummary:
 
     Args:
         root: the folder.
-        count: usable images.
+        count: usable images; of a very large folder an estimate.
+        checked: how many files were decoded to know that.
         left_out: how many files are not used, by reason.
         sampled: how many images were looked at for shapes and colours.
         height: the median, in pixels.
@@ -44,6 +45,7 @@ class FolderSummary:
 
     root: Path
     count: int
+    checked: int = 0
     left_out: Mapping[str, int] = field(factory=dict)
     sampled: int = 0
     height: int = 64

@@ -40,6 +40,9 @@ BACKWARD, ADVERSARIAL = 3, 8
 ASSUMED_GPU = 1.5e13
 """FLOPs a second in training of a GPU that is not here: a desktop's, which reaches a part of its peak."""
 
+PROGRAM = 500 << 20
+"""Bytes of memory of Python and torch themselves."""
+
 
 @frozen
 class Costs:

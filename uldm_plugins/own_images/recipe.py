@@ -1,0 +1,116 @@
+"""From a folder of images to the text of a recipe."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import evolve, frozen
+from torch import Tensor
+
+from uldm_plugins.own_images.choice import Choice, choose
+from uldm_plugins.own_images.describing import describe_choice, describe_folder, describe_other, head
+from uldm_plugins.own_images.facts import Computer, FolderSummary, Request
+from uldm_plugins.own_images.folder import Folder, read_folder
+from uldm_plugins.own_images.measure import PROGRAM, Costs, assumed, costs, measured, scaled, this_computer
+from uldm_plugins.own_images.schedule import Schedule, Speed, schedule
+from uldm_plugins.own_images.writing import recipe_text
+from uldm_plugins.shared.files import Reading, shown
+
+SOME = 256
+"""Images that speed is measured on."""
+
+
+@frozen
+class Draft:
+    """A recipe with its costs and steps."""
+
+    choice: Choice
+    cost: Costs
+    speed: Speed
+    steps: Schedule
+
+
+def own_recipe(path: Path, images: Path, request: Request, gpu: bool, echo: Callable[[str], object]) -> str:
+    """Return the recipe for a folder of images as text, and report what is found on the way.
+
+    Args:
+        path: where the recipe is going to be.
+        images: the folder.
+        request: what was asked for.
+        gpu: whether it is for a GPU, be there one or not.
+        echo: receives a line.
+
+    Raises:
+        MistakeError: the folder has too few images.
+    """
+    folder = read_folder(images)
+    for line in describe_folder(folder.summary):
+        echo(f"  {line}")
+    computer = this_computer(path.parent)
+    if gpu and not computer.gpu:
+        computer = evolve(computer, gpu=True, here=False)
+    summary = evolve(folder.summary, root=root_in_recipe(path, images))
+    choice = choose(summary, computer, request)
+    cost = costs(choice)
+    if computer.here:
+        echo(f"measuring {computer.name}: a few steps of each training")
+    speed = measured(choice, sample_of(folder, choice)) if computer.here else assumed(cost)
+    draft = Draft(choice, cost, speed, schedule(summary, choice, speed, request.minutes))
+    echo("chosen:")
+    for line in describe_choice(choice):
+        echo(f"  {line}")
+    return text_of(path, summary, computer, request, draft)
+
+
+def text_of(path: Path, folder: FolderSummary, computer: Computer, request: Request, draft: Draft) -> str:
+    """Return a draft as TOML, with what other options would change at its head."""
+    command = f"uldm new recipe {path} --images {folder.root}"
+    lines = [*head(shown(folder.root), command, draft.choice, draft.steps, computer, memory_and_disk(folder, draft))]
+    lines += ["", "With other options:"]
+    lines += [f"  {option:14} {what}" for option, what in _others(folder, computer, request, draft)]
+    return recipe_text(draft.choice, draft.steps, lines)
+
+
+def _others(
+    folder: FolderSummary, computer: Computer, request: Request, draft: Draft
+) -> Iterator[tuple[str, str]]:
+    """Yield options, and what each would change."""
+    minutes, (height, width) = request.minutes * 3, draft.choice.size
+    sides = f"{2 * height}" if height == width else f"{2 * height}x{2 * width}"
+    asked = {
+        f"--minutes {minutes:g}": (evolve(request, minutes=minutes), computer),
+        f"--size {sides}": (evolve(request, size=(2 * height, 2 * width)), computer),
+    }
+    if not computer.gpu:
+        asked["--gpu"] = (request, evolve(computer, gpu=True, here=False))
+    for option, (other, there) in asked.items():
+        choice = choose(folder, there, other)
+        cost = draft.cost if choice == draft.choice else costs(choice)
+        near = scaled(draft.speed, draft.cost, cost)
+        speed = near if there == computer else assumed(cost)
+        steps = schedule(folder, choice, speed, other.minutes)
+        yield option, describe_other(draft.choice, choice, steps)
+
+
+def sample_of(folder: Folder, choice: Choice) -> Tensor:
+    """Return some images of a folder as the recipe's dataset gives them, uint8 [N, C, H, W]."""
+    return Reading(choice.size, choice.channels).batch(folder.some(SOME))
+
+
+def root_in_recipe(path: Path, images: Path) -> Path:
+    """Return the folder's path as the recipe has it: relative to it, if it lies beside or below the recipe."""
+    folder, images = path.parent.resolve(), images.resolve()
+    return images.relative_to(folder) if images.is_relative_to(folder) and images != folder else images
+
+
+def memory_and_disk(folder: FolderSummary, draft: Draft) -> tuple[int, int]:
+    """Return about how many bytes of memory a run takes at its most, and how many it leaves on disk."""
+    values = draft.choice.channels * math.prod(draft.choice.size)
+    latents = 4 * folder.count * math.prod(draft.choice.latents)
+    compared = 4 * folder.count * values  # by ``nearest_neighbour``
+    packed, samples = folder.count * values, draft.steps.samples * values
+    memory = PROGRAM + max(draft.cost.memory + 2 * latents, compared)
+    return memory, draft.cost.disk + packed + samples
