@@ -39,6 +39,8 @@ Code = Literal[
     "wrong-order",
     "component-error",
     "shape-mismatch",
+    "unavailable-file",
+    "too-little-memory",
     "unused",
     "untrained",
     "shared-backbone",

@@ -13,6 +13,7 @@ from typing import Any, cast
 from attrs import field, frozen
 
 from uldm_core.errors import must_match
+from uldm_core.shapes import written_size
 
 _ADDRESS = r"[\w.]+:\w+"
 
@@ -83,19 +84,20 @@ class Kind:
         return cast("Callable[..., object]", resolve_name(self.probe)) if self.probe else None
 
 
-def latent_size(size: int, downscale: int) -> int:
-    """Return the side of the latents of images of a side: the quotient, rounded up."""
-    return -(-size // downscale)
+def latent_size(size: tuple[int, int], downscale: int) -> tuple[int, int]:
+    """Return height and width of the latents of images of a height and width: the quotients, rounded up."""
+    height, width = size
+    return -(-height // downscale), -(-width // downscale)
 
 
 _IN_CHANNELS = InferredOption(lambda dataset: dataset.channels, "dataset.channels")
-_IMAGE_SIZE = InferredOption(lambda dataset: dataset.size, "dataset.size")
+_IMAGE_SIZE = InferredOption(lambda dataset: written_size(dataset.size), "dataset.size")
 _AUTOENCODER = InferredOption(lambda autoencoder: autoencoder, "the recipe's autoencoder")
 _LATENT_CHANNELS = InferredOption(
     lambda autoencoder: autoencoder.latent_channels, "autoencoder.latent_channels"
 )
 _LATENT_SIZE = InferredOption(
-    lambda dataset, autoencoder: latent_size(dataset.size, autoencoder.downscale),
+    lambda dataset, autoencoder: written_size(latent_size(dataset.size, autoencoder.downscale)),
     "dataset.size / autoencoder.downscale",
 )
 _CLASSES = InferredOption(lambda condition: condition.classes, "condition.classes")

@@ -15,7 +15,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 if TYPE_CHECKING:
     from abc import ABCMeta as _ProtocolMeta
@@ -83,17 +83,64 @@ class HasSmallestSize(_Optional, Protocol):
     smallest_size: int
 
 
+def _put(file: RequiredFile) -> str:
+    known = f"from {file.url}; its {file.checksum}" if file.checksum else f"from {file.url}"
+    unpacked = "" if file.path.name == file.name else f", unpacked as {file.path.name}"
+    return f"put {file.name} ({known}) into {file.path.parent}{unpacked}"
+
+
+@frozen
+class RequiredFile:
+    """A published file that a component reads, and fetches if it is not there.
+
+    Args:
+        name: as it is published.
+        path: of the file, or of what it is unpacked into; it is there once the file is.
+        url: where it can be had.
+        bytes: how large it is, if that is known.
+        without: what to do instead, for a message: ``give weights = 'random'``, say.
+        checksum: how it is known again, for a message: ``SHA-256 begins with 397923af``, say.
+        obstacle: why the component would not fetch it by itself: ``auto_download is off``, say.
+        by_hand: what to put where, for a message.
+    """
+
+    name: str
+    path: Path
+    url: str
+    bytes: int | None = None
+    without: str = ""
+    checksum: str = ""
+    obstacle: str = ""
+    by_hand: str = field(default=Factory(_put, takes_self=True))
+
+    @property
+    def hint(self) -> str:
+        """What can be done where it is not there."""
+        return f"{self.by_hand}, or {self.without}" if self.without else self.by_hand
+
+
+@runtime_checkable
+class NeedsFiles(_Optional, Protocol):
+    """A component whose class says which published files it is going to read.
+
+    So that they are looked for before a run, the class is asked, with its options, and not what is built.
+    """
+
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any], /) -> Sequence[RequiredFile]: ...
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """Images by index, uint8, in any order; an index is one image in every instance and process.
 
-    ``size`` is the images' side. Without a fingerprint it is known by its class, options and length.
+    ``size`` is the images' height and width. Without a fingerprint it is known by class, options and length.
 
-    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``.
+    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``, ``NeedsFiles``.
     """
 
     channels: int
-    size: int
+    size: tuple[int, int]
     splits: Sequence[str]
 
     def __len__(self) -> int: ...
@@ -132,7 +179,7 @@ class Backbone(Network, Protocol):
 
     It scales its own input, [-1, 1], grey or RGB. Images of a size that it cannot take raise ``ValueError``.
 
-    Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``.
+    Optional: ``HasSmallestSize``, ``HasLogits``, ``Thawable``, ``NeedsFiles``.
     """
 
     channels: Sequence[int]

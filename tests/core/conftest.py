@@ -26,7 +26,7 @@ from uldm_core.protocols import (
 class Points:
     """A dataset of grey 4x4 images."""
 
-    channels, size, splits, fingerprint = 1, 4, ("train", "test"), "points"
+    channels, size, splits, fingerprint = 1, (4, 4), ("train", "test"), "points"
 
     def __init__(self, count: Annotated[int, Ge(1)] = 10) -> None:
         self.count = count

@@ -30,7 +30,7 @@ from uldm_core.run_folder.keys import stage_keys
 class Pictures:
     """A dataset of files: what a split holds is what its file says."""
 
-    channels, size, splits = 1, 4, ("train", "test")
+    channels, size, splits = 1, (4, 4), ("train", "test")
 
     def __init__(
         self, root: Annotated[Path, Exists(folder=True)], subset: str = "train", quick: bool = True
@@ -566,7 +566,7 @@ def test_a_run_is_used_without_its_data(place, monkeypatch):
     place.run()
     shutil.move(place.path / "images", place.path / "gone")
     name, stage = place.open().stage("paint")
-    assert (name, stage.size) == ("third", 4) and place.open().component("autoencoder").in_channels == 1
+    assert (name, stage.size) == ("third", (4, 4)) and place.open().component("autoencoder").in_channels == 1
     dataset = place.open().component("dataset")
     with pytest.raises(MistakeError, match=r"recipe\.toml:\d+: dataset: there are no images"):
         dataset.images(torch.arange(2))
@@ -581,10 +581,10 @@ def test_a_run_is_used_without_its_data(place, monkeypatch):
 
 
 def test_a_dataset_whose_class_does_not_say_its_shape_is_not_opened_either(place, monkeypatch):
-    monkeypatch.setattr(Pictures, "size", property(lambda self: 4))
+    monkeypatch.setattr(Pictures, "size", property(lambda self: (4, 4)))
     place.run()
     shutil.rmtree(place.path / "images")
-    assert place.open().stage("paint")[1].size == 4
+    assert place.open().stage("paint")[1].size == (4, 4)
 
 
 def test_paths_are_relative_to_the_recipes_file_or_else_to_the_current_folder(place):

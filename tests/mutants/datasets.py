@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mutants.catalogue import mutant, sound
+from uldm_core.shapes import height_and_width
 
 
 def drawn(subset: str, count: int, channels: int = 1):
@@ -21,7 +22,7 @@ class InMemory:
     """Noise, all of it in memory."""
 
     channels = 1
-    size = 12
+    size = (12, 12)
     splits = ("train", "test")
 
     def __init__(self, subset: str = "train"):
@@ -46,7 +47,7 @@ class Drawn:
     """Colour images that are drawn when they are asked for; one split, nothing optional."""
 
     channels = 3
-    size = 8
+    size = (8, 8)
     splits = ("train",)
 
     def __len__(self):
@@ -111,7 +112,7 @@ class Files:
     """The first bytes of files: sorted, every second one is for testing; short ones are left out."""
 
     channels = 1
-    size = 12
+    size = (12, 12)
     splits = ("train", "test")
 
     def __init__(self, root: str = str(Path(__file__).parent), subset: str = "train"):
@@ -262,7 +263,7 @@ class SizeDeclaredOnly(InMemory):
 
     def __init__(self, subset: str = "train", size: int = 12):
         super().__init__(subset)
-        self.size = size
+        self.size = height_and_width(size)
 
 
 @mutant("dataset", killed_by="splits_from_anywhere")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mutants.catalogue import mutant, sound
 from uldm_core import Partial, use
 from uldm_core.errors import DataError
+from uldm_core.kinds import latent_size
 from uldm_core.protocols import Optimizer
 
 
@@ -697,7 +698,7 @@ class GreyOnly(Reconstruct):
     """Images are taken for grey, whatever the dataset says."""
 
     def batch(self, step, context):
-        return super().batch(step, context).view(self.batch_size, 1, self.dataset.size, -1)
+        return super().batch(step, context).view(self.batch_size, 1, self.dataset.size[0], -1)
 
 
 @mutant("stage", killed_by="writes_within_its_folder")
@@ -742,8 +743,8 @@ class Draws:
         self.noise_scheduler, self.count, self.batch_size = noise_scheduler, count, batch_size
 
     def noise(self, context, number):
-        side = self.dataset.size // self.autoencoder.downscale
-        shape = (self.autoencoder.latent_channels, side, side)
+        size = latent_size(self.dataset.size, self.autoencoder.downscale)
+        shape = (self.autoencoder.latent_channels, *size)
         return torch.randn(shape, generator=context.generator(number))
 
     def batches(self):

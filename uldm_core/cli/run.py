@@ -111,7 +111,8 @@ def _report_named(folder: Path) -> Iterator[None]:
 
 def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
-    from uldm_core.preflight.forecast import forecast
+    from uldm_core.engine.requirements import device_here, require_data, requirements
+    from uldm_core.preflight.forecast import forecast, not_reused
     from uldm_core.preflight.preflight import checked
     from uldm_core.run_folder.folder import RunFolder
     from uldm_core.run_folder.place import folder_of
@@ -121,5 +122,10 @@ def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     found = checked(resolved, folder=RunFolder(folder))
     show_problems(found.problems)
     click.echo(f"{found.table()}\n")
-    for line in forecast(resolved, folder):
-        click.echo(str(line))
+    todo, lines = list(resolved.stages), ["what each stage would do is known once the dataset is fetched"]
+    if not require_data(resolved, found).absent:
+        would = forecast(resolved, folder)
+        todo, lines = not_reused(would), [str(line) for line in would]
+    needed = requirements(resolved, found, todo, device_here(resolved.run)).require()
+    show_problems(needed.problems)
+    click.echo("\n".join([*needed.fetched, *lines]))

@@ -32,10 +32,13 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
         loaded = Recipe.load(recipe, overrides)
         problems = check(loaded)
         if deep and all(problem.warning for problem in problems):
+            from uldm_core.engine.requirements import device_here, requirements
             from uldm_core.preflight.preflight import preflight
 
-            found = preflight(loaded.resolve())
-            problems = list(dict.fromkeys([*problems, *found.problems]))
+            resolved = loaded.resolve()
+            found = preflight(resolved)
+            needed = requirements(resolved, found, resolved.stages, device_here(resolved.run))
+            problems = list(dict.fromkeys([*problems, *found.problems, *needed.problems]))
             table, rows = found.table(), found.to_json()
     except MistakeError as error:
         show_tracebacks(error)

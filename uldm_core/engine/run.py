@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from uldm_core.engine.finite import not_finite
 from uldm_core.engine.limits import is_out_of_memory, out_of_memory, require_space
 from uldm_core.engine.loop import do_stage
 from uldm_core.engine.progress import Reporter, Silent, format_seconds
+from uldm_core.engine.requirements import require_data, requirements
 from uldm_core.engine.results import Results
 from uldm_core.engine.run_log import RunLog
 from uldm_core.engine.signals import Stop
@@ -31,7 +32,7 @@ from uldm_core.errors import (
     listing,
 )
 from uldm_core.paths import free_bytes, remove, sweep
-from uldm_core.preflight.forecast import Forecast, describe_adjustments, forecast_of
+from uldm_core.preflight.forecast import Forecast, describe_adjustments, forecast_of, not_reused
 from uldm_core.preflight.preflight import Preflight, checked
 from uldm_core.protocols import Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
@@ -93,6 +94,7 @@ def run(
     with nullcontext(lock) if lock else lock_folder(folder.path, command) as lock:
         with stop.interrupting():
             found = checked(resolved, folder=folder)
+            require_data(resolved, found)
         reporter.message("\n".join([found.table(), *(f"warning: {problem}" for problem in found.problems)]))
         device = choose_device(resolved.run)
         environment = environment_of(resolved, device, command)
@@ -137,12 +139,14 @@ class _Runner:
         keys = self._keys()
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
         self._announce(found, keys, exact)
-        require_space(self.folder.path, self.resolved, self.preflight, _not_reused(found))
+        todo = not_reused(found)
+        require_space(self.folder.path, self.resolved, self.preflight, todo)
+        self._require(todo)
         changed = not (self.log.status.is_done() and self.results.belong_to(keys))
         started, worked = time.monotonic(), []
         plan = {forecast.stage: forecast.does for forecast in found}
         with ExitStack() as logged:
-            if changed or _not_reused(found):
+            if changed or todo:
                 logged.enter_context(self.log.watching(plan))
             self.results.settle(keys, wanted)
             if self.log.is_open:
@@ -174,6 +178,13 @@ class _Runner:
         lines += [f"warning: {text}" for text in describe_lost(past)]
         if lines:
             self.reporter.message("\n".join(lines))
+
+    def _require(self, stages: Sequence[str]) -> None:
+        """Raise ``MistakeError`` if these stages need what is not there; say what is going to be fetched."""
+        with self.stop.interrupting():
+            needed = requirements(self.resolved, self.preflight, stages, self.device).require()
+        for line in (*needed.fetched, *(f"warning: {problem}" for problem in needed.problems)):
+            self.reporter.message(line)
 
     def _last_environment(self) -> Mapping[str, object]:
         with suppress(MistakeError):  # of a damaged one, which is said, nothing is known
@@ -299,8 +310,3 @@ class _Runner:
 
 def _not_finite(components: Mapping[str, Stateful]) -> list[str]:
     return not_finite({name: component.state_dict() for name, component in components.items()})
-
-
-def _not_reused(found: Iterable[Forecast]) -> list[str]:
-    """Return the stages that are to be done, or done again."""
-    return [forecast.stage for forecast in found if forecast.does != "reuse"]

@@ -69,6 +69,11 @@ def forecast_of(folder: RunFolder, resolved: ResolvedRecipe, keys: Mapping[str, 
     return found
 
 
+def not_reused(found: Iterable[Forecast]) -> list[str]:
+    """Return the stages that are to be done, or done again."""
+    return [forecast.stage for forecast in found if forecast.does != "reuse"]
+
+
 def describe_adjustments(adjustments: Iterable[Adjustment]) -> list[str]:
     """Return which options of a stage were changed in mid-training, one a line."""
     return [

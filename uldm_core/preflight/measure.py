@@ -5,12 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from attrs import define
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from uldm_core.protocols import Thawable
+
+
+@define
+class StepMemory:
+    """Bytes of a training step on the device, no more than it really needs, as far as shapes tell.
+
+    Args:
+        fixed: held whatever the batch: parameters, gradients, two averages of these.
+        trained: kept for the backward pass a sample, by the network that keeps most: others may follow it.
+        losses: kept likewise by the networks of all losses.
+    """
+
+    fixed: int = 0
+    trained: float = 0.0
+    losses: float = 0.0
+
+    def bytes(self, batch: int, *, half: bool = False) -> int:
+        """Return the bytes of a step of so many samples; ``half`` if networks multiply in bfloat16."""
+        return self.fixed + int(batch * self.sample(half=half))
+
+    def sample(self, *, half: bool = False) -> float:
+        """Return the bytes that each sample adds."""
+        return (self.trained + self.losses) / (2 if half else 1)
 
 
 def parameters_of(component: object) -> list[nn.Parameter]:

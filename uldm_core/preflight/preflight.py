@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -62,12 +62,14 @@ class Row:
 class Preflight:
     """What shapes tell of a recipe: a row a component, those at its top first, and what does not fit.
 
-    ``tried`` are the components, as they were built for it.
+    ``tried`` are the components, as they were built for it. ``steps`` is what the training steps of stages
+    need, by name, as far as it could be measured.
     """
 
     rows: list[Row]
     problems: list[Problem]
     tried: DryBuild
+    steps: Mapping[str, measure.StepMemory]
 
     def table(self) -> str:
         """Return the rows as aligned text."""
@@ -112,7 +114,7 @@ def preflight(
             rows += _costs(resolved, tried)
     of_runs = _weights_that_do_not_fit(resolved, tried, folder)
     problems = [*tried.problems, *walk.problems, *of_runs, *untrained(resolved, tried)]
-    return Preflight(rows, [resolved.placed(problem) for problem in problems], tried)
+    return Preflight(rows, [resolved.placed(problem) for problem in problems], tried, walk.steps)
 
 
 def _costs(resolved: ResolvedRecipe, tried: DryBuild) -> Iterator[Row]:
@@ -151,6 +153,7 @@ class _Walk:
     inputs: Inputs
     resolved: ResolvedRecipe
     problems: list[Problem] = field(factory=list)
+    steps: dict[str, measure.StepMemory] = field(factory=dict)
 
     def row(self, spec: ComponentSpec) -> Row:
         """Measure one component."""
@@ -188,13 +191,21 @@ class _Walk:
 
     def _memory(self, spec: ComponentSpec, component: nn.Module, probe: Probe) -> int | None:
         """Return the bytes of a training step of a component, by the first stage that trains it."""
-        for stage in self.resolved.stages.values():
-            if trains(stage, spec):
-                batch = stage.options.get("batch_size", BATCH)
+        trainable = measure.size_of(measure.trainable(component))  # gradients, and two averages of them
+        fixed = measure.size_of(measure.parameters_of(component)) + 3 * trainable
+        found = None
+        for name, stage in self.resolved.stages.items():
+            batch, trained = stage.options.get("batch_size", BATCH), trains(stage, spec)
+            if trained or (spec.key[:2] == stage.key and trained_by(stage)):
                 kept = measure.activations(component, partial(probe, self.inputs, component, batch))
-                trained = measure.size_of(measure.trainable(component))  # gradients, and two averages of them
-                return measure.size_of(measure.parameters_of(component)) + 3 * trained + kept
-        return None
+                step = self.steps.setdefault(name, measure.StepMemory())
+                step.fixed += fixed
+                if trained:
+                    step.trained = max(step.trained, kept / batch)
+                    found = found or fixed + kept
+                else:
+                    step.losses += kept / batch
+        return found
 
     def _refusals(self, spec: ComponentSpec, component: object, error: BaseException) -> Iterator[Problem]:
         """Yield why a component does not take what the others give it."""

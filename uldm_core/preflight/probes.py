@@ -54,13 +54,13 @@ class Inputs:
     def images(self, batch: int) -> Tensor:
         """Return images of the dataset's shape, float [batch, C, H, W]."""
         dataset = self.component("dataset")
-        return self._noted("images", torch.zeros(batch, dataset.channels, dataset.size, dataset.size))
+        return self._noted("images", torch.zeros(batch, dataset.channels, *dataset.size))
 
     def latents(self, batch: int, autoencoder: Autoencoder | None = None) -> Tensor:
         """Return latents of the shape that an autoencoder declares, the recipe's: float [batch, C, h, w]."""
         dataset, autoencoder = self.component("dataset"), autoencoder or self.component("autoencoder")
-        side = latent_size(dataset.size, autoencoder.downscale)
-        return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, side, side))
+        size = latent_size(dataset.size, autoencoder.downscale)
+        return self._noted("latents", torch.zeros(batch, autoencoder.latent_channels, *size))
 
     def _noted(self, name: str, tensor: Tensor) -> Tensor:
         self.name, self.shape = name, tuple(tensor.shape)
@@ -86,8 +86,8 @@ def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
     images = inputs.images(batch)
     reconstruction, latents, _ = autoencoder(images)
     expect_shape("reconstructions", reconstruction, images.shape)
-    side = latent_size(images.shape[-1], autoencoder.downscale)
-    return expect_shape("latents", latents, (batch, autoencoder.latent_channels, side, side))
+    height, width = latent_size((images.shape[-2], images.shape[-1]), autoencoder.downscale)
+    return expect_shape("latents", latents, (batch, autoencoder.latent_channels, height, width))
 
 
 def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
@@ -140,8 +140,9 @@ def extract(inputs: Inputs, backbone: Backbone, batch: int) -> tuple[Tensor, ...
 
 def compare(inputs: Inputs, loss: Loss, batch: int) -> Tensor:
     """Return the loss between images."""
-    images = inputs.images(batch)
-    return expect_shape("losses", loss(images, images), ())
+    target = inputs.images(batch)
+    prediction = torch.zeros_like(target, requires_grad=torch.is_grad_enabled())  # a reconstruction
+    return expect_shape("losses", loss(prediction, target), ())
 
 
 def normalize(inputs: Inputs, scaling: LatentScaling, batch: int) -> Tensor:

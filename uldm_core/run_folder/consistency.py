@@ -21,6 +21,7 @@ from uldm_core.run_folder.keys import (
     used_by,
 )
 from uldm_core.run_folder.record import StageRecord
+from uldm_core.shapes import height_and_width, is_size
 
 
 def stale_stages(
@@ -126,7 +127,7 @@ def changed_code(resolved: ResolvedRecipe, folder: RunFolder) -> list[str]:
     return sorted(changed)
 
 
-def shape_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[int, int] | None:
+def shape_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[int, tuple[int, int]] | None:
     """Return the channels and the size of a dataset's images, or None if only the dataset knows them."""
     try:
         known = stand_in(resolved.components[name])
@@ -137,6 +138,6 @@ def shape_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[in
         data = record.key.made_of.get("data")
         noted = data.get(name) if isinstance(data, Mapping) else None  # of an earlier version, it is a list
         channels, size = (noted.get("channels"), noted.get("size")) if isinstance(noted, Mapping) else (0, 0)
-        if isinstance(channels, int) and isinstance(size, int) and 0 < channels <= 4096 and 0 < size <= 65536:
-            return channels, size
+        if isinstance(channels, int) and 0 < channels <= 4096 and is_size(size, most=65536):
+            return channels, height_and_width(size)
     return None

@@ -10,7 +10,9 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
+from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut
+from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 
@@ -25,10 +27,12 @@ class Data:
     Args:
         store: builds them.
         splits: those that were opened, by the dataset's name and theirs.
+        refused: why others could not be opened; a stage that reads them cannot run.
     """
 
     store: ComponentStore
     splits: dict[tuple[str, str], Dataset | None] = field(factory=dict)
+    refused: dict[tuple[str, str], str] = field(factory=dict)
 
     def content(self, name: str, reads: Sequence[str] | None) -> dict[str, object]:
         """Return what identifies the images that a stage reads: their shape, and each split's fingerprint.
@@ -39,9 +43,15 @@ class Data:
         Args:
             name: the dataset's.
             reads: the splits that are read; None for all that there are.
+
+        Raises:
+            MistakeError: the dataset's size is no height and width.
         """
         dataset = self.store.component(name)
-        shape = {"channels": dataset.channels, "size": dataset.size}
+        if not isinstance(dataset.size, tuple):
+            what = f"the size of its images is {dataset.size!r}, not a tuple of height and width"
+            raise MistakeError(Problem(Where((name,)), what, "say it so in its class: size = (28, 28)"))
+        shape = {"channels": dataset.channels, "size": written_size(dataset.size)}
         if reads is not None and not reads:
             return {**shape, "splits": {}}
         wanted = [split for split in dataset.splits if reads is None or split in reads]
@@ -64,8 +74,9 @@ class Data:
         if (name, split) not in self.splits:
             try:
                 self.splits[name, split] = self.store.component(name).split(split)
-            except ValueError:  # there are no images for it; the stage that needs them will say so
+            except ValueError as error:  # there are no images for it, say
                 self.splits[name, split] = None
+                self.refused[name, split] = str(error)
         return self.splits[name, split]
 
 
@@ -88,7 +99,7 @@ class Unopened:
     """
 
     channels: int
-    size: int
+    size: tuple[int, int]
     open_it: Callable[[], Dataset]
 
     @cached_property
@@ -110,7 +121,7 @@ class StandIn:
     """A dataset of which only the shapes are known; its images are black."""
 
     channels: int
-    size: int
+    size: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str = ""
 
@@ -123,8 +134,8 @@ class StandIn:
         return torch.zeros(COUNT, dtype=torch.int64)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return zeros, uint8 [B, channels, size, size]."""
-        return torch.zeros(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
+        """Return zeros, uint8 [B, channels, H, W]."""
+        return torch.zeros(len(indices), self.channels, *self.size, dtype=torch.uint8)
 
     def split(self, name: str) -> StandIn:
         """Return itself."""
@@ -139,12 +150,12 @@ def stand_in(spec: ComponentSpec) -> StandIn:
     """
     target: object = spec.component.load()
 
-    def declared(name: str) -> int:
+    def declared(name: str, wanted: Callable[..., bool]) -> Any:
         for value in (getattr(target, name, None), spec.options.get(name)):
-            if type(value) is int:
+            if wanted(value):
                 return value
         raise NotImplementedError(f"neither its class nor its options say its {name}")
 
-    return StandIn(
-        declared("channels"), declared("size"), tuple(getattr(target, "splits", ("train", "test")))
-    )
+    size = height_and_width(declared("size", is_size))
+    splits = tuple(getattr(target, "splits", ("train", "test")))
+    return StandIn(declared("channels", lambda value: type(value) is int), size, splits)

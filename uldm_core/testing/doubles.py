@@ -172,7 +172,7 @@ class TinyDataset:
     """Thirty-two grey images of 8x8, each a shade and a stripe, in two classes; ``test`` has others."""
 
     channels = 1
-    size = 8
+    size = (8, 8)
     splits = ("train", "test")
 
     def __init__(self, subset: str = "train", count: int = 32) -> None:
@@ -329,7 +329,7 @@ class RecordingDataset(TinyDataset):
     Args:
         subset: ``train`` or ``test``.
         count: of images in ``train``; ``test`` has less than half of them.
-        channels: of each image, all a little different.
+        channels: of each image, all a little different; those in colour are wider than high.
     """
 
     def __init__(self, subset: str = "train", count: int = 29, channels: int = 1) -> None:
@@ -337,11 +337,14 @@ class RecordingDataset(TinyDataset):
         self.count, self.channels = count, channels
         self.fingerprint = f"recording:{subset}:{count}:{channels}"
         self.pixels = torch.cat([self.pixels // (1 + place) for place in range(channels)], 1)
+        if channels > 1:
+            self.pixels = torch.cat([self.pixels, self.pixels[..., :4].flip(-1)], 3)
+            self.size = (8, 12)
         self.asked: list[int] = []
         self.reads, self.last_read = 0, 1 << 62
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return uint8 [B, C, 8, 8]; raises ``OSError`` after the ``last_read``."""
+        """Return uint8 [B, C, H, W]; raises ``OSError`` after the ``last_read``."""
         if self.reads == self.last_read:
             raise OSError("the images are gone")
         self.reads += 1

@@ -15,7 +15,9 @@ Shape = TypeVar("Shape", bound=Sequence[int])
 LIKELY_CHANNELS = (3, 1, 4, 2)
 
 
-def channels_of(case: Case, component: object, call: Callable[[Tensor], object], side: int) -> int:
+def channels_of(
+    case: Case, component: object, call: Callable[[Tensor], object], height: int, width: int
+) -> int:
     """Return how many channels of images a component takes: as drawn, as it says, or as found by trying."""
     known = case.given().get("in_channels") or getattr(component, "in_channels", None)
     if known:
@@ -23,7 +25,7 @@ def channels_of(case: Case, component: object, call: Callable[[Tensor], object],
 
     def works(channels: int) -> None:
         with torch.no_grad():
-            call(torch.zeros(2, channels, side, side))
+            call(torch.zeros(2, channels, height, width))
 
     return int(case.subject.found("channels", LIKELY_CHANNELS, works))
 

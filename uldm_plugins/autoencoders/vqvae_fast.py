@@ -11,8 +11,9 @@ from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import use
+from uldm_core.kinds import latent_size
 from uldm_core.protocols import Quantizer
-from uldm_core.shapes import is_shapes_only
+from uldm_core.shapes import Size, height_and_width, is_shapes_only
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -26,7 +27,8 @@ class FastVQVAE(QuantizedAutoencoder):
 
     Args:
         in_channels: of the images.
-        size: height and width of the images; without it, sides must be multiples of ``downscale``.
+        size: height and width of the images, one number for a square; without it, sides must be multiples of
+            ``downscale``.
         quantizer: its ``dim`` is the number of latent channels.
         encoder_channels: width of each level of the encoder, finest first.
         decoder_channels: width of each level of the decoder, finest first; as many.
@@ -40,7 +42,7 @@ class FastVQVAE(QuantizedAutoencoder):
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
-        size: Annotated[int, Ge(1)] | None = None,
+        size: Size | None = None,
         quantizer: Quantizer = use("vq_ema"),
         encoder_channels: Widths = (32, 64),
         decoder_channels: Widths = (48, 96),
@@ -53,11 +55,12 @@ class FastVQVAE(QuantizedAutoencoder):
                 f"encoder_channels has {levels} levels, decoder_channels {len(decoder_channels)}: "
                 f"they must be as many"
             )
-        sizes = [-(-size // 2**level) if size else None for level in range(levels)]
+        given = height_and_width(size) if size else None
+        sizes = [latent_size(given, 2**level) if given else None for level in range(levels)]
         encoder = _encoder(in_channels, encoder_channels, encoder_blocks, quantizer.dim)
         decoder = _decoder(in_channels, decoder_channels, decoder_blocks, quantizer.dim, sizes)
         super().__init__(encoder, quantizer, decoder, 2**levels)
-        self.size = size
+        self.size = given
 
     def check_size(self, images: Tensor) -> None:
         """Raise ``ValueError`` unless images of this size come back as they were."""
@@ -66,8 +69,9 @@ class FastVQVAE(QuantizedAutoencoder):
             if height % self.downscale or width % self.downscale:
                 sides = f"sides must be multiples of {self.downscale}, unless the option size is given"
                 raise ValueError(f"images of {height}x{width}: {sides}")
-        elif (height, width) != (self.size, self.size):
-            raise ValueError(f"images of {height}x{width}: this autoencoder is for {self.size}x{self.size}")
+        elif (height, width) != self.size:
+            wanted = "x".join(map(str, self.size))
+            raise ValueError(f"images of {height}x{width}: this autoencoder is for {wanted}")
 
 
 class Halve(nn.Conv2d):
@@ -92,7 +96,7 @@ class Double(nn.ConvTranspose2d):
     1707.02937) the four have equal weights, not sums alone: that learns more slowly here.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int | None) -> None:
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int] | None) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1)
         self.size = size
         if not is_shapes_only():
@@ -108,7 +112,8 @@ class Double(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, 2 H, 2 W], or ``size`` at most."""
-        return super().forward(input, output_size)[..., : self.size, : self.size]
+        height, width = self.size or (None, None)
+        return super().forward(input, output_size)[..., :height, :width]
 
 
 class Residual(nn.Module):
@@ -143,7 +148,7 @@ def _encoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequ
 
 
 def _decoder(
-    in_channels: int, widths: Widths, blocks: int, dim: int, sizes: list[int | None]
+    in_channels: int, widths: Widths, blocks: int, dim: int, sizes: list[tuple[int, int] | None]
 ) -> nn.Sequential:
     top = widths[-1]
     layers: list[nn.Module] = [nn.Conv2d(dim, top, 3, padding=1)]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.shared.images import refuse_channels
 
 _SCALES = 3
 
@@ -30,7 +31,8 @@ class Dummy(Frozen):
         self.freeze()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the three maps, finest first."""
+        """Return the three maps, finest first; raises ``ValueError`` unless images are grey or RGB."""
+        refuse_channels(images, "dummy")
         images = images.expand(-1, 3, -1, -1)
         maps = []
         for scale in range(_SCALES):

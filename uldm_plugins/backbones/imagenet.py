@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from uldm_core.errors import OptionError
+from uldm_core.protocols import RequiredFile
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
-from uldm_plugins.shared.images import refuse_small
-from uldm_plugins.shared.pretrained import existing, published, read_state
+from uldm_plugins.shared.images import refuse_channels, refuse_small
+from uldm_plugins.shared.pretrained import existing, published, published_file, read_state
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
@@ -64,12 +66,21 @@ class Trunk(Frozen):
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
         self.freeze()
 
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
+        """Return the file of torchvision's weights, if they are wanted."""
+        if options["weights"] != "imagenet":
+            return []
+        address = options["weights_url"] or cls.published.url
+        return [published_file(address, auto_download=options["auto_download"])]
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps, finest first.
 
         Raises:
-            ValueError: the images are too small for the deepest stage.
+            ValueError: the images are too small for the deepest stage, or neither grey nor RGB.
         """
+        refuse_channels(images, self.architecture)
         refuse_small(images, self.smallest_size, self.architecture, "another backbone")
         maps = [(images - self.shift) / self.scale]  # a grey image broadcasts to three channels
         for stage in self.stages:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from uldm_core.errors import OptionError
 from uldm_core.shapes import is_shapes_only
 from uldm_plugins.nn.frozen import Frozen
+from uldm_plugins.shared.images import refuse_channels
 from uldm_plugins.shared.pretrained import read_safetensors, require_fitting
 
 SIZE = 28
@@ -31,7 +32,8 @@ class DigitClassifier(Frozen):
     head: nn.Module
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the feature maps, finest first."""
+        """Return the feature maps, finest first; raises ``ValueError`` unless images are grey or RGB."""
+        refuse_channels(images, "a classifier of digits")
         maps = [_grey_28(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

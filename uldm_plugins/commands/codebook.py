@@ -164,8 +164,8 @@ def _draw_codes(trained: TrainedRun, counts: Tensor, number: int, context: Conte
 
     autoencoder = trained.component("autoencoder")
     uses, codes = counts[number], most_used(counts[number])
-    side = latent_size(trained.component("dataset").size, autoencoder.downscale)
-    images = list(decoded(autoencoder, codes, number, counts, side, context))
+    size = latent_size(trained.component("dataset").size, autoencoder.downscale)
+    images = list(decoded(autoencoder, codes, number, counts, size, context))
     book = f"codebook {number + 1}, " if len(counts) > 1 else ""
     which = f"the {len(codes)} most used of {len(uses)} codes" if len(codes) < len(uses) else "all codes"
     title = f"What a code decodes to when every place holds it: {book}{which}; below, its share of places"

@@ -181,7 +181,7 @@ def _of_shape(images: ImageSet, test: Dataset) -> ImageSet:
 
     if images.adapts:
         images = images.with_channels(test.channels)
-    wanted = (test.channels, test.size, test.size)
+    wanted = (test.channels, *test.size)
     if images.shape != wanted:
         own, theirs = [
             f"{height}x{width} with {channels} channels" for channels, height, width in (images.shape, wanted)

@@ -103,7 +103,7 @@ def _of_split(dataset: Dataset, name: str) -> ImageSet:
     def read(channels: int) -> Iterator[Tensor]:
         return (batch.expand(-1, channels, -1, -1) for batch in image_batches(dataset))
 
-    return ImageSet(name, len(dataset), (dataset.channels, dataset.size, dataset.size), read)
+    return ImageSet(name, len(dataset), (dataset.channels, *dataset.size), read)
 
 
 def of_folder(folder: Path, size: int | None) -> ImageSet:

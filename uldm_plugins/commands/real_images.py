@@ -35,7 +35,7 @@ class RealImages:
     names: Sequence[str]
     read: Callable[[Sequence[int]], Tensor]
     sources: Sequence[str]
-    size: int
+    size: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,7 +46,7 @@ class RealImages:
         Raises:
             MistakeError: a file cannot be decoded.
         """
-        count = images_at_a_time(self.size, self.size)
+        count = images_at_a_time(*self.size)
         for start in range(0, len(self), count):
             try:
                 yield self.read(range(start, min(start + count, len(self))))
@@ -54,14 +54,15 @@ class RealImages:
                 raise MistakeError(str(error)) from error
 
 
-def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> RealImages:
+def of_files(paths: Sequence[Path], size: tuple[int, int], channels: int, resize: str) -> RealImages:
     """Return images from files, and from every image file below folders.
 
     Args:
         paths: files and folders.
-        size: side of the images that are wanted.
+        size: height and width of the images that are wanted.
         channels: 1 (grey) or 3 (RGB).
-        resize: ``crop`` (the middle square, resized), ``stretch``, or ``off``: other sizes are refused.
+        resize: ``crop`` (the middle part of their shape, resized), ``stretch``, or ``off``: other sizes are
+            refused.
 
     Raises:
         MistakeError: a file is absent or no image, a folder has none, or a size is refused.
@@ -70,7 +71,7 @@ def of_files(paths: Sequence[Path], size: int, channels: int, resize: str) -> Re
     if resize == "off":
         _check_sizes(found, size)
 
-    reading = Reading((size, size), channels, "crop" if resize == "crop" else "stretch")
+    reading = Reading(size, channels, "crop" if resize == "crop" else "stretch")
 
     def read_some(places: Sequence[int]) -> Tensor:
         return reading.batch(found[place] for place in places)
@@ -137,19 +138,19 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def other_sizes(paths: Sequence[Path], size: int) -> list[tuple[Path, int, int]]:
+def other_sizes(paths: Sequence[Path], size: tuple[int, int]) -> list[tuple[Path, int, int]]:
     """Return the files whose upright image is not of a size, with their height and width."""
     with ThreadPoolExecutor() as pool:
         shapes = list(pool.map(image_shape, paths))
-    return [(path, *shape[1:]) for path, shape in zip(paths, shapes) if shape[1:] != (size, size)]
+    return [(path, *shape[1:]) for path, shape in zip(paths, shapes) if shape[1:] != size]
 
 
-def _check_sizes(paths: Sequence[Path], size: int) -> None:
+def _check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
     others = other_sizes(paths, size)
     if others:
         path, height, width = others[0]
         more = f", and {len(others) - 1} more have another size" if len(others) > 1 else ""
         raise MistakeError(
-            f"{shown(path)} is {width}x{height}, the run's images are {size}x{size}{more}",
-            hint="--resize crop resizes the middle square, --resize stretch the whole",
+            f"{shown(path)} is {width}x{height}, the run's images are {size[1]}x{size[0]}{more}",
+            hint="--resize crop resizes the middle part, --resize stretch the whole",
         )

@@ -111,9 +111,10 @@ def _real_images(
     real = of_files(images, dataset.size, dataset.channels, resize)
     resized = other_sizes([Path(source) for source in real.sources], dataset.size)
     if resized:
-        part = "the middle square" if resize == "crop" else "the whole"
+        height, width = dataset.size
+        part = "the middle part" if resize == "crop" else "the whole"
         what = f"{len(resized)} of {len(real)} images are of another size"
-        click.echo(f"{what}: {part} is resized to {dataset.size}x{dataset.size}", err=True)
+        click.echo(f"{what}: {part} is resized to {width}x{height}", err=True)
     return real
 
 

@@ -16,10 +16,10 @@ Subset = Literal["train", "test"]
 
 
 class InMemory(ABC):
-    """Images as one uint8 tensor ``pixels`` [N, channels, size, size], with ``labels`` [N]."""
+    """Images as one uint8 tensor ``pixels`` [N, channels, height, width], with ``labels`` [N]."""
 
     channels: int
-    size: int
+    size: tuple[int, int]
     splits: Sequence[str] = ("train", "test")
     subset: str
     pixels: Tensor
@@ -30,7 +30,7 @@ class InMemory(ABC):
         return len(self.pixels)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return images, uint8 [B, channels, size, size]."""
+        """Return images, uint8 [B, channels, height, width]."""
         return self.pixels[indices]
 
     def split(self: Self, name: str) -> Self:

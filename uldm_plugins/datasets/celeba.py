@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 from torchvision import datasets
 
+from uldm_core.protocols import RequiredFile
 from uldm_plugins.datasets.arrays import check_split
-from uldm_plugins.datasets.fetched import load_or_fetch
+from uldm_plugins.datasets.fetched import WITHOUT, load_or_fetch
 from uldm_plugins.shared.checked_files import check, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Reading
 
@@ -52,7 +55,7 @@ class CelebA:
         limit: Annotated[int, Ge(1)] | None = None,
         auto_download: bool = True,
     ) -> None:
-        self.root, self.size, self.crop, self.subset = Path(root), size, crop, subset
+        self.root, self.size, self.crop, self.subset = Path(root), (size, size), crop, subset
         self._more = (limit, auto_download)
         folder = self.root / datasets.CelebA.base_folder
         names = [f"{name} (MD5 {md5})" for _, md5, name in datasets.CelebA.file_list]
@@ -71,6 +74,25 @@ class CelebA:
         self.labels = loaded.identity[:limit].flatten().to(torch.int64)[kept]
         self.fingerprint = content_fingerprint(files.hashes, self.labels.tolist(), size, crop, subset)
 
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
+        """Return the files of Google Drive; the images are unpacked."""
+        folder, archive = Path(options["root"]) / datasets.CelebA.base_folder, "img_align_celeba.zip"
+        obstacle = "" if options["auto_download"] else "auto_download is off"
+        if not obstacle and find_spec("gdown") is None:
+            obstacle = "gdown, which fetches it, is not installed (pip install gdown)"
+        return [
+            RequiredFile(
+                name,
+                folder / (Path(archive).stem if name == archive else name),
+                f"https://drive.google.com/uc?id={identity}",
+                without=WITHOUT,
+                checksum=f"MD5 is {md5}",
+                obstacle=obstacle,
+            )
+            for identity, md5, name in datasets.CelebA.file_list
+        ]
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -81,11 +103,11 @@ class CelebA:
             UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
-        return Reading((self.size, self.size), self.channels, crop=self.crop).batch(paths)
+        return Reading(self.size, self.channels, crop=self.crop).batch(paths)
 
     def split(self, name: str) -> CelebA:
         """Return the ``train``, ``valid`` or ``test`` split."""
         check_split(name, self.splits)
         if name == self.subset:
             return self
-        return CelebA(self.root, self.size, self.crop, cast(Subset, name), *self._more)
+        return CelebA(self.root, self.size[0], self.crop, cast(Subset, name), *self._more)

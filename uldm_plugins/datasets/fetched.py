@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,11 +12,13 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_url
 
 from uldm_core.errors import OptionError, UnavailableError
+from uldm_core.protocols import RequiredFile
 from uldm_plugins.datasets.arrays import InMemory, Subset, array_fingerprint
 from uldm_plugins.datasets.mnist import read_idx
 
 Limit = Annotated[int, Ge(1)] | None
 _PARTS = ("images-idx3", "labels-idx1")
+WITHOUT = 'take a dataset that is here: use = "mnist" ships with uldm, image_folder reads your own files'
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -37,7 +39,7 @@ class FashionMnist(InMemory):
     """
 
     channels = 1
-    size = 28
+    size = (28, 28)
 
     def __init__(
         self,
@@ -51,6 +53,16 @@ class FashionMnist(InMemory):
         self.pixels = read_idx(images, dimensions=3)[:limit].unsqueeze(1)
         self.labels = read_idx(labels, dimensions=1)[:limit].long()
         self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
+
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
+        """Return the files of the split."""
+        folder = Path(options["root"]) / "FashionMNIST" / "raw"
+        names = [f"{_PREFIX[options['subset']]}-{part}-ubyte.gz" for part in _PARTS]
+        mirror, md5 = datasets.FashionMNIST.mirrors[0], dict(datasets.FashionMNIST.resources)
+        return [
+            RequiredFile(name, folder / name, mirror + name, **_known(md5[name], options)) for name in names
+        ]
 
     def _file(self, name: str) -> Path:
         """Return a file whose MD5 is torchvision's."""
@@ -88,7 +100,7 @@ class Cifar10(InMemory):
     """
 
     channels = 3
-    size = 32
+    size = (32, 32)
 
     def __init__(
         self,
@@ -108,8 +120,21 @@ class Cifar10(InMemory):
         self.labels = torch.tensor(loaded.targets)[:limit]
         self.fingerprint = array_fingerprint(self.pixels, self.labels, subset)
 
+    @classmethod
+    def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
+        """Return the archive with both splits, which is unpacked."""
+        archive, root = datasets.CIFAR10, Path(options["root"])
+        known = _known(archive.tgz_md5, options)
+        return [RequiredFile(archive.filename, root / archive.base_folder, archive.url, **known)]
+
     def _other(self, name: str) -> Cifar10:
         return Cifar10(self.root, cast(Subset, name), self.limit, self.auto_download)
+
+
+def _known(md5: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``RequiredFile`` says beside its name and places."""
+    obstacle = "" if options["auto_download"] else "auto_download is off"
+    return {"checksum": f"MD5 is {md5}", "obstacle": obstacle, "without": WITHOUT}
 
 
 def load_or_fetch(make: Callable[[bool], Any], auto_download: bool, wanted: str) -> Any:

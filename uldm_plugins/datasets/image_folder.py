@@ -16,6 +16,7 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_core.errors import OptionError
+from uldm_core.shapes import written_size
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.shared.checked_files import CheckedFiles, check, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_files, leads_nowhere, shown
@@ -62,7 +63,7 @@ class ImageFolder:
         limit: Annotated[int, Ge(1)] | None = None,
         max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS,
     ) -> None:
-        self.root, self.size, self.channels, self.max_pixels = Path(root), size, channels, max_pixels
+        self.root, self.size, self.channels, self.max_pixels = Path(root), (size, size), channels, max_pixels
         folders = _split_folders(self.root)
         self._files = _checked(self.root, folders, max_pixels)
         self.left_out = dict(self._files.left_out)
@@ -81,7 +82,7 @@ class ImageFolder:
         self.subset = subset
         self.paths = [self._files.paths[place] for place in self._places[subset]]
         content = [self._files.hashes[place] for place in self._places[subset]]
-        self.fingerprint = content_fingerprint(content, self.size, self.channels, subset)
+        self.fingerprint = content_fingerprint(content, written_size(self.size), self.channels, subset)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -93,7 +94,7 @@ class ImageFolder:
             UnreadableImageError: a file can no longer be decoded.
         """
         paths = [self.paths[int(index)] for index in indices]
-        reading = Reading((self.size, self.size), self.channels, max_pixels=self.max_pixels)
+        reading = Reading(self.size, self.channels, max_pixels=self.max_pixels)
         return reading.batch(paths)
 
     def split(self, name: str) -> ImageFolder:

@@ -38,7 +38,7 @@ class Mnist(InMemory):
     """
 
     channels = 1
-    size = 28
+    size = (28, 28)
 
     def __init__(
         self,

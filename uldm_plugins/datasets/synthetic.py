@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from uldm_core.shapes import height_and_width, written_size
 from uldm_plugins.datasets.arrays import Subset, check_split
 
 _SHAPES = 3
@@ -22,8 +23,8 @@ class Synthetic:
 
     Args:
         count: images for training; a tenth as many for testing, ten at least.
-        size: side of the images.
-        channels: 1 (grey) or 3 (RGB).
+        size: height and width of the images, one number for a square; 8 at least.
+        channels: of the images; 1 is grey, 3 is RGB.
         seed: of the numbers.
         subset: which split this is.
     """
@@ -33,13 +34,13 @@ class Synthetic:
     def __init__(
         self,
         count: Annotated[int, Ge(1)] = 10_000,
-        size: Annotated[int, Ge(8)] = 32,
-        channels: Literal[1, 3] = 3,
+        size: Annotated[int, Ge(8)] | tuple[Annotated[int, Ge(8)], Annotated[int, Ge(8)]] = 32,
+        channels: Annotated[int, Ge(1)] = 3,
         seed: Annotated[int, Ge(0)] = 0,
         subset: Subset = "train",
     ) -> None:
-        self.size, self.channels, self.subset = size, channels, subset
-        self._options = (count, size, channels, seed)
+        self.size, self.channels, self.subset = height_and_width(size), channels, subset
+        self._options = (count, written_size(self.size), channels, seed)
         number = count if subset == "train" else max(10, count // 10)
         generator = torch.Generator().manual_seed(2 * seed + _SEEDS[subset])
         self.labels = torch.randint(_SHAPES, (number,), generator=generator)
@@ -51,12 +52,16 @@ class Synthetic:
         return len(self.labels)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return images, uint8 [B, channels, size, size]."""
+        """Return images, uint8 [B, channels, height, width]."""
         x, y, radius = (self.places[indices] * torch.tensor([0.5, 0.5, 0.2])).T[:, :, None, None]
-        axis = (torch.arange(self.size) + 0.5) / self.size
-        across, down = axis[None, None, :] - x - 0.25, axis[None, :, None] - y - 0.25
+        short = min(self.size)
+        (down, high), (across, wide) = (
+            ((torch.arange(side) + 0.5) / short, side / short) for side in self.size
+        )
+        across = across[None, None, :] - x * wide - 0.25 * wide
+        down = down[None, :, None] - y * high - 0.25 * high
         distance = _distance(across, down, radius + 0.1, self.labels[indices])
-        cover = (0.5 - distance * self.size).clamp(0, 1).unsqueeze(1)
+        cover = (0.5 - distance * short).clamp(0, 1).unsqueeze(1)
         front, back = self.colours[indices].unbind(1)
         # dark before bright, else a grey shape might vanish in its background
         image = cover * (0.5 + 0.5 * front)[:, :, None, None] + (1 - cover) * (0.4 * back)[:, :, None, None]
@@ -69,7 +74,7 @@ class Synthetic:
 
 
 def _distance(across: Tensor, down: Tensor, radius: Tensor, shapes: Tensor) -> Tensor:
-    """Return the signed distance of each pixel from each shape's edge, in image sides; below 0 inside."""
+    """Return each pixel's signed distance from the shape's edge, below 0 inside; the shorter side is 1."""
     centre = (across.square() + down.square()).sqrt()
     disc = centre - radius
     square = torch.maximum(across.abs(), down.abs()) - radius

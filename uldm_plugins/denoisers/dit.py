@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from uldm_core.kinds import latent_size
+from uldm_core.shapes import Size, height_and_width
 from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import check_divisible, zeroed
@@ -27,7 +29,7 @@ class DiT(nn.Module):
 
     Args:
         channels: of the latents.
-        size: height and width of the latents; others work as well.
+        size: height and width of the latents, one number for a square; others work as well.
         patch_size: side of a patch, one token each.
         hidden_size: width of the tokens; a multiple of 4 and of ``num_heads``.
         depth: blocks.
@@ -44,7 +46,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         channels: Count,
-        size: Count,
+        size: Size,
         patch_size: Count = 2,
         hidden_size: Count = 192,
         depth: Count = 6,
@@ -57,7 +59,7 @@ class DiT(nn.Module):
         if hidden_size % 4:
             raise ValueError(f"hidden_size = {hidden_size}: it must be a multiple of 4")
         self.patch_size, self.hidden_size, self.channels = patch_size, hidden_size, channels
-        self.grid = (-(-size // patch_size),) * 2
+        self.grid = latent_size(height_and_width(size), patch_size)
         positions = sincos_positions(hidden_size, *self.grid)
         self.register_buffer("positions", positions, persistent=False)
         self.time = TimeEmbedding(hidden_size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated
 
 import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from uldm_core.shapes import Size, height_and_width
 from uldm_plugins.denoisers.condition import class_embedding, with_condition
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import zeroed
@@ -16,7 +18,7 @@ Count = Annotated[int, Ge(1)]
 
 
 class MLP(nn.Module):
-    """Residual MLP over the whole latent, [C size size] at once, modulated by the time (adaLN).
+    """Residual MLP over the whole latent, [C H W] at once, modulated by the time (adaLN).
 
     All its work is matrix products, which a CPU does several times faster than small convolutions; in
     return it knows one size only, and its first and last layers grow with that size.
@@ -26,7 +28,7 @@ class MLP(nn.Module):
 
     Args:
         channels: of the latents.
-        size: height and width of the latents.
+        size: height and width of the latents, one number for a square.
         width: of the residual stream.
         hidden: of each block's hidden layer.
         depth: blocks.
@@ -37,7 +39,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         channels: Count,
-        size: Count,
+        size: Size,
         width: Count = 640,
         hidden: Count = 1280,
         depth: Count = 4,
@@ -45,7 +47,7 @@ class MLP(nn.Module):
         classes: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__()
-        values = channels * size * size
+        values = channels * prod(height_and_width(size))
         self.time = nn.Sequential(TimeEmbedding(time_emb_dim), nn.SiLU())
         self.class_embedding = class_embedding(classes, time_emb_dim)
         self.inward = nn.Linear(values, width)

@@ -210,7 +210,7 @@ def _all(resolved: ResolvedRecipe, found: Preflight) -> Iterator[NetworkLevels]:
         if spec.kind.network and isinstance(component, nn.Module):
             yield _Tracer(inputs, untraced, component).traced(resolved, spec)
         elif spec.kind.data and component is not None:
-            yield evolve(untraced, output=(component.channels, component.size, component.size))
+            yield evolve(untraced, output=(component.channels, *component.size))
         else:
             yield untraced
 

@@ -12,7 +12,7 @@ from uldm_core import use
 from uldm_core.protocols import Backbone
 from uldm_plugins.metrics.features import named
 from uldm_plugins.nn.perceptual import Heads, PerceptualDistance
-from uldm_plugins.shared.images import in_batches, refuse_small, to_float
+from uldm_plugins.shared.images import in_batches, refuse_channels, refuse_small, to_float
 from uldm_plugins.shared.place import device_of
 
 _WINDOW, _DEVIATION = 11, 1.5
@@ -116,9 +116,10 @@ class LPIPSMetric(Pairs):
         """Take in uint8 images [B, C, H, W].
 
         Raises:
-            ValueError: images smaller than the backbone's ``smallest_size``.
+            ValueError: images smaller than the backbone's ``smallest_size``, or neither grey nor RGB.
         """
         name = f"lpips on {type(self.distance.backbone).__name__}"
+        refuse_channels(images, name, _LEAVE_OUT)
         refuse_small(images, self.smallest_size, name, _LEAVE_OUT)
         super().update(images, real=real)
 

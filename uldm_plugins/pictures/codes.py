@@ -7,21 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uldm_core.shapes import height_and_width
+
 COLOURS = "plasma"
 """Its colours differ in lightness, so they stay apart in grey print and for every kind of colour vision."""
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def code_map(indices: Tensor, size: int, codebook_size: int) -> Tensor:
+def code_map(indices: Tensor, size: int | tuple[int, int], codebook_size: int) -> Tensor:
     """Draw which code is where: each code a colour, its place a square without smoothing.
 
     Args:
         indices: codes in [0, codebook_size), [N, h, w], or [N, Q, h, w] with several codes a place.
-        size: side of a map in pixels, that of the images as a rule.
+        size: height and width of a map in pixels, those of the images as a rule; one number for a square.
         codebook_size: how many codes there are; with the code it decides the colour.
 
     Returns:
-        uint8 [N, 3, size, size]; the maps of several codes a place are side by side, [N, 3, size, Q size].
+        uint8 [N, 3, H, W]; the maps of several codes a place are side by side, [N, 3, H, Q W].
 
     Raises:
         ValueError: a code that the codebook does not have.
@@ -32,7 +34,7 @@ def code_map(indices: Tensor, size: int, codebook_size: int) -> Tensor:
         raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}, of {codebook_size}")
     colours = code_colours(codebook_size)[codes]  # [N, Q, h, w, 3]
     maps = colours.permute(0, 1, 4, 2, 3).flatten(0, 1)
-    scaled = F.interpolate(maps, (size, size), mode="nearest-exact")
+    scaled = F.interpolate(maps, height_and_width(size), mode="nearest-exact")
     return torch.cat(scaled.unflatten(0, codes.shape[:2]).unbind(1), dim=3)
 
 

@@ -28,8 +28,8 @@ def triptych(image: Tensor, reconstruction: Tensor, codes: Tensor | None, codebo
     """Return image, reconstruction and, with a quantizer, the map of each codebook's codes [Q, h, w]."""
     pictures = [image, reconstruction]
     if codes is not None:
-        size = max(image.shape[1:])
-        pictures += [code_map(one.unsqueeze(0), size, codebook_size)[0] for one in codes]
+        height, width = image.shape[1:]
+        pictures += [code_map(one.unsqueeze(0), (height, width), codebook_size)[0] for one in codes]
     return pictures
 
 

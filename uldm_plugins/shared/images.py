@@ -16,6 +16,7 @@ from uldm_core.paths import whole
 
 MOST_IMAGES = 500
 MOST_PIXELS = 1 << 19
+NO_BACKBONE = "a loss or metric without a backbone: l1 and psnr, say, take any number of channels"
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -58,6 +59,22 @@ def refuse_small(images: Tensor, smallest: int, name: str, instead: str) -> None
         raise ValueError(
             f"{name} needs images of {smallest}x{smallest} or more, not {height}x{width}: "
             f"give a dataset of size >= {smallest}, or {instead}"
+        )
+
+
+def refuse_channels(images: Tensor, name: str, instead: str = NO_BACKBONE) -> None:
+    """Raise ``ValueError`` unless images [B, C, H, W] are grey or RGB.
+
+    Args:
+        images: [B, C, H, W].
+        name: of the component.
+        instead: what else helps than other images, for the message.
+    """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{name} takes grey or RGB images, not such of {channels} channels: "
+            f"give a dataset of channels = 1 or 3, or {instead}"
         )
 
 

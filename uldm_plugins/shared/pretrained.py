@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from uldm_core.errors import MistakeError, OptionError, UnavailableError
+from uldm_core.protocols import RequiredFile
 from uldm_core.run_folder.files import format_error, read_tensors
 from uldm_core.shapes import is_shapes_only
 
+WITHOUT = "give weights = 'random' or the path of a file"
 
-def published(address: str, *, auto_download: bool) -> Path:
+
+def published(address: str, *, auto_download: bool, without: str = WITHOUT) -> Path:
     """Return the file of an address from the torch hub cache, fetched if it is not there.
 
     Where only shapes are wanted, nothing is fetched, and the file need not be there.
@@ -25,30 +28,36 @@ def published(address: str, *, auto_download: bool) -> Path:
     Args:
         address: where the file can be had; its name carries the start of its SHA-256, as torchvision's do.
         auto_download: whether the network may be used.
+        without: how the component can do without it, for a message.
 
     Raises:
         ValueError: the name carries no hash.
         UnavailableError: the file is neither here nor to be had.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / address.rpartition("/")[2]
-    if path.is_file():
-        return path
-    begins = named_hash(path)
-    if is_shapes_only():
-        return path
-    by_hand = (
-        f"put {path.name} (from {address}; its SHA-256 begins with {begins}) into {folder}, "
-        "or give weights = 'random' or the path of a file"
-    )
-    if not auto_download:
-        raise UnavailableError(f"{path.name} is not here, and auto_download is off: {by_hand}")
+    file = published_file(address, auto_download=auto_download, without=without)
+    if file.path.is_file() or is_shapes_only():
+        return file.path
+    if file.obstacle:
+        raise UnavailableError(f"{file.name} is not here, and {file.obstacle}: {file.hint}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(path), begins, progress=sys.stderr.isatty())
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        begins = named_hash(file.path)
+        torch.hub.download_url_to_file(address, str(file.path), begins, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:  # no network, no room; another hash than in the name
-        raise UnavailableError(f"{path.name} cannot be fetched ({error}): {by_hand}") from error
-    return path
+        raise UnavailableError(f"{file.name} cannot be fetched ({error}): {file.hint}") from error
+    return file.path
+
+
+def published_file(address: str, *, auto_download: bool, without: str = WITHOUT) -> RequiredFile:
+    """Return what is known of the file of an address before it is fetched; see ``published``.
+
+    Raises:
+        ValueError: the name carries no hash, and the file is not there.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+    checksum = "" if path.is_file() else f"SHA-256 begins with {named_hash(path)}"
+    obstacle = "" if auto_download else "auto_download is off"
+    return RequiredFile(path.name, path, address, checksum=checksum, obstacle=obstacle, without=without)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -39,12 +39,19 @@ def vectors(quantizer: Quantizer, codes: Tensor, number: int, counts: Tensor) ->
         number: which codebook.
         counts: how often each code is used, int64 [Q, K].
     """
-    return quantizer.lookup(_indices(codes, number, counts, 1).to(_device(quantizer)))[:, :, 0, 0].float()
+    return quantizer.lookup(_indices(codes, number, counts, (1, 1)).to(_device(quantizer)))[
+        :, :, 0, 0
+    ].float()
 
 
 @torch.inference_mode()
 def decoded(
-    autoencoder: Quantized, codes: Tensor, number: int, counts: Tensor, side: int, context: Context
+    autoencoder: Quantized,
+    codes: Tensor,
+    number: int,
+    counts: Tensor,
+    size: tuple[int, int],
+    context: Context,
 ) -> Iterator[Tensor]:
     """Yield what each code alone decodes to: an image with it at all places, uint8 [C, H, W].
 
@@ -53,24 +60,24 @@ def decoded(
         codes: which of the codebook, int64 [N].
         number: which codebook.
         counts: how often each code is used, int64 [Q, K].
-        side: how many places high and wide.
+        size: how many places high and wide.
         context: device and precision.
     """
     autoencoder.eval()
-    image_side = side * autoencoder.downscale
-    for some in codes.split(images_at_a_time(image_side, image_side)):
-        indices = _indices(some, number, counts, side).to(context.device)
+    height, width = (side * autoencoder.downscale for side in size)
+    for some in codes.split(images_at_a_time(height, width)):
+        indices = _indices(some, number, counts, size).to(context.device)
         with context.autocast():
             images = autoencoder.decode(autoencoder.quantizer.lookup(indices))
         yield from to_uint8(images).cpu()
 
 
-def _indices(codes: Tensor, number: int, counts: Tensor, side: int) -> Tensor:
-    """Return images full of one code each, [N, side, side], or [N, Q, side, side] for Q codebooks."""
-    every = codes.view(-1, 1, 1).expand(-1, side, side)
+def _indices(codes: Tensor, number: int, counts: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images full of one code each, [N, h, w], or [N, Q, h, w] for Q codebooks."""
+    every = codes.view(-1, 1, 1).expand(-1, *size)
     if len(counts) == 1:
         return every
-    usual = counts.argmax(1).view(1, -1, 1, 1).repeat(len(codes), 1, side, side)
+    usual = counts.argmax(1).view(1, -1, 1, 1).repeat(len(codes), 1, *size)
     usual[:, number] = every
     return usual
 

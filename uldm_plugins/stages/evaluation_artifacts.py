@@ -66,7 +66,7 @@ def save_nearest(samples: Tensor, dataset: Dataset, context: Context) -> None:
     [N, k]: the root mean square over pixels in [0, 1].
     """
     samples = samples[:NEIGHBOURS_OF]
-    if samples.shape[1:] != (dataset.channels, dataset.size, dataset.size):
+    if samples.shape[1:] != (dataset.channels, *dataset.size):
         return  # of a stage that draws something else than the dataset's images
     images, distances = nearest(samples, dataset, NEIGHBOURS, context)
     save_arrays(

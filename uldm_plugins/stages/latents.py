@@ -29,7 +29,7 @@ class Repeatable:
 
 def index_batches(dataset: Dataset) -> Sequence[Tensor]:
     """Return the indices of a dataset's images in order, cut so that a network takes a batch at a time."""
-    return torch.arange(len(dataset)).split(images_at_a_time(dataset.size, dataset.size))
+    return torch.arange(len(dataset)).split(images_at_a_time(*dataset.size))
 
 
 def image_batches(dataset: Dataset) -> Iterator[Tensor]:

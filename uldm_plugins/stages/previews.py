@@ -50,7 +50,7 @@ def reconstructed(
 
     Returns:
         ``reconstructions``, each image followed by its own, uint8 [2 N, C, H, W]; with a quantizer also
-        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, H]. And the indices of the
+        ``codes``, the maps of the first codes at each place, uint8 [N, 3, H, W]. And the indices of the
         codes, [N, h, w] or [N, Q, h, w]; None without a quantizer.
     """
     test = held_out(dataset)
@@ -80,20 +80,20 @@ class Sketch:
         denoiser: as it is trained, with its process and guidance.
         latent_scaling: as fitted.
         sampler: makes the sampler; it takes no more steps than the process has.
-        size: of the images.
+        size: height and width of the images.
     """
 
     autoencoder: Autoencoder
     denoiser: GuidedDenoiser
     latent_scaling: LatentScaling
     sampler: Partial[Sampler]
-    size: int
+    size: tuple[int, int]
 
     def draw(self, context: Context) -> Tensor:
         """Return images, uint8 [N, C, H, W]."""
         generator, process = context.generator("preview"), self.denoiser.noise_scheduler
-        side = latent_size(self.size, self.autoencoder.downscale)
-        noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, side, side, generator=generator)
+        size = latent_size(self.size, self.autoencoder.downscale)
+        noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, *size, generator=generator)
         most, steps = process.timesteps, self.sampler.options.get("steps")
         sampler = self.sampler(steps=most) if most and steps and steps > most else self.sampler()
         condition, guided = self.denoiser.condition, not self.denoiser.lacks_weaker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -108,13 +109,13 @@ class Sample:
         self.classes: Sequence[int] = ()
         self.sampler = sampler
         self.count = count
-        self.side = latent_size(dataset.size, autoencoder.downscale)
-        self.batch_size = batch_size or images_at_a_time(self.side, self.side)
+        self.latent_size = latent_size(dataset.size, autoencoder.downscale)
+        self.batch_size = batch_size or images_at_a_time(*self.latent_size)
 
     @property
     def artifact_bytes(self) -> int:
         """What ``samples.npz`` and ``path.npz`` take on disk at most."""
-        return (self.count + FRAMES * PATHS) * self.dataset.channels * self.dataset.size**2
+        return (self.count + FRAMES * PATHS) * self.dataset.channels * prod(self.dataset.size)
 
     def costs(self) -> Mapping[str, float]:
         """Return how often a denoiser is called for an image: guidance calls it twice where it acts."""
@@ -234,7 +235,7 @@ class Sample:
     def _noise(self, context: Context, number: int) -> tuple[Tensor, torch.Generator]:
         """Return a batch's noise on the CPU, and the generator in the state after it."""
         generator = context.generator("batch", number)
-        shape = (self.batch_size, self.autoencoder.latent_channels, self.side, self.side)
+        shape = (self.batch_size, self.autoencoder.latent_channels, *self.latent_size)
         return torch.randn(shape, generator=generator), generator
 
     def _guided(self, context: Context) -> GuidedDenoiser:

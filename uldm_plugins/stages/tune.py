@@ -244,7 +244,7 @@ class Tune:
         shuffled = torch.randperm(len(indices), generator=context.generator("real"))
         chosen = indices[shuffled[:MOST_REAL].sort().values]  # not every n-th: files are in some order
         self.metric.reset()
-        batches = chosen.split(images_at_a_time(self.dataset.size, self.dataset.size))
+        batches = chosen.split(images_at_a_time(*self.dataset.size))
         for batch in unless_stopped(batches, context):
             self.metric.update(read_images(self.dataset, batch), real=True)
         return f"{len(chosen):,} training images {what}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import Autoencoder
+from uldm_core.shapes import height_and_width
 from uldm_core.testing import strategies
 from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.expectations import Skip, expect, expect_close, expect_finite
@@ -34,24 +35,25 @@ def _channels(case: Case, autoencoder: Autoencoder) -> int:
         latents, _ = autoencoder.encode(images)
         expect(latents.shape[1] == autoencoder.latent_channels, "these are no channels of its images")
 
-    side = _legal(autoencoder)
+    size = _legal(autoencoder)
     try:
-        return channels_of(case, autoencoder, fits, side)
+        return channels_of(case, autoencoder, fits, *size)
     except Exception:
-        return channels_of(case, autoencoder, lambda images: autoencoder.encode(images), side)
+        return channels_of(case, autoencoder, lambda images: autoencoder.encode(images), *size)
 
 
-def _legal(autoencoder: Autoencoder) -> int:
-    """Return a side that it must take: its ``size``, or the first multiple of ``downscale`` from 32."""
-    size = getattr(autoencoder, "size", None)
-    return int(size) if size else -(-32 // autoencoder.downscale) * autoencoder.downscale
+def _legal(autoencoder: Autoencoder) -> tuple[int, int]:
+    """Return a size that it must take: its ``size``, or the first multiple of ``downscale`` from 32."""
+    side = -(-32 // autoencoder.downscale) * autoencoder.downscale
+    return height_and_width(getattr(autoencoder, "size", None) or side)
 
 
 def _sides(autoencoder: Autoencoder) -> tuple[st.SearchStrategy[int], st.SearchStrategy[int]]:
     """Return strategies of legal heights and widths: its ``size`` alone, or multiples of ``downscale``."""
     size = getattr(autoencoder, "size", None)
     if size:
-        return st.just(int(size)), st.just(int(size))
+        height, width = height_and_width(size)
+        return st.just(height), st.just(width)
     low = max(16, 2 * autoencoder.downscale)
     return (strategies.sides(low, max(32, low), autoencoder.downscale),) * 2
 
@@ -77,6 +79,9 @@ def image_shape(case: Case) -> None:
     _expect_back(autoencoder, images)
     if not getattr(autoencoder, "size", None):
         _expect_back(autoencoder, images.repeat(1, 1, 1, 2))
+    if case.subject.inferred("size"):
+        oblong = set_mode(case.copy(size=(16, 28)), training=False)
+        _expect_back(oblong, case.images((2, images.shape[1], 16, 28)))
     if case.subject.inferred("in_channels"):
         try:
             four = set_mode(case.copy(in_channels=4), training=False)
@@ -101,7 +106,7 @@ def latent_shape(case: Case) -> None:
         except ValueError:
             expect(given is not images, f"{list(given.shape)} is refused, though its sides divide")
             continue
-        height, width = (latent_size(side, autoencoder.downscale) for side in given.shape[2:])
+        height, width = latent_size((given.shape[2], given.shape[3]), autoencoder.downscale)
         wanted = [len(given), autoencoder.latent_channels, height, width]
         expect(list(latents.shape) == wanted, f"latents are {list(latents.shape)}, declared are {wanted}")
 
@@ -190,8 +195,8 @@ def losses_averaged(case: Case) -> None:
 def decodes_any_latents(case: Case) -> None:
     """``decode`` takes latents that no image gave, as a sampler's are, and needs nothing but them."""
     autoencoder = set_mode(case.copy(), training=False)
-    down, legal = autoencoder.downscale, _legal(autoencoder)
-    height, width = legal, legal if getattr(autoencoder, "size", None) else 2 * legal
+    down, (height, width) = autoencoder.downscale, _legal(autoencoder)
+    width = width if getattr(autoencoder, "size", None) else 2 * width
     latents = case.normal(2, autoencoder.latent_channels, height // down, width // down, salt=1)
     decoded = autoencoder.decode(latents)
     channels = _channels(case, autoencoder)
@@ -273,10 +278,10 @@ def whole_range(case: Case) -> None:
     """It can be taught black (-1) and white (1), and colours: images are in [-1, 1], of several channels."""
     if case.subject.inferred("in_channels"):
         case.drawn["in_channels"] = 3
-    side = _legal(_built(case)[0])
+    size = _legal(_built(case)[0])
     for value in (-1.0, 1.0):
         autoencoder = case.copy()
-        images = torch.full((2, _channels(case, autoencoder), side, side), value)
+        images = torch.full((2, _channels(case, autoencoder), *size), value)
         images[:, 1::2] *= -1
         images += 0.01 * case.normal(*images.shape)
         errors = _fit(autoencoder, images, steps=40, lr=1e-2, enough=0.2)

@@ -51,10 +51,10 @@ def _spread(dataset: Dataset, most: int) -> Tensor:
 
 
 def _shape(dataset: Dataset) -> list[int]:
-    """Return the declared [channels, height, width]; ``size`` is a side, or a height and a width."""
-    size = dataset.size
-    height, width = (size, size) if isinstance(size, int) else size
-    return [int(dataset.channels), int(height), int(width)]
+    """Return the declared [channels, height, width]."""
+    is_pair = isinstance(dataset.size, tuple) and len(dataset.size) == 2
+    expect(is_pair, f"size is {dataset.size!r}, not a tuple of height and width")
+    return [int(dataset.channels), *map(int, dataset.size)]
 
 
 def _expect_images(dataset: Dataset, indices: Tensor, whose: str) -> None:
@@ -291,8 +291,13 @@ def _varied(case: Case, dataset: Dataset) -> Iterator[tuple[str, Any]]:
     channels, height, width = _shape(dataset)
     half = max(1, len(dataset) // 2)
     side = height // 2 if height > 16 else height * 2
-    size = side if isinstance(dataset.size, int) else (side, width)
-    other: dict[str, Any] = {"size": size, "channels": 4 - channels, "limit": half, "count": half, "seed": 12}
+    other: dict[str, Any] = {
+        "size": side if height == width else (side, width),
+        "channels": 4 - channels,
+        "limit": half,
+        "count": half,
+        "seed": 12,
+    }
     tried = [name for name in other if case.subject.inferred(name)]
     if not tried:
         raise Skip("it takes no option that would change its images")

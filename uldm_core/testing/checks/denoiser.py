@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from uldm_core.errors import UldmError
 from uldm_core.protocols import Denoiser
+from uldm_core.shapes import height_and_width
 from uldm_core.testing import strategies
 from uldm_core.testing.contract import Case, Contract
 from uldm_core.testing.expectations import NotApplicable, Skip, expect, expect_close, expect_finite
 
 LIKELY = [(channels, side) for side in (8, 4, 7, 5, 16, 2, 28, 32) for channels in (4, 3, 1, 2, 8, 16)]
-SIZES = (4, 5)
+SIZES = (4, 5, (4, 6))
 """Sizes that it may refuse to be built for: its patches or levels may not fit."""
 TIMES = (0.0, 20.0, 500.0, 501.0, 980.0, 1000.0)
 CLASSES = 3
@@ -126,7 +127,7 @@ def _examples(case: Case) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
             other = case.module(size=size).eval()
         except Exception:  # not of this size
             continue
-        yield other, *_two(case, channels, size, size)
+        yield other, *_two(case, channels, *height_and_width(size))
 
 
 def _two(case: Case, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:

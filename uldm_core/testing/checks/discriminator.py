@@ -34,7 +34,8 @@ def _images(case: Case, discriminator: Discriminator) -> tuple[Tensor]:
 
 
 def _channels(case: Case, discriminator: Discriminator) -> int:
-    return channels_of(case, discriminator, discriminator, 2 * _smallest(discriminator))
+    side = 2 * _smallest(discriminator)
+    return channels_of(case, discriminator, discriminator, side, side)
 
 
 contract = Contract(options={"in_channels": strategies.channel_counts()}, inputs=_images)

@@ -670,7 +670,7 @@ def _made(stage: Any, case: Case, state: int = 1, seed: int = SEED) -> Iterator[
 
 @contract.check
 def takes_colour(case: Case) -> None:
-    """Images with three channels are as good as grey ones, unless it refuses them in words."""
+    """Images with three channels, wider than high, are as good as grey squares, unless it refuses them."""
     try:
         stage, _ = _on_stand_ins(case.subject, case, channels=3)
     except ValueError as error:

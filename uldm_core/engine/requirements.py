@@ -1,0 +1,98 @@
+"""What a run is going to need: files that are published, and memory. Looked for before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from attrs import frozen
+
+from uldm_core.engine.device import Device, choose_device
+from uldm_core.engine.memory import memory_of
+from uldm_core.errors import MistakeError, Problem, Where
+from uldm_core.preflight.preflight import Preflight, short
+from uldm_core.preflight.required_files import Absent, absent_files, file_problems
+from uldm_core.recipe import ResolvedRecipe
+from uldm_core.recipe.run_options import RunOptions
+
+NEARLY_FULL = 0.8
+"""The share of the memory from which a warning is due: a step needs more than shapes tell."""
+
+
+@frozen
+class Requirements:
+    """The files that are not here, and what is missing: those of them that cannot be fetched, and memory."""
+
+    absent: list[Absent]
+    problems: list[Problem]
+
+    @property
+    def fetched(self) -> list[str]:
+        """What the run is going to fetch, a line a file."""
+        files = [each.file for each in self.absent if not each.why]
+        return [f"to be fetched: {file.name} from {file.url}" for file in dict.fromkeys(files)]
+
+    def require(self) -> Requirements:
+        """Return itself; raises ``MistakeError`` with everything that is missing, if anything is."""
+        if any(not problem.warning for problem in self.problems):
+            raise MistakeError(*self.problems)
+        return self
+
+
+def requirements(
+    resolved: ResolvedRecipe, found: Preflight, stages: Collection[str], device: Device | None
+) -> Requirements:
+    """Return what these stages need and what of it is not there.
+
+    Addresses of files that are not here are asked whether they have them.
+
+    Args:
+        resolved: the recipe.
+        found: its preflight.
+        stages: those that will be done; all that the datasets need counts in any case.
+        device: of the run; None if its memory is not known.
+    """
+    absent = absent_files(resolved, stages)
+    memory = _memory_problems(resolved, found, stages, device) if device else ()
+    return Requirements(absent, [*file_problems(resolved, absent), *memory])
+
+
+def require_data(resolved: ResolvedRecipe, found: Preflight) -> Requirements:
+    """Return what the datasets need, which are opened to know what becomes of the stages.
+
+    Raises:
+        MistakeError: some of it cannot be had; it holds everything that the whole run would miss.
+    """
+    needed = requirements(resolved, found, (), None)
+    if needed.problems:
+        requirements(resolved, found, resolved.stages, device_here(resolved.run)).require()
+    return needed
+
+
+def device_here(options: RunOptions) -> Device | None:
+    """Return the device of a recipe's ``[run]`` table; None if this machine has none such."""
+    try:
+        return choose_device(options)
+    except MistakeError:
+        return None
+
+
+def _memory_problems(
+    resolved: ResolvedRecipe, found: Preflight, stages: Collection[str], device: Device
+) -> Iterator[Problem]:
+    """Yield the stages whose training step needs more memory than there is, or nearly as much."""
+    there, half = memory_of(device.device), device.precision is torch.bfloat16
+    for name in stages if there else ():
+        step, batch = found.steps.get(name), resolved.stages[name].options.get("batch_size")
+        if there is None or step is None or type(batch) is not int:
+            continue
+        need, enough = step.bytes(batch, half=half), NEARLY_FULL * there
+        if need > enough:
+            fits = int((enough - step.fixed) / max(step.sample(half=half), 1.0))
+            size = 1 << (fits.bit_length() - 1) if 0 < fits < batch else 0
+            of = f"{short(need, 'B')} or more, and there are {short(there, 'B')}"
+            what = f"a step of {batch:,} samples needs {of} ({device.device})"
+            hint = f"batch_size = {size} fits" if size else "give it smaller images or networks"
+            may_fit = need <= there or device.compile  # compiled networks compute some of it again
+            where = Where(("stages", name, "batch_size"))
+            yield resolved.placed(Problem(where, what, hint, may_fit, code="too-little-memory"))
