@@ -24,12 +24,12 @@ settings.load_profile("everyday")
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory):
-    """Keep what is remembered of image files out of a person's own cache; return what says where that is."""
-    from uldm_plugins.shared import checked_files
+    """Keep what is cached of images out of a person's own cache; return what says where that is."""
+    from uldm_plugins.shared import cache
 
-    folder, real = tmp_path_factory.mktemp("cache"), checked_files.cache_folder
+    folder, real = tmp_path_factory.mktemp("cache"), cache.cache_folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checked_files, "cache_folder", lambda: folder)
+        patch.setattr(cache, "cache_folder", lambda: folder)
         yield real
 
 

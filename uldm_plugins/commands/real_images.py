@@ -108,7 +108,7 @@ def image_paths(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         try:
-            found += usable(path, MAX_PIXELS).paths if path.is_dir() else [path]
+            found += usable(path, MAX_PIXELS) if path.is_dir() else [path]
         except ValueError as error:
             raise MistakeError(str(error)) from error
         if not path.exists():
