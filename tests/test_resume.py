@@ -85,8 +85,8 @@ TRAINERS = {
     "vq": lambda: quantized("vq"),
     "vq_ema": lambda: quantized("vq_ema"),
     "kl": lambda: autoencoder(use="autoencoder_kl", **KL),
-    "diffusion": lambda: diffusion(True, ema="post_hoc", held_out=0.2, classes=4),
-    "diffusion, not cached": lambda: diffusion(False),
+    "diffusion": lambda: diffusion(True, ema="post_hoc", held_out=0.2, watch=0, classes=4),
+    "diffusion, not cached": lambda: diffusion(False, checkpoint="best", held_out=0.2, watch=2),
     "classifier": classifier,
 }
 

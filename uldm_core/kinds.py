@@ -101,6 +101,10 @@ _LATENT_SIZE = InferredOption(
     "dataset.size / autoencoder.downscale",
 )
 _CLASSES = InferredOption(lambda condition: condition.classes, "condition.classes")
+_AUGMENTATION = InferredOption(
+    lambda augmentation: 0 if augmentation.leaks else augmentation.parameters,
+    "augmentation.parameters, or 0 if it leaks",
+)
 
 
 def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: Any) -> Kind:
@@ -111,6 +115,7 @@ def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: An
 
 BUILTIN_KINDS = (
     _kind("dataset", "Dataset", "images by index", probe="show", data=True),
+    _kind("augmentation", "Augmentation", "changed copies of the training images", probe="augment"),
     _kind("backbone", "Backbone", "a frozen feature network", probe="extract", network=True),
     _kind(
         "autoencoder",
@@ -152,7 +157,12 @@ BUILTIN_KINDS = (
         "denoiser",
         "Denoiser",
         "noisy latents, time and condition to a prediction",
-        inferred={"channels": _LATENT_CHANNELS, "size": _LATENT_SIZE, "classes": _CLASSES},
+        inferred={
+            "channels": _LATENT_CHANNELS,
+            "size": _LATENT_SIZE,
+            "classes": _CLASSES,
+            "augmentation": _AUGMENTATION,
+        },
         probe="denoise",
         network=True,
         learned=True,

@@ -174,6 +174,39 @@ class HasLeftOut(_Optional, Protocol):
 
 
 @runtime_checkable
+class Augmentation(Protocol):
+    """Changed copies of training images: ``(images, parameters) -> images``, each by its own parameters.
+
+    Images are uint8 [B, C, H, W], parameters float [B, ``parameters``] on the images' device; all 0 leaves
+    an image as it is. Equal parameters give equal images. If it ``leaks``, samples may look changed as well,
+    as those of mirrored images do; else the denoiser is given the parameters in training, and all 0 where
+    samples are drawn. Images that it cannot change raise ``ValueError``.
+
+    Source: non-leaking augmentation of Karras et al. 2022 (arXiv 2206.00364), appendix F.2.
+
+    Optional: ``HasVariants``.
+    """
+
+    parameters: int
+    leaks: bool
+
+    def draw(self, n: int, generator: Generator, /) -> Tensor:
+        """Return parameters for n images, float [n, ``parameters``] on the CPU, by the generator alone.
+
+        Of one that does not leak a share is all 0, so that the denoiser learns the images themselves.
+        """
+
+    def __call__(self, images: Tensor, parameters: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class HasVariants(_Optional, Protocol):
+    """An augmentation that knows few changes: float [V, parameters], equally likely, the first all 0."""
+
+    variants: Tensor
+
+
+@runtime_checkable
 class Backbone(Network, Protocol):
     """A frozen feature network: images -> feature maps, finest first.
 
@@ -445,6 +478,9 @@ class Denoiser(Network, Protocol):
     1.1. A denoiser that knows one of them only raises an error at the other. ``condition`` are the classes of
     the recipe's condition, int64; None, like the index one beyond them, means "no class". A denoiser without
     an option ``classes`` is never given any.
+
+    One with an option ``augmentation``, above 0, takes a fourth argument as well: the parameters of the
+    augmentation that made each image, float [B, augmentation]; None, like all 0, means "as it is".
     """
 
     def __call__(self, latents: Tensor, time: Tensor, condition: Tensor | None = None, /) -> Tensor: ...
@@ -686,7 +722,8 @@ class Trainer(Stage, Protocol):
     run needs. ``finish`` leaves in the trained components what later stages shall get (with an option
     ``ema_decay`` the average of the weights), under the names that a component built anew has.
 
-    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``; of its state, ``RateScaled``.
+    Optional: ``Previewing``, ``Adjustable``, ``Diagnosing``, ``Unfinished``, ``HasCheckpointSize``; of its
+    state, ``RateScaled``.
     """
 
     steps: int
@@ -783,6 +820,16 @@ class HasArtifactSize(_Optional, Protocol):
     """
 
     artifact_bytes: int
+
+
+@runtime_checkable
+class HasCheckpointSize(_Optional, Protocol):
+    """A trainer whose checkpoints have more than weights, their gradients' averages and one of the weights.
+
+    ``checkpoint_bytes`` is what the rest takes on disk at most.
+    """
+
+    checkpoint_bytes: int
 
 
 @frozen

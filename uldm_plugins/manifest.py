@@ -14,6 +14,11 @@ _COMPONENTS = (
     ("dataset", "celeba", "datasets.celeba:CelebA", "faces, aligned"),
     ("dataset", "image_folder", "datasets.image_folder:ImageFolder", "any tree of PNG, JPEG and WebP files"),
     ("dataset", "synthetic", "datasets.synthetic:Synthetic", "shapes drawn by a formula"),
+    ("augmentation", "flip", "augmentations.flip:Flip", "mirrored images"),
+    ("augmentation", "translate", "augmentations.translate:Translate", "images shifted by whole pixels"),
+    ("augmentation", "crop_jitter", "augmentations.crop_jitter:CropJitter", "parts of images, enlarged"),
+    ("augmentation", "color", "augmentations.color:Color", "other brightness, contrast and saturation"),
+    ("augmentation", "compose", "augmentations.compose:Compose", "several, one after the other"),
     ("backbone", "mnist_classifier", "backbones.mnist:MnistClassifier", "small CNN on MNIST, for losses"),
     ("backbone", "mnist_judge", "backbones.mnist:MnistJudge", "another CNN on MNIST, for metrics only"),
     ("backbone", "vgg16", "backbones.imagenet:Vgg16", "VGG16's five stages, as LPIPS uses them"),
@@ -146,6 +151,7 @@ _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
+    "augmentation/compose": {"of": ["flip", {"use": "translate", "share": 0.25}, "color"]},
     "guidance/classifier_free": {"classes": 10},
     "guidance/adaptive_projected": {"classes": 10},
     "condition/labels": {"classes": 10},

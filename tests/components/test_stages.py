@@ -190,7 +190,7 @@ def diffusion(**options):
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 8), (0.1, 3)])
 def test_images_that_are_held_out_are_never_trained(tmp_path, share, count):
     dataset = RecordingDataset(count=32)
-    trainer = diffusion(dataset=dataset, held_out=share, steps=20, previews=0)
+    trainer = diffusion(dataset=dataset, held_out=share, watch=0, steps=20, previews=0)
     run_stage(trainer, tmp_path, name="s", options=RunOptions(device="cpu"))
     asked = dataset.asked[32:]  # after those that the scaling is fitted to
     indices = read_arrays(RunFolder(tmp_path).stage("s").artifact(HELD_OUT))["indices"]
@@ -220,7 +220,7 @@ class RecordsClasses(TinyDenoiser):
 
 def test_of_several_averages_the_one_with_the_least_held_out_loss_is_taken(tmp_path):
     dataset, denoiser = RecordingDataset(count=32), RecordsClasses()
-    options = {"ema": "post_hoc", "held_out": 0.25, "ema_stds": [0.02, 0.27], "drop": 0.9}
+    options = {"ema": "post_hoc", "held_out": 0.25, "watch": 0, "ema_stds": [0.02, 0.27], "drop": 0.9}
     condition = registry.build("condition", "labels", classes=2)
     parts = {"dataset": dataset, "denoiser": denoiser, "condition": condition}
     trainer = diffusion(**parts, steps=12, previews=0, **options)

@@ -224,6 +224,69 @@ class ExpertsByClass(nn.Module):
         return torch.cat([self.experts[index](x[None], t[None]) for index, x, t in each])
 
 
+@sound("denoiser")
+class Augmented(Plain):
+    """A linear layer of what was done to the image, added to the embedding of the time."""
+
+    def __init__(self, channels: int = 4, augmentation: int = 0):
+        super().__init__(channels)
+        self.layer = nn.Linear(augmentation, 16, bias=False) if augmentation else None
+
+    def embedded(self, augmentation):
+        if self.layer is None:
+            raise ValueError("made without augmentation")
+        return self.layer(augmentation.to(self.layer.weight.dtype))
+
+    def forward(self, latents, time, condition=None, augmentation=None):
+        embedding = self.time(self.waves(time).to(self.time.weight.dtype))
+        if augmentation is not None:
+            embedding = embedding + self.embedded(augmentation)
+        return self.outward(F.silu(self.inward(latents) + embedding[..., None, None]))
+
+
+@mutant("denoiser", killed_by="distinguishes_augmentations")
+class Unaugmented(Augmented):
+    """The parameters pass through their layer, and nothing comes of it."""
+
+    def embedded(self, augmentation):
+        return 0 * super().embedded(augmentation)
+
+
+@mutant("denoiser", killed_by="distinguishes_augmentations")
+class Unsigned(Augmented):
+    """To the left and to the right are one."""
+
+    def embedded(self, augmentation):
+        return super().embedded(augmentation.abs())
+
+
+@mutant("denoiser", killed_by="none_is_no_augmentation")
+class Biased(Augmented):
+    """The layer has a bias, which is missing where no parameters are given."""
+
+    def __init__(self, channels: int = 4, augmentation: int = 0):
+        super().__init__(channels)
+        self.layer = nn.Linear(augmentation, 16) if augmentation else None
+
+
+@mutant("denoiser", killed_by="refuses_other_parameters")
+class Ignoring(Augmented):
+    """Made without augmentation it takes parameters all the same, without effect."""
+
+    def embedded(self, augmentation):
+        return super().embedded(augmentation) if self.layer else 0
+
+
+@mutant("denoiser", killed_by="refuses_other_parameters")
+class CutOff(Augmented):
+    """Of more parameters than it was made for it takes the first."""
+
+    def embedded(self, augmentation):
+        count = self.layer.in_features if self.layer else 0
+        padded = F.pad(augmentation, (0, max(0, count - augmentation.shape[1])))
+        return super().embedded(padded[:, :count])
+
+
 @mutant("denoiser", killed_by="distinguishes_classes")
 class LastIsNoClass(WithClasses):
     """The last class and "no class" are one row of its table."""

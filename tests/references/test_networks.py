@@ -8,11 +8,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings, get_2d_sincos_pos_embed
+from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import save_file
 from torch.distributions import Normal, kl_divergence
 
 from uldm_core import MistakeError, registry
 from uldm_plugins.denoisers.condition import with_condition
+from uldm_plugins.nn.diffusers_blocks import Resnet
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 KL = {"block_out_channels": (32, 64, 64), "layers_per_block": 2, "norm_num_groups": 16}
@@ -232,6 +234,52 @@ def test_weights_of_denoisers_without_classes_bear_the_names_of_those_made_befor
     conditional = registry.build("denoiser", name, channels=4, **options, classes=3).state_dict()
     ((added, table),) = ((key, value) for key, value in conditional.items() if key not in state)
     assert added.endswith("class_embedding.weight") and len(table) == 4
+    assert (
+        registry.build("denoiser", name, channels=4, **options, dropout=0.1).state_dict().keys()
+        == state.keys()
+    )
+    if "/" not in name:
+        augmented = registry.build("denoiser", name, channels=4, **options, augmentation=3).state_dict()
+        ((added, weight),) = ((key, value) for key, value in augmented.items() if key not in state)
+        assert added == "augmentation_embedding.weight" and weight.shape[1] == 3
+
+
+@torch.no_grad()
+def test_a_block_of_unet_2d_drops_what_diffusers_drops():
+    theirs = ResnetBlock2D(in_channels=8, out_channels=16, temb_channels=12, groups=4, dropout=0.3, eps=1e-5)
+    ours = Resnet(8, 16, 4, 1e-5, 12, dropout=0.3)
+    ours.load_state_dict(theirs.state_dict())
+    latents, embedding = torch.randn(3, 8, 6, 5), torch.randn(3, 12)
+    answers = []
+    for block in (ours.train(), theirs.train()):
+        torch.manual_seed(0)
+        answers.append(block(latents, embedding))
+    torch.testing.assert_close(answers[0], answers[1], **CLOSE)
+
+
+@torch.no_grad()
+def test_unet_2d_drops_in_as_many_places_as_diffusers():
+    given = {"channels": 4, "dropout": 0.3, **UNETS[0]}
+    theirs, ours = (registry.build("denoiser", name, **given) for name in ("diffusers/unet_2d", "unet_2d"))
+    shares = [[module.dropout for module in ours.modules() if isinstance(module, Resnet)]]
+    shares.append([module.dropout.p for module in theirs.modules() if isinstance(module, ResnetBlock2D)])
+    assert shares[0] == shares[1] == [0.3] * len(shares[0])
+
+
+@pytest.mark.parametrize(("name", "options"), [("mlp", {"size": 4}), ("unet", {}), ("dit", {"size": 4})])
+@torch.no_grad()
+def test_dropout_acts_in_training_only_and_by_the_global_generator(name, options):
+    plain = registry.build("denoiser", name, channels=4, **options)
+    dropping = registry.build("denoiser", name, channels=4, dropout=0.5, **options)
+    dropping.load_state_dict(shaken(plain).state_dict())
+    latents, times = torch.randn(3, 4, 4, 4), torch.tensor([0.0, 17.0, 999.0])
+    assert torch.equal(dropping.eval()(latents, times), plain.eval()(latents, times))
+    answers = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        answers.append(dropping.train()(latents, times))
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2])
 
 
 @torch.no_grad()

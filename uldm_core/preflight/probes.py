@@ -18,6 +18,7 @@ from uldm_core.errors import MistakeError
 from uldm_core.kinds import latent_size
 from uldm_core.preflight.dry_build import DryBuild, check_time
 from uldm_core.protocols import (
+    Augmentation,
     Autoencoder,
     Backbone,
     Denoiser,
@@ -81,6 +82,14 @@ def show(inputs: Inputs, dataset: object, batch: int) -> Tensor:
     return inputs.images(batch)
 
 
+def augment(inputs: Inputs, augmentation: Augmentation, batch: int) -> Tensor:
+    """Return changed images."""
+    images = inputs.images(batch).to(torch.uint8)
+    return expect_shape(
+        "images", augmentation(images, torch.zeros(batch, augmentation.parameters)), images.shape
+    )
+
+
 def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
     """Return latents of images that are reconstructed."""
     images = inputs.images(batch)
@@ -91,20 +100,38 @@ def autoencode(inputs: Inputs, autoencoder: Autoencoder, batch: int) -> Tensor:
 
 
 def denoise(inputs: Inputs, denoiser: Denoiser, batch: int) -> Tensor:
-    """Return predictions for latents, of a class where the recipe has a condition."""
+    """Return predictions for latents, with what the recipe gives the denoiser beside the time."""
     latents, times = inputs.latents(batch), torch.zeros(batch)
-    condition = (torch.zeros(batch, dtype=torch.int64),) if "condition" in inputs.tried.components else ()
-    if (
-        condition
-        and isinstance(denoiser, nn.Module)
-        and not _takes(denoiser.forward, latents, times, *condition)
-    ):
-        raise MistakeError(
-            "takes no condition, and the recipe has one",
-            hint="leave [condition] out, or take a denoiser that has an option classes",
-        )
-    predictions = denoiser(latents, times, *condition)
+    given = _conditioning(inputs, batch)
+    if isinstance(denoiser, nn.Module) and not _takes(denoiser.forward, latents, times, *given):
+        raise _takes_no_augmentation() if len(given) > 1 else _takes_no_condition()
+    predictions = denoiser(latents, times, *given)
     return expect_shape("predictions", predictions, latents.shape)
+
+
+def _conditioning(inputs: Inputs, batch: int) -> tuple[Tensor | None, ...]:
+    """Return a class and parameters of an augmentation, as far as the recipe gives them to its denoiser."""
+    components = inputs.tried.components
+    condition = torch.zeros(batch, dtype=torch.int64) if "condition" in components else None
+    augmentation = inputs.component("augmentation") if "augmentation" in components else None
+    if augmentation is None or augmentation.leaks:
+        return () if condition is None else (condition,)
+    return condition, torch.zeros(batch, augmentation.parameters)
+
+
+def _takes_no_condition() -> MistakeError:
+    return MistakeError(
+        "takes no condition, and the recipe has one",
+        hint="leave [condition] out, or take a denoiser that has an option classes",
+    )
+
+
+def _takes_no_augmentation() -> MistakeError:
+    return MistakeError(
+        "cannot be given what the augmentation did, and the recipe's does not leak",
+        hint="give [augmentation] leaks = true: samples will look changed as well; or take a denoiser that "
+        "has an option augmentation, such as unet",
+    )
 
 
 def _takes(function: Callable[..., object], *arguments: object) -> bool:

@@ -30,6 +30,7 @@ DEFAULTS = {
     "guidance": "none",
     "sampler": "euler",
     "metric": "frechet_mnist",
+    "augmentation": "",
     "condition": "",
     "stage": "",
     "tracker": "",
@@ -163,8 +164,8 @@ def _components(name: str, kind: str) -> dict[str, str]:
     chosen = dict(DEFAULTS)
     if kind == "stage":
         chosen["stage"] = f'\n[stages.{name}]\nuse = "{name}"'
-    elif kind == "condition":
-        chosen["condition"] = f'\n[condition]\nuse = "{name}"\n'
+    elif kind in ("augmentation", "condition"):
+        chosen[kind] = f'\n[{kind}]\nuse = "{name}"\n'
     elif kind == "tracker":
         chosen["tracker"] = f'\n\n[run]\ntrackers = ["{name}"]'
     elif kind in ("dataset", "autoencoder", "denoiser"):

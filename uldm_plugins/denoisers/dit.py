@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from uldm_core.kinds import latent_size
 from uldm_core.shapes import Size, height_and_width
-from uldm_plugins.denoisers.condition import class_embedding, with_condition
+from uldm_plugins.denoisers.condition import (
+    augmentation_embedding,
+    class_embedding,
+    with_augmentation,
+    with_condition,
+)
 from uldm_plugins.denoisers.time import TimeEmbedding
-from uldm_plugins.nn.blocks import check_divisible, zeroed
+from uldm_plugins.nn.blocks import Dropout, check_divisible, with_dropout, zeroed
 
 Count = Annotated[int, Ge(1)]
 _EPS = 1e-6
@@ -36,6 +41,8 @@ class DiT(nn.Module):
         num_heads: of each attention.
         mlp_ratio: width of each block's hidden layer, in ``hidden_size``.
         classes: of the condition; 0 takes none.
+        augmentation: parameters of the augmentation; 0 takes none.
+        dropout: share of the values that each block drops in training, of its MLP's hidden layer.
 
     Raises:
         ValueError: ``num_heads`` or 4 does not divide ``hidden_size``.
@@ -53,6 +60,8 @@ class DiT(nn.Module):
         num_heads: Count = 3,
         mlp_ratio: Annotated[float, Gt(0)] = 4.0,
         classes: Annotated[int, Ge(0)] = 0,
+        augmentation: Annotated[int, Ge(0)] = 0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
         check_divisible([hidden_size], num_heads=num_heads)
@@ -64,19 +73,30 @@ class DiT(nn.Module):
         self.register_buffer("positions", positions, persistent=False)
         self.time = TimeEmbedding(hidden_size)
         self.class_embedding = class_embedding(classes, hidden_size)
+        self.augmentation_embedding = augmentation_embedding(augmentation, hidden_size)
         self.patchify = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
-        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio, dropout) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(hidden_size, 2 * hidden_size))
         self.out = zeroed(nn.Linear(hidden_size, patch_size**2 * channels))
 
-    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape.
+
+        ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
+        """
         height, width = latents.shape[-2:]
         patch = self.patch_size
         patches = self.patchify(F.pad(latents, (0, -width % patch, 0, -height % patch)))
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(grid, patches)
-        embedding = F.silu(with_condition(self.time(time), self.class_embedding, condition))
+        embedding = with_condition(self.time(time), self.class_embedding, condition)
+        embedding = F.silu(with_augmentation(embedding, self.augmentation_embedding, augmentation))
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.modulation(embedding).unsqueeze(1).chunk(2, -1)
@@ -93,13 +113,14 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention and an MLP, each behind a modulated norm and a gate that starts at zero."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        activation = with_dropout(nn.GELU("tanh"), dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
         self.modulation = zeroed(nn.Linear(width, 6 * width))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:

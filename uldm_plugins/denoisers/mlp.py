@@ -10,9 +10,14 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from uldm_core.shapes import Size, height_and_width
-from uldm_plugins.denoisers.condition import class_embedding, with_condition
+from uldm_plugins.denoisers.condition import (
+    augmentation_embedding,
+    class_embedding,
+    with_augmentation,
+    with_condition,
+)
 from uldm_plugins.denoisers.time import TimeEmbedding
-from uldm_plugins.nn.blocks import zeroed
+from uldm_plugins.nn.blocks import Dropout, zeroed
 
 Count = Annotated[int, Ge(1)]
 
@@ -34,6 +39,8 @@ class MLP(nn.Module):
         depth: blocks.
         time_emb_dim: of the time embedding; even.
         classes: of the condition; 0 takes none.
+        augmentation: parameters of the augmentation; 0 takes none.
+        dropout: share of the values that each block drops in training, of its hidden layer.
     """
 
     def __init__(
@@ -45,20 +52,33 @@ class MLP(nn.Module):
         depth: Count = 4,
         time_emb_dim: Annotated[int, Ge(2)] = 256,
         classes: Annotated[int, Ge(0)] = 0,
+        augmentation: Annotated[int, Ge(0)] = 0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
         values = channels * prod(height_and_width(size))
         self.time = nn.Sequential(TimeEmbedding(time_emb_dim), nn.SiLU())
         self.class_embedding = class_embedding(classes, time_emb_dim)
+        self.augmentation_embedding = augmentation_embedding(augmentation, time_emb_dim)
         self.inward = nn.Linear(values, width)
-        self.blocks = nn.ModuleList(Block(width, hidden, time_emb_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, hidden, time_emb_dim, dropout) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(time_emb_dim, 2 * width))
         self.outward = zeroed(nn.Linear(width, values))
 
-    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape.
+
+        ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
+        """
         embed, activate = self.time
-        embedding = activate(with_condition(embed(time), self.class_embedding, condition))
+        embedding = with_condition(embed(time), self.class_embedding, condition)
+        embedding = activate(with_augmentation(embedding, self.augmentation_embedding, augmentation))
         stream = self.inward(latents.flatten(1))
         for block in self.blocks:
             stream = block(stream, embedding)
@@ -69,8 +89,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Norm, modulation, two layers, a gate; starts near the identity."""
 
-    def __init__(self, width: int, hidden: int, embedding: int) -> None:
+    def __init__(self, width: int, hidden: int, embedding: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.expand = nn.Linear(width, hidden)
         self.contract = nn.Linear(hidden, width)
         nn.init.normal_(self.contract.weight, std=0.5 * hidden**-0.5)
@@ -80,6 +101,7 @@ class Block(nn.Module):
         """Map [B, width] to the same shape."""
         shift, scale, gate = self.modulation(embedding).chunk(3, -1)
         hidden = F.silu(self.expand(modulated(stream, shift, scale)))
+        hidden = F.dropout(hidden, self.dropout, self.training)
         return stream + self.contract(hidden) * (1 + gate)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from uldm_plugins.denoisers.condition import class_embedding, with_condition
+from uldm_plugins.denoisers.condition import (
+    augmentation_embedding,
+    class_embedding,
+    with_augmentation,
+    with_condition,
+)
 from uldm_plugins.denoisers.time import TimeEmbedding
-from uldm_plugins.nn.blocks import Layers, Upsample, check_divisible, check_levels
+from uldm_plugins.nn.blocks import Dropout, Layers, Upsample, check_divisible, check_levels
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 Flags = tuple[bool, ...]
@@ -37,6 +42,9 @@ class UNet(nn.Module):
         num_mid_layers: blocks between two of ``mid_channels``.
         num_up_layers: blocks a level on the way up.
         classes: of the condition; 0 takes none.
+        augmentation: parameters of the augmentation; 0 takes none.
+        dropout: share of the values that each residual block drops in training, before its second
+            convolution.
 
     Raises:
         ValueError: the lists do not fit together, or groups or heads do not divide a width.
@@ -57,15 +65,18 @@ class UNet(nn.Module):
         num_mid_layers: Count = 1,
         num_up_layers: Count = 1,
         classes: Annotated[int, Ge(0)] = 0,
+        augmentation: Annotated[int, Ge(0)] = 0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
         check_levels(down_channels, mid_channels, down_sample=down_sample, attn_down=attn_down)
         check_divisible([*down_channels, *mid_channels, conv_out_channels], norm_channels=norm_channels)
         check_divisible([*mid_channels, *down_channels], num_heads=num_heads)
-        common = {"groups": norm_channels, "embedding": time_emb_dim}
+        common: Any = {"groups": norm_channels, "embedding": time_emb_dim, "dropout": dropout}
         heads = [num_heads if attends else 0 for attends in attn_down]
         self.time = TimeEmbedding(time_emb_dim)
         self.class_embedding = class_embedding(classes, time_emb_dim)
+        self.augmentation_embedding = augmentation_embedding(augmentation, time_emb_dim)
         self.conv_in = nn.Conv2d(channels, down_channels[0], 3, padding=1)
         inputs = (down_channels[0], *down_channels)
         self.downs = nn.ModuleList(
@@ -92,9 +103,19 @@ class UNet(nn.Module):
             nn.Conv2d(conv_out_channels, channels, 3, padding=1),
         )
 
-    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape.
+
+        ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
+        """
         embedding = with_condition(self.time(time), self.class_embedding, condition)
+        embedding = with_augmentation(embedding, self.augmentation_embedding, augmentation)
         x = self.conv_in(latents)
         skips = []
         for layers, shrink in zip(self.downs, self.shrinks):

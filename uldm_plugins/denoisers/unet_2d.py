@@ -13,9 +13,14 @@ from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import Exists
-from uldm_plugins.denoisers.condition import class_embedding, with_condition
+from uldm_plugins.denoisers.condition import (
+    augmentation_embedding,
+    class_embedding,
+    with_augmentation,
+    with_condition,
+)
 from uldm_plugins.denoisers.time import waves
-from uldm_plugins.nn.blocks import check_divisible
+from uldm_plugins.nn.blocks import Dropout, check_divisible
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -39,6 +44,9 @@ class UNet2D(nn.Module):
         norm_num_groups: groups of each group norm.
         weights: a diffusers state dict to start from, ``.safetensors``.
         classes: of the condition, diffusers' ``num_class_embeds`` less one; 0 takes none.
+        augmentation: parameters of the augmentation; 0 takes none.
+        dropout: share of the values that each residual block drops in training, before its second
+            convolution.
 
     Raises:
         ValueError: the lists do not fit together, groups or heads do not divide a width, or the weights are
@@ -55,6 +63,8 @@ class UNet2D(nn.Module):
         norm_num_groups: Count = 32,
         weights: Annotated[Path, Exists()] | None = None,
         classes: Annotated[int, Ge(0)] = 0,
+        augmentation: Annotated[int, Ge(0)] = 0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):
@@ -70,21 +80,32 @@ class UNet2D(nn.Module):
             width // attention_head_dim * attends
             for width, attends in zip(block_out_channels, attention_levels)
         ]
-        common = (layers_per_block, heads, norm_num_groups, 4 * first)
+        common = (layers_per_block, heads, norm_num_groups, 4 * first, dropout)
         self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         self.time_embedding = TimeNetwork(first, 4 * first)
         self.class_embedding = class_embedding(classes, 4 * first)
+        self.augmentation_embedding = augmentation_embedding(augmentation, 4 * first)
         self.down_blocks = cast("Sequence[Level]", _down(block_out_channels, *common))
-        self.mid_block = Mid(last, last // attention_head_dim, norm_num_groups, _EPS, 4 * first)
+        self.mid_block = Mid(last, last // attention_head_dim, norm_num_groups, _EPS, 4 * first, dropout)
         self.up_blocks = cast("Sequence[Level]", _up(block_out_channels, *common))
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, first, _EPS)
         self.conv_out = nn.Conv2d(first, channels, 3, padding=1)
         if weights is not None:
             load_named(self, Path(weights))
 
-    def forward(self, latents: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape."""
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prediction for latents [B, C, H, W] at times [B], of classes [B], in their shape.
+
+        ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
+        """
         embedding = with_condition(self.time_embedding(time), self.class_embedding, condition)
+        embedding = with_augmentation(embedding, self.augmentation_embedding, augmentation)
         x = self.conv_in(latents)
         skips = [x]
         for level in self.down_blocks:
@@ -118,7 +139,9 @@ class TimeNetwork(nn.Module):
         return self.linear_2(F.silu(self.linear_1(first)))
 
 
-def _down(widths: Widths, layers: int, heads: list[int], groups: int, embedding: int) -> nn.ModuleList:
+def _down(
+    widths: Widths, layers: int, heads: list[int], groups: int, embedding: int, dropout: float
+) -> nn.ModuleList:
     last = len(widths) - 1
     return nn.ModuleList(
         Level(
@@ -127,13 +150,16 @@ def _down(widths: Widths, layers: int, heads: list[int], groups: int, embedding:
             _EPS,
             heads=heads[index],
             embedding=embedding,
+            dropout=dropout,
             down=Downsample(b, lopsided=False) if index < last else None,
         )
         for index, (a, b) in enumerate(pairwise((widths[0], *widths)))
     )
 
 
-def _up(widths: Widths, layers: int, heads: list[int], groups: int, embedding: int) -> nn.ModuleList:
+def _up(
+    widths: Widths, layers: int, heads: list[int], groups: int, embedding: int, dropout: float
+) -> nn.ModuleList:
     up = [*widths[::-1], widths[0]]
     return nn.ModuleList(
         Level(
@@ -143,6 +169,7 @@ def _up(widths: Widths, layers: int, heads: list[int], groups: int, embedding: i
             skips=[*[width] * layers, up[index + 1]],
             heads=heads[-1 - index],
             embedding=embedding,
+            dropout=dropout,
             up=Upsample(width) if index < len(widths) - 1 else None,
         )
         for index, width in enumerate(widths[::-1])

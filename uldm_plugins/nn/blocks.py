@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from uldm_core.errors import OptionError
+
+Dropout = Annotated[float, Interval(ge=0, lt=1)]
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -18,17 +22,32 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions with group norm and SiLU in front; an embedding, if any, is added between."""
+def with_dropout(activation: nn.Module, dropout: float) -> nn.Module:
+    """Return an activation that drops a share of its values in training; with 0 it is returned as it is.
 
-    def __init__(self, inputs: int, outputs: int, groups: int, embedding: int | None = None) -> None:
+    In a sequence the two count as one, so that the parameters after them have the same names either way.
+    """
+    return nn.Sequential(activation, nn.Dropout(dropout)) if dropout else activation
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with group norm and SiLU in front; an embedding, if any, is added between.
+
+    In training a share of what enters the second one is dropped.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, groups: int, embedding: int | None = None, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.first = nn.Sequential(
             nn.GroupNorm(groups, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
         )
         self.embed = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs)) if embedding else None
         self.second = nn.Sequential(
-            nn.GroupNorm(groups, outputs), nn.SiLU(), nn.Conv2d(outputs, outputs, 3, padding=1)
+            nn.GroupNorm(groups, outputs),
+            with_dropout(nn.SiLU(), dropout),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
         )
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -73,10 +92,13 @@ class Layers(nn.Module):
         *,
         heads: int = 0,
         embedding: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = [inputs, *[outputs] * count]
-        self.residuals = nn.ModuleList(ResBlock(a, b, groups, embedding) for a, b in pairwise(widths))
+        self.residuals = nn.ModuleList(
+            ResBlock(a, b, groups, embedding, dropout) for a, b in pairwise(widths)
+        )
         self.attentions = nn.ModuleList(
             Attention(outputs, heads, groups) for _ in range(count if heads else 0)
         )

@@ -20,10 +20,22 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 
 
 class Resnet(nn.Module):
-    """Two 3x3 convolutions with group norm and SiLU in front; an embedding, if any, is added between."""
+    """Two 3x3 convolutions with group norm and SiLU in front; an embedding, if any, is added between.
 
-    def __init__(self, inputs: int, outputs: int, groups: int, eps: float, embedding: int | None) -> None:
+    In training a share of what enters the second one is dropped.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        groups: int,
+        eps: float,
+        embedding: int | None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm1 = nn.GroupNorm(groups, inputs, eps)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time_emb_proj = nn.Linear(embedding, outputs) if embedding else None
@@ -36,7 +48,8 @@ class Resnet(nn.Module):
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None and embedding is not None:
             hidden = hidden + self.time_emb_proj(F.silu(embedding))[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = F.dropout(F.silu(self.norm2(hidden)), self.dropout, self.training)
+        hidden = self.conv2(hidden)
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -104,6 +117,7 @@ class Level(nn.Module):
         groups: of each group norm.
         eps: of each group norm.
         embedding: size of the time embedding, if there is one.
+        dropout: of each residual block.
         down: halves the size at the end.
         up: changes the size at the end.
     """
@@ -117,13 +131,15 @@ class Level(nn.Module):
         skips: Sequence[int] = (),
         heads: int = 0,
         embedding: int | None = None,
+        dropout: float = 0.0,
         down: Downsample | None = None,
         up: Upsample | None = None,
     ) -> None:
         super().__init__()
         added = skips or [0] * (len(widths) - 1)
         self.resnets = nn.ModuleList(
-            Resnet(a + skip, b, groups, eps, embedding) for (a, b), skip in zip(pairwise(widths), added)
+            Resnet(a + skip, b, groups, eps, embedding, dropout)
+            for (a, b), skip in zip(pairwise(widths), added)
         )
         if heads:
             self.attentions = nn.ModuleList(Attention(width, heads, groups, eps) for width in widths[1:])
@@ -149,10 +165,18 @@ class Level(nn.Module):
 class Mid(nn.Module):
     """Residual block, attention, residual block."""
 
-    def __init__(self, width: int, heads: int, groups: int, eps: float, embedding: int | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        groups: int,
+        eps: float,
+        embedding: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.attentions = nn.ModuleList([Attention(width, heads, groups, eps)])
-        self.resnets = nn.ModuleList(Resnet(width, width, groups, eps, embedding) for _ in range(2))
+        self.resnets = nn.ModuleList(Resnet(width, width, groups, eps, embedding, dropout) for _ in range(2))
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Map [B, C, H, W] to the same shape."""

@@ -50,6 +50,8 @@ def packed(
     dtype: np.dtype[Any] | type[np.generic],
     batches: Callable[[int], Iterable[np.ndarray | Tensor]],
     what: str = "images",
+    *,
+    thorough: bool = False,
 ) -> np.ndarray:
     """Return an array of the cache, memory-mapped and read only; it is made first if it is not there.
 
@@ -62,13 +64,14 @@ def packed(
         dtype: of the values.
         batches: called with ``start``, gives the rows from there on, in order, some at a time.
         what: the rows are, for the log.
+        thorough: before it is used all of it is read and compared with what was written, not some rows only.
 
     Raises:
         RunError: the cache cannot be written, there is no space for it, or ``batches`` does not give N rows.
     """
     if 0 in shape:
         return np.empty(shape, dtype)
-    entry = _Entry(cache_folder() / "packed", key, shape, np.dtype(dtype))
+    entry = _Entry(cache_folder() / "packed", key, shape, np.dtype(dtype), thorough)
     found = entry.open()
     if found is not None:
         return found
@@ -100,6 +103,7 @@ class _Entry:
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    thorough: bool = False
 
     def place(self, ending: str) -> Path:
         """Return the path of one of the files."""
@@ -122,7 +126,7 @@ class _Entry:
         if done != self.shape[0]:
             return None
         found = self._mapped(self.path)
-        if found is None or _digest(found) != digest:
+        if found is None or self._digest(found) != digest:
             return None
         with suppress(OSError):  # of a cache that may only be read
             os.utime(self.place("json"))
@@ -189,7 +193,7 @@ class _Entry:
 
     def _note(self, done: int) -> None:
         array = self._mapped(self.place("part")) if done == self.shape[0] else None
-        digest = "" if array is None else _digest(array)
+        digest = "" if array is None else self._digest(array)
         content = {"key": self.key, "shape": list(self.shape), "dtype": self.dtype.str}
         write_record(self.place("json"), {**content, "done": done, "digest": digest})
 
@@ -216,17 +220,17 @@ class _Entry:
         whole = path.stat().st_size == found.offset + found.nbytes
         return np.asarray(found) if fits and whole else None
 
+    def _digest(self, array: np.ndarray) -> str:
+        """Return a hash of the array, or of some rows, the first and the last among them."""
+        some = np.linspace(0, len(array) - 1, _COMPARED).astype(np.int64)
+        compared = array if self.thorough else array[some]
+        return hashlib.blake2b(compared.data, digest_size=16).hexdigest()
+
     def _check_space(self, count: int) -> None:
         needed, free = count * self.bytes_a_row, free_bytes(self.folder)
         if needed > free:
             what = f"{self.folder}: {needed:,} bytes are needed, {free:,} are free"
             raise RunError(what, hint="make room there, or set XDG_CACHE_HOME to a folder on another disk")
-
-
-def _digest(array: np.ndarray) -> str:
-    """Return a hash of some rows, the first and the last among them."""
-    some = np.linspace(0, len(array) - 1, _COMPARED).astype(np.int64)
-    return hashlib.blake2b(array[some].data, digest_size=16).hexdigest()
 
 
 @contextmanager

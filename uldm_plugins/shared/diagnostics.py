@@ -24,6 +24,14 @@ RISEN = 1.5
 FALLEN = 0.98
 """A loss has fallen that ends below this times where it began."""
 
+HELD_OUT_RISEN, TRAINED_FALLEN = 1.05, 0.98
+"""A denoiser memorises whose loss on held-out images ends above the first times its lowest, and whose loss on
+trained ones ends below the second times what it was then."""
+BEYOND_NOISE = 8
+"""The former has risen by more standard errors than these, told from how values jump from one to the next."""
+LEAST_MEASURED = 10
+"""Of fewer values nothing is said."""
+
 MOST_COPIES = 0.05
 """Samples copy of which a larger share is as near to the training images as 0.01 of the test images are."""
 
@@ -56,6 +64,50 @@ def copies_diagnostics(results: Mapping[str, Mapping[str, float]]) -> Iterator[D
             "More data, fewer steps or a smaller denoiser keep a model from memorising.",
             "nearest",
         )
+
+
+def memorisation_diagnostics(
+    steps: Sequence[int] | NDArray[np.integer], held_out: ArrayLike, trained: ArrayLike, *, kept: bool
+) -> Iterator[Diagnostic]:
+    """Yield whether a denoiser memorises, from its losses on images; too few to judge yield nothing.
+
+    Args:
+        steps: after which they were measured.
+        held_out: the losses on images that it is not trained on.
+        trained: those on images that it is trained on.
+        kept: whether the weights that were best on the former are kept.
+    """
+    lowest = _rises_alone(np.asarray(held_out, float), np.asarray(trained, float))
+    if lowest is None:
+        return
+    fixes = ["stop earlier", *([] if kept else ['checkpoint = "best"']), "augmentation", "dropout"]
+    yield Diagnostic(
+        "note" if kept else "worry",
+        f"the loss on held-out images has risen since step {steps[lowest]:,} while that on trained images "
+        "fell: it memorises" + ("; the weights that were best are kept" if kept else ""),
+        f"{', '.join(fixes).capitalize()} or a smaller denoiser help; so do more images.",
+        "curves",
+    )
+
+
+def _rises_alone(held_out: NDArray[np.float64], trained: NDArray[np.float64]) -> int | None:
+    """Return where the held-out loss was lowest, if it has risen since, and the other one fallen.
+
+    Means over a few values are compared, the last ones with the lowest.
+    """
+    count = len(held_out)
+    width = max(3, count // 7)
+    if count < LEAST_MEASURED or not np.isfinite([held_out, trained]).all():
+        return None
+    window, both = np.full(width, 1 / width), (held_out, trained)
+    low, low_trained = (np.convolve(values, window, "valid") for values in both)
+    place = int(low.argmin())
+    jumps = [np.median(abs(np.diff(values, 2))) for values in both]  # which the first fall does not move
+    error = 1.48 * float(max(jumps)) / np.sqrt(6 * width)
+    risen = low[-1] > HELD_OUT_RISEN * low[place] and low[-1] - low[place] > BEYOND_NOISE * error
+    fallen = low_trained[-1] < TRAINED_FALLEN * low_trained[place]
+    apart = place + width <= count - width
+    return int(held_out.argmin()) if risen and fallen and apart else None
 
 
 def autoencoder_diagnostics(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,11 +40,9 @@ class EMA:
         if current:
             torch._foreach_lerp_(self.parameters, current, 1 - decay)
 
-    @torch.no_grad()
     def apply(self) -> None:
         """Put the averaged weights into the module."""
-        for parameter, average in zip(self.module.parameters(), self.parameters):
-            parameter.copy_(average)
+        put(self.parameters, self.module)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -54,9 +52,7 @@ class EMA:
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, kept in zip(self.module.parameters(), current):
-                    parameter.copy_(kept)
+            put(current, self.module)
 
     def take(self, module_state: Mapping[str, Any], state: dict[str, Any]) -> None:
         """Load the states of the module and of this average, and leave the averaged weights in the module."""
@@ -92,6 +88,13 @@ class Snapshot:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
         self.parameters = list(state["parameters"])
+
+
+@torch.no_grad()
+def put(parameters: Iterable[torch.Tensor], module: Network) -> None:
+    """Have a module take parameters, in the order of its own."""
+    for own, other in zip(module.parameters(), parameters, strict=True):
+        own.copy_(other)
 
 
 def averaging(decay: float, std: float | None) -> Decay:

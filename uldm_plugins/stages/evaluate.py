@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uldm_core import MistakeError, use
+from uldm_core import MistakeError, RunError, use
 from uldm_core.errors import OptionError
 from uldm_core.protocols import (
     Autoencoder,
@@ -18,6 +18,7 @@ from uldm_core.protocols import (
     Context,
     Dataset,
     HasBackbone,
+    HasDirection,
     HasLogits,
     HasReference,
     Metric,
@@ -154,6 +155,26 @@ def check_once(metrics: Sequence[Metric]) -> None:
     kinds = [type(metric).__name__ for metric in metrics]
     if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
         raise OptionError(f"metrics: {', '.join(sorted(twice))} is listed twice: once is enough")
+
+
+def check_compares(metric: Metric, option: str) -> None:
+    """Raise ``ValueError`` if a metric does not compare samples with real images; the option names it."""
+    if not metric.compares or (isinstance(metric, Paired) and metric.paired):
+        raise OptionError(f"{option}: {type(metric).__name__} does not compare samples with real images")
+
+
+def higher_is_better(metric: Metric, name: str, option: str = "metric") -> bool:
+    """Return the direction of one of a metric's numbers; of a metric that has none, lower is better.
+
+    Raises:
+        RunError: neither is better; the option names the metric.
+    """
+    higher = metric.higher_is_better if isinstance(metric, HasDirection) else False
+    if not isinstance(higher, Mapping):
+        return higher
+    if name not in higher:
+        raise RunError(f"{option}: neither more nor less of {name} is better", hint="take frechet_mnist")
+    return higher[name]
 
 
 def compare(

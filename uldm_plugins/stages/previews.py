@@ -89,15 +89,17 @@ class Sketch:
     sampler: Partial[Sampler]
     size: tuple[int, int]
 
-    def draw(self, context: Context) -> Tensor:
-        """Return images, uint8 [N, C, H, W]."""
-        generator, process = context.generator("preview"), self.denoiser.noise_scheduler
+    def draw(
+        self, context: Context, count: int = SAMPLES, *, of: str = "preview", guided: bool = True
+    ) -> Tensor:
+        """Return so many images, uint8 [N, C, H, W]; the seed and the text ``of`` give their noise."""
+        generator, process = context.generator(of), self.denoiser.noise_scheduler
         size = latent_size(self.size, self.autoencoder.downscale)
-        noise = torch.randn(SAMPLES, self.autoencoder.latent_channels, *size, generator=generator)
+        noise = torch.randn(count, self.autoencoder.latent_channels, *size, generator=generator)
         most, steps = process.timesteps, self.sampler.options.get("steps")
         sampler = self.sampler(steps=most) if most and steps and steps > most else self.sampler()
-        condition, guided = self.denoiser.condition, not self.denoiser.lacks_weaker
-        classes = condition.draw(SAMPLES, context.generator("preview", "classes")) if condition else None
+        condition, guided = self.denoiser.condition, guided and not self.denoiser.lacks_weaker
+        classes = condition.draw(count, context.generator(of, "classes")) if condition else None
         latents = []
         for batch in in_batches(noise.to(context.device)):
             told, classes = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from uldm_core.protocols import (
     HasWeaker,
     LatentScaling,
     LRSchedule,
+    Metric,
     NoiseScheduler,
     Optimizer,
     PairsAcrossClasses,
@@ -30,7 +31,8 @@ from uldm_core.protocols import (
     TimestepWeighting,
 )
 from uldm_plugins.shared.arrays import save_arrays
-from uldm_plugins.shared.ema import EMA, Snapshot
+from uldm_plugins.shared.diagnostics import memorisation_diagnostics
+from uldm_plugins.shared.ema import EMA, Snapshot, put
 from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.averages import STDS, averages_to_keep, write_averages
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
@@ -43,6 +45,15 @@ from uldm_plugins.stages.latents import (
 )
 from uldm_plugins.stages.previews import Sketch, at_rest
 from uldm_plugins.stages.training import OptimizerStep, predict
+from uldm_plugins.stages.watch import (
+    HELD_OUT_LOSS,
+    SAMPLES,
+    TRAINED_LOSS,
+    Watch,
+    WatchedLosses,
+    WatchedSamples,
+    check_options,
+)
 
 HELD_OUT_DRAWS = 4
 """How many times and noises each held-out image gets where averages are compared."""
@@ -76,8 +87,15 @@ class TrainDiffusion:
         steps: optimizer steps.
         batch_size: latents a step.
         cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
-        held_out: the share of the images, drawn by the seed, that the denoiser is not trained
-            on: for choices after the training. Scaling and condition are fitted to them as well.
+        held_out: the share of the images, drawn by the seed, that the denoiser is not trained on: to see
+            whether it memorises, and for choices. Scaling and condition are fitted to them as well.
+        watch: how often, over the whole training, to log the loss of the averaged weights on images that are
+            held out, and on as many that are trained; 0 does not. What is trained does not change by it.
+        watch_metric: measures samples against the images that are held out, as often.
+        watch_sampler: draws these samples; without guidance, so that they compare from first to last.
+        checkpoint: ``best`` leaves the averaged weights that did best on the images held out, by the loss or
+            by the first number of ``watch_metric``; it keeps a copy of the weights more. ``last`` leaves
+            those of the last step.
         drop: the share of images whose class it is not told, so that it also learns to do without.
         optimizer: of the denoiser.
         lr_schedule: of its learning rate.
@@ -96,8 +114,8 @@ class TrainDiffusion:
 
     Raises:
         ValueError: the guidance is by a weaker denoiser, and none is kept; the coupling pairs across the
-            classes of the condition; averages are to be chosen, and no images held out; or their widths are
-            given, and none is to be chosen.
+            classes of the condition; averages or the best weights are to be chosen, and no images held out,
+            or both; widths of averages are given, and none is to be chosen; or the metric does not compare.
     """
 
     trains = ("denoiser", "latent_scaling", "condition")
@@ -121,6 +139,10 @@ class TrainDiffusion:
         batch_size: Annotated[int, Ge(1)] = 128,
         cache_latents: bool = True,
         held_out: Annotated[float, Interval(ge=0, le=0.5)] = 0.0,
+        watch: Annotated[int, Ge(0)] = 20,
+        watch_metric: Metric | None = None,
+        watch_sampler: Partial[Sampler] = use("euler", steps=10),
+        checkpoint: Literal["best", "last"] = "last",
         drop: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
         optimizer: Partial[Optimizer] = use("adamw", lr=1e-3),
         lr_schedule: Partial[LRSchedule] = use("linear", warmup=100),
@@ -146,6 +168,7 @@ class TrainDiffusion:
             raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
         if ema and not held_out:
             raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
+        check_options(held_out, watch, watch_metric, checkpoint == "best", bool(ema))
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.denoiser = denoiser
@@ -158,6 +181,10 @@ class TrainDiffusion:
         self.batch_size = batch_size
         self.cache_latents = cache_latents
         self.held_out = held_out
+        self.times_watched = watch if held_out else 0
+        self.watch_metric = watch_metric
+        self.watch_sampler = watch_sampler
+        self.keeps_best = checkpoint == "best"
         self.drop = drop
         self.weaker_step = max(1, round(weaker * steps)) if weaker else 0
         self.previews = previews
@@ -172,6 +199,12 @@ class TrainDiffusion:
         count = bool(self.weaker_step) + len(self._averages) * self._chooses
         return 32 + count * sum(4 * parameter.numel() for parameter in self.denoiser.parameters())
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint has beside weights and one average: other averages, an early one, the best."""
+        count = bool(self.weaker_step) + len(self._averages) - 1 + self.keeps_best
+        return count * sum(4 * parameter.numel() for parameter in self.denoiser.parameters())
+
     def prepare(self, context: Context) -> None:
         """Fit the scaling and the condition, encode the dataset, make optimizer and averages."""
         generator = context.generator("held out")
@@ -184,35 +217,43 @@ class TrainDiffusion:
         self.optimizer_step = OptimizerStep(self.denoiser.parameters(), *self._optimizer_options)
         self.averages = {name: EMA(self.denoiser, decay) for name, decay in self._averages.items()}
         self.early = Snapshot()
+        self.watched = self._watch(context) if self.times_watched else Watch()
 
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
-        loss = self._losses(indices, context, context.generator(step), self.drop).mean()
+        latents, generator = self.latents.of(indices), context.generator(step)
+        loss = self._losses(latents, indices, context, generator, self.drop).mean()
         self.optimizer_step(loss, step)
         for average in self.averages.values():
             average.update()
         if step + 1 == self.weaker_step:
             self.early.take(self.averages[self._main])
+        if self.watched.is_due(step + 1):
+            with at_rest(self.denoiser, self.averages[self._main]):
+                self.watched.take(step + 1, self.averages[self._main], context)
         return {"loss": loss.detach()}
 
     def preview(self, step: int, context: Context) -> None:
         """Show ``samples``: the same noise each time, drawn with the averaged weights, and guided."""
         early = self.early.parameters
         weaker = with_weights(self.denoiser, early) if early and needs_average(self.guidance) else None
-        sketch = Sketch(
-            self.autoencoder,
-            GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker),
-            self.latent_scaling,
-            self.preview_sampler,
-            self.dataset.size,
-        )
+        sketch = self._sketch(self.preview_sampler, weaker)
         with at_rest(self.denoiser, self.averages[self._main]):
             context.show("samples", sketch.draw(context), step)
+
+    def diagnose(self, curves: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str]]:
+        """Yield whether the denoiser memorises; not if the weights that were best are kept anyway."""
+        held_out, trained = (self.watched.values.get(name, []) for name in (HELD_OUT_LOSS, TRAINED_LOSS))
+        steps = self.watched.steps
+        for found in memorisation_diagnostics(steps, held_out, trained, kept=self.keeps_best):
+            if found.level == "worry":
+                yield found.what, found.fix
 
     def stateful(self) -> Mapping[str, Any]:
         """Return everything that a resumed run needs."""
         fitted = {"condition": self.condition} if self.condition else {}
+        watched = {"watched": self.watched} if self.times_watched else {}
         return {
             "denoiser": self.denoiser,
             "latent_scaling": self.latent_scaling,
@@ -220,12 +261,15 @@ class TrainDiffusion:
             "early": self.early,
             **self.averages,
             **fitted,
+            **watched,
         }
 
     def finish(self, context: Context) -> Mapping[str, float]:
         """Leave averaged weights in the denoiser; write the averages, and what was held out."""
         chosen, found = self._choose(context) if self._chooses else (self._main, {})
         self.averages[chosen].apply()
+        if self.keeps_best:
+            found = self._leave_best(context)
         kept = {name: average.parameters for name, average in self.averages.items() if self._chooses}
         write_averages(context.artifact(AVERAGES), {WEAKER: self.early.parameters, **kept}, self.denoiser)
         save_arrays(context.artifact(HELD_OUT), indices=self.kept_back)
@@ -235,6 +279,8 @@ class TrainDiffusion:
     def take(self, state: Mapping[str, Any]) -> None:
         """Leave the averaged weights of a checkpoint in the denoiser, and what was fitted as it was."""
         EMA(self.denoiser, self._averages[self._main]).take(state["denoiser"], state[self._main])
+        if best := state.get("watched", {}).get("parameters"):
+            put(best, self.denoiser)
         self.latent_scaling.load_state_dict(state["latent_scaling"])
         if self.condition:
             self.condition.load_state_dict(state["condition"])
@@ -253,9 +299,20 @@ class TrainDiffusion:
         """The name of the average that the training itself uses; of several the one in the middle."""
         return [*self._averages][len(self._averages) // 2]
 
-    def _losses(self, indices: Tensor, context: Context, generator: torch.Generator, drop: float) -> Tensor:
-        """Return the loss of each image, [B], at times and with noise by the generator."""
-        latents = self.latents.of(indices)
+    def _sketch(self, sampler: Partial[Sampler], weaker: Denoiser | None = None) -> Sketch:
+        """Return what draws samples on the way."""
+        return Sketch(
+            self.autoencoder,
+            GuidedDenoiser(self.denoiser, self.noise_scheduler, self.guidance, self.condition, weaker),
+            self.latent_scaling,
+            sampler,
+            self.dataset.size,
+        )
+
+    def _losses(
+        self, latents: Tensor, indices: Tensor, context: Context, generator: torch.Generator, drop: float
+    ) -> Tensor:
+        """Return the loss of the latents of each image, [B], at times and with noise by the generator."""
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         t = self.timestep_weighting.sample(len(latents), generator).to(latents)
         noise = self.coupling(latents, noise)
@@ -268,12 +325,43 @@ class TrainDiffusion:
         errors = (prediction - target).square().mean((1, 2, 3))
         return self.timestep_weighting.weight(t, self.noise_scheduler) * errors
 
+    def _watch(self, context: Context) -> Watch:
+        """Return what measures the averaged weights on the way."""
+
+        def loss(latents: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+            return self._losses(latents, indices, context, generator, drop=0.0)
+
+        sets = {HELD_OUT_LOSS: self.kept_back, TRAINED_LOSS: self.trained}
+        losses = WatchedLosses(sets, self.latents.of, loss, self.batch_size, context)
+        times, keep = (self.times_watched, self.steps), self.keeps_best
+        if self.watch_metric is None:
+            return Watch(*times, [losses], keep=keep)
+
+        def draw() -> Tensor:
+            return self._sketch(self.watch_sampler).draw(context, SAMPLES, of="watched samples", guided=False)
+
+        samples = WatchedSamples(self.watch_metric, draw, self.dataset, self.kept_back, context)
+        return Watch(*times, [losses, samples], samples.decides, samples.higher, keep)
+
+    def _leave_best(self, context: Context) -> dict[str, float]:
+        """Leave the weights that were best in the denoiser; return of which step they are, and how good."""
+        step, name = self.watched.best_step, self.watched.decides
+        put(self.watched.best.parameters, self.denoiser)
+        context.message(f"the weights are those of step {step:,} of {self.steps:,}, the best by {name}")
+        if step <= self.weaker_step and needs_average(self.guidance):
+            context.message(
+                f"warning: the weaker denoiser is of step {self.weaker_step:,}, no earlier one: guidance "
+                "away from it may do harm; make weaker smaller"
+            )
+        return {"best_step": float(step), name: self.watched.best_value}
+
     def _held_out_loss(self, context: Context) -> float:
         """Return the loss on the held-out images, each told its class, at times and with noises fixed."""
         batches = [*self.kept_back.split(self.batch_size)] * HELD_OUT_DRAWS
         losses = []
         for number, indices in enumerate(unless_stopped(batches, context)):
-            losses.append(self._losses(indices, context, context.generator("held_out", number), drop=0.0))
+            latents, generator = self.latents.of(indices), context.generator("held_out", number)
+            losses.append(self._losses(latents, indices, context, generator, drop=0.0))
         return torch.cat(losses).mean().item()
 
     def _choose(self, context: Context) -> tuple[str, dict[str, float]]:

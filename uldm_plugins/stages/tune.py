@@ -21,19 +21,17 @@ from uldm_core.protocols import (
     Dataset,
     Denoiser,
     Guidance,
-    HasDirection,
     HasSteps,
     HasWeight,
     LatentScaling,
     Metric,
     NoiseScheduler,
-    Paired,
     Sampler,
 )
 from uldm_core.run_folder.files import damaged, write_json
 from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.images import images_at_a_time, in_batches
-from uldm_plugins.stages.evaluate import measure
+from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
 from uldm_plugins.stages.guided import AVERAGES, calls_per_image
 from uldm_plugins.stages.held_out import HELD_OUT
 from uldm_plugins.stages.latents import unless_stopped
@@ -136,8 +134,7 @@ class Tune:
         minutes: Annotated[float, Ge(0)] = 0.0,
         batch_size: Annotated[int, Ge(1)] | None = None,
     ) -> None:
-        if not metric.compares or (isinstance(metric, Paired) and metric.paired):
-            raise OptionError(f"metric: {type(metric).__name__} does not compare samples with real images")
+        check_compares(metric, "metric")
         if (weights or intervals) and not isinstance(guidance, HasWeight):
             raise OptionError("weights and intervals: the guidance has none to choose: take auto, say")
         if sampler_steps and not isinstance(sampler, HasSteps):
@@ -297,20 +294,7 @@ class Tune:
         )
 
     def _higher_is_better(self, candidate: Candidate) -> bool:
-        """Return the direction of the number that decides.
-
-        Raises:
-            RunError: it has none.
-        """
-        name = next(iter(candidate.numbers))
-        higher = self.metric.higher_is_better if isinstance(self.metric, HasDirection) else False
-        if isinstance(higher, Mapping):
-            if name not in higher:
-                raise RunError(
-                    f"metric: neither more nor less of {name} is better", hint="take frechet_mnist"
-                )
-            return higher[name]
-        return higher
+        return higher_is_better(self.metric, next(iter(candidate.numbers)))
 
     def _write_candidates(
         self, candidates: Sequence[Candidate], best: Candidate, planned: int, against: str, context: Context

@@ -21,18 +21,22 @@ SIZES = (4, 5, (4, 6))
 """Sizes that it may refuse to be built for: its patches or levels may not fit."""
 TIMES = (0.0, 20.0, 500.0, 501.0, 980.0, 1000.0)
 CLASSES = 3
+PARAMETERS = 2
 EDM_TIMES = (-1.55, -0.8, -0.1, 0.5, 1.1)
 """ln(sigma) / 4 of Karras's noise levels, the conditioning of his denoisers."""
 
 
 def _inputs(case: Case, denoiser: Denoiser) -> tuple[Tensor, ...]:
-    """Draw latents and times, and of a denoiser with classes a class of each sample."""
+    """Draw latents and times; classes [B] and parameters of an augmentation [B, P], if it takes them."""
     latents, time = _latents_and_time(case, denoiser)
-    classes = case.given().get("classes", 0)
-    if not classes:
-        return latents, time
-    condition = st.lists(st.integers(0, classes), min_size=len(time), max_size=len(time))
-    return latents, time, torch.tensor(case.draw(condition, "condition"))
+    given, count = case.given(), len(time)
+    beside = []
+    if classes := given.get("classes", 0):
+        drawn = case.draw(st.lists(st.integers(0, classes), min_size=count, max_size=count), "condition")
+        beside.append(torch.tensor(drawn))
+    if parameters := given.get("augmentation", 0):
+        beside.append(case.normal(count, parameters, salt=4))
+    return latents, time, *beside
 
 
 def _latents_and_time(case: Case, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
@@ -71,21 +75,34 @@ def _takes_others(case: Case, denoiser: Denoiser, channels: int, side: int) -> s
     return str(case.subject.found(f"other sides than {side}", (*others, "none"), works))
 
 
-def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -> list[Tensor]:
-    """Call it, without classes and with them, of which checks that scale inputs have made fractions."""
-    return [denoiser(latents, time), *(denoiser(latents, time, given.long()) for given in classes)]
+def _call(denoiser: Denoiser, latents: Tensor, time: Tensor, *beside: Tensor) -> list[Tensor]:
+    """Call it by the time alone, and with the classes [B] and parameters [B, P] that there are beside it.
+
+    Checks that scale inputs have made fractions of classes.
+    """
+    condition = next((given.long() for given in beside if given.ndim == 1), None)
+    augmentation = tuple(given for given in beside if given.ndim == 2)
+    calls = [
+        (),
+        *([(condition,)] if condition is not None else []),
+        *([(condition, *augmentation)] if augmentation else []),
+    ]
+    return [denoiser(latents, time, *given) for given in calls]
 
 
-def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *classes: Tensor) -> list[Tensor]:
+def _in_full(denoiser: Denoiser, latents: Tensor, time: Tensor, *beside: Tensor) -> list[Tensor]:
     """Call it for latents, times and classes of every sort: experts take part in some of them only."""
     times = (torch.full_like(time, t) for t in (0.0, 125.0, 375.0, 625.0, 875.0, 1000.0))
     every = zip((time, *times), (1.0, -1.0, 0.3, 3.0, -0.3, -3.0, 1.0), strict=True)
-    known = _known_classes(denoiser, latents, time) if classes else 1
+    known = _known_classes(denoiser, latents, time) if beside else 1
     return [
         each
         for shift, (t, scale) in enumerate(every)
         for each in _call(
-            denoiser, latents * scale, t, *((given.long() + shift) % known for given in classes)
+            denoiser,
+            latents * scale,
+            t,
+            *((given.long() + shift) % known if given.ndim == 1 else given for given in beside),
         )
     ]
 
@@ -107,6 +124,7 @@ contract = Contract(
         "channels": st.sampled_from((2, 4)),
         "size": st.just(8),
         "classes": st.sampled_from((3, 2, 1)),
+        "augmentation": st.sampled_from((2, 1)),
     },
     inputs=_inputs,
     call=_call,
@@ -286,6 +304,65 @@ def takes_none_without_classes(case: Case) -> None:
 def _refuses(denoiser: nn.Module, latents: Tensor, time: Tensor, index: int) -> bool:
     try:
         _of_class(denoiser, latents, time, index)
+    except Exception:
+        return True
+    return False
+
+
+def _with_augmentation(case: Case, parameters: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a denoiser of so many parameters of an augmentation, with latents and times for it."""
+    if not case.subject.inferred("augmentation"):
+        raise NotApplicable("it has no option augmentation")
+    denoiser = case.module(augmentation=parameters).eval()
+    return denoiser, *_latents_and_time(case, denoiser)
+
+
+def _of_parameters(denoiser: nn.Module, latents: Tensor, time: Tensor, *parameters: float) -> Tensor:
+    with torch.no_grad():
+        given = torch.tensor([parameters]).expand(len(time), -1)
+        prediction: Tensor = denoiser(latents, time, None, given)
+    return prediction
+
+
+@contract.check
+def distinguishes_augmentations(case: Case) -> None:
+    """The prediction depends on each parameter of an augmentation, in every sample, and on its sign."""
+    denoiser, latents, time = _with_augmentation(case, PARAMETERS)
+    values = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
+    answers = [_of_parameters(denoiser, latents, time, *given) for given in values]
+    for first, second in combinations(range(len(values)), 2):
+        gaps = (answers[first] - answers[second]).abs().amax((1, 2, 3))
+        names = f"of parameters {values[first]} and {values[second]}"
+        expect(bool((gaps > 1e-7).all()), f"{names} the prediction is the same")
+
+
+@contract.check
+def none_is_no_augmentation(case: Case) -> None:
+    """Without parameters it predicts what it does for zeros: both mean an image as it is."""
+    denoiser, latents, time = _with_augmentation(case, PARAMETERS)
+    wanted = _of_parameters(denoiser, latents, time, *PARAMETERS * (0.0,))
+    with torch.no_grad():
+        for name, arguments in (("no parameters", ()), ("None", (None, None))):
+            actual = denoiser(latents, time, *arguments)
+            expect_close(actual, wanted, f"of {name} it predicts otherwise than of zeros")
+
+
+@contract.check
+def refuses_other_parameters(case: Case) -> None:
+    """Parameters that it was not made for raise an error: they would have no effect, or that of others."""
+    for made in (PARAMETERS, 0):
+        try:
+            denoiser, latents, time = _with_augmentation(case, made)
+        except UldmError:  # it cannot be built without
+            continue
+        for given in (PARAMETERS + 1, 1):
+            what = f"made for {made} parameters of an augmentation it takes {given}"
+            expect(_refuses_parameters(denoiser, latents, time, given), what)
+
+
+def _refuses_parameters(denoiser: nn.Module, latents: Tensor, time: Tensor, count: int) -> bool:
+    try:
+        _of_parameters(denoiser, latents, time, *count * (0.5,))
     except Exception:
         return True
     return False

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import diffusers
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from uldm_core import Exists
@@ -33,6 +33,7 @@ class UNet2D(nn.Module):
         weights: a state dict to start from, ``.safetensors``.
         classes: of the condition, the library's ``num_class_embeds`` less one; 0 takes
             none.
+        dropout: share of the values that each residual block drops in training.
 
     Raises:
         ValueError: the lists do not fit together, or the weights are not to be read or of another network.
@@ -48,6 +49,7 @@ class UNet2D(nn.Module):
         norm_num_groups: Count = 32,
         weights: Annotated[Path, Exists()] | None = None,
         classes: Annotated[int, Ge(0)] = 0,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
         if len(attention_levels) != len(block_out_channels):
@@ -67,6 +69,7 @@ class UNet2D(nn.Module):
             layers_per_block=layers_per_block,
             attention_head_dim=attention_head_dim,
             norm_num_groups=norm_num_groups,
+            dropout=dropout,
             num_class_embeds=classes + 1 if classes else None,
         )
         self.classes = classes
