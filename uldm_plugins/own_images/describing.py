@@ -26,7 +26,7 @@ def describe_folder(folder: FolderSummary) -> Iterator[str]:
     if folder.repeated:
         yield f"{folder.repeated:,} are exact copies of others"
     if folder.similar:
-        yield f"{folder.similar:,} look almost like another one"
+        yield f"{_share(folder.similar)} of the images kept for testing look nearly like one that is trained on"
     if folder.class_folders:
         names = ", ".join(list(folder.class_folders)[:_SOME])
         more = ", ..." if len(folder.class_folders) > _SOME else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,17 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
+import torch
 from attrs import evolve, frozen
+from torch import Tensor
 
 from uldm_core.errors import MistakeError, OptionError
+from uldm_plugins.datasets.image_folder import ImageFolder
 from uldm_plugins.own_images.facts import FEWEST, FolderSummary
-from uldm_plugins.shared.checked_files import CheckedFiles, check
-from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_files, image_shape, shown
+from uldm_plugins.shared.checked_files import FileNames, ImageFiles
+from uldm_plugins.shared.files import (
+    MAX_PIXELS,
+    Reading,
+    UnreadableImageError,
+    image_names,
+    image_shape,
+    shown,
+)
 
 MOST_CHECKED = 50_000
-"""Of larger folders a part is decoded here, drawn by chance; the run decodes all."""
+"""Files of a folder; of larger ones only some are read here, and the run reads all."""
 SAMPLE = 1000
 """Images whose shape and colours are looked at."""
 ALIKE = 1.1
@@ -28,6 +40,7 @@ ALIKE = 1.1
 OPAQUE, LIGHT, COLOURED = 250, 235, 8
 """Alpha from which a pixel is opaque, grey value from which it is light, range of RGB that shows a colour."""
 _SMALL = Reading((32, 32), 4, fit="stretch")
+_NEEDED = f"give a folder of {FEWEST} images or more; below some hundred, samples are copies of them"
 
 
 @frozen
@@ -51,75 +64,122 @@ class Look:
 
 @frozen
 class Folder:
-    """A folder of images: what is known of it, and the files that can be used."""
+    """A folder's image files, by their names, those of some that can be read, and what these look like."""
 
+    root: Path
+    names: FileNames
+    left_out: Mapping[str, str]
+    sample: Sequence[Path]
     summary: FolderSummary
-    paths: Sequence[Path]
-
-    def some(self, count: int) -> list[Path]:
-        """Return so many images, or all that there are, drawn by chance: the same each time."""
-        return _some(self.paths, count)
 
 
-def read_folder(root: Path) -> Folder:
-    """Return what a folder of images holds.
+def look_at(root: Path) -> Folder:
+    """Return what the names of a folder's files and some of its images show.
 
     Raises:
         MistakeError: there is no such folder, or it has too few images.
     """
     try:
-        with _quiet():
-            paths, left_out = image_files(root)
-            files = check(root, _some(paths, MOST_CHECKED), left_out, MAX_PIXELS)
+        found, left_out = image_names(root)
     except OptionError as error:
         raise MistakeError(str(error), hint=_NEEDED) from error
-    summary = FolderSummary(
-        root=root,
-        count=len(files.paths) * len(paths) // min(len(paths), MOST_CHECKED),
-        checked=min(len(paths), MOST_CHECKED),
-        left_out=Counter(files.left_out.values()),
-        repeated=len(files.hashes) - len(set(files.hashes)),
-        class_folders=_class_folders(root, files),
-    )
-    if summary.count < FEWEST:
-        what = f"{shown(root)}: {summary.count} images can be used, and {FEWEST} are the least"
-        raise MistakeError(what, hint=_NEEDED)
-    return Folder(_with_looks(summary, _some(files.paths, SAMPLE)), files.paths)
-
-
-_NEEDED = f"give a folder of {FEWEST} images or more; below some hundred, samples are copies of them"
-
-
-def _with_looks(summary: FolderSummary, paths: Sequence[Path]) -> FolderSummary:
-    """Return a summary with the shapes and colours of some of its images."""
+    names = FileNames(root, found)
+    some = [names[place] for place in _some(len(names), SAMPLE)]
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(_look, paths))
-    seconds = (time.monotonic() - started) / len(looks)
+        tried = list(zip(some, pool.map(_look, some), strict=True))
+    seconds = (time.monotonic() - started) / max(len(some), 1)
+    seen = [(path, look) for path, look in tried if look]
+    count = len(names) * len(seen) // max(len(some), 1)
+    broken = {str(path): "it cannot be decoded" for path, look in tried if not look}
+    _require_enough(root, count, {**left_out, **broken})
+    summary = FolderSummary(
+        root=root,
+        count=count,
+        left_out=Counter(left_out.values()),
+        class_folders=_class_folders(names),
+        read_seconds=seconds,
+        **_shapes([look for _, look in seen]),
+        **_colours([look for _, look in seen]),
+    )
+    return Folder(root, names, left_out, [path for path, _ in seen], summary)
+
+
+def read_all(folder: Folder, options: Mapping[str, Any]) -> FolderSummary:
+    """Read a folder as the recipe's dataset does, which keeps what it found, and return what that shows.
+
+    Args:
+        folder: of no more files than ``MOST_CHECKED``.
+        options: of the dataset.
+
+    Raises:
+        MistakeError: it has too few images.
+    """
+    with _quiet():
+        dataset = ImageFolder(folder.root, **options)
+        files = ImageFiles(folder.root, image_names(folder.root)[0], MAX_PIXELS)
+        files.read()
+    count = sum(len(dataset.split(name)) for name in dataset.splits)
+    _require_enough(folder.root, count, dataset.left_out)
+    usable = files.hashes[files.sound({})[0]]
+    alike = dataset.duplicates
+    return evolve(
+        folder.summary,
+        count=count,
+        checked=len(folder.names),
+        left_out=Counter(dataset.left_out.values()),
+        repeated=len(usable) - len(np.unique(usable, axis=0)),
+        similar=alike.near / alike.compared if alike.compared else 0.0,
+    )
+
+
+def some_images(folder: Folder, reading: Reading, count: int) -> Tensor:
+    """Return so many images at most, drawn by chance, uint8 [N, C, H, W]."""
+    return reading.batch(folder.sample[place] for place in _some(len(folder.sample), count))
+
+
+def _require_enough(root: Path, count: int, left_out: Mapping[str, str]) -> None:
+    if count < FEWEST:
+        reasons = Counter(left_out.values()).most_common(3)
+        others = "".join(f"; {number} left out: {reason}" for reason, number in reasons)
+        what = f"{shown(root)} has {count} usable images, and {FEWEST} are the least{others}"
+        raise MistakeError(what, hint=_NEEDED)
+
+
+def _shapes(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return the fields of a summary that are about shapes."""
     heights, widths = (np.array([getattr(look, side) for look in looks]) for side in ("height", "width"))
     ratios, shorter = widths / heights, np.minimum(heights, widths)
     ratio = float(np.median(ratios))
+    return {
+        "sampled": len(looks),
+        "height": int(np.median(heights)),
+        "width": int(np.median(widths)),
+        "shorter": tuple(int(side) for side in np.quantile(shorter, (0.05, 0.5, 0.95))),
+        "ratio": ratio,
+        "of_that_ratio": float(np.mean(np.maximum(ratios / ratio, ratio / ratios) <= ALIKE)),
+        "landscape": float(np.mean(ratios > ALIKE)),
+        "portrait": float(np.mean(ratios < 1 / ALIKE)),
+    }
+
+
+def _colours(looks: Sequence[Look]) -> dict[str, float]:
+    """Return the fields of a summary that are about colours."""
     transparent = [look for look in looks if look.transparent]
-    return evolve(
-        summary,
-        sampled=len(looks),
-        height=int(np.median(heights)),
-        width=int(np.median(widths)),
-        shorter=tuple(int(side) for side in np.quantile(shorter, (0.05, 0.5, 0.95))),
-        ratio=ratio,
-        of_that_ratio=float(np.mean(np.maximum(ratios / ratio, ratio / ratios) <= ALIKE)),
-        landscape=float(np.mean(ratios > ALIKE)),
-        portrait=float(np.mean(ratios < 1 / ALIKE)),
-        grey=float(np.mean([look.grey for look in looks])),
-        transparent=len(transparent) / len(looks),
-        light=float(np.mean([look.light for look in transparent])) if transparent else 0.0,
-        read_seconds=seconds,
-    )
+    return {
+        "grey": float(np.mean([look.grey for look in looks])),
+        "transparent": len(transparent) / len(looks),
+        "light": float(np.mean([look.light for look in transparent])) if transparent else 0.0,
+    }
 
 
-def _look(path: Path) -> Look:
-    _, height, width = image_shape(path)
-    pixels = _SMALL.read(path)
+def _look(path: Path) -> Look | None:
+    """Return what an image looks like; None if it cannot be read."""
+    try:
+        _, height, width = image_shape(path)
+        pixels = _SMALL.read(path)
+    except UnreadableImageError:
+        return None
     colours, visible = pixels[..., :3].astype(int), pixels[..., 3] >= OPAQUE // 2
     seen = colours[visible] if visible.any() else colours.reshape(-1, 3)
     return Look(
@@ -131,18 +191,15 @@ def _look(path: Path) -> Look:
     )
 
 
-def _class_folders(root: Path, files: CheckedFiles) -> Mapping[str, int]:
-    """Return how many images lie in each folder of the uppermost level, if all images lie in several."""
-    parts = [path.relative_to(root).parts for path in files.paths]
-    counts = Counter(names[0] for names in parts if len(names) > 1)
-    return counts if len(counts) > 1 and counts.total() == len(parts) else {}
+def _class_folders(names: FileNames) -> Mapping[str, int]:
+    """Return how many files lie in each folder of the uppermost level, if all files lie in several."""
+    folders = Counter(name.partition(os.sep)[0] for name in names.names() if os.sep in name)
+    return folders if len(folders) > 1 and folders.total() == len(names) else {}
 
 
-def _some(paths: Sequence[Path], count: int) -> list[Path]:
-    """Return so many of some paths, drawn by chance, in their order: the same each time."""
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[place] for place in sorted(Random(0).sample(range(len(paths)), count))]
+def _some(total: int, count: int) -> Sequence[int]:
+    """Return so many of some places, drawn by chance, in order: the same each time."""
+    return range(total) if total <= count else sorted(Random(0).sample(range(total), count))
 
 
 @contextmanager

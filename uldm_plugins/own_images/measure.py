@@ -80,9 +80,9 @@ class SomeImages:
         return self.all.shape[1]
 
     @property
-    def size(self) -> int:
+    def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.all.shape[2]
+        return self.all.shape[2], self.all.shape[3]
 
     def __len__(self) -> int:
         return len(self.all)
