@@ -43,22 +43,15 @@ def new() -> None:
     """Write a starting point: a recipe, or a package of your own."""
 
 
-class ImageSize(click.ParamType):
-    """Height and width in pixels: one number for a square, or ``96x64``, the height first."""
-
-    name = "SIZE"
-
-    def convert(
-        self, value: str | tuple[int, int], parameter: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, int]:
-        """Return height and width."""
-        if isinstance(value, tuple):
-            return value
-        height, x, width = value.partition("x")
-        sides = height, width if x else height
-        if not all(side.isdecimal() and int(side) >= 8 for side in sides):
-            self.fail(f"{value!r} is no size of 8 or more: 64, or 96x64 with the height first", parameter)
-        return int(sides[0]), int(sides[1])
+def _size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Return height and width of ``64``, a square, or of ``96x64``."""
+    if text is None:
+        return None
+    height, x, width = text.partition("x")
+    sides = height, width if x else height
+    if not all(side.isdecimal() and 8 <= int(side) <= 4096 for side in sides):
+        raise click.BadParameter(f"{text!r} is no size: 64, or 96x64 with the height first; 8 to 4096 each")
+    return int(sides[0]), int(sides[1])
 
 
 @new.command()
@@ -71,7 +64,7 @@ class ImageSize(click.ParamType):
     show_default=True,
     help="How long the run may take, with --images.",
 )
-@click.option("--size", type=ImageSize(), help="Of the images to draw: 64, or 96x64 with the height first.")
+@click.option("--size", callback=_size, help="Of the images to draw: 64, or 96x64 with the height first.")
 @click.option("--channels", type=click.Choice(["1", "3", "4"]), help="Grey, RGB, or RGB with transparency.")
 @click.option("--gpu", is_flag=True, help="For a computer with a GPU, even if this is none.")
 def recipe(

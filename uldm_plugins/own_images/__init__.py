@@ -1,1 +1,1 @@
-"""A recipe for a folder of images: what the folder holds, how fast this computer is, what follows from both."""
+"""A recipe for a folder of images: from what it holds and how fast this computer is."""

@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from textwrap import wrap
 
 from uldm_core.preflight.preflight import short
-from uldm_plugins.own_images.choice import MOST, Choice
-from uldm_plugins.own_images.facts import FEW, Computer, FolderSummary, Request, Size
+from uldm_plugins.own_images.choice import Choice
+from uldm_plugins.own_images.facts import FEW, Computer, FolderSummary, Size
 from uldm_plugins.own_images.schedule import Schedule
 
-_REASONS = 5
-_SOME = 6
+WIDTH = 100
+_REASONS, _NAMES = 5, 6
 
 
 def describe_folder(folder: FolderSummary) -> Iterator[str]:
     """Yield what a folder of images holds, a line each."""
-    about = "about " if folder.checked < folder.count else ""
+    about = "" if folder.checked else "about "
     yield f"{about}{folder.count:,} images that can be used"
-    often = sorted(folder.left_out.items(), key=lambda item: -item[1])
-    yield from (f"left out: {count:,} files: {reason}" for reason, count in often[:_REASONS])
-    if others := sum(count for _, count in often[_REASONS:]):
-        yield f"left out: {others:,} files for other reasons"
+    yield from _left_out(folder)
     yield _shapes(folder)
-    yield f"{_colours(folder)}; {_share(folder.transparent)} have transparent pixels"
+    yield _colours(folder)
     if folder.repeated:
         yield f"{folder.repeated:,} are exact copies of others"
     if folder.similar:
-        yield f"{_share(folder.similar)} of the images kept for testing look nearly like one that is trained on"
+        yield f"{_share(folder.similar)} of the images for testing look nearly like one for training"
     if folder.class_folders:
-        names = ", ".join(list(folder.class_folders)[:_SOME])
-        more = ", ..." if len(folder.class_folders) > _SOME else ""
-        yield f"{len(folder.class_folders)} folders that may be classes: {names}{more}"
+        some = ", ".join(list(folder.class_folders)[:_NAMES])
+        more = ", ..." if len(folder.class_folders) > _NAMES else ""
+        yield f"{len(folder.class_folders)} folders, which may be classes: {some}{more}"
     if folder.count < FEW:
-        yield f"that is a small set: below {FEW:,} images a model soon repeats those it was trained on"
+        yield f"a small set: of fewer than {FEW:,} images a model soon repeats those that it was trained on"
 
 
 def describe_choice(choice: Choice) -> Iterator[str]:
-    """Yield what was chosen and why, a line for each table that has a reason."""
+    """Yield why each table is as it is."""
     for name, why in choice.why.items():
-        if why:
-            yield f"{name.removeprefix('stages.')}: {why}"
+        yield from wrap(f"{name.removeprefix('stages.')}: {why}", WIDTH, subsequent_indent="    ")
 
 
 def head(
-    title: str, command: str, choice: Choice, steps: Schedule, computer: Computer, takes: tuple[int, int]
+    images: str, command: str, choice: Choice, steps: Schedule, computer: Computer, takes: tuple[int, int]
 ) -> Iterator[str]:
-    """Yield what the recipe makes and what it takes.
+    """Yield what a recipe makes, and what it takes.
 
     Args:
-        title: of the folder.
-        command: that wrote it.
-        choice: what it consists of.
+        images: the folder's name.
+        command: that wrote the recipe.
+        choice: what the recipe consists of.
         steps: of its stages.
-        computer: what it was written for.
+        computer: that it was written for.
         takes: bytes of memory, and on disk.
     """
-    yield f"Images like those in {title}, from a latent diffusion model that is trained on them alone."
+    yield f"Images like those in {images}, from a latent diffusion model that is trained on them alone."
     yield f"Written by: {command}"
     what = {
         "first": f"the autoencoder: {steps.first:,} steps of {_batch(choice, 'first')} images",
@@ -65,22 +62,26 @@ def head(
     }
     for stage, seconds in steps.seconds.items():
         yield f"  {stage:8} {_clock(seconds):>6}  {what[stage]}"
-    yield f"{steps.minutes:.0f} minutes in all on {_where(computer, steps)}."
-    yield f"It takes {short(takes[0], 'B')} of memory and {short(takes[1], 'B')} on disk."
+    yield f"{steps.minutes:.0f} minutes in all, {_where(computer)}."
+    yield f"It takes about {short(takes[0], 'B')} of memory and {short(takes[1], 'B')} on disk."
 
 
 def describe_other(choice: Choice, other: Choice, steps: Schedule) -> str:
-    """Return what another choice changes, on one line."""
+    """Return what another choice changes, and how many steps of it fit."""
     parts = []
     if other.size != choice.size:
         parts.append(f"images of {_of_size(other.size)}")
     if other.latents != choice.latents:
-        parts.append("latents of {}x{}x{}".format(*other.latents))
+        parts.append(f"latents of {_of_size(other.latents[1:])}")
     for table in ("autoencoder", "denoiser"):
-        if other.tables[table]["use"] != choice.tables[table]["use"]:
-            parts.append(f"{table} {other.tables[table]['use']}")
-    batches = f" of {_batch(other, 'first')}" if _batch(other, "first") != _batch(choice, "first") else ""
-    parts.append(f"{steps.first:,} steps{batches} and {steps.second:,} in {steps.minutes:.0f} minutes")
+        name = other.tables[table]["use"]
+        if name != choice.tables[table]["use"]:
+            parts.append(name)
+    steps_of = (
+        f"{number:,} steps of {_batch(other, stage)}"
+        for stage, number in (("first", steps.first), ("second", steps.second))
+    )
+    parts.append(f"{' and '.join(steps_of)} in {steps.minutes:.0f} minutes")
     return ", ".join(parts)
 
 
@@ -88,11 +89,11 @@ def _batch(choice: Choice, stage: str) -> int:
     return int(choice.tables[f"stages.{stage}"]["batch_size"])
 
 
-def _where(computer: Computer, steps: Schedule) -> str:
+def _where(computer: Computer) -> str:
     if not computer.here:
-        return "a desktop's GPU: assumed, not measured"
-    threads = "" if computer.gpu else f", {computer.threads} threads"
-    return f"this computer ({computer.name}{threads}), as a few steps of each training took when this was written"
+        return "if a GPU does what a desktop's does in training: none is here to be measured"
+    threads = "" if computer.gpu else f" with {computer.threads} threads"
+    return f"by a few steps of each training on {computer.name}{threads}"
 
 
 def _clock(seconds: float) -> str:
@@ -105,20 +106,30 @@ def _of_size(size: Size) -> str:
 
 
 def _share(part: float) -> str:
-    return {0.0: "none", 1.0: "all"}.get(part) or f"{max(1, min(99, round(100 * part)))} %"
+    """Return a share in words: a part is never none or all."""
+    if part in (0, 1):
+        return "all" if part else "none"
+    return f"{min(max(round(100 * part), 1), 99)} %"
+
+
+def _left_out(folder: FolderSummary) -> Iterator[str]:
+    often = sorted(folder.left_out.items(), key=lambda item: -item[1])
+    yield from (f"left out: {count:,} ({reason})" for reason, count in often[:_REASONS])
+    if others := sum(count for _, count in often[_REASONS:]):
+        yield f"left out: {others:,} (for other reasons)"
 
 
 def _shapes(folder: FolderSummary) -> str:
     smallest, usual, largest = folder.shorter
-    sides = f"{usual} pixels" if smallest == largest else f"{smallest} to {largest} pixels, mostly about {usual}"
     if folder.of_that_ratio == 1 and smallest == largest:
         return f"each {folder.height} pixels high and {folder.width} wide"
-    shape = f"{_share(folder.of_that_ratio)} have about the shape {folder.width}x{folder.height}"
+    sides = f"{usual} pixels" if smallest == largest else f"{smallest} to {largest} pixels, mostly {usual}"
+    shape = f"{_share(folder.of_that_ratio)} are about as wide as {folder.ratio:.2f} times the height"
     turned = f"{_share(folder.landscape)} landscape, {_share(folder.portrait)} portrait"
-    return f"the shorter side is {sides}; {shape} (width x height); {turned}"
+    return f"the shorter side is {sides}; {shape}; {turned}"
 
 
 def _colours(folder: FolderSummary) -> str:
-    if folder.grey == 1:
-        return "all grey"
-    return "in colour" if folder.grey == 0 else f"in colour, {_share(folder.grey)} grey"
+    colour = f"in colour, {_share(folder.grey)} of them grey" if folder.grey else "in colour"
+    transparent = f"{_share(folder.transparent)} have transparent pixels" if folder.transparent else "opaque"
+    return f"{'grey' if folder.grey == 1 else colour}; {transparent}"

@@ -12,6 +12,8 @@ FEWEST = 20
 """So many images are needed: a few for testing, some groups of similar ones, and more to learn from."""
 FEW = 1000
 """Fewer images than these are a small set, which a model soon knows by heart."""
+MOST = 0.7
+"""A share that counts as most of the images."""
 
 
 @frozen

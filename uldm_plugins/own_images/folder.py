@@ -14,7 +14,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
@@ -163,7 +162,7 @@ def _shapes(looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-def _colours(looks: Sequence[Look]) -> dict[str, float]:
+def _colours(looks: Sequence[Look]) -> dict[str, Any]:
     """Return the fields of a summary that are about colours."""
     transparent = [look for look in looks if look.transparent]
     return {

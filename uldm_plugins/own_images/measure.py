@@ -16,6 +16,7 @@ from uldm_core.engine.components import RunComponents
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device, multiplies_bfloat16
 from uldm_core.engine.environment import processor
+from uldm_core.engine.memory import memory_of
 from uldm_core.paths import free_bytes
 from uldm_core.preflight.dry_build import silence
 from uldm_core.preflight.preflight import preflight
@@ -104,7 +105,7 @@ def this_computer(folder: Path) -> Computer:
     return Computer(
         name=torch.cuda.get_device_name(device) if gpu else processor().rpartition(", ")[0],
         threads=torch.get_num_threads(),
-        memory=2 * half_of_memory(),
+        memory=memory_of(device) or 2 * half_of_memory(),
         free_disk=free_bytes(folder),
         gpu=gpu,
         weights=frozenset(path.name for path in checkpoints.glob("*") if path.is_file()),
@@ -159,8 +160,13 @@ def scaled(speed: Speed, own: Costs, other: Costs) -> Speed:
 
 def assumed(cost: Costs) -> Speed:
     """Return the speed of a GPU that is not here."""
-    seconds = (each / ASSUMED_GPU for each in (cost.autoencoder, cost.adversarial, cost.denoiser))
-    return Speed(*seconds, products=ASSUMED_GPU, measured=False)
+    return Speed(
+        cost.autoencoder / ASSUMED_GPU,
+        cost.adversarial / ASSUMED_GPU,
+        cost.denoiser / ASSUMED_GPU,
+        products=ASSUMED_GPU,
+        measured=False,
+    )
 
 
 def _relative(speed: Speed, other: Speed) -> float:
@@ -203,7 +209,8 @@ def _training(
     def seconds(begin: int) -> float:
         for step in range(UNTIMED):
             take(begin + step)
-        until, found = time.perf_counter() + SECONDS, []
+        found: list[float] = []
+        until = time.perf_counter() + SECONDS
         while len(found) < FEWEST or (len(found) < MOST and time.perf_counter() < until):
             found.append(take(begin + UNTIMED + len(found)))
         return median(found)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve, frozen
-from torch import Tensor
 
 from uldm_plugins.own_images.choice import Choice, choose
 from uldm_plugins.own_images.describing import describe_choice, describe_folder, describe_other, head
 from uldm_plugins.own_images.facts import Computer, FolderSummary, Request
-from uldm_plugins.own_images.folder import Folder, read_folder
+from uldm_plugins.own_images.folder import MOST_CHECKED, Folder, look_at, read_all, some_images
 from uldm_plugins.own_images.measure import PROGRAM, Costs, assumed, costs, measured, scaled, this_computer
 from uldm_plugins.own_images.schedule import Schedule, Speed, schedule
 from uldm_plugins.own_images.writing import recipe_text
@@ -46,29 +45,50 @@ def own_recipe(path: Path, images: Path, request: Request, gpu: bool, echo: Call
     Raises:
         MistakeError: the folder has too few images.
     """
-    folder = read_folder(images)
-    for line in describe_folder(folder.summary):
-        echo(f"  {line}")
+    folder = look_at(images)
     computer = this_computer(path.parent)
     if gpu and not computer.gpu:
         computer = evolve(computer, gpu=True, here=False)
-    summary = evolve(folder.summary, root=root_in_recipe(path, images))
+    choice = choose(folder.summary, computer, request)
+    summary = folder.summary
+    if len(folder.names) <= MOST_CHECKED:
+        summary = read_all(folder, dataset_options(choice))
+    for line in describe_folder(summary):
+        echo(f"  {line}")
+    summary = evolve(summary, root=root_in_recipe(path, images))
+    draft = _draft(summary, computer, request, folder, echo)
+    echo("chosen:")
+    for line in describe_choice(draft.choice):
+        echo(f"  {line}")
+    return text_of(path, summary, computer, request, draft)
+
+
+def _draft(
+    summary: FolderSummary,
+    computer: Computer,
+    request: Request,
+    folder: Folder,
+    echo: Callable[[str], object],
+) -> Draft:
+    """Return the recipe with its steps; the computer is measured, if it is here."""
     choice = choose(summary, computer, request)
     cost = costs(choice)
     if computer.here:
         echo(f"measuring {computer.name}: a few steps of each training")
-    speed = measured(choice, sample_of(folder, choice)) if computer.here else assumed(cost)
-    draft = Draft(choice, cost, speed, schedule(summary, choice, speed, request.minutes))
-    echo("chosen:")
-    for line in describe_choice(choice):
-        echo(f"  {line}")
-    return text_of(path, summary, computer, request, draft)
+        speed = measured(choice, some_images(folder, reading_of(choice), SOME))
+    else:
+        speed = assumed(cost)
+    return Draft(choice, cost, speed, schedule(summary, choice, speed, request.minutes))
 
 
 def text_of(path: Path, folder: FolderSummary, computer: Computer, request: Request, draft: Draft) -> str:
     """Return a draft as TOML, with what other options would change at its head."""
     command = f"uldm new recipe {path} --images {folder.root}"
-    lines = [*head(shown(folder.root), command, draft.choice, draft.steps, computer, memory_and_disk(folder, draft))]
+    lines = [
+        *head(
+            shown(folder.root), command, draft.choice, draft.steps, computer, memory_and_disk(folder, draft)
+        )
+    ]
     lines += ["", "With other options:"]
     lines += [f"  {option:14} {what}" for option, what in _others(folder, computer, request, draft)]
     return recipe_text(draft.choice, draft.steps, lines)
@@ -95,13 +115,19 @@ def _others(
         yield option, describe_other(draft.choice, choice, steps)
 
 
-def sample_of(folder: Folder, choice: Choice) -> Tensor:
-    """Return some images of a folder as the recipe's dataset gives them, uint8 [N, C, H, W]."""
-    return Reading(choice.size, choice.channels).batch(folder.some(SOME))
+def dataset_options(choice: Choice) -> dict[str, Any]:
+    """Return the options of the recipe's dataset, but for the folder."""
+    return {name: value for name, value in choice.tables["dataset"].items() if name not in ("use", "root")}
+
+
+def reading_of(choice: Choice) -> Reading:
+    """Return how the recipe's dataset reads files."""
+    options = {**dataset_options(choice), "size": choice.size}
+    return Reading(**options)
 
 
 def root_in_recipe(path: Path, images: Path) -> Path:
-    """Return the folder's path as the recipe has it: relative to it, if it lies beside or below the recipe."""
+    """Return the folder as the recipe names it: from its own place, if it lies beside or below the recipe."""
     folder, images = path.parent.resolve(), images.resolve()
     return images.relative_to(folder) if images.is_relative_to(folder) and images != folder else images
 

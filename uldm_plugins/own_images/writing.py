@@ -31,7 +31,7 @@ def recipe_text(choice: Choice, steps: Schedule, head: Iterable[str]) -> str:
     for name, table in _tables(choice, steps):
         lines += ["", *_comment(choice.why.get(name, "")), f"[{name}]"]
         lines += [line for option, value in table.items() for line in _option(option, value)]
-        lines += [f"# {line}" for line in choice.other.get(name, ())]
+        lines += [f"# {line}" for line in choice.instead.get(name, ())]
     return "\n".join(lines) + "\n"
 
 
@@ -45,11 +45,15 @@ def _tables(choice: Choice, steps: Schedule | None) -> Iterator[tuple[str, Mappi
 
 
 def _scheduled(name: str, table: Mapping[str, Any], steps: Schedule | None) -> dict[str, int]:
-    numbers = {
-        "stages.first": {"steps": steps.first},
-        "stages.second": {"steps": steps.second},
-        "stages.samples": {"count": steps.samples},
-    } if steps else {}
+    numbers = (
+        {
+            "stages.first": {"steps": steps.first},
+            "stages.second": {"steps": steps.second},
+            "stages.samples": {"count": steps.samples},
+        }
+        if steps
+        else {}
+    )
     return numbers.get(name, {})
 
 
