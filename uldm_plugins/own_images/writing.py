@@ -31,7 +31,7 @@ def recipe_text(choice: Choice, steps: Schedule, head: Iterable[str]) -> str:
     for name, table in _tables(choice, steps):
         lines += ["", *_comment(choice.why.get(name, "")), f"[{name}]"]
         lines += [line for option, value in table.items() for line in _option(option, value)]
-        lines += [f"# {line}" for line in choice.instead.get(name, ())]
+        lines += [f"# {line}".rstrip() for line in choice.instead.get(name, ())]
     return "\n".join(lines) + "\n"
 
 
