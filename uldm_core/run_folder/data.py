@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut
+from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut, KnowsShape
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
@@ -149,6 +149,12 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         NotImplementedError: they declare none.
     """
     target: object = spec.component.load()
+    splits = tuple(getattr(target, "splits", ("train", "test")))
+    if isinstance(target, KnowsShape):
+        try:
+            return StandIn(*target.image_shape(spec.options), splits)
+        except (ValueError, OSError) as error:
+            raise NotImplementedError(str(error)) from error
 
     def declared(name: str, wanted: Callable[..., bool]) -> Any:
         for value in (getattr(target, name, None), spec.options.get(name)):
@@ -157,5 +163,4 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         raise NotImplementedError(f"neither its class nor its options say its {name}")
 
     size = height_and_width(declared("size", is_size))
-    splits = tuple(getattr(target, "splits", ("train", "test")))
     return StandIn(declared("channels", lambda value: type(value) is int), size, splits)

@@ -39,6 +39,7 @@ class Mnist(InMemory):
 
     channels = 1
     size = (28, 28)
+    class_names = tuple("0123456789")
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from torch import Tensor
 from uldm_core import RunError
 from uldm_core.errors import MistakeError, UldmError
 from uldm_core.paths import free_bytes, make_folder, remove, writing
-from uldm_core.run_folder.files import read_record, write_record
+from uldm_core.run_folder.files import read_record, record_text
 
 _VERSION = 1  # of the files; others are never used
 _UNUSED_SECONDS = 30 * 24 * 3600
@@ -194,8 +194,10 @@ class _Entry:
     def _note(self, done: int) -> None:
         array = self._mapped(self.place("part")) if done == self.shape[0] else None
         digest = "" if array is None else self._digest(array)
-        content = {"key": self.key, "shape": list(self.shape), "dtype": self.dtype.str}
-        write_record(self.place("json"), {**content, "done": done, "digest": digest})
+        own = {"key": self.key, "shape": list(self.shape), "dtype": self.dtype.str}
+        record, text = self.place("json"), {**own, "done": done, "digest": digest}
+        with writing(record):  # and not wait for the disk: half a record is none, by its checksum
+            record.write_text(record_text(record, text), "utf-8")
 
     def _noted(self) -> tuple[int, str]:
         """Return how many rows are on disk, and the digest of the whole array; 0 if that cannot be known."""

@@ -20,7 +20,9 @@ from attrs import frozen
 from uldm_core.errors import OptionError, UldmError
 from uldm_core.paths import make_folder
 from uldm_plugins.shared import cache
-from uldm_plugins.shared.files import ENDINGS, content_of, decode, image_names, shown
+from uldm_plugins.shared.containers import parse
+from uldm_plugins.shared.decoding import decode
+from uldm_plugins.shared.files import ENDINGS, content_of, image_names, shown
 
 HASH_BYTES = 16
 _REASONS = 10
@@ -255,7 +257,7 @@ def _decoded(path: Path, max_pixels: int) -> Verdict:
         return Verdict(state, b"", str(error))
     digest = hash_of(content)
     try:
-        decode(content, max_pixels, draft=(1, 1))
+        decode(parse(content), max_pixels, draft=(1, 1))
     except ValueError as error:
         return Verdict(state, digest, str(error))
     return Verdict(state, digest, "")

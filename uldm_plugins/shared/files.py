@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,36 +17,22 @@ import numpy as np
 import torch
 from attrs import frozen
 from PIL import Image
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from uldm_core import RunError
 from uldm_core.errors import OptionError
-from uldm_plugins.shared.containers import Container, parse
+from uldm_plugins.shared.containers import FORMATS, parse
+from uldm_plugins.shared.decoding import decode, decoded, is_grey, opened, upright_size
 
-ENDINGS = (".apng", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp")
+_READ = "apng bmp gif jfif jpe jpeg jpg mpo png tif tiff webp"
+ENDINGS = tuple(f".{ending}" for ending in _READ.split())
 MAX_PIXELS = 100_000_000
 _RAW = "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 _NEWER = "avif avifs heic heif hif jxl svg"
 _NO_IMAGES = {".bufr", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps"}
-# Image.open has a limit on pixels of its own, for all of the program, and warns: the classes do neither
-_READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
-_GREY = ("1", "L", "LA")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _COLOURS = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0)}
 Fit = Literal["crop", "pad", "stretch"]
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UnreadableImageError(RunError, ValueError):
@@ -99,7 +84,7 @@ def image_names(root: Path) -> tuple[list[bytes], dict[str, str]]:
         elif hidden:
             left_out[shown(below)] = "hidden: the name begins with a dot"
         elif ending not in ENDINGS:
-            left_out[shown(below)] = f"{ending}, not PNG, JPEG or WebP: convert to one of these"
+            left_out[shown(below)] = f"{ending}, not {FORMATS}: convert to one of these"
         else:
             found.append(os.fsencode(below))
     found.sort(key=lambda name: name.replace(os.fsencode(os.sep), b"\0"))  # as paths are sorted
@@ -171,87 +156,6 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def decode(content: bytes, max_pixels: int, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Return an upright image of mode ``L``, ``LA``, ``RGB`` or ``RGBA``.
-
-    Args:
-        content: a file's bytes.
-        max_pixels: larger images are refused before they are decoded.
-        draft: a JPEG is decoded at a fraction of its size, at least this width and height.
-
-    Raises:
-        ValueError: it is no image, damaged, or too large.
-    """
-    container = parse(content)
-    return _decoded(_opened(container, max_pixels), container, draft)
-
-
-def _decoded(image: ImageFile, container: Container, draft: tuple[int, int] | None) -> Image.Image:
-    with _any_fault_as_damage():
-        if draft and container.kind == "JPEG":
-            image.draft(None, _turned(draft, container))
-        image.load()
-        eight = _keyed(image, container) if container.transparent else _eight_bits(image)
-        turn = _TURNS.get(container.orientation)
-        return eight if turn is None else eight.transpose(turn)
-
-
-def _turned(size: tuple[int, int], container: Container) -> tuple[int, int]:
-    """Return an upright image's width and height as they are in the file, or the other way round."""
-    return (size[1], size[0]) if container.orientation >= 5 else size
-
-
-def _opened(container: Container, max_pixels: int) -> ImageFile:
-    with _any_fault_as_damage():
-        image = _READERS[container.kind](BytesIO(container.data))
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ValueError(f"more than {max_pixels} pixels, which is max_pixels")
-    return image
-
-
-@contextmanager
-def _any_fault_as_damage() -> Iterator[None]:
-    """Decoders have many ways to fail: each means that the file is damaged, or that memory is short."""
-    try:
-        yield
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        raise ValueError(
-            "cut short" if "truncated" in why.lower() else f"Pillow cannot decode it: {why}"
-        ) from error
-
-
-def _keyed(image: Image.Image, container: Container) -> Image.Image:
-    """Make one colour of a grey or RGB PNG transparent; it is compared with all of its bits."""
-    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
-    most = (1 << container.bits) - 1
-    if container.bits == 16 and image.mode == "RGB":  # of which Pillow keeps the upper halves
-        pixels = pixels.astype(np.uint16) << 8 | _lower_halves(container)
-    scale = 1 if container.bits == 16 else 255 // most
-    key = np.array(container.transparent, np.uint16) * scale
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    opaque = (pixels != key).any(-1, keepdims=True)
-    eight = pixels >> 8 if container.bits == 16 else pixels
-    return Image.fromarray(np.concatenate([eight, opaque * 255], -1).astype(np.uint8))
-
-
-def _lower_halves(container: Container) -> np.ndarray:
-    """Decode RGB of sixteen bits once more, as if their bytes stood the other way round."""
-    image = PngImageFile(BytesIO(container.data))
-    image.tile = [(*image.tile[0][:3], "RGB;16L")]  # type: ignore[list-item]  # no named tuple before Pillow 11
-    return np.asarray(image)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image as ``L``, ``LA``, ``RGB`` or ``RGBA``."""
-    if image.mode.startswith("I"):  # the upper half of 16 bits: Pillow would clip
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    clear = "A" in image.getbands() or "transparency" in image.info
-    mode = ("L" if image.mode in _GREY else "RGB") + ("A" if clear else "")
-    return image if image.mode == mode else image.convert(mode)
-
-
 @frozen
 class Reading:
     """How image files become arrays of one shape.
@@ -310,9 +214,9 @@ class Reading:
             ValueError: it cannot be decoded.
         """
         container = parse(content)
-        opened = _opened(container, self.max_pixels)
-        inner = self._inner(_turned(opened.size, container))
-        image = _decoded(opened, container, None if self.crop else inner)
+        file = opened(container, self.max_pixels)
+        inner = self._inner(upright_size(file, container))
+        image = decoded(file, container, None if self.crop else inner)
         flat = _laid_on(image, self.background, self.channels)
         pixels = np.asarray(self._framed(_resized(flat, inner, self._part(flat.size))))
         if self.channels == 4:
@@ -374,11 +278,30 @@ def _laid_on(image: Image.Image, background: str, channels: int) -> Image.Image:
 
 
 def _resized(image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int]) -> Image.Image:
-    """Resize a part of an image (Lanczos); the colours of pixels count by their alpha."""
+    """Resize a part of an image (Lanczos)."""
     if (part[2] - part[0], part[3] - part[1]) == size:
         return image.crop(part)
-    weighted = image.convert("RGBa") if image.mode == "RGBA" else image
-    return weighted.resize(size, Image.Resampling.LANCZOS, part, reducing_gap=3.0).convert(image.mode)
+    if image.mode == "RGBA":
+        return _resized_by_alpha(image, size, part)
+    return image.resize(size, Image.Resampling.LANCZOS, part, reducing_gap=3.0)
+
+
+def _resized_by_alpha(
+    image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int]
+) -> Image.Image:
+    """Resize a part of an RGBA image, colours weighted by alpha: what is transparent adds none.
+
+    In floats: Pillow clips weighted colours and alpha apart from each other, and edges become bright.
+    """
+    length = (part[2] - part[0], part[3] - part[1])
+    factors = (max(length[0] // (3 * size[0]), 1), max(length[1] // (3 * size[1]), 1))
+    weighted = np.array(image.reduce(factors, part), np.float32)
+    weighted[..., :3] *= weighted[..., 3:] / 255
+    box = (0.0, 0.0, length[0] / factors[0], length[1] / factors[1])
+    bands = (Image.fromarray(band) for band in weighted.transpose(2, 0, 1))
+    resized = np.stack([np.array(band.resize(size, Image.Resampling.LANCZOS, box)) for band in bands], -1)
+    resized[..., :3] *= 255 / np.maximum(resized[..., 3:], 0.5)
+    return Image.fromarray(resized.round().clip(0, 255).astype(np.uint8))
 
 
 def read_image(path: Path, channels: int | None = None, size: int | None = None) -> Tensor:
@@ -393,8 +316,8 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
         UnreadableImageError: it cannot be decoded.
     """
     with named(path):
-        image = decode(content_of(path), MAX_PIXELS)
-    image = _laid_on(image, "white", channels or (1 if image.mode in _GREY else 3))
+        image = decode(parse(content_of(path)), MAX_PIXELS)
+    image = _laid_on(image, "white", channels or (1 if is_grey(image) else 3))
     if size:
         image = _resized(image, (size, size), (0, 0, *image.size))
     pixels = np.array(image)
@@ -409,10 +332,9 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     """
     with named(path):
         container = parse(content_of(path))
-        image = _opened(container, MAX_PIXELS)
-    width, height = image.size
-    channels = 1 if image.mode in _GREY or image.mode.startswith("I") else 3
-    return (channels, width, height) if container.orientation >= 5 else (channels, height, width)
+        image = opened(container, MAX_PIXELS)
+    width, height = upright_size(image, container)
+    return 1 if is_grey(image) else 3, height, width
 
 
 @contextmanager
