@@ -84,6 +84,10 @@ def recipe(
         raise MistakeError(f"{path} exists already", hint="choose another PATH")
     if not path.parent.is_dir():
         raise MistakeError(f"there is no folder {path.parent}")
+    given = {"--size": size, "--channels": channels, "--gpu": gpu}
+    if images is None and any(given.values()):
+        names = " and ".join(name for name, value in given.items() if value)
+        raise click.UsageError(f"{names} of what? Give the folder of your images: --images FOLDER")
     text = (SCAFFOLD / "mine.toml.tmpl").read_text("utf-8")
     if images:
         from uldm_plugins.own_images.facts import Request

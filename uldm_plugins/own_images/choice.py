@@ -18,7 +18,7 @@ SMALLEST, LARGEST_CPU, LARGEST_GPU = 16, 64, 128
 NARROWEST, WIDEST = 0.5, 2.0
 """Width by height, likewise."""
 FINEST_LATENT = 16
-"""Rows and columns of latents, at most, for a processor."""
+"""Rows and columns of latents, about, at most, for a processor."""
 
 
 @frozen
@@ -101,4 +101,4 @@ def chosen_levels(size: Size, computer: Computer) -> int:
     """Return how often the autoencoder halves the size."""
     if computer.gpu:
         return 2 if max(size) <= LARGEST_CPU else 3
-    return max(2, math.ceil(math.log2(max(size) / FINEST_LATENT)))
+    return max(2, round(math.log2(math.sqrt(size[0] * size[1]) / FINEST_LATENT)))

@@ -118,9 +118,9 @@ def read_all(folder: Folder, options: Mapping[str, Any]) -> FolderSummary:
         dataset = ImageFolder(folder.root, **options)
         files = ImageFiles(folder.root, image_names(folder.root)[0], MAX_PIXELS)
         files.read()
+        usable = files.hashes[files.sound({})[0]]
     count = sum(len(dataset.split(name)) for name in dataset.splits)
     _require_enough(folder.root, count, dataset.left_out)
-    usable = files.hashes[files.sound({})[0]]
     alike = dataset.duplicates
     return evolve(
         folder.summary,

@@ -34,6 +34,8 @@ SECONDS = 0.8
 """A timing takes so long, beside its first steps."""
 UNTIMED, FEWEST, MOST = 2, 2, 20
 """Steps that only warm up, and how many are timed."""
+PATIENCE = 60.0
+"""Seconds that shapes may take, on a computer that is busy."""
 LATER = 1000
 """A step at which the discriminator has started."""
 BACKWARD, ADVERSARIAL = 3, 8
@@ -115,7 +117,7 @@ def this_computer(folder: Path) -> Computer:
 def costs(choice: Choice) -> Costs:
     """Return what shapes tell of a recipe."""
     resolved = Recipe.from_dict(tables_of(choice)).resolve(data=False)
-    found = preflight(resolved)
+    found = preflight(resolved, PATIENCE)
     rows = {row.component.partition(":")[0]: row for row in found.rows}
     autoencoder, discriminator, denoiser = (
         (rows[name].flops or 0) if name in rows else 0

@@ -93,7 +93,7 @@ def schedule(folder: FolderSummary, choice: Choice, speed: Speed, minutes: float
         "samples": drawing,
         "scores": scoring,
     }
-    start = rounded(WARM_UP * first)
+    start = max(1, int(WARM_UP * first))
     return Schedule(first, start, second, samples, took, speed.precision, speed.measured)
 
 
