@@ -56,7 +56,7 @@ class Costs:
         adversarial: FLOPs of a training step with it.
         denoiser: FLOPs of a training step.
         memory: bytes of a training step, of what takes the most.
-        disk: bytes that the stages leave on disk.
+        disk: bytes that both trainings leave on disk.
     """
 
     autoencoder: float
@@ -116,7 +116,9 @@ def this_computer(folder: Path) -> Computer:
 
 def costs(choice: Choice) -> Costs:
     """Return what shapes tell of a recipe."""
-    resolved = Recipe.from_dict(tables_of(choice)).resolve(data=False)
+    tables = tables_of(choice)
+    tables["stages"] = {name: tables["stages"][name] for name in ("first", "second")}
+    resolved = Recipe.from_dict(tables).resolve(data=False)
     found = preflight(resolved, PATIENCE)
     rows = {row.component.partition(":")[0]: row for row in found.rows}
     autoencoder, discriminator, denoiser = (

@@ -45,6 +45,7 @@ def own_recipe(path: Path, images: Path, request: Request, gpu: bool, echo: Call
     Raises:
         MistakeError: the folder has too few images.
     """
+    echo(f"looking at {shown(images)}")
     folder = look_at(images)
     computer = this_computer(path.parent)
     if gpu and not computer.gpu:
