@@ -33,6 +33,16 @@ def own_cache_folder(tmp_path_factory):
         yield real
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Ask no address whether it has a file: each has."""
+    from uldm_core.preflight import required_files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(required_files, "ask", lambda url: "")
+        yield
+
+
 SMALL_RECIPE = """\
 uldm = 1
 

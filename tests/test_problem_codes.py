@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from uldm_core import Component, MistakeError, Problem, Recipe, Registry, Where, check
+from uldm_core.engine import requirements as needed
 from uldm_core.errors import CODES
 from uldm_core.preflight.preflight import preflight
 
@@ -26,7 +27,11 @@ def everything():
 def problems_of(arguments, registry):
     try:
         recipe = Recipe.load(arguments[0], arguments[1:])
-        return check(recipe, registry) or preflight(recipe.resolve(registry)).problems
+        if problems := check(recipe, registry):
+            return problems
+        resolved = recipe.resolve(registry)
+        found, device = preflight(resolved), needed.device_here(resolved.run)
+        return found.problems or needed.requirements(resolved, found, resolved.stages, device).problems
     except MistakeError as error:
         return error.problems
 
@@ -43,6 +48,8 @@ def test_a_code_is_one_of_them():
 @pytest.mark.parametrize("code", [code for code in CODES if code != "other"])
 def test_a_documented_example_has_its_code_and_message(code, everything, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(needed, "memory_of", lambda device: 32 * 10**9)
     example, message = re.findall(r"^```\w+\n(.*?)^```", SECTIONS[code], re.MULTILINE | re.DOTALL)
     command = re.fullmatch(r"uldm validate (.*)\n", example)
     Path("mine.toml").write_text(example, "utf-8")

@@ -151,7 +151,7 @@ def test_images_of_a_class_are_drawn_and_classes_take_turns(uldm, conditional, t
 
     own = drawn()
     assert len(set(own)) > 1 and set(own) <= set(range(10))
-    assert drawn("--class", 3) == [3] * 6 and drawn("--class", 3, "--class", 8) == [3, 8] * 3
+    assert drawn("--class", "3") == [3] * 6 and drawn("--class", 3, "--class", 8) == [3, 8] * 3
     with np.load(conditional / "stages/samples/artifacts/samples.npz") as arrays:
         assert arrays["classes"].dtype == np.int64 and arrays["classes"].shape == (6,)
     labels = []

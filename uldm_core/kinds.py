@@ -23,7 +23,8 @@ class InferredOption:
     """An option whose value follows from other components of a recipe.
 
     Args:
-        derive: gives the value; its parameters are named as the components that it takes.
+        derive: gives the value, or None if it does not follow from these; its parameters are named as the
+            components that it takes.
         description: where the value is from, ``dataset.channels`` say.
     """
 
@@ -100,11 +101,18 @@ _LATENT_SIZE = InferredOption(
     lambda dataset, autoencoder: written_size(latent_size(dataset.size, autoencoder.downscale)),
     "dataset.size / autoencoder.downscale",
 )
+_CLASS_NAMES = InferredOption(lambda dataset: _names_of_classes(dataset), "dataset.class_names")
 _CLASSES = InferredOption(lambda condition: condition.classes, "condition.classes")
 _AUGMENTATION = InferredOption(
     lambda augmentation: 0 if augmentation.leaks else augmentation.parameters,
     "augmentation.parameters, or 0 if it leaks",
 )
+
+
+def _names_of_classes(dataset: Any) -> list[str] | None:
+    """Return the names of a dataset's classes, see ``HasClassNames``; None if it has none."""
+    names = getattr(dataset, "class_names", None)
+    return None if names is None else list(names)
 
 
 def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: Any) -> Kind:
@@ -151,7 +159,12 @@ BUILTIN_KINDS = (
         "which times are trained, and how much each counts",
         numbers=True,
     ),
-    _kind("condition", "Condition", "what the denoiser is conditioned on beside the time"),
+    _kind(
+        "condition",
+        "Condition",
+        "what the denoiser is conditioned on beside the time",
+        inferred={"class_names": _CLASS_NAMES},
+    ),
     _kind("coupling", "Coupling", "which noise is paired with which latent in training"),
     _kind(
         "denoiser",

@@ -448,7 +448,7 @@ class Condition(Stateful, Protocol):
 
     The index ``classes`` itself means "no class". What it was fitted to is in ``state_dict()``.
 
-    Optional: ``FitsImages``.
+    Optional: ``FitsImages``, ``FitsLabels``, ``NamesClasses``.
     """
 
     classes: int
@@ -473,6 +473,21 @@ class FitsImages(_Optional, Protocol):
     """A condition that is fitted to images, if ``fits_images`` is true: float [B, C, H, W] in [-1, 1]."""
 
     fits_images: bool
+
+
+@runtime_checkable
+class FitsLabels(_Optional, Protocol):
+    """A condition that is fitted to the dataset's own labels: asked before a run whether it can be."""
+
+    def check_labels(self, labels: Tensor | None, /) -> None:
+        """Raise ``ValueError`` if it cannot be fitted to these labels, int64 [N], or to none."""
+
+
+@runtime_checkable
+class NamesClasses(_Optional, Protocol):
+    """A condition whose classes have names, if these are not None: class i is ``class_names[i]``."""
+
+    class_names: Sequence[str] | None
 
 
 @runtime_checkable

@@ -153,13 +153,13 @@ _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
-    "augmentation/compose": {"of": ["flip", {"use": "translate", "share": 0.25}, "color"]},
     "dataset/arrays": {
         "root": str(_ARRAYS),
         "layout": "NHWC",
         "labels": str(_ARRAYS / "labels.txt"),
         "test_share": 0.25,
     },
+    "augmentation/compose": {"of": ["flip", {"use": "translate", "share": 0.25}, "color"]},
     "guidance/classifier_free": {"classes": 10},
     "guidance/adaptive_projected": {"classes": 10},
     "condition/labels": {"classes": 10},

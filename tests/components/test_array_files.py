@@ -113,7 +113,7 @@ def test_the_test_split_may_lie_in_a_file_of_its_own(tmp_path):
     with pytest.raises(MistakeError, match="test_labels: to be given with labels and test"):
         build(tmp_path / "train.npy", **given)
     np.save(tmp_path / "test.npy", PIXELS[40:, :5])
-    with pytest.raises(MistakeError, match=r"test: its images are \(3, 5, 7\), those of root \(3, 6, 7\)"):
+    with pytest.raises(MistakeError, match=r"test: its images are \(3, 5, 7\), the others \(3, 6, 7\)"):
         build(tmp_path / "train.npy", test=tmp_path / "test.npy")
 
 

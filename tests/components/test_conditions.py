@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.cluster.vq import kmeans2
 
 from uldm_core import registry
+from uldm_core.engine.requirements import opened_data, requirements
+from uldm_core.engine.run import run
 from uldm_core.engine.run_stage import run_stage
-from uldm_core.errors import RunError
+from uldm_core.errors import MistakeError, RunError
+from uldm_core.preflight.dry_build import check
+from uldm_core.preflight.preflight import preflight
+from uldm_core.recipe import Recipe
+from uldm_core.spec.building import ComponentStore
 from uldm_core.testing.doubles import components
 from uldm_plugins.conditions import clusters
 from uldm_plugins.conditions.clusters import first_centers, k_means, nearest
@@ -111,6 +118,58 @@ def test_a_training_says_why_its_condition_cannot_be_fitted(tmp_path):
     trainer = registry.build("stage", "train_diffusion", **parts, condition=condition, steps=1)
     with pytest.raises(RunError, match=r"^condition: labels are from 0 to 1, with classes = 1$"):
         run_stage(trainer, tmp_path)
+
+
+LABELLED = """
+uldm = 1
+[dataset]
+use = "image_folder"
+root = "{}"
+size = 8
+[autoencoder]
+use = "identity"
+[denoiser]
+use = "mlp"
+[noise_scheduler]
+use = "flow"
+[condition]
+use = "labels"
+[stages.second]
+use = "train_diffusion"
+"""
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [((), "the dataset names no classes: say how many"), (("condition.classes=2",), "has no labels")],
+)
+def test_labels_that_are_not_there_are_found_before_the_first_step(tmp_path, classes, said):
+    for number in range(3):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "x.toml").write_text(LABELLED.format(tmp_path.as_posix()))
+    recipe = Recipe.load(tmp_path / "x.toml", classes)
+    assert not check(recipe), "only the images tell"
+    resolved = recipe.resolve()
+    found = preflight(resolved)
+    needed = requirements(resolved, found, resolved.stages, None, opened_data(resolved))
+    assert [said in problem.what for problem in needed.problems] == [True]
+    assert needed.problems[0].where.key[0] == "condition" and needed.problems[0].where.line
+    with pytest.raises(MistakeError, match=said):
+        run(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run/stages").exists()
+
+
+def test_the_classes_are_those_that_the_dataset_names():
+    tables = {"dataset": {"use": "mnist"}, "condition": {"use": "labels"}}
+    resolved = Recipe.from_dict({"uldm": 1, **tables}).resolve()
+    store = ComponentStore(resolved.components)
+    assert store.component("condition").class_names == list("0123456789")
+    assert store.component("condition").classes == 10
+    assert "class_names" not in resolved.to_toml()
+    tables["condition"]["classes"] = 7
+    problems = check(Recipe.from_dict({"uldm": 1, **tables}))
+    (wrong,) = (problem.what for problem in problems if not problem.warning)
+    assert wrong == "classes = 7, and there are 10 names: leave it out"
 
 
 def test_a_condition_that_is_not_fitted_draws_nothing():

@@ -20,9 +20,9 @@ from uldm_core.protocols import HasLabels
 from uldm_plugins.datasets import fetched, similar
 from uldm_plugins.datasets.mnist import EMBEDDED
 from uldm_plugins.datasets.similar import Duplicates
-from uldm_plugins.datasets.splits import groups_of, is_for_testing
 from uldm_plugins.shared import cache, checked_files, files
 from uldm_plugins.shared.files import Reading, image_names
+from uldm_plugins.shared.splits import groups_of, is_for_testing
 
 
 @pytest.fixture

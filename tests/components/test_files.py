@@ -271,9 +271,12 @@ def test_whatever_is_damaged_is_refused_in_one_way_or_read():
     sound = [saved(image.convert(m), "PNG", exif=exif) for m in ("RGB", "RGBA", "L", "LA", "P", "1")]
     sound += [saved(image.convert(m), "JPEG", exif=exif, comment=b"x") for m in ("RGB", "L", "CMYK")]
     sound += [saved(image.convert(m), "WEBP", exif=exif, lossless=m == "RGB") for m in ("RGB", "RGBA")]
-    sound += [saved(image.convert("RGB"), kind, **several) for kind in ("PNG", "WEBP", "MPO")]
+    sound += [saved(image.convert("RGB"), kind, **several) for kind in ("PNG", "WEBP", "GIF", "TIFF", "MPO")]
+    sound += [saved(image.convert(m), "TIFF", exif=exif) for m in ("RGBA", "LA", "P", "1", "CMYK", "I;16")]
+    sound += [saved(image.convert("RGB"), "TIFF", compression=c) for c in ("jpeg", "tiff_lzw", "packbits")]
+    sound += [saved(image.convert(m), kind) for m in ("L", "P", "1") for kind in ("BMP", "GIF")]
     read = refused = 0
-    for _ in range(3000):
+    for _ in range(5000):
         try:
             decode(parse(damaged(draw.choice(sound), draw)), MOST)
             read += 1

@@ -23,7 +23,7 @@ from uldm_core.testing.doubles import (
     straight,
 )
 from uldm_plugins.shared.images import images_at_a_time
-from uldm_plugins.stages.latents import encode_all, image_batches
+from uldm_plugins.stages.latents import NormalizedLatents, image_batches
 from uldm_plugins.stages.path import RecordedSampler, slerp
 from uldm_plugins.stages.sample import load_images
 
@@ -237,10 +237,16 @@ def test_digits_come_by_five_hundred():
 def test_latents_do_not_depend_on_how_a_dataset_is_cut(monkeypatch, tmp_path):
     dataset, autoencoder = TinyDataset(), TinyAutoencoder()
     context = Context("s", 1, Device(torch.device("cpu"), torch.float32), StageFolder(tmp_path))
-    whole = encode_all(dataset, autoencoder, context)
+
+    def latents():
+        found = NormalizedLatents(dataset, autoencoder, TinyScaling(), context)
+        found.fit(cached=True)
+        return found.of(torch.arange(len(dataset)))
+
+    whole = latents()
     monkeypatch.setattr("uldm_plugins.shared.images.MOST_IMAGES", 5)
     assert [len(batch) for batch in image_batches(dataset)] == [5] * 6 + [2]
-    torch.testing.assert_close(encode_all(dataset, autoencoder, context), whole)
+    torch.testing.assert_close(latents(), whole)
 
 
 def test_an_evaluation_shows_pairs_codes_neighbours_and_classes(tmp_path):

@@ -114,7 +114,7 @@ def test_nothing_that_is_trained_changes_by_it(tmp_path, quiet, metric):
     assert not metric or curves["held_out_drawn"] == 4 * [watch.SAMPLES]
 
 
-def test_both_sets_have_the_same_times_again_and_again_and_are_told_their_classes(tmp_path):
+def test_both_sets_have_the_same_times_again_and_again_and_know_their_classes(tmp_path):
     condition = registry.build("condition", "labels", classes=2)
     denoiser = Noisy()
     trainer, curves, _ = train(tmp_path, watch=2, denoiser=denoiser, condition=condition, drop=0.9)

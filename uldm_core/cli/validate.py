@@ -15,7 +15,7 @@ from uldm_core.errors import MistakeError, Problem, dotted
 @click.command()
 @recipe_argument
 @overrides_argument
-@click.option("--deep", is_flag=True, help="Carry shapes through the recipe, and print sizes and costs.")
+@click.option("--deep", is_flag=True, help="Carry shapes through it, open its data, print sizes and costs.")
 @json_option
 @plugin_option
 def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool) -> None:
@@ -32,12 +32,13 @@ def validate(recipe: str, overrides: tuple[str, ...], deep: bool, as_json: bool)
         loaded = Recipe.load(recipe, overrides)
         problems = check(loaded)
         if deep and all(problem.warning for problem in problems):
-            from uldm_core.engine.requirements import device_here, requirements
+            from uldm_core.engine.requirements import device_here, opened_data, requirements
             from uldm_core.preflight.preflight import preflight
 
             resolved = loaded.resolve()
             found = preflight(resolved)
-            needed = requirements(resolved, found, resolved.stages, device_here(resolved.run))
+            device, data = device_here(resolved.run), opened_data(resolved)
+            needed = requirements(resolved, found, resolved.stages, device, data)
             problems = list(dict.fromkeys([*problems, *found.problems, *needed.problems]))
             table, rows = found.table(), found.to_json()
     except MistakeError as error:

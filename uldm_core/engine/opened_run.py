@@ -20,7 +20,7 @@ from uldm_core.protocols import Dataset, Unfinished
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.registry.lookup import Registry
 from uldm_core.run_folder.checkpoint import Checkpoints
-from uldm_core.run_folder.consistency import changed_code, shape_of, stale_stages
+from uldm_core.run_folder.consistency import changed_code, class_names_of, shape_of, stale_stages
 from uldm_core.run_folder.data import Unopened
 from uldm_core.run_folder.files import command_for
 from uldm_core.run_folder.folder import RunFolder
@@ -174,7 +174,8 @@ class TrainedRun:
     def _leave_data_unopened(self) -> None:
         for name, spec in self.resolved.components.items():
             if spec.kind.data and (shape := shape_of(name, self.resolved, self.folder)):
-                self.store.built[name] = Unopened(*shape, partial(self._open, name))
+                names = class_names_of(name, self.resolved, self.folder)
+                self.store.built[name] = Unopened(*shape, partial(self._open, name), names)
 
     def _open(self, dataset: str) -> Dataset:
         unopened = self.store.built.pop(dataset)

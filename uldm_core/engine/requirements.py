@@ -12,8 +12,13 @@ from uldm_core.engine.memory import memory_of
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.preflight.preflight import Preflight, short
 from uldm_core.preflight.required_files import Absent, absent_files, file_problems
+from uldm_core.protocols import FitsLabels, ReadsSplits
 from uldm_core.recipe import ResolvedRecipe
+from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.run_options import RunOptions
+from uldm_core.run_folder.data import Data
+from uldm_core.spec.building import ComponentStore
+from uldm_core.spec.component_spec import components_behind
 
 NEARLY_FULL = 0.8
 """The share of the memory from which a warning is due: a step needs more than shapes tell."""
@@ -40,7 +45,11 @@ class Requirements:
 
 
 def requirements(
-    resolved: ResolvedRecipe, found: Preflight, stages: Collection[str], device: Device | None
+    resolved: ResolvedRecipe,
+    found: Preflight,
+    stages: Collection[str],
+    device: Device | None,
+    data: Data | None = None,
 ) -> Requirements:
     """Return what these stages need and what of it is not there.
 
@@ -51,10 +60,30 @@ def requirements(
         found: its preflight.
         stages: those that will be done; all that the datasets need counts in any case.
         device: of the run; None if its memory is not known.
+        data: its datasets, once they are opened.
     """
     absent = absent_files(resolved, stages)
     memory = _memory_problems(resolved, found, stages, device) if device else ()
-    return Requirements(absent, [*file_problems(resolved, absent), *memory])
+    of_data = (
+        [*_split_problems(resolved, data, stages), *_label_problems(resolved, data, stages)] if data else []
+    )
+    return Requirements(absent, [*file_problems(resolved, absent), *of_data, *memory])
+
+
+def opened_data(resolved: ResolvedRecipe) -> Data:
+    """Return a recipe's datasets with their splits opened, unless they have to be fetched first.
+
+    Raises:
+        MistakeError: one cannot be opened.
+    """
+    data = Data(ComponentStore(resolved.components))
+    datasets = [name for name, spec in resolved.components.items() if spec.kind.data]
+    try:
+        for name in datasets if not absent_files(resolved, ()) else ():
+            data.content(name, None)
+    except MistakeError as error:
+        raise resolved.located(error) from error
+    return data
 
 
 def require_data(resolved: ResolvedRecipe, found: Preflight) -> Requirements:
@@ -75,6 +104,35 @@ def device_here(options: RunOptions) -> Device | None:
         return choose_device(options)
     except MistakeError:
         return None
+
+
+def _split_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:
+    """Yield the stages that read a split of a dataset which could not be opened."""
+    for name in stages:
+        stage = resolved.stages[name]
+        target: object = stage.component.load()
+        reads = target.reads if isinstance(target, ReadsSplits) else ()
+        for (dataset, split), why in data.refused.items():
+            if split in reads and dataset in components_behind(stage, resolved.components):
+                what = f"reads the {split} split of {dataset}, which there is not: {why}"
+                yield resolved.placed(Problem(Where(stage.key), what, code="missing-file"))
+
+
+def _label_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:
+    """Yield the conditions that cannot be fitted to the labels of the datasets that are open."""
+    for name in stages:
+        stage = resolved.stages[name]
+        dataset, condition = (stage.references().get(option) for option in ("dataset", "condition"))
+        fitted = condition in trained_by(stage) and dataset in data.store.built
+        if condition and dataset and fitted:
+            spec = resolved.components[condition]
+            try:
+                if isinstance(spec.component.load(), FitsLabels):
+                    data.store.component(condition).check_labels(data.labels(dataset))
+            except MistakeError as error:
+                yield from map(resolved.placed, error.problems)
+            except ValueError as error:
+                yield resolved.placed(Problem(Where(spec.key), str(error), code="component-error"))
 
 
 def _memory_problems(

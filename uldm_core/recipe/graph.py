@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 from uldm_core.errors import Problem, Where, dotted
@@ -150,8 +151,13 @@ def _of_kind(kind: str, spec: ComponentSpec, components: Specs) -> list[Componen
 
 
 def _identity(spec: ComponentSpec) -> str:
-    """Return what equal components have in common, wherever they are written."""
-    return repr((spec.component.path, {**spec.to_dict(), "use": ""}))
+    """Return what networks of equal weights have in common, wherever they and the files of these are."""
+    options = {**spec.to_dict(), "use": "", "auto_download": None}
+    weights = spec.options.get("weights")
+    if isinstance(weights, Path):
+        options["weights"] = weights.name
+    drawn = spec.key if weights == "random" else ()  # at each place other ones
+    return repr((spec.component.path, options, drawn))
 
 
 def _unused(components: Specs, stages: Specs) -> Iterator[Problem]:

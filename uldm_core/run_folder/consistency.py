@@ -127,6 +127,13 @@ def changed_code(resolved: ResolvedRecipe, folder: RunFolder) -> list[str]:
     return sorted(changed)
 
 
+def class_names_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> list[str] | None:
+    """Return the names of a dataset's classes as a stage of the run has noted them; None if none has."""
+    records = [folder.stage(stage).record() for stage in resolved.stages]
+    noted = (record.key.made_of.get("class_names", {}) for record in records if record)
+    return next((names[name] for names in noted if name in names), None)
+
+
 def shape_of(name: str, resolved: ResolvedRecipe, folder: RunFolder) -> tuple[int, tuple[int, int]] | None:
     """Return the channels and the size of a dataset's images, or None if only the dataset knows them."""
     try:

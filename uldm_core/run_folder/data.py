@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasLeftOut, KnowsShape
+from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut, KnowsShape
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
@@ -64,6 +64,16 @@ class Data:
         """Whether a dataset identifies its images: then its options need not count."""
         return bool(_fingerprint(self.store.component(name)))
 
+    def class_names(self, name: str) -> list[str] | None:
+        """Return the names of the classes of a dataset; None if it has none."""
+        dataset = self.store.component(name)
+        return list(dataset.class_names) if isinstance(dataset, HasClassNames) else None
+
+    def labels(self, name: str) -> Tensor | None:
+        """Return the labels of a dataset, int64 [N]; None if it has none."""
+        dataset = self.store.component(name)
+        return dataset.labels if isinstance(dataset, HasLabels) else None
+
     def left_out(self) -> dict[str, str]:
         """Return the images that the datasets leave out, by name, with the reason."""
         opened = [*self.store.built.values(), *self.splits.values()]
@@ -96,11 +106,20 @@ class Unopened:
         channels: of its images.
         size: of its images.
         open_it: opens the dataset.
+        names: of its classes, if they are known.
     """
 
     channels: int
     size: tuple[int, int]
     open_it: Callable[[], Dataset]
+    names: Sequence[str] | None = None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of its classes; nobody is to look into the images for them."""
+        if self.names is None:
+            raise AttributeError("class_names")
+        return self.names
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -111,7 +130,7 @@ class Unopened:
 
     def __getattr__(self, name: str) -> Any:
         """Open the dataset for anything else: ``images``, ``split``, ``labels``."""
-        if name.startswith("_"):
+        if name.startswith("_") or name == "class_names":
             raise AttributeError(name)
         return getattr(self._dataset, name)
 
@@ -123,6 +142,7 @@ class StandIn:
     channels: int
     size: tuple[int, int]
     splits: tuple[str, ...]
+    class_names: Sequence[str] | None = None
     fingerprint: str = ""
 
     def __len__(self) -> int:
@@ -163,4 +183,5 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         raise NotImplementedError(f"neither its class nor its options say its {name}")
 
     size = height_and_width(declared("size", is_size))
-    return StandIn(declared("channels", lambda value: type(value) is int), size, splits)
+    names = getattr(target, "class_names", None)
+    return StandIn(declared("channels", lambda value: type(value) is int), size, splits, names)

@@ -33,6 +33,7 @@ def stage_keys(
     *,
     brought: Mapping[str, Path] = MappingProxyType({}),
     data: Data | None = None,
+    accepted: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
@@ -42,13 +43,15 @@ def stage_keys(
     trained or made what it uses. Where a file is does not count, nor do options of a dataset that has
     fingerprints.
 
-    The files that these classes inherit from and import stand beside the hash, see ``code_of``.
+    The files that these classes inherit from and import stand beside the hash, see ``code_of``; and so do the
+    names of a dataset's classes, for whoever opens the run without its data.
 
     Args:
         resolved: the recipe.
         store: builds its datasets.
         brought: the weights that come from other runs, see ``pretrained_weights``.
         data: the datasets, if some are open already.
+        accepted: the data of stages whose results are kept with them, in place of what they are now.
     """
     keys: dict[str, StageKey] = {}
     data = data or Data(store)
@@ -70,16 +73,18 @@ def stage_keys(
                 for key, path in paths_in({"stage": stage, **others})
             },
             "sources": {each.path: _source_digest(each) for each in _records(stage, resolved)},
-            "data": {name: data.content(name, reads) for name in datasets},
+            "data": accepted.get(name, {each: data.content(each, reads) for each in datasets}),
             "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: made[what] for what in used if what in made},
         }
+        known_names = {name: data.class_names(name) for name in datasets}
+        names = {name: named for name, named in known_names.items() if named is not None}
         counted = {**content, "nouns": {name: options["nouns"][name] for name in others}}
         adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
         keys[name] = StageKey(
             digest_of(json.dumps(counted, sort_keys=True).encode()),
             steps_of(stage),
-            {**content, "code": code_behind(stage, resolved)},
+            {**content, "code": code_behind(stage, resolved), "class_names": names},
             adjustable,
         )
         made |= dict.fromkeys(products(stage), str(keys[name]))

@@ -24,8 +24,8 @@ Steps = Annotated[int, Ge(0), Lt(1 << 53)]
 class StageKey:
     """What a stage's result depends on: a hash of everything but its number of steps, and that number.
 
-    ``made_of`` is what was hashed, and the ``code``, to tell what has changed. ``adjustable`` are the stage's
-    options whose numbers may change in mid-training.
+    ``made_of`` is what was hashed, and the ``code``, to tell what has changed; and the names of classes.
+    ``adjustable`` are the stage's options whose numbers may change in mid-training.
     """
 
     content: str = field(validator=must_match(r"[0-9A-Za-z]{1,128}", like="0a1b2c3d4e5f6071"))
@@ -53,7 +53,8 @@ class StageKey:
     def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
         found = {each.key: (each.left, each.right) for each in differences(earlier.made_of, self.made_of)}
-        return {key: pair for key, pair in found.items() if earlier.code or key[:1] != ("code",)}
+        found = {key: pair for key, pair in found.items() if key[0] != "class_names"}
+        return {key: pair for key, pair in found.items() if earlier.code or key[0] != "code"}
 
     def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key, if a training can go on with it; else nothing."""
@@ -120,6 +121,7 @@ class StageRecord:
 _MADE_OF = {
     **dict.fromkeys(("stage", "nouns"), dict[str, object]),
     **dict.fromkeys(("from", "weights", "sources", "code"), dict[str, str]),
+    "class_names": dict[str, list[str]],
 }
 
 

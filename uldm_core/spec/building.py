@@ -193,7 +193,7 @@ class ComponentStore:
         for name, option in spec.kind.inferred.items():
             if name in spec.inferred:
                 value = option.derive(*map(self.component, option.components))
-                if options.setdefault(name, value) != value:
+                if value is not None and options.setdefault(name, value) != value:
                     what = f"is {options[name]!r}, but {option.description} is {value!r}"
                     hint = "leave it out: it is filled in"
                     raise MistakeError(Problem(Where((*spec.key, name)), what, hint, code="out-of-range"))

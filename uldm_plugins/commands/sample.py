@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from uldm_core.engine.context import Context
     from uldm_core.engine.opened_run import TrainedRun
+    from uldm_core.protocols import Condition
     from uldm_core.spec.component_spec import ComponentSpec
     from uldm_plugins.stages.sample import Sample
 
 IMAGES, ROWS = 100, 8
 MOST_ROWS = 100
+MOST_NAMES = 20
 TIMES, FRAMES = 12, 40
 """Times between noise and image, at most: on a picture, and in an animation."""
 COLUMNS, ARC_FRAMES = 8, 20
@@ -66,11 +68,10 @@ ENDINGS = {"--out": (".npz", ".png"), "--trajectory": (".png", ".gif"), "--inter
 )
 @click.option(
     "--class",
-    "classes",
-    type=click.IntRange(min=0),
+    "wanted",
     multiple=True,
-    metavar="NUMBER",
-    help="Images of this class of the run's condition, from 0; several take turns.",
+    metavar="CLASS",
+    help="Images of this class of the run's condition, its name or its number from 0; several take turns.",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @device_options
@@ -86,7 +87,7 @@ def sample(
     sampler: str | None,
     steps: int | None,
     weight: float | None,
-    classes: tuple[int, ...],
+    wanted: tuple[str, ...],
     force: bool,
     run_options: Given,
 ) -> None:
@@ -108,7 +109,7 @@ def sample(
     trained = TrainedRun.open(run, overrides=flags)
     unfinished = bool(trained.unfinished)
     trained.require_trained("autoencoder", "denoiser")
-    _check_classes(trained, classes)
+    classes = _numbers(trained, wanted)
     name, stage = trained.stage("sample")
     choice = stage.take_tuned(trained.artifacts)
     guided_by = guide(stage, trained, _table(trained, name, "guidance")["use"], weight, unfinished)
@@ -147,18 +148,42 @@ def _checked(wanted: dict[str, Path | None], count: int | None, force: bool) -> 
     return count or (IMAGES if option == "--out" else ROWS)
 
 
-def _check_classes(trained: TrainedRun, classes: tuple[int, ...]) -> None:
-    """Raise ``MistakeError`` before the networks are loaded if the run has no such classes."""
+def _numbers(trained: TrainedRun, wanted: Sequence[str]) -> list[int]:
+    """Return the numbers of classes; before the networks are loaded ``MistakeError`` if one is none."""
     from uldm_core import MistakeError
 
-    if classes and "condition" not in trained.resolved.components:
+    if not wanted:
+        return []
+    if "condition" not in trained.resolved.components:
         raise MistakeError(
-            f"--class {classes[0]}: the run has no [condition], so its denoiser knows no classes",
+            f"--class {wanted[0]}: the run has no [condition], so its denoiser knows no classes",
             hint="leave it out, or train a denoiser with a condition, such as clusters",
         )
-    known = trained.component("condition").classes if classes else 0
-    if classes and max(classes) >= known:
-        raise MistakeError(f"--class {max(classes)}: the run's condition has classes 0 to {known - 1}")
+    condition = trained.component("condition")
+    return [_number(name, condition.classes, _class_names(condition)) for name in wanted]
+
+
+def _number(name: str, classes: int, names: Sequence[str]) -> int:
+    """Return the number of a class by its name, or by the number where none is called so."""
+    from uldm_core import MistakeError
+    from uldm_core.errors import did_you_mean, listing
+
+    if name in names:
+        return names.index(name)
+    is_number = name.isascii() and name.isdigit() and len(name) < 10
+    if is_number and int(name) < classes:
+        return int(name)
+    near = "" if is_number else did_you_mean(name, names)
+    some = [*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])]
+    hint = f"they are called {listing(some)}" if names else ""
+    raise MistakeError(f"--class {name}: the run's condition has classes 0 to {classes - 1}{near}", hint=hint)
+
+
+def _class_names(condition: Condition | None) -> Sequence[str]:
+    """Return the names of a condition's classes, if it has names for them."""
+    from uldm_core.protocols import NamesClasses
+
+    return condition.class_names or () if isinstance(condition, NamesClasses) else ()
 
 
 def _row_labels(stage: Sample, context: Context, what: str, count: int) -> list[str]:
@@ -167,7 +192,9 @@ def _row_labels(stage: Sample, context: Context, what: str, count: int) -> list[
     classes = stage.drawn_classes(context, count)
     if classes is None:
         return labels
-    return [f"{label}, class {number}" for label, number in zip(labels, classes.tolist(), strict=True)]
+    names = _class_names(stage.condition)
+    called = [names[number] if names else number for number in classes.tolist()]
+    return [f"{label}, class {name}" for label, name in zip(labels, called, strict=True)]
 
 
 def _table(trained: TrainedRun, stage: str, option: str) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from uldm_core.errors import OptionError
 from uldm_core.shapes import Size, height_and_width, written_size
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.similar import duplicates
-from uldm_plugins.datasets.splits import groups_of, is_for_testing
 from uldm_plugins.shared.checked_files import FileNames, ImageFiles, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Fit, Reading, image_names, leads_nowhere, shown
 from uldm_plugins.shared.packed_images import images_of
+from uldm_plugins.shared.splits import groups_of, is_for_testing
 
 _NAMES = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 _LIKE_A_SPLIT = re.compile("(?i:train(ing)?|test(ing)?|val(id(ation)?)?)([^a-z].*)?", re.DOTALL)

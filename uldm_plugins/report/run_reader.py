@@ -79,6 +79,16 @@ class StageState:
     summary: dict[str, float] = field(factory=dict)
     adjusted: list[Adjustment] = field(factory=list)
     digests: dict[str, str] = field(factory=dict)
+    key: dict[str, Any] = field(factory=dict)
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """The names of classes that are noted, by their dataset; none if they are not as they should be."""
+        made_of = self.key.get("made_of")
+        try:
+            return cattrs.structure((made_of or {}).get("class_names", {}), dict[str, list[str]])
+        except (AttributeError, cattrs.BaseValidationError):
+            return {}
 
 
 @frozen
@@ -269,6 +279,15 @@ class RunFiles:
         stages = [stage for stage in reversed(self.stages) if not stage.stale]
         found = (read(partial(_assigned, stage), None) for stage in stages)
         return next((classes for classes in found if classes is not None), None)
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes of a condition by labels; none if they have none."""
+        condition = self.recipe.get("condition")
+        if not isinstance(condition, dict) or condition.get("use") != "labels":
+            return []
+        own = condition.get("class_names")
+        noted = (stage.state.class_names.get("dataset", []) for stage in self.stages)
+        return [*map(str, own)] if isinstance(own, list) else next(filter(None, noted), [])
 
 
 def read_run(path: Path) -> RunFiles:

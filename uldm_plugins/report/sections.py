@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -329,15 +329,15 @@ def _by_class(run: RunFiles) -> Section | None:
     drawn, head = run.drawn_classes(), run.first_images("samples.npz", MOST_SEARCHED)
     if drawn is None or head is None or len(drawn) != head[1]:
         return None
-    images, assigned = head[0], run.training_classes()
+    images, assigned, names = head[0], run.training_classes(), run.class_names()
     samples, training = _shares(drawn), None if assigned is None else _shares(assigned)
     largest = sorted(training or samples, key=lambda number: -(training or samples)[number])[:MOST_CLASSES]
     each = max(1, how_many(images.shape[1], MOST_OF_A_CLASS * len(largest)) // len(largest))
     rows = [
         {
-            "number": number,
+            "name": _name(names, number),
             "pictures": [
-                picture(images[index], f"sample {index + 1}, class {number}")
+                picture(images[index], f"sample {index + 1}, class {_name(names, number)}")
                 for index in np.flatnonzero(drawn[: len(images)] == number)[:each]
             ],
             "samples": samples.get(number, 0.0),
@@ -353,6 +353,11 @@ def _by_class(run: RunFiles) -> Section | None:
         "condition": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
     }
     return Section("by_class", "Samples by class", shows, "By class")
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    """Return what a class is called: its number if it has no name."""
+    return names[number] if 0 <= number < len(names) else str(number)
 
 
 def _shares(classes: NDArray[np.int64]) -> dict[int, float]:

@@ -27,6 +27,7 @@ _MOST_PROFILE = 1 << 24
 _ICC = b"ICC_PROFILE\0"
 _WEBP_ANIMATED = 0x02
 _SIGNED, _FLOATS = 2, 3
+_MOST_SAMPLES = 6  # colours, alpha and what Pillow leaves out
 _TILE = 1 << 24  # pixels of one, beyond which it is a bomb if the image is smaller
 
 
@@ -212,7 +213,7 @@ def _gif(content: bytes) -> Container:
     except IndexError as error:
         raise ValueError("cut short") from error
     if not images:
-        raise ValueError("no image in it")
+        raise ValueError("no image in it" if content[place:] else "cut short")
     clear = b"!\xf9\4\1\0\0" + control[6:7] + b"\0" if len(control) == 8 and control[3] & 1 else b""
     left, top, width, height = struct.unpack_from("<4H", images[0], 1)
     screen = struct.unpack_from("<2H", head, 6)
@@ -260,6 +261,8 @@ def _refuse_tiff(page: Directory, bits: int) -> None:
         raise ValueError("floating-point samples, whose white is not known: convert to 8 or 16 bits")
     if _SIGNED in formats or bits > 16:
         raise ValueError("signed samples or of over 16 bits, whose white is not known: convert to 8 or 16")
+    if page.number(277, 1) > _MOST_SAMPLES:
+        raise ValueError(f"over {_MOST_SAMPLES} samples a pixel")
     if page.number(254, 0) & 1:
         raise ValueError("its first page is a small copy of another")
     if 50706 in page.entries or page.number(262, 1) == 32803:

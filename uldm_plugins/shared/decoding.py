@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,14 @@ from uldm_plugins.shared.profiles import to_srgb
 
 
 class _TiffImageFile(TiffImageFile):
+    def load(self) -> Any:
+        planes = self.tag_v2.get(_PLANES) == 2 and self.tag_v2.get(_BITS, ())[:1] == (16,)
+        if planes and self.tile and not self.use_load_libtiff:  # Pillow itself would take 16 bits for 8
+            where = (f"{self.mode};16N", "raw", False, self.tag_v2.offset)
+            self.tile = [("libtiff", (0, 0, *self.size), 0, where)]  # type: ignore[list-item]
+            self.use_load_libtiff = True
+        return super().load()
+
     def load_prepare(self) -> None:
         ImageFile.load_prepare(self)  # its own looks at the limit, too
 
@@ -35,6 +44,7 @@ _READERS: dict[str, type[ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _GREY = ("1", "L", "LA")
+_BITS, _PLANES = 258, 284
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -17,6 +17,7 @@ from uldm_core.protocols import RequiredFile
 from uldm_core.run_folder.files import format_error, read_tensors
 from uldm_core.shapes import is_shapes_only
 
+_NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})$")
 WITHOUT = "give weights = 'random' or the path of a file"
 
 
@@ -35,13 +36,15 @@ def published(address: str, *, auto_download: bool, without: str = WITHOUT) -> P
         UnavailableError: the file is neither here nor to be had.
     """
     file = published_file(address, auto_download=auto_download, without=without)
-    if file.path.is_file() or is_shapes_only():
+    if file.path.is_file():
+        return file.path
+    begins = named_hash(file.path)
+    if is_shapes_only():
         return file.path
     if file.obstacle:
         raise UnavailableError(f"{file.name} is not here, and {file.obstacle}: {file.hint}")
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        begins = named_hash(file.path)
         torch.hub.download_url_to_file(address, str(file.path), begins, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:  # no network, no room; another hash than in the name
         raise UnavailableError(f"{file.name} cannot be fetched ({error}): {file.hint}") from error
@@ -49,13 +52,10 @@ def published(address: str, *, auto_download: bool, without: str = WITHOUT) -> P
 
 
 def published_file(address: str, *, auto_download: bool, without: str = WITHOUT) -> RequiredFile:
-    """Return what is known of the file of an address before it is fetched; see ``published``.
-
-    Raises:
-        ValueError: the name carries no hash, and the file is not there.
-    """
+    """Return what is known of the file of an address before it is fetched; see ``published``."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-    checksum = "" if path.is_file() else f"SHA-256 begins with {named_hash(path)}"
+    found = _NAMED_HASH.search(path.stem)
+    checksum = f"SHA-256 begins with {found[1]}" if found else ""
     obstacle = "" if auto_download else "auto_download is off"
     return RequiredFile(path.name, path, address, checksum=checksum, obstacle=obstacle, without=without)
 
@@ -113,7 +113,7 @@ def named_hash(path: Path) -> str:
     Raises:
         ValueError: it carries none.
     """
-    found = re.search(r"-([0-9a-f]{8,64})$", path.stem)
+    found = _NAMED_HASH.search(path.stem)
     if found is None:
         raise OptionError(
             f"{path.name} carries no hash in its name, as vgg16-397923af.pth does: give safetensors"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import define
 
 from uldm_core.errors import OptionError
 from uldm_plugins.shared.arrays import array_names, head_of, rows_of
 from uldm_plugins.shared.cache import packed
-from uldm_plugins.shared.checked_files import state_of
+from uldm_plugins.shared.checked_files import HASH_BYTES, hash_of, state_of
 from uldm_plugins.shared.files import shown
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
@@ -21,7 +23,7 @@ _CHANNELS = (1, 3, 4)  # that images have, where nothing else is said
 _AT_A_TIME = 1 << 24  # bytes
 
 
-@frozen
+@define(slots=False)
 class StoredImages:
     """Images in memory-mapped arrays, one behind the other.
 
@@ -46,6 +48,27 @@ class StoredImages:
     def shape(self) -> tuple[int, int, int]:
         """Return channels, height and width."""
         return image_shape(self.arrays[0].shape, self.layout)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Hashes of the images as they are read, uint8 [N, 16]: made once for files in their state.
+
+        Raises:
+            ValueError: a value is outside of the range, or no number.
+        """
+
+        def hashed(start: int) -> Iterator[np.ndarray]:
+            for images in self.batches(start):
+                yield np.stack([np.frombuffer(hash_of(image.tobytes()), np.uint8) for image in images])
+
+        key = hashlib.blake2b(self.key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        shape = (len(self), HASH_BYTES)
+        return packed(f"hashes of {key}", shape, np.uint8, hashed, f"hashes of images of {self.where}")
+
+    @property
+    def sound(self) -> np.ndarray:
+        """The places of all images, int64."""
+        return np.arange(len(self))
 
     def images(self, places: np.ndarray) -> np.ndarray:
         """Return the images at some places, uint8 [B, C, H, W].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from operator import add
 
 from attrs import frozen
 from PIL import TiffTags
@@ -11,6 +12,8 @@ from PIL import TiffTags
 _STARTS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_PIECES = ((273, 279), (324, 325))  # where strips and tiles begin, and how long they are
+_BLOBS = (1, 2, 7)  # types whose values are one run of bytes
 _LOSSLESS = (256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325)
 # what makes pixels; of the rest, and of pages behind the first, Pillow is told nothing
 _PIXELS = {*_LOSSLESS, 332, 338, 339, 347, *range(512, 522), 529, 530, 532}
@@ -90,9 +93,12 @@ class Directory:
         """
         kept = {tag: entry for tag, entry in self.entries.items() if tag in _PIXELS and entry.size}
         for tag, entry in kept.items():
-            if TiffTags.lookup(tag).length == 1 and entry.count != 1:
+            if TiffTags.lookup(tag).length == 1 and entry.count != 1 and entry.kind not in _BLOBS:
                 raise ValueError(f"damaged: {entry.count} values of its tag {tag}")
             self.raw(tag)
+        for offsets, sizes in _PIECES:
+            if any(map(len(self.content).__lt__, map(add, self.numbers(offsets), self.numbers(sizes)))):
+                raise ValueError("cut short")
         start = len(self.content) + len(self.content) % 2
         lines = [struct.pack(f"{self.order}Q" if self.big else f"{self.order}H", len(kept))]
         for tag, entry in sorted(kept.items()):
@@ -120,6 +126,8 @@ def first_directory(content: bytes) -> Directory:
     order, big = _STARTS[content[:4]]
     count_is, entry_is, offset_is = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     (start,) = struct.unpack_from(order + offset_is, content, 8 if big else 4)
+    if start > len(content):
+        raise struct.error("the directory is behind the end")
     (count,) = struct.unpack_from(order + count_is, content, start)
     place = start + struct.calcsize(order + count_is)
     entries = {}

@@ -8,9 +8,21 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from uldm_core.protocols import Autoencoder, Context, Dataset, LatentScaling, Quantized
+from uldm_core.protocols import (
+    Augmentation,
+    Autoencoder,
+    Context,
+    Dataset,
+    HasVariants,
+    LatentScaling,
+    Quantized,
+)
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
+from uldm_plugins.stages.kept_latents import MOST_HELD, Encode, Keeper, KeptLatents
 from uldm_plugins.stages.training import read_images
+
+DRAWS = 32
+"""How often variants are drawn that do not change their image."""
 
 
 @frozen
@@ -55,59 +67,124 @@ def encode(images: Tensor, autoencoder: Autoencoder, context: Context) -> Tensor
         return torch.cat([autoencoder.encode(batch)[0].float() for batch in batches])
 
 
-def encode_all(dataset: Dataset, autoencoder: Autoencoder, context: Context) -> Tensor:
-    """Return the latents of the whole dataset, float32 [N, C, h, w], on the stage's device."""
-    context.begin("encoding images", len(dataset))
-    encoded = []
-    for indices in index_batches(dataset):
-        encoded.append(encode(read_images(dataset, indices), autoencoder, context))
-        context.advance(int(indices[-1]) + 1)
-    return torch.cat(encoded)
-
-
 class NormalizedLatents:
-    """A dataset's latents, normalized: kept in memory, or encoded whenever they are asked for.
+    """A dataset's latents, normalized: encoded once and kept, or encoded whenever they are asked for.
 
     Args:
         dataset: the images.
         autoencoder: frozen.
-        scaling: is fitted to them.
+        scaling: is fitted to the latents of the images as they are.
         context: of the stage.
+        augmentation: of the images that are trained.
+        variants: of each image, itself among them, that are kept of an augmentation that has not few.
+        dtype: float32 or float16, in which latents are kept.
     """
 
     def __init__(
-        self, dataset: Dataset, autoencoder: Autoencoder, scaling: LatentScaling, context: Context
+        self,
+        dataset: Dataset,
+        autoencoder: Autoencoder,
+        scaling: LatentScaling,
+        context: Context,
+        augmentation: Augmentation | None = None,
+        variants: int = 4,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.scaling = scaling
         self.context = context
-        self.cached: Tensor | None = None
+        self.augmentation = augmentation
+        self.dtype = dtype
+        self.variants = variants
+        self.parameters = torch.zeros(1, len(dataset), 1)
+        self.kept: list[KeptLatents] = []
+        self.held = False
 
     def fit(self, *, cached: bool) -> None:
-        """Fit the scaling to all latents, and keep them if they are to be cached."""
-        latents = encode_all(self.dataset, self.autoencoder, self.context) if cached else None
-        self.scaling.fit(self._encoded() if latents is None else in_batches(latents))
-        self.cached = None if latents is None else self.scaling.normalize(latents)
+        """Fit the scaling to all latents, and keep them if they are to be cached, each variant by itself."""
+        if not cached:
+            self.scaling.fit(self._encoded())
+            return
+        if self.augmentation is not None:
+            generator = self.context.generator("augmentation")
+            self.parameters = parameters_of(self.augmentation, self.variants, len(self.dataset), generator)
+        keeper = Keeper(self.dataset, self.autoencoder, self.context, self.dtype, index_batches(self.dataset))
+        self.kept = [keeper.keep(*self._encoding(parameters)) for parameters in self.parameters]
+        self.scaling.fit(unless_stopped(self.kept[0].batches(), self.context))
+        in_memory = all(isinstance(kept.values, Tensor) for kept in self.kept)
+        self.held = in_memory or sum(kept.nbytes for kept in self.kept) <= MOST_HELD
+        if self.held:
+            self.kept = [KeptLatents(self.scaling.normalize(kept.whole()), kept.device) for kept in self.kept]
 
     def of(self, indices: Tensor) -> Tensor:
         """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""
-        if self.cached is not None:
-            return self.cached[indices.to(self.cached.device)].clone()
+        if self.kept:
+            return self._rows(0, indices)
         return self.scaling.normalize(self._encode(indices)).clone()
+
+    def augmented(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return latents of some images as the augmentation changes them at a step, [B, C, h, w].
+
+        Also returns its parameters, [B, P], if the denoiser is to be given them, else None.
+        """
+        if self.augmentation is None:
+            return self.of(indices), None
+        generator = self.context.generator(step, "augmentation")
+        if self.kept:
+            which = torch.randint(len(self.kept), indices.shape, generator=generator)
+            parameters = self.parameters[which, indices]
+            latents = self.of(indices)
+            for number in which[which > 0].unique().tolist():
+                chosen = which == number
+                latents[chosen.to(latents.device)] = self._rows(number, indices[chosen])
+        else:
+            parameters = self.augmentation.draw(len(indices), generator)
+            latents = self.scaling.normalize(self._encode(indices, parameters)).clone()
+        return latents, None if self.augmentation.leaks else parameters.to(latents)
 
     def all(self) -> Iterable[Tensor]:
         """Return all latents in the images' order, in batches."""
-        if self.cached is not None:
-            return in_batches(self.cached)
-        return (self.scaling.normalize(batch) for batch in self._encoded())
+        if not self.kept:
+            return (self.scaling.normalize(batch) for batch in self._encoded())
+        batches = self.kept[0].batches()
+        return batches if self.held else map(self.scaling.normalize, batches)
+
+    def _rows(self, number: int, indices: Tensor) -> Tensor:
+        rows = self.kept[number].rows(indices)
+        return (rows if self.held else self.scaling.normalize(rows)).clone()
+
+    def _encoding(self, parameters: Tensor) -> tuple[Encode, Tensor]:
+        """Return what encodes the images that an augmentation makes with parameters [N, P], and these."""
+        changes = bool(parameters.any())
+        return lambda indices: self._encode(indices, parameters[indices] if changes else None), parameters
 
     def _encoded(self) -> Iterator[Tensor]:
         batches = unless_stopped(index_batches(self.dataset), self.context)
         return (self._encode(indices) for indices in batches)
 
-    def _encode(self, indices: Tensor) -> Tensor:
-        return encode(read_images(self.dataset, indices), self.autoencoder, self.context)
+    def _encode(self, indices: Tensor, parameters: Tensor | None = None) -> Tensor:
+        images = read_images(self.dataset, indices)
+        if self.augmentation is not None and parameters is not None:
+            images = self.augmentation(images.to(self.context.device), parameters.to(self.context.device))
+        return encode(images, self.autoencoder, self.context)
+
+
+def parameters_of(augmentation: Augmentation, variants: int, n: int, generator: torch.Generator) -> Tensor:
+    """Return the parameters of the variants of n images, float [V, n, P]; the first are all 0.
+
+    They are all that there are, if the augmentation has few; else so many, of which all but the first change
+    the image, if it does so often enough.
+    """
+    if isinstance(augmentation, HasVariants):
+        return augmentation.variants.unsqueeze(1).expand(-1, n, -1)
+    drawn = augmentation.draw((variants - 1) * n, generator)
+    for _ in range(DRAWS):
+        same = ~drawn.any(1)
+        if not bool(same.any()):
+            break
+        drawn[same] = augmentation.draw(int(same.sum()), generator)
+    return torch.cat([torch.zeros_like(drawn[:n]), drawn]).view(variants, n, -1)
 
 
 @torch.inference_mode()

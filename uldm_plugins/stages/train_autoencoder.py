@@ -13,6 +13,7 @@ from torch import Tensor
 from uldm_core import Excludes, Partial, Weighted, use
 from uldm_core.protocols import (
     AdversarialLoss,
+    Augmentation,
     Autoencoder,
     Context,
     Dataset,
@@ -43,6 +44,7 @@ class TrainAutoencoder:
         dataset: the images.
         autoencoder: what is trained; later stages get its averaged weights.
         discriminator: of images and reconstructions, if there is one.
+        augmentation: changes the images that are trained; reconstructions are compared with the changed ones.
         steps: optimizer steps.
         batch_size: images a step.
         losses: terms between reconstruction and image.
@@ -71,6 +73,7 @@ class TrainAutoencoder:
         dataset: Dataset,
         autoencoder: Autoencoder,
         discriminator: Discriminator | None = None,
+        augmentation: Augmentation | None = None,
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 64,
         losses: list[Weighted[Loss]] = [use("l1")],  # noqa: B006 - read only
@@ -91,6 +94,7 @@ class TrainAutoencoder:
         self.dataset = dataset
         self.autoencoder = autoencoder
         self.adversary = Adversary(discriminator, adversarial) if discriminator and adversarial else None
+        self.augmentation = augmentation
         self.steps = steps
         self.batch_size = batch_size
         self.losses = losses
@@ -113,7 +117,7 @@ class TrainAutoencoder:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update autoencoder and discriminator once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
-        images = image_batch(self.dataset, indices, context)
+        images = image_batch(self.dataset, indices, context, self.augmentation, step)
         prefetch(self.dataset, self.batch_size, step, context)
         adversary = self.adversary if self.adversary and step >= self.adversary.loss.start else None
         with context.autocast():

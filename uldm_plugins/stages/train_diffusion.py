@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uldm_core import Excludes, OptionError, Partial, RunError, use
 from uldm_core.protocols import (
+    Augmentation,
     Autoencoder,
     Condition,
     Context,
@@ -82,11 +83,17 @@ class TrainDiffusion:
         noise_scheduler: the forward process and what is predicted.
         latent_scaling: fitted here, used again by whoever decodes.
         condition: fitted here: what the denoiser is told beside the time.
+        augmentation: changes the images that are trained. The denoiser is given its parameters unless it
+            leaks. Scaling and condition are fitted to the images as they are.
         coupling: which noise is paired with which latent.
         timestep_weighting: which times are trained, and how much each counts.
         steps: optimizer steps.
         batch_size: latents a step.
-        cache_latents: encode the dataset once and keep the latents in memory; else encode every batch.
+        cache_latents: encode the dataset once, and keep the latents for other runs on this machine too; else
+            encode every batch.
+        latents_dtype: in which latents are kept; float16 takes half the room, and has three digits.
+        variants: of each image, itself among them, of which latents are kept with an augmentation that has
+            not few of its own, as mirror images are.
         held_out: the share of the images, drawn by the seed, that the denoiser is not trained on: to see
             whether it memorises, and for choices. Scaling and condition are fitted to them as well.
         watch: how often, over the whole training, to log the loss of the averaged weights on images that are
@@ -133,11 +140,14 @@ class TrainDiffusion:
         noise_scheduler: NoiseScheduler,
         latent_scaling: LatentScaling = use("unit_variance"),
         condition: Condition | None = None,
+        augmentation: Augmentation | None = None,
         coupling: Coupling = use("independent"),
         timestep_weighting: TimestepWeighting = use("uniform"),
         steps: Annotated[int, Ge(1)] = 1000,
         batch_size: Annotated[int, Ge(1)] = 128,
         cache_latents: bool = True,
+        latents_dtype: Literal["float32", "float16"] = "float32",
+        variants: Annotated[int, Ge(2)] = 4,
         held_out: Annotated[float, Interval(ge=0, le=0.5)] = 0.0,
         watch: Annotated[int, Ge(0)] = 20,
         watch_metric: Metric | None = None,
@@ -175,11 +185,14 @@ class TrainDiffusion:
         self.noise_scheduler = noise_scheduler
         self.latent_scaling = latent_scaling
         self.condition = condition
+        self.augmentation = augmentation
         self.coupling = coupling
         self.timestep_weighting = timestep_weighting
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
+        self.latents_dtype = latents_dtype
+        self.variants = variants
         self.held_out = held_out
         self.times_watched = watch if held_out else 0
         self.watch_metric = watch_metric
@@ -211,7 +224,15 @@ class TrainDiffusion:
         self.trained, self.kept_back = divided(len(self.dataset), self.held_out, generator)
         self.autoencoder.eval()
         self.denoiser.train()
-        self.latents = NormalizedLatents(self.dataset, self.autoencoder, self.latent_scaling, context)
+        self.latents = NormalizedLatents(
+            self.dataset,
+            self.autoencoder,
+            self.latent_scaling,
+            context,
+            self.augmentation,
+            self.variants,
+            getattr(torch, self.latents_dtype),
+        )
         self.latents.fit(cached=self.cache_latents)
         self._fit_condition(context)
         self.optimizer_step = OptimizerStep(self.denoiser.parameters(), *self._optimizer_options)
@@ -222,8 +243,9 @@ class TrainDiffusion:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
-        latents, generator = self.latents.of(indices), context.generator(step)
-        loss = self._losses(latents, indices, context, generator, self.drop).mean()
+        latents, augmentation = self.latents.augmented(indices, step)
+        generator = context.generator(step)
+        loss = self._losses(latents, indices, context, generator, self.drop, augmentation).mean()
         self.optimizer_step(loss, step)
         for average in self.averages.values():
             average.update()
@@ -310,9 +332,18 @@ class TrainDiffusion:
         )
 
     def _losses(
-        self, latents: Tensor, indices: Tensor, context: Context, generator: torch.Generator, drop: float
+        self,
+        latents: Tensor,
+        indices: Tensor,
+        context: Context,
+        generator: torch.Generator,
+        drop: float,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss of the latents of each image, [B], at times and with noise by the generator."""
+        """Return the loss of the latents of each image, [B], at times and with noise by the generator.
+
+        ``augmentation`` are the parameters by which the images were changed, [B, P].
+        """
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         t = self.timestep_weighting.sample(len(latents), generator).to(latents)
         noise = self.coupling(latents, noise)
@@ -320,7 +351,7 @@ class TrainDiffusion:
         classes = self._classes(indices, generator, drop)
         classes = None if classes is None else classes.to(latents.device)
         with context.autocast():
-            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t, classes)
+            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t, classes, augmentation)
         target = self.noise_scheduler.target(latents, noise, t)
         errors = (prediction - target).square().mean((1, 2, 3))
         return self.timestep_weighting.weight(t, self.noise_scheduler) * errors

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from uldm_core import Partial, Weighted
 from uldm_core.errors import DataError
 from uldm_core.protocols import (
+    Augmentation,
     Context,
     Dataset,
     Denoiser,
@@ -81,13 +82,30 @@ class OptimizerStep:
                 group.update(options)
 
 
-def image_batch(dataset: Dataset, indices: Tensor, context: Context) -> Tensor:
+def image_batch(
+    dataset: Dataset,
+    indices: Tensor,
+    context: Context,
+    augmentation: Augmentation | None = None,
+    step: int = 0,
+) -> Tensor:
     """Return images as floats in [-1, 1] on the stage's device; a trainer's step begins with them.
+
+    Args:
+        dataset: the images.
+        indices: of some, int64 [B].
+        context: of the stage.
+        augmentation: changes them.
+        step: by which the augmentation draws.
 
     Raises:
         DataError: the dataset cannot give them.
     """
-    return to_float(read_images(dataset, indices).to(context.device, non_blocking=True))
+    images = read_images(dataset, indices).to(context.device, non_blocking=True)
+    if augmentation is not None:
+        parameters = augmentation.draw(len(images), context.generator(step, "augmentation"))
+        images = augmentation(images, parameters.to(images.device))
+    return to_float(images)
 
 
 def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
@@ -123,11 +141,17 @@ def predict(
     x_t: Tensor,
     t: Tensor,
     condition: Tensor | None = None,
+    augmentation: Tensor | None = None,
 ) -> Tensor:
-    """Call the denoiser with the input and the time of the noise scheduler; float32 [B, C, H, W]."""
+    """Call the denoiser with the input and the time of the noise scheduler; float32 [B, C, H, W].
+
+    It is given classes [B] and parameters of an augmentation [B, P] only where there are some.
+    """
     scaled = noise_scheduler.scale_input(x_t, t) if isinstance(noise_scheduler, ScalesInput) else x_t
-    told = () if condition is None else (condition,)  # which not every denoiser takes
-    return denoiser(scaled, noise_scheduler.conditioning(t), *told).float()
+    given: tuple[Tensor | None, ...] = (condition, augmentation)
+    while given and given[-1] is None:  # not every denoiser takes them
+        given = given[:-1]
+    return denoiser(scaled, noise_scheduler.conditioning(t), *given).float()
 
 
 def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

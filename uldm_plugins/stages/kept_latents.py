@@ -1,0 +1,185 @@
+"""Latents of a whole dataset, encoded once: memory-mapped files of the cache folder, or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from uldm_core import MistakeError, RunError
+from uldm_core.engine.memory import memory_of
+from uldm_core.errors import DataError
+from uldm_core.protocols import Autoencoder, Context, Dataset, Fingerprinted
+from uldm_plugins.shared import cache
+from uldm_plugins.shared.images import images_at_a_time
+
+FEW_PIXELS = 1 << 22
+"""Images of so many pixels in all, 1,000 of 64x64, are encoded anew each time: that takes seconds."""
+MOST_HELD = 1 << 30
+"""Bytes of latents that are held in memory, where a batch is gathered without a look at the disk."""
+_VERSION = 1
+
+Encode = Callable[[Tensor], Tensor]
+"""``indices [B] -> latents``, float32 [B, C, h, w]."""
+
+
+@frozen
+class KeptLatents:
+    """Latents of all images in their order, [N, C, h, w], float32 or float16.
+
+    Args:
+        values: in memory, or memory-mapped and read only.
+        device: where they are wanted.
+    """
+
+    values: Tensor | np.ndarray
+    device: torch.device
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they have."""
+        return int(self.values.nbytes)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return those of some images, float32 [B, C, h, w]."""
+        if isinstance(self.values, Tensor):
+            return self.values[indices.to(self.values.device)].float()
+        return cache.rows(self.values, indices).to(self.device).float()
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield all of them in order, a network's batch at a time."""
+        height, width = self.values.shape[2:]
+        places = torch.arange(len(self.values)).split(images_at_a_time(height, width))
+        return map(self.rows, places)
+
+    def whole(self) -> Tensor:
+        """Return all of them in memory, float32 [N, C, h, w]."""
+        return self.rows(torch.arange(len(self.values)))
+
+
+@frozen
+class Keeper:
+    """Encodes a dataset, and keeps the latents for runs to come where they can be told from others.
+
+    Args:
+        dataset: the images.
+        autoencoder: frozen.
+        context: of the stage.
+        dtype: float32 or float16, in which they are kept.
+        cuts: the indices of all images, in the batches in which they are encoded.
+    """
+
+    dataset: Dataset
+    autoencoder: Autoencoder
+    context: Context
+    dtype: torch.dtype
+    cuts: Sequence[Tensor]
+
+    def keep(self, encode: Encode, parameters: Tensor) -> KeptLatents:
+        """Return the latents of all images, from the cache if they are there.
+
+        Args:
+            encode: gives those of some images.
+            parameters: of the augmentation, [N, P]; they belong to what identifies the latents.
+
+        Raises:
+            RunError: they fit neither on the disk nor in memory.
+        """
+        if len(self.dataset) * prod(self.dataset.size) > FEW_PIXELS:
+            changed = parameters.any(1).nonzero().flatten()
+            first = encode((changed if len(changed) else self.cuts[0])[: len(self.cuts[0])])
+            shape = (len(self.dataset), *first.shape[1:])
+            packed = self._packed(self._key(parameters, first), shape, encode)
+            if packed is not None:
+                return KeptLatents(packed, self.context.device)
+            self._require_memory(shape)
+        return KeptLatents(torch.cat([*self._encoded(encode, 0)]), self.context.device)
+
+    def _packed(self, key: str, shape: tuple[int, ...], encode: Encode) -> np.ndarray | None:
+        """Return the latents of the cache; None if it can take none."""
+        if not key:
+            return None
+        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
+
+        def batches(start: int) -> Iterator[np.ndarray]:
+            return (batch.cpu().numpy() for batch in self._encoded(encode, start))
+
+        try:
+            return cache.packed(key, shape, dtype, batches, "latents", thorough=True)
+        except DataError:
+            raise
+        except RunError as error:
+            self.context.message(f"latents are kept in memory, for this run only: {error}")
+            return None
+
+    def _encoded(self, encode: Encode, start: int) -> Iterator[Tensor]:
+        """Yield the latents of all images from one on, in the dtype in which they are kept."""
+        self.context.begin("encoding images", len(self.dataset), start)
+        for indices in self.cuts:
+            end = int(indices[-1]) + 1
+            if end <= start:
+                continue
+            self.context.check_stop()
+            latents = encode(indices)[max(0, start - int(indices[0])) :]
+            yield self._narrowed(latents)
+            self.context.advance(end)
+
+    def _narrowed(self, latents: Tensor) -> Tensor:
+        narrowed = latents.to(self.dtype)
+        if bool((narrowed.isinf() & latents.isfinite()).any()):
+            what = f"latents of up to {latents.abs().max().item():.3g} are beyond float16"
+            raise MistakeError(what, hint='take latents_dtype = "float32"')
+        return narrowed
+
+    def _require_memory(self, shape: Sequence[int]) -> None:
+        """Raise ``RunError`` if memory does not suffice for latents of a shape."""
+        needed = self.dtype.itemsize * prod(shape)
+        there = memory_of(self.context.device)
+        if there is not None and needed > there / 2:
+            raise RunError(
+                f"latents of {needed:,} bytes do not fit into memory",
+                hint="make room for the cache on the disk, or take cache_latents = false",
+            )
+
+    def _key(self, parameters: Tensor, first: Tensor) -> str:
+        """Return everything that the latents depend on; empty if the dataset does not say what it is.
+
+        What options and code of the autoencoder and the augmentation do, and versions and settings of
+        libraries, shows in ``first``, latents of the first images that are changed at all.
+        """
+        fingerprint = self.dataset.fingerprint if isinstance(self.dataset, Fingerprinted) else ""
+        if not fingerprint:
+            return ""
+        kind = type(self.autoencoder)
+        with self.context.autocast():
+            device = self.context.device.type
+            precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
+        content = {
+            "version": _VERSION,
+            "images": [fingerprint, len(self.dataset), self.dataset.channels, *self.dataset.size],
+            "autoencoder": [f"{kind.__module__}.{kind.__qualname__}", digest(self.autoencoder.state_dict())],
+            "parameters": digest({"": parameters}) if bool(parameters.any()) else "",
+            "device": [device, precision, torch.__version__],
+            "first": digest({"": first}),
+        }
+        return "latents " + json.dumps(content, sort_keys=True)
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """Return a hash of tensors, and of whatever else a state holds, by name."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(state.items()):
+        if isinstance(value, Tensor):
+            found.update(repr((name, value.dtype, tuple(value.shape))).encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)
+        else:
+            found.update(repr((name, value)).encode())
+    return found.hexdigest()
