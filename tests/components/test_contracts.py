@@ -79,7 +79,7 @@ def test_a_stage_is_built_in_python_with_its_defaults():
         noise_scheduler="flow",
         latent_scaling={"use": "unit_variance", "channels": 4},
     )
-    assert type(trainer.timestep_weighting).__name__ == "Uniform"
+    assert type(trainer.loss.timestep_weighting).__name__ == "Uniform"
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,16 @@ def test_coloured_images_are_shown_in_colour(run):
         assert np.array_equal(np.asarray(image), samples[0])
 
 
+@pytest.mark.parametrize(("channels", "width", "side"), [(2, 24, 64), (4, 12, 64), (7, 84, 84)])
+def test_images_of_any_shape_and_channels_are_shown_by_their_larger_side(run, channels, width, side):
+    page = report_of(run.everything(size=32, width=12, channels=channels), NOW)
+    assert tuple(sections(page)) == SECTIONS
+    tile = re.search(rf'src="data:image/png;base64,([^"]*)" width="{width}" height="32" alt="sample 1"', page)
+    with Image.open(BytesIO(b64decode(tile[1]))) as image:
+        assert image.mode == ("RGB" if channels == 4 else "L")
+    assert f'class="tiles" style="--side: {side}px"' in page
+
+
 def test_only_the_head_of_many_samples_is_read(run):
     run.recipe()
     path = "stages/samples/artifacts/samples.npz"
