@@ -99,7 +99,9 @@ def test_what_is_cut_off_is_said_and_transparent_images_are_not_cut():
 def test_small_sets_are_held_back_from_being_known_by_heart():
     small, usual, large = (chosen(count=count).tables for count in (FEW - 1, FEW, 1_000_000))
     assert (small["denoiser"]["dropout"], small["stages.second"]["held_out"]) == (0.1, 0.1)
-    assert "dropout" not in usual["denoiser"]
+    assert small["augmentation"] == {"use": "flip", "leaks": False}
+    assert {"dropout", "augmentation"}.isdisjoint([*usual, *usual["denoiser"]])
+    assert "[augmentation]" in "".join(chosen().instead["dataset"])
     assert usual["stages.second"]["checkpoint"] == "best"
     assert "held_out" not in large["stages.second"]
 

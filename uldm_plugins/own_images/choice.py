@@ -64,6 +64,7 @@ def choose(folder: FolderSummary, computer: Computer, request: Request) -> Choic
     autoencoder = tables.autoencoder(folder, computer, size, levels)
     found = {
         "dataset": dataset,
+        "augmentation": tables.augmentation(folder),
         "autoencoder": autoencoder,
         "discriminator": tables.discriminator(computer, size),
         "condition": tables.condition(folder),

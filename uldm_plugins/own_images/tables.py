@@ -57,7 +57,7 @@ def dataset(folder: FolderSummary, request: Request, size: Size) -> Part:
         table["background"] = "black" if folder.light > 1 / 2 else "white"
         why.append(f"What is transparent becomes {table['background']}; channels = 4 keeps it as it is.")
     flip = ("", "[augmentation]  # where a mirrored image is as good as another", 'use = "flip"')
-    return Part(table, " ".join(filter(None, why)), flip)
+    return Part(table, " ".join(filter(None, why)), () if folder.count < FEW else flip)
 
 
 def _about_size(folder: FolderSummary, request: Request, size: Size) -> str:
@@ -66,6 +66,17 @@ def _about_size(folder: FolderSummary, request: Request, size: Size) -> str:
     if min(size) > folder.shorter[1]:
         return "Most images are smaller than this: they are enlarged."
     return "" if size[0] == size[1] else "Most images have about this shape (height and width)."
+
+
+def augmentation(folder: FolderSummary) -> Part:
+    """Return how training images are changed; nothing where there are many."""
+    if folder.count >= FEW:
+        return Part({})
+    return Part(
+        {"use": "flip", "leaks": False},
+        "So few images serve twice, mirrored too. The denoiser is given which are, so that no samples are "
+        "mirrored; leaks = true draws both kinds.",
+    )
 
 
 def autoencoder(folder: FolderSummary, computer: Computer, size: Size, levels: int) -> Part:
