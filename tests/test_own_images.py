@@ -43,7 +43,7 @@ summaries = st.builds(
     grey=st.sampled_from([0.0, 0.5, 1.0]),
     transparent=shares,
     light=shares,
-    class_folders=st.sampled_from([{}, {"cats": 10, "dogs": 10}]),
+    classes=st.sampled_from([(), ("cats", "dogs")]),
 )
 computers = st.builds(Computer, gpu=st.booleans(), memory=st.integers(1 << 30, 1 << 38))
 requests = st.builds(
@@ -109,7 +109,7 @@ def test_small_sets_are_held_back_from_being_known_by_heart():
 def test_clusters_follow_the_number_of_images():
     assert "condition" not in chosen(count=299).tables
     assert [chosen(count=count).clusters for count in (300, 3660, 10**6)] == [2, 24, 400]
-    assert chosen(class_folders={"a": 1, "b": 1}).instead["condition"]
+    assert chosen(classes=("a", "b")).instead["condition"]
 
 
 def test_the_denoiser_follows_the_latents():
@@ -192,7 +192,7 @@ def test_what_a_folder_holds_is_found(images):
     summary = read_all(folder, {"size": 16, "channels": 3})
     assert (summary.count, summary.repeated, summary.checked) == (24, 2, 25)
     assert sorted(summary.left_out.values()) == [1, 1]
-    assert dict(summary.class_folders) == {"a": 13, "b": 12}
+    assert summary.classes == ("a", "b")
     assert (summary.height, summary.width, summary.grey, summary.transparent) == (16, 16, 0, 0)
     lines = "\n".join(describe_folder(summary))
     for text in (
@@ -232,7 +232,7 @@ def test_too_few_images_are_refused(count, tmp_path):
         draw(tmp_path / f"{number}.png", seed=number)
     (tmp_path / "picture.heic").write_bytes(b"")
     with pytest.raises(
-        MistakeError, match=rf"{count} usable images, and 20 are the least; 1 left out: .heic"
+        MistakeError, match=rf"{count} usable images?, and 20 are the least; 1 left out: .heic"
     ):
         look_at(tmp_path)
 

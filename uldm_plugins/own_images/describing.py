@@ -25,10 +25,9 @@ def describe_folder(folder: FolderSummary) -> Iterator[str]:
         yield f"{folder.repeated:,} are exact copies of others"
     if folder.similar:
         yield f"{_share(folder.similar)} of the images for testing look nearly like one for training"
-    if folder.class_folders:
-        some = ", ".join(list(folder.class_folders)[:_NAMES])
-        more = ", ..." if len(folder.class_folders) > _NAMES else ""
-        yield f"{len(folder.class_folders)} folders, which may be classes: {some}{more}"
+    if folder.classes:
+        some, more = ", ".join(folder.classes[:_NAMES]), ", ..." if len(folder.classes) > _NAMES else ""
+        yield f"{len(folder.classes)} folders, which may be classes: {some}{more}"
     if folder.count < FEW:
         yield f"a small set: of fewer than {FEW:,} images a model soon repeats those that it was trained on"
 
@@ -124,7 +123,7 @@ def _shapes(folder: FolderSummary) -> str:
     if folder.of_that_ratio == 1 and smallest == largest:
         return f"each {folder.height} pixels high and {folder.width} wide"
     sides = f"{usual} pixels" if smallest == largest else f"{smallest} to {largest} pixels, mostly {usual}"
-    shape = f"{_share(folder.of_that_ratio)} are about as wide as {folder.ratio:.2f} times the height"
+    shape = f"{_share(folder.of_that_ratio)} about {folder.ratio:.2f} times as wide as high"
     turned = f"{_share(folder.landscape)} landscape, {_share(folder.portrait)} portrait"
     return f"the shorter side is {sides}; {shape}; {turned}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import field, frozen
@@ -38,8 +38,7 @@ class FolderSummary:
         grey: the share of images without colour.
         transparent: the share of images with transparent pixels.
         light: the share of transparent images that could hardly be seen on white.
-        splits: folders that are splits of the data.
-        class_folders: how many images each folder holds that may be a class, by name.
+        classes: names of folders that may be classes.
         repeated: images whose file occurs before.
         similar: the share of the images for testing that look nearly like one that is trained on.
         read_seconds: of decoding an image, all threads together.
@@ -60,8 +59,7 @@ class FolderSummary:
     grey: float = 0.0
     transparent: float = 0.0
     light: float = 0.0
-    splits: tuple[str, ...] = ()
-    class_folders: Mapping[str, int] = field(factory=dict)
+    classes: Sequence[str] = ()
     repeated: int = 0
     similar: float = 0.0
     read_seconds: float = 1e-3

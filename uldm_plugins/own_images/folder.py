@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, OptionError
+from uldm_core.protocols import HasClassNames
 from uldm_plugins.datasets.image_folder import ImageFolder
 from uldm_plugins.own_images.facts import FEWEST, FolderSummary
 from uldm_plugins.shared.checked_files import FileNames, ImageFiles
@@ -96,7 +96,6 @@ def look_at(root: Path) -> Folder:
         root=root,
         count=count,
         left_out=Counter(left_out.values()),
-        class_folders=_class_folders(names),
         read_seconds=seconds,
         **_shapes([look for _, look in seen]),
         **_colours([look for _, look in seen]),
@@ -129,6 +128,7 @@ def read_all(folder: Folder, options: Mapping[str, Any]) -> FolderSummary:
         left_out=Counter(dataset.left_out.values()),
         repeated=len(usable) - len(np.unique(usable, axis=0)),
         similar=alike.near / alike.compared if alike.compared else 0.0,
+        classes=dataset.class_names if isinstance(dataset, HasClassNames) else (),
     )
 
 
@@ -141,7 +141,9 @@ def _require_enough(root: Path, count: int, left_out: Mapping[str, str]) -> None
     if count < FEWEST:
         reasons = Counter(left_out.values()).most_common(3)
         others = "".join(f"; {number} left out: {reason}" for reason, number in reasons)
-        what = f"{shown(root)} has {count} usable images, and {FEWEST} are the least{others}"
+        what = (
+            f"{shown(root)} has {count} usable image{'s' * (count != 1)}, and {FEWEST} are the least{others}"
+        )
         raise MistakeError(what, hint=_NEEDED)
 
 
@@ -188,12 +190,6 @@ def _look(path: Path) -> Look | None:
         transparent=bool((pixels[..., 3] < OPAQUE).any()),
         light=bool((seen.mean(1) >= LIGHT).all()),
     )
-
-
-def _class_folders(names: FileNames) -> Mapping[str, int]:
-    """Return how many files lie in each folder of the uppermost level, if all files lie in several."""
-    folders = Counter(name.partition(os.sep)[0] for name in names.names() if os.sep in name)
-    return folders if len(folders) > 1 and folders.total() == len(names) else {}
 
 
 def _some(total: int, count: int) -> Sequence[int]:

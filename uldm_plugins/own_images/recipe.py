@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from uldm_core.preflight.preflight import short
 from uldm_plugins.own_images.choice import Choice, choose
 from uldm_plugins.own_images.describing import describe_choice, describe_folder, describe_other, head
 from uldm_plugins.own_images.facts import Computer, FolderSummary, Request
@@ -53,11 +54,14 @@ def own_recipe(path: Path, images: Path, request: Request, gpu: bool, echo: Call
     choice = choose(folder.summary, computer, request)
     summary = folder.summary
     if len(folder.names) <= MOST_CHECKED:
+        echo(f"reading {len(folder.names):,} files, which the run need not read again")
         summary = read_all(folder, dataset_options(choice))
     for line in describe_folder(summary):
         echo(f"  {line}")
     summary = evolve(summary, root=root_in_recipe(path, images))
     draft = _draft(summary, computer, request, folder, echo)
+    for warning in too_much(memory_and_disk(summary, draft), computer):
+        echo(f"warning: {warning}")
     echo("chosen:")
     for line in describe_choice(draft.choice):
         echo(f"  {line}")
@@ -114,6 +118,13 @@ def _others(
         speed = near if there == computer else assumed(cost)
         steps = schedule(folder, choice, speed, other.minutes)
         yield option, describe_other(draft.choice, choice, steps)
+
+
+def too_much(takes: tuple[int, int], computer: Computer) -> Iterator[str]:
+    """Yield what a recipe takes more of than there is."""
+    for what, need, there in zip(("memory", "disk"), takes, (computer.memory, computer.free_disk)):
+        if need > there and (computer.here or what == "disk"):
+            yield f"it takes about {short(need, 'B')} of {what}, of {short(there, 'B')}: lower --size"
 
 
 def dataset_options(choice: Choice) -> dict[str, Any]:

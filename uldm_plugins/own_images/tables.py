@@ -50,7 +50,7 @@ def dataset(folder: FolderSummary, request: Request, size: Size) -> Part:
         why.append("All images are grey.")
     if folder.transparent >= MOST and folder.of_that_ratio < 1:
         table["fit"] = "pad"
-        why.append("The whole of each image is used; what is missing to that shape is as transparent.")
+        why.append("The whole of each image is used, with a border that is transparent too.")
     elif lost > LOST:
         why.append(f'The middle is used, without {lost:.0%} of the usual image; fit = "pad" keeps all of it.')
     if folder.transparent and channels != 4:
@@ -118,7 +118,7 @@ def condition(folder: FolderSummary) -> Part:
     classes = min(folder.count // IMAGES_A_CLUSTER, MOST_CLUSTERS)
     if classes < 2:
         return Part({})
-    labels = ['use = "labels"  # in place of both: the folders as classes'] if folder.class_folders else []
+    labels = ['use = "labels"  # in place of both: the folders as classes'] if folder.classes else []
     return Part(
         {"use": "clusters", "classes": classes},
         f"Groups of similar images, about {folder.count // classes} each, found without labels. The denoiser "
