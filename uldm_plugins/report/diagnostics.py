@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from uldm_core.errors import MistakeError, dotted
 from uldm_core.preflight.forecast import describe_adjustments
 from uldm_core.recipe import Recipe
+from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
 from uldm_plugins.shared.diagnostics import (
     COLLAPSED_FIX,
@@ -21,6 +22,7 @@ from uldm_plugins.shared.diagnostics import (
     collapsed,
     copies_diagnostics,
     falls,
+    memorisation_diagnostics,
 )
 
 SILENCE = timedelta(minutes=15)
@@ -30,6 +32,7 @@ COPIED_BELOW = 1 / 3
 
 Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
 """
+NO_CURVE = Curve(np.empty(0, np.int64), np.empty(0))
 ENOUGH_FOR_FRECHET = 2000
 FAR_FROM_FLOOR = 3
 
@@ -109,6 +112,11 @@ def _training(stage: StageFiles) -> Iterator[Diagnostic]:
             "Try another learning rate, ten times lower or three times higher, and look at its data.",
             "curves",
         )
+    held_out, trained = (stage.curves.get(name, NO_CURVE) for name in ("held_out_loss", "trained_loss"))
+    if np.array_equal(held_out.steps, trained.steps):
+        kept = stage.options.get("checkpoint") == "best"
+        for found in memorisation_diagnostics(held_out.steps, held_out.values, trained.values, kept=kept):
+            yield evolve(found, what=f"Stage {stage.name}: {found.what}.")
     for found in autoencoder_diagnostics({name: curve.finite for name, curve in stage.curves.items()}):
         yield evolve(found, what=f"Stage {stage.name}: {found.what}.", section="curves")
 

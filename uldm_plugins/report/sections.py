@@ -36,6 +36,7 @@ SETS = {
 }
 GAN = ("generator", "discriminator")
 HELD_OUT = "held_out_loss_"
+WATCHED = ("held_out_loss", "trained_loss")
 MOST_SAMPLES = 100
 MOST_PAIRS = 24
 MOST_FRAMES = 24
@@ -180,11 +181,15 @@ def _curves(run: RunFiles) -> Section | None:
 
 
 def _charts(stage: StageFiles) -> Iterator[Chart]:
-    """Yield a chart a number; two sides of a GAN share one, losses of averages too, the speed comes last."""
+    """Yield a chart a number, the speed last; those that belong together share one."""
     names = sorted(stage.curves, key=lambda name: name == "images_per_second")
     averages = tuple(name for name in names if name.startswith(HELD_OUT))
-    shared = dict.fromkeys(averages, averages) | (dict.fromkeys(GAN, GAN) if set(GAN) <= set(names) else {})
+    together = [averages, *(pair for pair in (GAN, WATCHED) if set(pair) <= set(names))]
+    shared = {name: group for group in together for name in group}
     for drawn in dict.fromkeys(shared.get(name, (name,)) for name in names):
+        if drawn == WATCHED:
+            yield _watched(stage)
+            continue
         title = HELD_OUT.strip("_") if drawn == averages else " and ".join(drawn)
         yield Chart(
             id=f"{stage.name}/{drawn[0]}",
@@ -192,6 +197,22 @@ def _charts(stage: StageFiles) -> Iterator[Chart]:
             description=" ".join(filter(None, dict.fromkeys(scalar_label(stage.use, one) for one in drawn))),
             data=chart_of({one: stage.curves[one] for one in drawn}),
         )
+
+
+def _watched(stage: StageFiles) -> Chart:
+    """Return the losses on images that are held out and on trained ones, and where the former was best."""
+    curves = {name: stage.curves[name] for name in WATCHED}
+    held_out, kept = curves[WATCHED[0]], stage.state.summary.get("best_step", 0)
+    lowest = held_out.steps[held_out.values == np.min(held_out.finite)] if len(held_out.finite) else []
+    best = int(kept) if kept else int(lowest[0]) if len(lowest) else 0
+    marked = f" The line is at step {best:,}, {'whose weights are kept' if kept else 'the lowest'}."
+    mark = {"mark": {"x": best, "label": f"best: {best:,}"}} if best else {}
+    return Chart(
+        id=f"{stage.name}/{WATCHED[0]}",
+        title="loss on held-out and on trained images",
+        description=scalar_label(stage.use, WATCHED[0]) + (marked if best else ""),
+        data={**chart_of(curves, "raw"), "points": True, **mark},
+    )
 
 
 def _reconstructions(run: RunFiles) -> Section | None:

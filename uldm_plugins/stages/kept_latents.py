@@ -23,8 +23,11 @@ from uldm_plugins.shared.images import images_at_a_time
 
 FEW_PIXELS = 1 << 22
 """Images of so many pixels in all, 1,000 of 64x64, are encoded anew each time: that takes seconds."""
-MOST_HELD = 1 << 30
-"""Bytes of latents that are held in memory, where a batch is gathered without a look at the disk."""
+MOST_HELD = 1 << 28
+"""Bytes of latents that are held in the device's memory: no step waits for a disk, or copies from the CPU.
+
+On a CPU a batch is gathered as fast from a file that was read before.
+"""
 _VERSION = 1
 
 Encode = Callable[[Tensor], Tensor]
@@ -60,9 +63,14 @@ class KeptLatents:
         places = torch.arange(len(self.values)).split(images_at_a_time(height, width))
         return map(self.rows, places)
 
-    def whole(self) -> Tensor:
-        """Return all of them in memory, float32 [N, C, h, w]."""
-        return self.rows(torch.arange(len(self.values)))
+    def in_memory(self, change: Callable[[Tensor], Tensor]) -> KeptLatents:
+        """Return them as ``change`` makes them of each batch, float32 in the device's memory."""
+        changed = torch.empty(self.values.shape, device=self.device)
+        start = 0
+        for batch in self.batches():
+            changed[start : start + len(batch)] = change(batch)
+            start += len(batch)
+        return KeptLatents(changed, self.device)
 
 
 @frozen
