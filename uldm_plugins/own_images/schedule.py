@@ -10,11 +10,11 @@ from attrs import frozen
 from uldm_plugins.own_images.choice import Choice
 from uldm_plugins.own_images.facts import FolderSummary
 
-AUTOENCODER_SHARE = 1 / 3
+AUTOENCODER_SHARE = 1 / 4
 """Of the time of both trainings."""
 WARM_UP = 0.5
 """The share of the autoencoder's steps before its discriminator starts."""
-SAMPLES = (2000, 1000, 500, 250, 100)
+SAMPLES = (1000, 500, 250, 100)
 SAMPLING_SHARE = 0.1
 """Of all the time, at most, for drawing samples and measuring them."""
 CALLS = 38
@@ -78,7 +78,7 @@ class Schedule:
 
 
 def schedule(folder: FolderSummary, choice: Choice, speed: Speed, minutes: float) -> Schedule:
-    """Return the steps that fit: of the autoencoder a third of the time, of the denoiser the rest."""
+    """Return the steps that fit: of the autoencoder in a quarter of the time, of the denoiser in the rest."""
     seconds = 60 * minutes
     samples, drawing, scoring = _samples(folder, choice, speed, seconds)
     reading, preparing = folder.count * folder.read_seconds, _preparing(folder, choice, speed)

@@ -97,6 +97,7 @@ def autoencoder(folder: FolderSummary, computer: Computer, size: Size, levels: i
         "quantizer": {"use": "vq_ema", "codebook_size": codes, "dim": LATENT_CHANNELS, "decay": 0.99},
         "encoder_channels": [min(32 << level, 128) for level in range(levels)],
         "decoder_channels": [min(48 << level, 192) for level in range(levels)],
+        "image_channels": 16,
     }
     return Part(
         table,
@@ -183,7 +184,7 @@ def second(folder: FolderSummary, computer: Computer) -> Part:
             " It meets each image many times: some are held out, and the weights are kept that do best on "
             "these, before it knows the others by heart."
         )
-    table["optimizer"] = {"use": "adamw", "lr": 3e-4 if computer.gpu else 1e-3}
+    table["optimizer"] = {"use": "adamw", "lr": 3e-4 if computer.gpu else 1.5e-3}
     table["lr_schedule"] = {"use": "cosine", "warmup": 50}
     return Part(table, why)
 
