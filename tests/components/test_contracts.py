@@ -20,6 +20,7 @@ def name(component):
 EVERY_DAY = {
     *(
         "adversarial_loss/hinge",
+        "augmentation/compose",
         "autoencoder/vqvae_fast",
         "backbone/dummy",
         "condition/labels",
@@ -79,7 +80,7 @@ def test_a_stage_is_built_in_python_with_its_defaults():
         noise_scheduler="flow",
         latent_scaling={"use": "unit_variance", "channels": 4},
     )
-    assert type(trainer.timestep_weighting).__name__ == "Uniform"
+    assert type(trainer.loss.timestep_weighting).__name__ == "Uniform"
 
 
 @pytest.mark.parametrize(

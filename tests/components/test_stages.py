@@ -18,10 +18,9 @@ from uldm_core.testing.doubles import RecordingDataset, TinyDataset, TinyDenoise
 from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.guided import AVERAGES
-from uldm_plugins.stages.held_out import HELD_OUT, divided
+from uldm_plugins.stages.held_out import DRAWS, HELD_OUT, divided
 from uldm_plugins.stages.sample import load_images, save_images
 from uldm_plugins.stages.train_autoencoder import gradient_ratio
-from uldm_plugins.stages.train_diffusion import HELD_OUT_DRAWS
 from uldm_plugins.stages.training import OptimizerStep
 
 
@@ -234,8 +233,8 @@ def test_of_several_averages_the_one_with_the_least_held_out_loss_is_taken(tmp_p
         assert torch.equal(parameter, kept[f"{best}.{number}"])
         assert not torch.equal(kept[f"ema_0.02.{number}"], kept[f"ema_0.27.{number}"])
     trained, held = 12 * trainer.batch_size, trainer.kept_back.tolist()
-    assert len(held) == 8 and dataset.asked[32 + trained :] == 2 * HELD_OUT_DRAWS * held
-    assert denoiser.told[trained:] == 2 * HELD_OUT_DRAWS * dataset.labels[held].tolist()
+    assert len(held) == 8 and dataset.asked[32 + trained :] == 2 * DRAWS * held
+    assert denoiser.told[trained:] == 2 * DRAWS * dataset.labels[held].tolist()
     assert denoiser.told[:trained].count(trainer.condition.classes) > trained / 2
 
 

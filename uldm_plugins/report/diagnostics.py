@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
+from uldm_core.errors import MistakeError, dotted
 from uldm_core.preflight.forecast import describe_adjustments
+from uldm_core.recipe import Recipe
+from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
 from uldm_plugins.shared.diagnostics import (
     COLLAPSED_FIX,
@@ -19,6 +23,7 @@ from uldm_plugins.shared.diagnostics import (
     collapsed,
     copies_diagnostics,
     falls,
+    memorisation_diagnostics,
 )
 
 SILENCE = timedelta(minutes=15)
@@ -28,6 +33,7 @@ COPIED_BELOW = 1 / 3
 
 Source: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize".
 """
+NO_CURVE = Curve(np.empty(0, np.int64), np.empty(0))
 ENOUGH_FOR_FRECHET = 2000
 FAR_FROM_FLOOR = 3
 
@@ -43,6 +49,7 @@ def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
         *_codebooks(run),
         *_copies(run),
         *_classes(run),
+        *_measured_by_a_loss(run),
         *_small_numbers(run),
         *_limits(run),
     ]
@@ -106,6 +113,11 @@ def _training(stage: StageFiles) -> Iterator[Diagnostic]:
             "Try another learning rate, ten times lower or three times higher, and look at its data.",
             "curves",
         )
+    held_out, trained = (stage.curves.get(name, NO_CURVE) for name in ("held_out_loss", "trained_loss"))
+    if np.array_equal(held_out.steps, trained.steps):
+        kept = stage.options.get("checkpoint") == "best"
+        for found in memorisation_diagnostics(held_out.steps, held_out.values, trained.values, kept=kept):
+            yield evolve(found, what=f"Stage {stage.name}: {found.what}.")
     for found in autoencoder_diagnostics({name: curve.finite for name, curve in stage.curves.items()}):
         yield evolve(found, what=f"Stage {stage.name}: {found.what}.", section="curves")
 
@@ -165,7 +177,9 @@ def _copies(run: RunFiles) -> Iterator[Diagnostic]:
             "nearest",
         )
     measured = run.record("metrics.json", Measured)
-    yield from copies_diagnostics(measured.results if measured else {})
+    everything = [*([measured] if measured else []), *reversed(run.evaluations)]
+    found = (diagnostic for each in everything for diagnostic in copies_diagnostics(each.results))
+    yield from islice(found, 1)
 
 
 def _classes(run: RunFiles) -> Iterator[Diagnostic]:
@@ -179,6 +193,20 @@ def _classes(run: RunFiles) -> Iterator[Diagnostic]:
             "The model has dropped a part of its data: train the denoiser longer, or make it larger.",
             "classes",
         )
+
+
+def _measured_by_a_loss(run: RunFiles) -> Iterator[Diagnostic]:
+    """Report the numbers of networks that a loss was trained with."""
+    if not run.record("metrics.json", Measured):
+        return
+    try:
+        _, problems = Recipe.load(run.folder.path).read(data=False)
+    except MistakeError:  # it is damaged, which is said, or has components that are not installed here
+        return
+    for problem in problems:
+        if problem.code == "shared-backbone":
+            what = f"{dotted(problem.where.key).removeprefix('stages.')} {problem.what}."
+            yield Diagnostic("worry", what, f"{problem.hint[:1].upper()}{problem.hint[1:]}.", "metrics")
 
 
 def _small_numbers(run: RunFiles) -> Iterator[Diagnostic]:

@@ -15,8 +15,11 @@ SCALARS = {
     "codebook": "How far codes are from the vectors they replace. Should fall and stay low.",
     "kl": "How much latents differ from plain noise. Rises at first, then settles.",
     "entropy": "Low where codes are used evenly and chosen clearly.",
-    "held_out_loss": "The loss of one average of the weights on images that were held out of the training. "
+    "held_out_loss": "How wrong the averaged weights are on images that are held out of the training, and on "
+    "as many that are trained. Both should fall; where only the second does, the denoiser memorises.",
+    "held_out_loss_": "The loss of one average of the weights on images that were held out of the training. "
     "The average with the least is the one that samples are drawn with.",
+    "held_out_": "Of samples that are drawn on the way, against images that are held out of the training.",
     "images_per_second": "Speed. Steady is good; dips are other work on the computer.",
 }
 """What a logged number is, by its name."""
@@ -92,5 +95,5 @@ CONDITIONS = {
 
 def scalar_label(use: str, name: str) -> str:
     """Return what a number that a stage logs is, or an empty string if it is unknown."""
-    known = "held_out_loss" if name.startswith("held_out_loss_") else name
-    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(known, "")
+    family = next((known for known in SCALARS if known.endswith("_") and name.startswith(known)), name)
+    return LOSSES.get(use, "") if name == "loss" else SCALARS.get(name, SCALARS.get(family, ""))

@@ -6,9 +6,13 @@ import torch
 from torch import Generator, Tensor
 
 from uldm_core import RunError
+from uldm_plugins.stages.denoising_loss import DenoisingLoss
+from uldm_plugins.stages.latents import NormalizedLatents, unless_stopped
 
 HELD_OUT = "held_out.npz"
 """The artifact with their ``indices``, int64 [N]; N may be 0."""
+DRAWS = 4
+"""How many times and noises each gets where averages are compared."""
 
 
 def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -34,3 +38,11 @@ def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Ten
             hint="take another share, or 0 to train on all of them",
         )
     return trained, held
+
+
+def held_out_loss(indices: Tensor, latents: NormalizedLatents, loss: DenoisingLoss, batch_size: int) -> float:
+    """Return the mean loss on images, each with its class, at times and with noises that stay the same."""
+    context, losses = latents.context, []
+    for number, batch in enumerate(unless_stopped([*indices.split(batch_size)] * DRAWS, context)):
+        losses.append(loss(latents.of(batch), batch, context, context.generator("held_out", number)))
+    return torch.cat(losses).mean().item()

@@ -8,11 +8,15 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from uldm_core.errors import RunError
 from uldm_core.protocols import (
     Augmentation,
     Autoencoder,
+    Condition,
     Context,
     Dataset,
+    FitsImages,
+    HasLabels,
     HasVariants,
     LatentScaling,
     Quantized,
@@ -109,13 +113,19 @@ class NormalizedLatents:
         if self.augmentation is not None:
             generator = self.context.generator("augmentation")
             self.parameters = parameters_of(self.augmentation, self.variants, len(self.dataset), generator)
-        keeper = Keeper(self.dataset, self.autoencoder, self.context, self.dtype, index_batches(self.dataset))
+        keeper = Keeper(
+            self.dataset,
+            self.autoencoder,
+            self.context,
+            self.augmentation,
+            self.dtype,
+            index_batches(self.dataset),
+        )
         self.kept = [keeper.keep(*self._encoding(parameters)) for parameters in self.parameters]
         self.scaling.fit(unless_stopped(self.kept[0].batches(), self.context))
-        in_memory = all(isinstance(kept.values, Tensor) for kept in self.kept)
-        self.held = in_memory or sum(kept.nbytes for kept in self.kept) <= MOST_HELD
+        self.held = sum(kept.nbytes for kept in self.kept) <= MOST_HELD
         if self.held:
-            self.kept = [KeptLatents(self.scaling.normalize(kept.whole()), kept.device) for kept in self.kept]
+            self.kept = [kept.in_memory(self.scaling.normalize) for kept in self.kept]
 
     def of(self, indices: Tensor) -> Tensor:
         """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""
@@ -168,6 +178,27 @@ class NormalizedLatents:
         if self.augmentation is not None and parameters is not None:
             images = self.augmentation(images.to(self.context.device), parameters.to(self.context.device))
         return encode(images, self.autoencoder, self.context)
+
+
+def fit_condition(condition: Condition, latents: NormalizedLatents) -> None:
+    """Fit a condition to the images of latents, or to these, and to the labels of the dataset.
+
+    Raises:
+        RunError: it cannot be fitted.
+    """
+    dataset, context = latents.dataset, latents.context
+
+    def images() -> Iterator[Tensor]:
+        batches = unless_stopped(image_batches(dataset), context)
+        return (to_float(batch.to(context.device)) for batch in batches)
+
+    of_images = isinstance(condition, FitsImages) and condition.fits_images
+    context.message("fitting the condition")
+    try:
+        labels = dataset.labels if isinstance(dataset, HasLabels) else None
+        condition.fit(Repeatable(images if of_images else latents.all), labels)
+    except ValueError as error:
+        raise RunError(f"condition: {error}") from error
 
 
 def parameters_of(augmentation: Augmentation, variants: int, n: int, generator: torch.Generator) -> Tensor:

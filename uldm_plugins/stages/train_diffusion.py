@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Interval, MinLen
 from torch import Tensor, nn
 
-from uldm_core import Excludes, OptionError, Partial, RunError, use
+from uldm_core import Excludes, OptionError, Partial, use
 from uldm_core.protocols import (
     Augmentation,
     Autoencoder,
@@ -18,9 +18,7 @@ from uldm_core.protocols import (
     Coupling,
     Dataset,
     Denoiser,
-    FitsImages,
     Guidance,
-    HasLabels,
     HasWeaker,
     LatentScaling,
     LRSchedule,
@@ -34,18 +32,13 @@ from uldm_core.protocols import (
 from uldm_plugins.shared.arrays import save_arrays
 from uldm_plugins.shared.diagnostics import memorisation_diagnostics
 from uldm_plugins.shared.ema import EMA, Snapshot, put
-from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.averages import STDS, averages_to_keep, write_averages
+from uldm_plugins.stages.denoising_loss import DenoisingLoss
 from uldm_plugins.stages.guided import AVERAGES, WEAKER, GuidedDenoiser, needs_average, with_weights
-from uldm_plugins.stages.held_out import HELD_OUT, divided
-from uldm_plugins.stages.latents import (
-    NormalizedLatents,
-    Repeatable,
-    image_batches,
-    unless_stopped,
-)
+from uldm_plugins.stages.held_out import HELD_OUT, divided, held_out_loss
+from uldm_plugins.stages.latents import NormalizedLatents, fit_condition
 from uldm_plugins.stages.previews import Sketch, at_rest
-from uldm_plugins.stages.training import OptimizerStep, predict
+from uldm_plugins.stages.training import OptimizerStep
 from uldm_plugins.stages.watch import (
     HELD_OUT_LOSS,
     SAMPLES,
@@ -56,8 +49,6 @@ from uldm_plugins.stages.watch import (
     check_options,
 )
 
-HELD_OUT_DRAWS = 4
-"""How many times and noises each held-out image gets where averages are compared."""
 Width = Annotated[float, Interval(gt=0, lt=0.28)]
 """Of a power-function average, relative to the time trained."""
 
@@ -166,18 +157,9 @@ class TrainDiffusion:
         preview_sampler: Partial[Sampler] = use("euler", steps=10),
         guidance: Guidance = use("none"),
     ) -> None:
-        if needs_average(guidance) and not weaker:
-            raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
-        across = isinstance(coupling, PairsAcrossClasses) and coupling.across_classes
-        if condition is not None and across:
-            raise OptionError(
-                f"{type(coupling).__name__} pairs across the classes of the condition, each of which would "
-                "be trained on a part of the noise: take the coupling independent, or no condition"
-            )
-        if ema_stds and not ema:
-            raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
-        if ema and not held_out:
-            raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')
+        check_guidance(guidance, weaker)
+        check_coupling(coupling, condition)
+        check_averages(ema, ema_stds, held_out)
         check_options(held_out, watch, watch_metric, checkpoint == "best", bool(ema))
         self.dataset = dataset
         self.autoencoder = autoencoder
@@ -185,23 +167,18 @@ class TrainDiffusion:
         self.noise_scheduler = noise_scheduler
         self.latent_scaling = latent_scaling
         self.condition = condition
-        self.augmentation = augmentation
-        self.coupling = coupling
-        self.timestep_weighting = timestep_weighting
+        self.loss = DenoisingLoss(denoiser, noise_scheduler, coupling, timestep_weighting, condition)
         self.steps = steps
         self.batch_size = batch_size
         self.cache_latents = cache_latents
-        self.latents_dtype = latents_dtype
-        self.variants = variants
+        self._latents_options = (augmentation, variants, getattr(torch, latents_dtype))
         self.held_out = held_out
         self.times_watched = watch if held_out else 0
-        self.watch_metric = watch_metric
-        self.watch_sampler = watch_sampler
+        self.watch_metric, self.watch_sampler = watch_metric, watch_sampler
         self.keeps_best = checkpoint == "best"
         self.drop = drop
         self.weaker_step = max(1, round(weaker * steps)) if weaker else 0
-        self.previews = previews
-        self.preview_sampler = preview_sampler
+        self.previews, self.preview_sampler = previews, preview_sampler
         self.guidance = guidance
         self._averages = averages_to_keep(ema_decay, ema_std, ema_stds or STDS if ema else ())
         self._optimizer_options = (optimizer, lr_schedule, steps, max_grad_norm)
@@ -225,16 +202,11 @@ class TrainDiffusion:
         self.autoencoder.eval()
         self.denoiser.train()
         self.latents = NormalizedLatents(
-            self.dataset,
-            self.autoencoder,
-            self.latent_scaling,
-            context,
-            self.augmentation,
-            self.variants,
-            getattr(torch, self.latents_dtype),
+            self.dataset, self.autoencoder, self.latent_scaling, context, *self._latents_options
         )
         self.latents.fit(cached=self.cache_latents)
-        self._fit_condition(context)
+        if self.condition is not None:
+            fit_condition(self.condition, self.latents)
         self.optimizer_step = OptimizerStep(self.denoiser.parameters(), *self._optimizer_options)
         self.averages = {name: EMA(self.denoiser, decay) for name, decay in self._averages.items()}
         self.early = Snapshot()
@@ -245,7 +217,7 @@ class TrainDiffusion:
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
         latents, augmentation = self.latents.augmented(indices, step)
         generator = context.generator(step)
-        loss = self._losses(latents, indices, context, generator, self.drop, augmentation).mean()
+        loss = self.loss(latents, indices, context, generator, self.drop, augmentation).mean()
         self.optimizer_step(loss, step)
         for average in self.averages.values():
             average.update()
@@ -288,10 +260,10 @@ class TrainDiffusion:
 
     def finish(self, context: Context) -> Mapping[str, float]:
         """Leave averaged weights in the denoiser; write the averages, and what was held out."""
-        chosen, found = self._choose(context) if self._chooses else (self._main, {})
-        self.averages[chosen].apply()
-        if self.keeps_best:
-            found = self._leave_best(context)
+        self.averages[self._main].apply()
+        found = self._leave_best(context) if self.keeps_best else {}
+        if self._chooses:
+            found = self._choose(context)
         kept = {name: average.parameters for name, average in self.averages.items() if self._chooses}
         write_averages(context.artifact(AVERAGES), {WEAKER: self.early.parameters, **kept}, self.denoiser)
         save_arrays(context.artifact(HELD_OUT), indices=self.kept_back)
@@ -331,39 +303,10 @@ class TrainDiffusion:
             self.dataset.size,
         )
 
-    def _losses(
-        self,
-        latents: Tensor,
-        indices: Tensor,
-        context: Context,
-        generator: torch.Generator,
-        drop: float,
-        augmentation: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss of the latents of each image, [B], at times and with noise by the generator.
-
-        ``augmentation`` are the parameters by which the images were changed, [B, P].
-        """
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        t = self.timestep_weighting.sample(len(latents), generator).to(latents)
-        noise = self.coupling(latents, noise)
-        noisy = self.noise_scheduler.add_noise(latents, noise, t)
-        classes = self._classes(indices, generator, drop)
-        classes = None if classes is None else classes.to(latents.device)
-        with context.autocast():
-            prediction = predict(self.denoiser, self.noise_scheduler, noisy, t, classes, augmentation)
-        target = self.noise_scheduler.target(latents, noise, t)
-        errors = (prediction - target).square().mean((1, 2, 3))
-        return self.timestep_weighting.weight(t, self.noise_scheduler) * errors
-
     def _watch(self, context: Context) -> Watch:
         """Return what measures the averaged weights on the way."""
-
-        def loss(latents: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
-            return self._losses(latents, indices, context, generator, drop=0.0)
-
         sets = {HELD_OUT_LOSS: self.kept_back, TRAINED_LOSS: self.trained}
-        losses = WatchedLosses(sets, self.latents.of, loss, self.batch_size, context)
+        losses = WatchedLosses(sets, self.latents.of, self.loss, self.batch_size, context)
         times, keep = (self.times_watched, self.steps), self.keeps_best
         if self.watch_metric is None:
             return Watch(*times, [losses], keep=keep)
@@ -386,51 +329,44 @@ class TrainDiffusion:
             )
         return {"best_step": float(step), name: self.watched.best_value}
 
-    def _held_out_loss(self, context: Context) -> float:
-        """Return the loss on the held-out images, each told its class, at times and with noises fixed."""
-        batches = [*self.kept_back.split(self.batch_size)] * HELD_OUT_DRAWS
-        losses = []
-        for number, indices in enumerate(unless_stopped(batches, context)):
-            latents, generator = self.latents.of(indices), context.generator("held_out", number)
-            losses.append(self._losses(latents, indices, context, generator, drop=0.0))
-        return torch.cat(losses).mean().item()
-
-    def _choose(self, context: Context) -> tuple[str, dict[str, float]]:
-        """Return the name of the average with the least loss on held-out images, and what was found."""
+    def _choose(self, context: Context) -> dict[str, float]:
+        """Leave the average with the least loss on held-out images; return the loss of each."""
         losses = {}
         for name, average in self.averages.items():
             with at_rest(self.denoiser, average):
-                losses[name] = self._held_out_loss(context)
+                losses[name] = held_out_loss(self.kept_back, self.latents, self.loss, self.batch_size)
         chosen = min(losses, key=losses.__getitem__)
+        self.averages[chosen].apply()
         found = {f"held_out_loss_{name}": loss for name, loss in losses.items()}
         context.log(self.steps, found)
         context.message(f"the weights are those of {chosen}, which has the least loss on held-out images")
-        return chosen, found
+        return found
 
     def _rest(self) -> None:
         self.denoiser.eval()
         if isinstance(self.latent_scaling, nn.Module):
             self.latent_scaling.eval()
 
-    def _fit_condition(self, context: Context) -> None:
-        if self.condition is None:
-            return
-        of_images = isinstance(self.condition, FitsImages) and self.condition.fits_images
-        batches = Repeatable(lambda: self._images(context) if of_images else self.latents.all())
-        context.message("fitting the condition")
-        try:
-            self.condition.fit(batches, self.dataset.labels if isinstance(self.dataset, HasLabels) else None)
-        except ValueError as error:
-            raise RunError(f"condition: {error}") from error
 
-    def _classes(self, indices: Tensor, generator: torch.Generator, drop: float) -> Tensor | None:
-        """Return the classes that a batch is told, a share of them dropped."""
-        if self.condition is None:
-            return None
-        classes = self.condition.of(indices)
-        dropped = torch.rand(len(classes), generator=generator) < drop
-        return classes.masked_fill(dropped, self.condition.classes)
+def check_guidance(guidance: Guidance, weaker: float) -> None:
+    """Raise ``ValueError`` if guidance needs a weaker denoiser, and none is kept."""
+    if needs_average(guidance) and not weaker:
+        raise OptionError("weaker = 0 keeps no weaker denoiser, which the guidance needs")
 
-    def _images(self, context: Context) -> Iterable[Tensor]:
-        batches = unless_stopped(image_batches(self.dataset), context)
-        return (to_float(batch.to(context.device)) for batch in batches)
+
+def check_coupling(coupling: Coupling, condition: Condition | None) -> None:
+    """Raise ``ValueError`` if a coupling pairs across the classes of a condition."""
+    across = isinstance(coupling, PairsAcrossClasses) and coupling.across_classes
+    if condition is not None and across:
+        raise OptionError(
+            f"{type(coupling).__name__} pairs across the classes of the condition, each of which would "
+            "be trained on a part of the noise: take the coupling independent, or no condition"
+        )
+
+
+def check_averages(ema: str | None, ema_stds: Sequence[float] | None, held_out: float) -> None:
+    """Raise ``ValueError`` if averages are to be chosen without images for it, or have widths in vain."""
+    if ema_stds and not ema:
+        raise OptionError('ema_stds are the widths of ema = "post_hoc": add that, or give one as ema_std')
+    if ema and not held_out:
+        raise OptionError('ema = "post_hoc" chooses by images that are held out: add held_out = 0.05')

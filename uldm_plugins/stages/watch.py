@@ -12,6 +12,7 @@ from uldm_core.errors import OptionError
 from uldm_core.protocols import Context, Dataset, Metric
 from uldm_plugins.shared.ema import EMA, Snapshot
 from uldm_plugins.shared.images import images_at_a_time, in_batches
+from uldm_plugins.stages.denoising_loss import DenoisingLoss
 from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.training import read_images
@@ -25,8 +26,6 @@ MOST_REAL = 10_000
 """Images to compare them with, at most."""
 
 Measure = Callable[[], Mapping[str, float]]
-Loss = Callable[[Tensor, Tensor, Generator], Tensor]
-"""``(latents [B, C, h, w], indices [B], generator) -> losses [B]``; the generator gives times and noise."""
 
 
 class Watch:
@@ -111,7 +110,7 @@ class WatchedLosses:
         self,
         sets: Mapping[str, Tensor],
         latents: Callable[[Tensor], Tensor],
-        loss: Loss,
+        loss: DenoisingLoss,
         batch_size: int,
         context: Context,
     ) -> None:
@@ -131,7 +130,8 @@ class WatchedLosses:
         losses = []
         for number, batch in enumerate((torch.arange(LOSSES) % len(indices)).split(self.batch_size)):
             generator = self.context.generator("watched", number)
-            losses.append(self.loss(latents[batch.to(latents.device)], indices[batch], generator))
+            own = latents[batch.to(latents.device)]
+            losses.append(self.loss(own, indices[batch], self.context, generator))
         return torch.cat(losses).mean().item()
 
 

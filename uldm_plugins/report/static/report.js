@@ -58,9 +58,30 @@
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, dist: 5 } },
       hooks: {
         setCursor: [(plot) => plot.cursor.idx == null && showLast(plot)],
+        draw: [(plot) => mark(plot, chart)],
         setScale: [(plot, key) => key === "x" && zoomed(figure, chart, plot)],
       },
     };
+  }
+
+  // A dashed line at a step, with a word beside it, on the side where there is room.
+  function mark(plot, chart) {
+    if (!chart.mark || chart.mark.x < plot.scales.x.min || chart.mark.x > plot.scales.x.max) return;
+    const { ctx, bbox } = plot, x = plot.valToPos(chart.mark.x, "x", true), ratio = devicePixelRatio;
+    const left = x > bbox.left + bbox.width / 2;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("--quiet");
+    ctx.lineWidth = ratio;
+    ctx.setLineDash([4 * ratio, 4 * ratio]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.font = 12 * ratio + "px system-ui, sans-serif";
+    ctx.textAlign = left ? "right" : "left";
+    ctx.textBaseline = "top";
+    ctx.fillText(chart.mark.label, x + (left ? -5 : 5) * ratio, bbox.top + 2 * ratio);
+    ctx.restore();
   }
 
   // Where nobody points, the legend shows the last value of each curve.
