@@ -79,6 +79,7 @@ def test_tensors_can_be_packed(folder):
 @pytest.mark.parametrize("note_every", [0.0, 1e9])
 def test_what_a_killed_process_has_done_is_kept(folder, starts, monkeypatch, note_every):
     monkeypatch.setattr(cache, "_NOTE_EVERY", note_every)
+    monkeypatch.setattr(cache, "_WORTH", 0)
 
     def batches(start):
         yield VALUES[:40]
