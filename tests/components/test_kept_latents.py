@@ -198,6 +198,13 @@ def test_an_option_that_shows_in_few_images_counts(case, folder):
     assert len(entries(folder)) == 2
 
 
+def test_code_counts(case, folder, monkeypatch):
+    case.latents()
+    monkeypatch.setattr(kept_latents, "code_of", lambda classes: sorted(each.__name__ for each in classes))
+    case.latents(), case.latents()
+    assert len(entries(folder)) == 2
+
+
 @pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
 def test_a_damaged_file_is_never_used(damage, case, folder):
     wanted = case.latents().of(INDICES)
