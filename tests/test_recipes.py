@@ -24,6 +24,9 @@ from uldm_core.run_folder.files import read_tensors
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+WHOLE = [path for path in RECIPES if path.stem != "finetune"]
+"""Those that need no other run."""
+OF_A_FOLDER = ("images_latent", "faces_256", "finetune")
 SMOKE = ROOT / "recipes" / "mnist_smoke.toml"
 TINY = (
     "dataset.limit=64",
@@ -47,15 +50,31 @@ def uldm(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipes_have_no_problems(path):
-    assert check(Recipe.load(path)) == []
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of colour images."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(256, size=(120, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def loaded(path, folder, *overrides):
+    """Load a shipped recipe, with a folder of images where it asks for one."""
+    root = () if path.stem not in OF_A_FOLDER else (f"dataset.root={folder}",)
+    return Recipe.load(path, (*root, *overrides))
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_shipped_recipes_have_no_problems(path, folder):
+    assert check(loaded(path, folder)) == []
     assert path.read_text("utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_everything_in_a_shipped_recipe_can_be_measured_before_it_runs(path):
-    found = preflight(Recipe.load(path).resolve())
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_everything_in_a_shipped_recipe_can_be_measured_before_it_runs(path, folder):
+    found = preflight(loaded(path, folder).resolve())
     assert not found.problems and not [row for row in found.rows if row.why]
 
 
@@ -297,3 +316,41 @@ def test_a_second_run_takes_under_five_seconds(tiny_run):
         return time.monotonic() - start
 
     assert min(seconds() for _ in range(3)) < 5
+
+
+SHORT = (
+    "autoencoder.quantizer.codebook_size=16",
+    "condition.classes=2",
+    "stages.second.steps=8",
+    "stages.second.batch_size=8",
+    "stages.second.lr_schedule.warmup=0",
+    "stages.samples.count=4",
+    'stages.scores.metrics=["psnr"]',
+)
+
+
+@pytest.mark.slow
+def test_a_run_is_continued_on_another_folder(folder, tmp_path):
+    small = ("denoiser.width=8", "denoiser.hidden=8", "stages.first.steps=2", "stages.first.batch_size=4")
+    first = run(loaded(ROOT / "recipes/images_latent.toml", folder, *SHORT, *small), out=tmp_path / "first")
+    given = (f"vars.run={first}", *SHORT[1:])
+    second = run(loaded(ROOT / "recipes/finetune.toml", folder, *given), out=tmp_path / "second")
+    (before, after) = (
+        read_tensors(path / "stages/second/weights/denoiser.safetensors") for path in (first, second)
+    )
+    assert before.keys() == after.keys() and any(
+        not torch.equal(before[name], after[name]) for name in before
+    )
+    with np.load(second / "stages/samples/artifacts/samples.npz") as file:
+        assert file["images"].shape == (4, 64, 64, 3)
+
+
+@pytest.mark.slow
+def test_a_minute_of_colour_images_goes_from_one_end_to_the_other(tmp_path):
+    done = run(Recipe.load(ROOT / "recipes/texture_tiny.toml"), out=tmp_path / "textures")
+    scores = json.loads((done / "metrics.json").read_text())["results"]
+    assert scores["reconstructions"]["psnr"] > 20
+    with np.load(done / "stages/samples/artifacts/samples.npz") as file:
+        images = torch.from_numpy(file["images"]).float()
+    # shapes of one colour on another: half of all pixels are as their right neighbours are
+    assert (images[:, :, 1:] - images[:, :, :-1]).abs().amax(-1).lt(12).float().mean() > 0.6

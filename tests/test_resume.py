@@ -57,7 +57,10 @@ def quantized(name):
 
 
 def diffusion(cache_latents, classes=0, **options):
-    """Return a small denoiser's training, conditioned on clusters if there are to be classes."""
+    """Return a small denoiser's training, conditioned on clusters if there are to be classes.
+
+    It drops values, and is given what was done to the images.
+    """
     condition = registry.build("condition", "clusters", classes=classes) if classes else None
     coder = registry.build("autoencoder", "autoencoder_kl", in_channels=1, **KL)
     return registry.build(
@@ -65,7 +68,11 @@ def diffusion(cache_latents, classes=0, **options):
         "train_diffusion",
         dataset=registry.build("dataset", "mnist", limit=IMAGES),
         autoencoder=coder,
-        denoiser=registry.build("denoiser", "unet", channels=2, classes=classes, **UNET),
+        denoiser=registry.build(
+            "denoiser", "unet", channels=2, classes=classes, augmentation=2, dropout=0.2, **UNET
+        ),
+        augmentation=registry.build("augmentation", "translate"),
+        variants=2,
         condition=condition,
         noise_scheduler=registry.build("noise_scheduler", "flow"),
         latent_scaling=registry.build("latent_scaling", "unit_variance", channels=2),

@@ -153,6 +153,18 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
+class KnowsShape(_Optional, Protocol):
+    """A dataset whose class says, from its options, the channels and the size of its images.
+
+    It is asked before a run where neither the class nor its options have ``channels`` and ``size``. What it
+    cannot read raises ``ValueError`` or ``OSError``.
+    """
+
+    @classmethod
+    def image_shape(cls, options: Mapping[str, Any], /) -> tuple[int, tuple[int, int]]: ...
+
+
+@runtime_checkable
 class HasLabels(_Optional, Protocol):
     """A dataset with a class for each image: int64 [N], each >= 0."""
 
@@ -164,6 +176,14 @@ class HasClassNames(HasLabels, Protocol):
     """A dataset whose classes have names: label i is ``class_names[i]``, the same in every split."""
 
     class_names: Sequence[str]
+
+
+@runtime_checkable
+class Prefetches(_Optional, Protocol):
+    """A dataset that reads images ahead, while others are used."""
+
+    def prefetch(self, indices: Tensor, /) -> None:
+        """Begin to read the images at ``indices``, which are asked for next; ``images`` gives the same."""
 
 
 @runtime_checkable

@@ -12,7 +12,8 @@ _COMPONENTS = (
     ("dataset", "fashion_mnist", "datasets.fetched:FashionMnist", "clothes, in MNIST's format"),
     ("dataset", "cifar10", "datasets.fetched:Cifar10", "32x32 photographs of ten classes"),
     ("dataset", "celeba", "datasets.celeba:CelebA", "faces, aligned"),
-    ("dataset", "image_folder", "datasets.image_folder:ImageFolder", "any tree of PNG, JPEG and WebP files"),
+    ("dataset", "image_folder", "datasets.image_folder:ImageFolder", "any folder of image files"),
+    ("dataset", "arrays", "datasets.array_files:Arrays", "images in .npy and .npz files"),
     ("dataset", "synthetic", "datasets.synthetic:Synthetic", "shapes drawn by a formula"),
     ("augmentation", "flip", "augmentations.flip:Flip", "mirrored images"),
     ("augmentation", "translate", "augmentations.translate:Translate", "images shifted by whole pixels"),
@@ -147,10 +148,17 @@ _COMPONENTS = (
 )
 
 _SAMPLES = Path(__file__).parent / "datasets" / "image_samples"
+_ARRAYS = Path(__file__).parent / "datasets" / "array_samples"
 _EXAMPLES: dict[
     str, dict[str, object]
 ] = {  # where the defaults need a download, or would be checked without the half of it
     "dataset/image_folder": {"root": str(_SAMPLES), "test_share": 0.25},
+    "dataset/arrays": {
+        "root": str(_ARRAYS),
+        "layout": "NHWC",
+        "labels": str(_ARRAYS / "labels.txt"),
+        "test_share": 0.25,
+    },
     "augmentation/compose": {"of": ["flip", {"use": "translate", "share": 0.25}, "color"]},
     "guidance/classifier_free": {"classes": 10},
     "guidance/adaptive_projected": {"classes": 10},

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from uldm_core import MistakeError, registry
+from uldm_plugins.commands.output import write_images
 from uldm_plugins.datasets.mnist import EMBEDDED
 from uldm_plugins.metrics.features import Vectors
 from uldm_plugins.metrics.frechet import Moments, frechet_distance
-from uldm_plugins.shared.images import save_grid, to_float, to_uint8
+from uldm_plugins.pictures.reconstructions import save_image
+from uldm_plugins.shared.images import displayable, png_of_grid, save_grid, to_float, to_uint8
 from uldm_plugins.stages.evaluate import measure
 
 
@@ -95,6 +98,57 @@ def test_a_grid_shows_every_image_in_order(tmp_path):
         200,
     ]
     assert pixels[0, 0] == 255
+
+
+def test_images_of_any_channels_are_shown_in_grey_or_colour():
+    images = torch.randint(256, (3, 7, 16, 24), dtype=torch.uint8)
+    assert displayable(images[:, :1]).equal(images[:, :1]) and displayable(images[:, :3]).equal(images[:, :3])
+    for channels in (2, 5, 7):
+        shown = displayable(images[:, :channels])
+        assert shown.shape == (3, 1, 16, channels * 24)
+        assert all(
+            part.equal(images[:, place, None]) for place, part in enumerate(shown.split(24, 3)[:channels])
+        )
+
+
+def test_what_is_transparent_is_shown_on_a_light_checkerboard():
+    images = torch.randint(256, (2, 4, 16, 24), dtype=torch.uint8)
+    images[:, 3], images[:, 3, :, :12], images[:, 3, :, 12:16] = 255, 0, 51
+    shown = displayable(images)
+    assert shown.shape == (2, 3, 16, 24) and shown[..., 16:].equal(images[:, :3, :, 16:])
+    board = shown[0, 0]
+    assert (
+        sorted(set(board[:, :12].flatten().tolist())) == [220, 255]
+        and board[0, 0] != board[0, 2] != board[0, 4]
+    )
+    assert (shown[..., :12] == board[:, :12]).all()
+    squares = torch.where((torch.arange(16)[:, None] // 2 + torch.arange(12, 16) // 2) % 2 == 0, 255, 220)
+    mixed = (images[:, :3, :, 12:16].double() * 51 + squares * 204) / 255
+    assert (shown[..., 12:16] - mixed).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_grids_show_images_of_any_channels_and_shape(tmp_path, channels):
+    images = torch.randint(256, (3, channels, 6, 10), dtype=torch.uint8)
+    shown = displayable(images)
+    save_grid(images, tmp_path / "grid.png", columns=1, scale=1, gap=0)
+    pixels = np.asarray(Image.open(tmp_path / "grid.png")).reshape(18, shown.shape[3], -1)
+    assert np.array_equal(pixels, shown.permute(0, 2, 3, 1).flatten(0, 1))
+    with Image.open(BytesIO(png_of_grid(images))) as picture:
+        scale = 64 // shown.shape[3] or 1
+        assert picture.size == ((3 * (shown.shape[3] + 2) + 2) * scale, 10 * scale)
+        assert "A" in picture.mode and picture.getpixel((0, 0))[-1] == 0
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(4, "RGBA"), (3, "RGB"), (1, "L"), (2, "L")])
+def test_one_image_keeps_its_alpha_in_a_file_of_its_own(tmp_path, channels, mode):
+    image = torch.randint(256, (channels, 6, 10), dtype=torch.uint8)
+    save_image(image, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.mode == mode and (channels != 4 or np.array_equal(picture, image.permute(1, 2, 0)))
+    write_images(image[None], tmp_path / "other.png")
+    with Image.open(tmp_path / "other.png") as picture:
+        assert picture.mode == mode
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 1000))

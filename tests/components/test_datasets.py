@@ -2,12 +2,10 @@
 
 import gzip
 import hashlib
-import json
 import os
 import pickle
 import shutil
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +16,13 @@ from PIL import Image
 from torchvision import datasets
 
 from uldm_core import MistakeError, RunError, registry
-from uldm_plugins.datasets import fetched
-from uldm_plugins.datasets.image_folder import _by_share
+from uldm_core.protocols import HasLabels
+from uldm_plugins.datasets import fetched, similar
 from uldm_plugins.datasets.mnist import EMBEDDED
-from uldm_plugins.shared import cache, checked_files
-from uldm_plugins.shared.files import image_files
+from uldm_plugins.datasets.similar import Duplicates
+from uldm_plugins.shared import cache, checked_files, files
+from uldm_plugins.shared.files import Reading, image_names
+from uldm_plugins.shared.splits import groups_of, is_for_testing
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_celeba_cuts_the_middle_of_torchvisions_images(tmp_path, monkeypatch):
     assert len(less) == len(less.labels) == 2 and torch.equal(
         less.images(torch.tensor([1])).float()[0], images[1]
     )
-    assert less.left_out == {"img_align_celeba/000001.jpg": "no PNG, JPEG or WebP"}
+    assert less.left_out == {"img_align_celeba/000001.jpg": "no PNG, JPEG, WebP, BMP, TIFF or GIF"}
     assert less.fingerprint != ours.fingerprint
 
 
@@ -184,9 +184,9 @@ def build(root, **options):
 
 def test_a_tree_of_images_is_read_sorted_and_split(folder):
     train = build(folder, size=20)
-    assert (len(train), len(train.split("test"))) == (18, 2)
-    assert train.paths == sorted(train.paths)
-    assert not set(train.paths) & set(train.split("test").paths)
+    paths, others = list(train.paths), list(train.split("test").paths)
+    assert len(paths) + len(others) == 20 and 1 <= len(others) <= 5
+    assert paths == sorted(paths) and not set(paths) & set(others)
     picture = np.asarray(Image.open(train.paths[3]))[:, 5:25]
     assert torch.equal(train.images(torch.tensor([3]))[0].permute(1, 2, 0), torch.from_numpy(picture.copy()))
     assert build(folder, size=20).fingerprint == train.fingerprint
@@ -259,14 +259,125 @@ def test_a_split_without_a_usable_image_is_refused_with_the_first(folder):
         build(folder / "train", subset="valid")
 
 
+def test_folders_of_a_split_are_classes(folder, caplog):
+    train = build(folder)
+    assert train.class_names == train.split("test").class_names == ("0", "1", "2")
+    for split in (train, train.split("test")):
+        assert [path.parent.name for path in split.paths] == [str(label) for label in split.labels.tolist()]
+    (folder / "train").mkdir()
+    (folder / "test").mkdir()
+    shutil.copytree(folder / "2", folder / "train" / "b" / "deep")
+    for old, new in (("0", "train/a"), ("1", "test/b"), ("2", "test/c")):
+        (folder / old).rename(folder / new)
+    inside = build(folder)
+    assert inside.class_names == ("a", "b", "c") and set(inside.labels.tolist()) == {0, 1}
+    assert set(inside.split("test").labels.tolist()) == {1, 2}
+    assert inside.duplicates.exact == int((inside.split("test").labels == 2).sum())
+    before = fingerprints(folder)
+    (folder / "train" / "b").rename(folder / "train" / "z")
+    assert fingerprints(folder) != before  # labels are others
+    (folder / "train" / "a" / "00.png").rename(folder / "train" / "00.png")
+    assert not isinstance(build(folder), HasLabels)
+
+
+def test_one_folder_is_no_class(folder):
+    for name in "12":
+        shutil.rmtree(folder / name)
+    assert not isinstance(build(folder), HasLabels)
+
+
+def test_copies_and_near_copies_of_training_images_are_counted(tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    ramps = generator.uniform(0, 255, (40, 9, 9, 3)).repeat(4, 1).repeat(4, 2)
+    for index, ramp in enumerate(ramps):
+        path = tmp_path / ("train" if index < 30 else "test") / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(ramp.astype(np.uint8)).save(path)
+    shutil.copy(tmp_path / "train" / "0.png", tmp_path / "test" / "copy.png")
+    for index in (1, 2):  # a little darker, a little smaller
+        near = Image.open(tmp_path / "train" / f"{index}.png").point(lambda value: int(value * 0.9))
+        near.save(tmp_path / "test" / f"near{index}.png")
+    for split in ("train", "test"):
+        Image.new("RGB", (36, 36), (len(split), 0, 0)).save(tmp_path / split / "flat.png")
+    found = build(tmp_path, size=32).split("test").duplicates
+    assert found == Duplicates(exact=1, near=3, compared=14)
+    assert caplog.text.count("1 test images have the very content of a training image") == 1
+    assert caplog.text.count("3 of 14 test images that were compared look nearly like a training") == 1
+    assert build(tmp_path, size=32, pack=False).duplicates == Duplicates(1, 0, 0)
+
+
+def test_of_many_images_a_sample_is_compared(folder, monkeypatch):
+    monkeypatch.setattr(similar, "_MOST_COMPARED", 12)
+    assert 0 < build(folder, test_share=0.5).duplicates.compared < 12
+
+
+def contents(*numbers):
+    return np.array([[number % 256, number // 256] for number in numbers], np.uint8)
+
+
+def chosen(*numbers, groups=None, share=0.3, seed=0):
+    """Return which of some contents are for testing."""
+    is_test = is_for_testing(contents(*numbers), groups, share, seed, "here")
+    return {number for number, chosen in zip(numbers, is_test) if chosen}
+
+
 @given(count=st.integers(2, 200), share=st.floats(0, 1, exclude_min=True, exclude_max=True))
 @example(count=9, share=0.1)
 @example(count=2, share=0.99)
+@example(count=2, share=1e-9)
 def test_both_splits_have_images_whatever_their_number(count, share):
-    both = _by_share(Path(), count, share)
-    assert both["train"] and both["test"]
-    assert sorted(both["train"] + both["test"]) == list(range(count))
-    assert abs(len(both["test"]) - count * share) <= 1
+    test = chosen(*range(count), share=share)
+    assert 0 < len(test) < count
+
+
+def test_the_share_is_about_kept_and_another_seed_draws_others():
+    test = chosen(*range(4000), share=0.1)
+    assert 340 < len(test) < 460
+    assert 10 < len(test & chosen(*range(4000), share=0.1, seed=1)) < 80
+
+
+@given(st.sets(st.integers(0, 999), min_size=20), st.sets(st.integers(0, 999), min_size=20))
+def test_other_images_change_nothing(some, more):
+    both = chosen(*some, *more)
+    alone = chosen(*some)
+    assert len(alone) == 1 or alone == both & some
+
+
+def test_copies_and_groups_stay_in_one_split():
+    numbers = list(range(300)) * 2
+    is_test = is_for_testing(contents(*numbers), None, 0.3, 0, "here")
+    assert np.array_equal(is_test[:300], is_test[300:])
+    groups = [str(number // 10) for number in range(300)]
+    is_test = is_for_testing(contents(*range(300)), groups, 0.3, 0, "here")
+    assert {len(set(part)) for part in is_test.reshape(30, 10).tolist()} == {1} and 0.1 < is_test.mean() < 0.5
+    shared = [*range(290), *range(10)]  # the last group is of the first one's images
+    joined = is_for_testing(contents(*shared), groups, 0.3, 0, "here")
+    assert joined[0] == joined[299]
+    assert np.array_equal(joined[10:290], is_test[10:290])  # others stay where they are
+    fewer = is_for_testing(contents(*range(0, 300, 2)), groups[::2], 0.3, 0, "here")
+    assert np.array_equal(fewer, is_test[::2])
+    none = is_for_testing(contents(*range(300)), [""] * 300, 0.3, 0, "here")
+    assert np.array_equal(none, is_for_testing(contents(*range(300)), None, 0.3, 0, "here"))
+
+
+def test_groups_are_folders_or_what_a_regular_expression_finds():
+    names = ["a/b/1.png", "a/2.png", "a/x_3.png", "y_4.png"]
+    assert groups_of(names, "none") is None
+    assert list(groups_of(names, "folder")) == ["a/b", "a", "a", ""]
+    assert list(groups_of(names, "(.)_[0-9]")) == ["", "", "x", "y"]
+    for wrong, said in (("(", "no regular expression"), ("a.*", "has no parentheses")):
+        with pytest.raises(ValueError, match=said):
+            groups_of(names, wrong)
+    with pytest.raises(ValueError, match="here has 2 usable images, which are in one group: add more"):
+        is_for_testing(contents(1, 2), ["a", "a"], 0.5, 0, "here")
+    with pytest.raises(ValueError, match="here has 2 usable images, which have one content: add more"):
+        is_for_testing(contents(1, 1), None, 0.5, 0, "here")
+
+
+def test_groups_of_a_folder_stay_in_one_split(folder):
+    train = build(folder, groups="folder", split_seed=1)
+    sides = [{path.parent.name for path in split.paths} for split in (train, train.split("test"))]
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == {"0", "1", "2"}
 
 
 def test_one_image_alone_is_refused(tmp_path):
@@ -284,19 +395,20 @@ def test_bad_files_are_counted_named_and_left_out(folder, caplog):
     first[2].write_bytes(middle)
     Image.new("RGB", (400, 400)).save(first[3])
     for number in range(12):
-        (folder / f"{number}.bmp").touch()
+        (folder / f"{number}.heic").touch()
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
     (folder / ".hidden.png").write_bytes(b"")
     train = build(folder, test_share=0.01, max_pixels=10_000)
+    usable = len(train) + len(train.split("test"))
     for said in (
-        "12 .bmp, not PNG, JPEG or WebP: convert to one of these (",
-        ".bmp and 7 more)",
+        "12 .heic, not PNG, JPEG, WebP, BMP, TIFF or GIF: convert to one of these (",
+        ".heic and 7 more)",
         "left out of 34 images: 1 cut short (0/00.png)",
-        "1 no PNG, JPEG or WebP (0/03.png)",
+        "1 no PNG, JPEG, WebP, BMP, TIFF or GIF (0/03.png)",
         "1 damaged: a checksum is wrong (0/06.png)",
     ):
         assert said in caplog.text
-    assert len(train) == 15 and len(train.left_out) == 18
+    assert usable == 16 and len(train.left_out) == 18
     assert train.left_out["0/09.png"] == "more than 10000 pixels, which is max_pixels"
     assert train.left_out["\\xff.jpg"] == "empty"
 
@@ -304,17 +416,18 @@ def test_bad_files_are_counted_named_and_left_out(folder, caplog):
 def test_a_name_that_is_no_utf8_is_an_image_like_others(tmp_path):
     for value, name in enumerate((b"\xff.png", b"a\n.png")):
         Image.new("L", (4, 4), value + 1).save(tmp_path / os.fsdecode(name))
-    train = build(tmp_path, size=4, channels=1)
+    train = build(tmp_path, size=4, channels=1, pack=False)
     assert {int(part.images(torch.tensor([0])).max()) for part in (train, train.split("test"))} == {1, 2}
-    train.split("test").paths[0].unlink()
+    assert len(build(tmp_path, size=4)) == 1
+    (tmp_path / os.fsdecode(b"\xff.png")).unlink()
     with pytest.raises(ValueError, match=r"\\xff\.png cannot be decoded \(No such file"):
-        train.split("test").images(torch.tensor([0]))
+        [split.images(torch.tensor([0])) for split in (train, train.split("test"))]
 
 
 def test_a_file_that_goes_while_files_are_listed_is_left_out(folder, monkeypatch):
-    found, left_out = image_files(folder)
-    listed = ([*found, folder / "gone.png"], left_out)
-    monkeypatch.setattr("uldm_plugins.datasets.image_folder.image_files", lambda root: listed)
+    found, left_out = image_names(folder)
+    listed = ([*found, b"gone.png"], left_out)
+    monkeypatch.setattr("uldm_plugins.datasets.image_folder.image_names", lambda root: listed)
     assert build(folder).left_out == {"gone.png": "No such file or directory"}
 
 
@@ -351,34 +464,87 @@ def own_cache(monkeypatch, tmp_path_factory):
     return place
 
 
+@pytest.fixture
 def decoded(monkeypatch):
     """Count what is decoded from now on."""
     seen = []
 
-    def counting(path, max_pixels):
-        seen.append(path.name)
-        return real(path, max_pixels)
+    def parse(content):
+        seen.append(content)
+        return real(content)
 
-    real = checked_files._verdict
-    monkeypatch.setattr(checked_files, "_verdict", counting)
+    real = files.parse
+    for module in (files, checked_files):
+        monkeypatch.setattr(module, "parse", parse)
     return seen
 
 
-def test_an_image_is_decoded_once_until_it_changes(folder, own_cache, monkeypatch):
+@pytest.mark.parametrize("pack", [True, False])
+def test_an_image_is_decoded_once_until_it_changes(folder, own_cache, decoded, pack):
     (folder / "bad.png").write_text("damaged")
-    seen = decoded(monkeypatch)
-    first = build(folder)
-    assert len(seen) == 21
-    again = build(folder)
-    assert len(seen) == 21 and again.fingerprint == first.fingerprint and again.left_out == first.left_out
-    assert build(folder, max_pixels=10_000).fingerprint == first.fingerprint and len(seen) == 42
-    seen.clear()
+    first = build(folder, pack=pack)
+    assert len(decoded) == 21
+    again = build(folder, pack=pack)
+    assert len(decoded) == 21 and again.fingerprint == first.fingerprint and again.left_out == first.left_out
+    assert build(folder, pack=not pack).fingerprint == first.fingerprint
+    assert len(decoded) == 21 + 20 * (not pack)  # to be packed; that one is bad is known
+    assert build(folder, max_pixels=10_000, pack=pack).fingerprint == first.fingerprint
+    decoded.clear()
     Image.new("RGB", (30, 20)).save(folder / "bad.png")
-    changed = build(folder)
-    assert seen == ["bad.png"] and not changed.left_out and changed.fingerprint != first.fingerprint
+    changed = build(folder, pack=False)
+    assert len(decoded) == 1 and not changed.left_out and changed.fingerprint != first.fingerprint
     (folder / "bad.png").unlink()
     (folder / "bad.png").symlink_to("nowhere")
     assert build(folder).left_out == {"bad.png": "a broken link"}
+
+
+def test_packed_images_are_those_of_the_files(folder, own_cache):
+    """Also in a copy of the folder, which needs no array of its own, and of other options, which does."""
+    options = {"size": (12, 20), "test_share": 0.3}
+    packed, read = (build(folder, pack=pack, **options) for pack in (True, False))
+    for split in packed.splits:
+        every = torch.arange(len(packed.split(split))).flip(0)
+        assert torch.equal(packed.split(split).images(every), read.split(split).images(every))
+    copy = own_cache / "copy"
+    shutil.copytree(folder, copy)
+    copied = build(copy, **options)
+    assert copied.fingerprint == packed.fingerprint and len(arrays(own_cache)) == 1
+    build(folder, **options, fit="pad")
+    assert len(arrays(own_cache)) == 2
+    assert build(folder, **options, limit=2).images(torch.tensor([0, 1])).shape == (2, 3, 12, 20)
+    assert len(arrays(own_cache)) == 2
+
+
+def arrays(own_cache):
+    return [path for path in own_cache.glob("uldm/packed/*.npy") if np.load(path, mmap_mode="r").ndim == 4]
+
+
+def test_images_that_are_read_ahead_are_those_that_are_asked_for(folder, decoded):
+    train = build(folder, pack=False)
+    decoded.clear()
+    first, second = torch.tensor([3, 1]), torch.tensor([0, 2, 0])
+    wanted = train.images(second)
+    train.prefetch(second)
+    train.prefetch(first)  # and not what was asked for before
+    assert torch.equal(train.images(second), wanted)
+    train.prefetch(second)
+    for future in train._images._ahead[1]:
+        future.result()
+    before = len(decoded)
+    assert torch.equal(train.images(second), wanted) and len(decoded) == before
+    assert torch.equal(train.images(second), wanted) and len(decoded) == before + 3
+
+
+def test_a_file_that_changes_while_images_are_packed_is_not_packed(folder, own_cache, monkeypatch, caplog):
+    real = checked_files.ImageFiles.read
+
+    def read(files):
+        real(files)
+        Image.new("RGB", (8, 8)).save(folder / "0" / "00.png")
+
+    monkeypatch.setattr(checked_files.ImageFiles, "read", read)
+    build(folder)
+    assert "00.png was changed while images were packed" in caplog.text and not arrays(own_cache)
 
 
 def test_what_cannot_be_read_for_a_while_is_tried_again(folder, own_cache, monkeypatch):
@@ -394,25 +560,27 @@ def refuse_some(path, flags):
     return os.open(path, flags)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"0/00.png": [1, 2]}', b"\xff"])
-def test_a_damaged_cache_is_ignored(folder, own_cache, content):
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"SQLite format 3\0" + bytes(5000)])
+def test_a_damaged_cache_is_ignored(folder, own_cache, decoded, content):
     first = build(folder)
     (file,) = (own_cache / "uldm" / "images").iterdir()
-    assert len(json.loads(file.read_text())) == 20
     file.write_bytes(content)
-    assert build(folder).fingerprint == first.fingerprint
-    assert len(json.loads(file.read_text())) == 20
+    decoded.clear()
+    assert build(folder, pack=False).fingerprint == first.fingerprint and len(decoded) == 20
+    assert build(folder, pack=False).fingerprint == first.fingerprint and len(decoded) == 20
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(folder, own_cache, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_done_without(folder, own_cache, monkeypatch, caplog):
     (own_cache / "uldm").write_text("a file where the folder should be")
-    assert len(build(folder)) == 18
+    there = build(folder)
+    assert "images are not packed, but decoded whenever they are needed" in caplog.text
+    assert torch.equal(there.images(torch.tensor([0])), Reading((64, 64), 3).batch([there.paths[0]]))
 
     def homeless():
         raise RunError("there is no place for the cache")
 
     monkeypatch.setattr(cache, "cache_folder", homeless)
-    assert len(build(folder)) == 18
+    assert build(folder).fingerprint == there.fingerprint
 
 
 def test_the_cache_lies_where_a_person_keeps_caches(own_cache_folder, monkeypatch, tmp_path):
@@ -426,7 +594,7 @@ def test_the_cache_lies_where_a_person_keeps_caches(own_cache_folder, monkeypatc
 def test_progress_is_logged_while_images_are_checked(folder, own_cache, monkeypatch, caplog):
     monkeypatch.setattr(checked_files, "_EVERY", 0.0)
     caplog.set_level("INFO", "uldm_plugins")
-    build(folder)
+    build(folder, pack=False)
     assert "checked 1 of 20 images" in caplog.text and "checked 20 of 20 images" in caplog.text
 
 
@@ -436,8 +604,9 @@ def test_formats_modes_and_orientation(tmp_path, ending, channels):
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
-    for name in ("a", "b"):
-        Image.fromarray(ramp).save(tmp_path / f"{name}.{ending}", exif=exif, quality=95)
+    for rest in range(2):
+        ramp[:, -1] -= rest
+        Image.fromarray(ramp).save(tmp_path / f"{rest}.{ending}", exif=exif, quality=95 - rest)
     image = build(tmp_path, size=64, channels=channels, test_share=0.5).images(torch.tensor([0]))[0]
     assert image.shape == (channels, 64, 64)
     down = image.float().mean((0, 2))
@@ -446,10 +615,10 @@ def test_formats_modes_and_orientation(tmp_path, ending, channels):
 
 def test_sixteen_bits_of_grey_keep_their_upper_half(tmp_path):
     ramp = (np.linspace(0, 65535, 32)[None].repeat(32, 0)).astype(np.uint16)
-    for name in "ab":
-        Image.fromarray(ramp).save(tmp_path / f"{name}.png")
+    for rest in range(2):
+        Image.fromarray(ramp - rest * np.uint16(256) * (ramp > 256)).save(tmp_path / f"{rest}.png")
     image = build(tmp_path, size=32, channels=1, test_share=0.5).images(torch.tensor([0]))
-    assert abs(int(image[0, 0, 0, 16]) - 131) < 4 and image.max() == 255
+    assert abs(int(image[0, 0, 0, 16]) - 131) < 4 and image.max() >= 254
 
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path):
@@ -463,7 +632,7 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
 
 
 def test_a_file_that_breaks_later_is_named(folder):
-    train = build(folder, max_pixels=10_000)
+    train = build(folder, max_pixels=10_000, pack=False)
     Image.new("RGB", (400, 400)).save(train.paths[0])
     with pytest.raises(RunError, match="more than 10000 pixels"):
         train.images(torch.tensor([0]))

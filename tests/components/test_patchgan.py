@@ -1,5 +1,8 @@
 """PatchGAN: the layout, its shapes, and the receptive field it claims."""
 
+import json
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -111,7 +114,16 @@ adversarial = "hinge"
         problem for problem in preflight(Recipe.load(path).resolve(), 20).problems if not problem.warning
     ]
     assert problem.where.line == 6
-    refusal = (
-        f"images of {side}x{side} or more, not {size}x{size}: give a dataset of size >= {side}, or fewer"
-    )
+    refusal = f"images of {side}x{side} or more, not {size}x{size}: give a dataset of size >= {side}, or "
     assert refusal in problem.what and option in problem.what
+
+
+@pytest.mark.parametrize(("name", "least"), [("patchgan", 4), ("patchgan_n_layers", 6), ("multi_scale", 4)])
+def test_the_options_that_are_named_for_small_images_take_them(name, least):
+    network = registry.build("discriminator", name)
+    assert not network.for_side(least - 1)
+    for side in range(least, network.smallest_size):
+        named = re.findall(r"(\w+) = (\d+|\[.*?\])", network.for_side(side))
+        options = {option: json.loads(value) for option, value in named}
+        suited = registry.build("discriminator", name, **options).eval()
+        assert suited(torch.zeros(1, 3, side, side + 5)).shape[:2] == (1, 1)

@@ -110,6 +110,30 @@ class Parts:
     classes = 7
 
 
+class Moved:
+    """An augmentation, which may lose a column."""
+
+    parameters = 2
+
+    def __init__(self, leaks: bool = False, lost: int = 0) -> None:
+        self.leaks, self.lost = leaks, lost
+
+    def __call__(self, images, parameters):
+        return images[..., self.lost :]
+
+
+class Augmented(Conditional):
+    """A denoiser that adds a layer of what was done to the images, which may be too wide."""
+
+    def __init__(self, row: int = 4, augmentation: int = 0) -> None:
+        super().__init__()
+        self.layer = nn.Linear(augmentation, row) if augmentation else None
+
+    def forward(self, latents, time, condition=None, augmentation=None):
+        added = 0 if augmentation is None else self.layer(augmentation)[:, :, None, None]
+        return self.convolution(latents) + added
+
+
 class Steps:
     """A noise scheduler."""
 
@@ -188,6 +212,8 @@ def flown(registry):
         ("denoiser", "wide", Wide),
         ("denoiser", "conditional", Conditional),
         ("condition", "parts", Parts),
+        ("denoiser", "augmented", Augmented),
+        ("augmentation", "moved", Moved),
         ("discriminator", "patches", Patches),
         ("backbone", "maps", Maps),
         ("sampler", "draws", Draws),
@@ -280,6 +306,27 @@ def test_a_recipe_that_fits_has_a_row_a_component_in_order(flown):
             "takes no condition, and the recipe has one",
         ),
         (
+            {"augmentation": "moved", "denoiser": "wide"},
+            "denoiser",
+            "cannot be given what the augmentation did, and the recipe's does not leak",
+        ),
+        (
+            {"augmentation": "moved", "condition": "parts", "denoiser": "conditional"},
+            "denoiser",
+            "cannot be given what the augmentation did, and the recipe's does not leak",
+        ),
+        (
+            {"augmentation": "moved", "denoiser": {"use": "augmented", "row": 5}},
+            "denoiser",
+            "does not take latents [2, 4, 2, 2]: The size of tensor a (4) must match the size of tensor b "
+            "(5) at non-singleton dimension 1",
+        ),
+        (
+            {"augmentation": {"use": "moved", "leaks": True, "lost": 1}, "denoiser": "wide"},
+            "augmentation",
+            "images are [2, 1, 4, 3], not [2, 1, 4, 4]",
+        ),
+        (
             {"discriminator": {"use": "patches", "logits": 2}},
             "discriminator",
             "logits are [2, 2, 3, 3], not [2, 1, 3, 3]",
@@ -327,6 +374,16 @@ def test_a_denoiser_is_made_for_the_classes_of_the_condition_and_given_one(flown
         "[B, 4, 2, 2]",
         20 + 8 * 4,
     )
+
+
+@pytest.mark.parametrize(("leaks", "added"), [(False, 12), (True, 0)])
+def test_a_denoiser_is_made_for_the_parameters_of_an_augmentation_that_does_not_leak(flown, leaks, added):
+    plain = row(flown(denoiser="augmented"), "denoiser: augmented").parameters
+    found = flown(augmentation={"use": "moved", "leaks": leaks}, denoiser="augmented")
+    assert problems_of(found) == []
+    assert row(found, "augmentation: moved").output == "[B, 1, 4, 4]"
+    assert row(found, "denoiser: augmented").parameters == plain + added
+    assert problems_of(flown(augmentation={"use": "moved", "leaks": True}, denoiser="wide")) == []
 
 
 def test_the_shapes_around_are_the_hint(flown):

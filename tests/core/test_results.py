@@ -22,7 +22,8 @@ from uldm_core.preflight.forecast import forecast
 from uldm_core.protocols import Autoencoder, Dataset, Denoiser
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder.consistency import stale_results, stale_stages
-from uldm_core.run_folder.files import digest, read_tensors
+from uldm_core.run_folder.events import read_events
+from uldm_core.run_folder.files import digest, read_record, read_tensors
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import stage_keys
 
@@ -463,6 +464,59 @@ def test_images_count_by_what_they_are_not_by_where_they_lie(place):
     assert place.open().refused == {}, "an option that changes no image is no other option"
     (place.path / "elsewhere" / "copies" / "train.txt").write_text("other")
     assert place.changed(before, "dataset.root=copies") == ALL
+
+
+def noted(place, event="data_accepted"):
+    events = read_events(place.out / "events.jsonl")[0]
+    return [each.stage for each in events if each.name == event]
+
+
+def test_results_of_other_images_are_kept_where_that_is_accepted(place):
+    place.run()
+    place.draw(train="other")
+    would = {each.stage: each for each in forecast(place.resolve(), place.out)}
+    assert would["first"].does == "redo" and "(--accept-data keeps it as it is)" in str(would["first"])
+    assert "(--accept-data keeps it as it is)" in would["first"].announcement
+    assert "--accept-data" not in str(would["third"])  # it reads no images, and is made anew
+    assert {each.does for each in forecast(place.resolve(), place.out, accept_data=True)} == {"reuse"}
+    assert noted(place) == [], "nothing is noted that was only asked"
+    kept = place.run(accept_data=True)
+    assert kept.done == [] and "stages.first is kept: its images have changed since" in "".join(kept.lines)
+    assert noted(place) == ["first", "second", "fourth"]
+    assert read_record(place.out / "run.json", dict)["accepted_data"] == ["first", "second", "fourth"]
+    assert place.run().done == [] and noted(place) == ["first", "second", "fourth"]
+    assert place.open().refused == {}
+    place.draw(train="yet another")
+    assert place.run().done == ALL, "what was accepted was other images"
+    assert "accepted_data" not in read_record(place.out / "run.json", dict)
+
+
+def test_images_that_are_not_square_are_accepted_as_well(place, monkeypatch):
+    monkeypatch.setattr(Pictures, "size", (4, 6))
+    place.run(until="first")
+    place.draw(train="other")
+    (would, *_) = forecast(place.resolve(), place.out)
+    assert would.why == "the dataset has changed (--accept-data keeps it as it is)"
+    assert place.run(until="first", accept_data=True).done == []
+
+
+def test_what_is_done_later_is_done_with_the_images_as_they_are(place):
+    place.run(until="first")
+    place.draw(train="other", test="other")
+    assert place.run(accept_data=True).done == ["second", "third", "fourth"]
+    assert place.top("judged.txt") == "other" and noted(place) == ["first"]
+    assert place.run().done == []
+
+
+def test_only_images_are_accepted_and_only_of_the_same_shape(place, monkeypatch):
+    place.run()
+    place.draw(train="other")
+    assert place.run("stages.third.text=b", accept_data=True).done == ["third", "fourth"]
+    assert noted(place) == ["first", "second"]
+    assert place.run("seed=7", accept_data=True).done == ALL, "with another seed all is to be done anyway"
+    monkeypatch.setattr(Pictures, "size", (8, 8))
+    assert "--accept-data" not in str(forecast(place.resolve(), place.out)[0])
+    assert place.run(accept_data=True).done == ALL
 
 
 def test_a_dataset_without_a_fingerprint_is_known_by_its_options_and_length(place, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -473,3 +474,76 @@ class FingerprintOfTheObject(InMemory):
     def __init__(self, subset: str = "train"):
         super().__init__(subset)
         self.fingerprint = object()
+
+
+@sound("dataset")
+class Named(InMemory):
+    """Noise of any size and number of channels, with classes that have names; it is read ahead."""
+
+    class_names = ("low", "high")
+
+    def __init__(
+        self, subset: str = "train", size: int | tuple[int, int] = 12, channels: Literal[1, 2, 3, 4] = 1
+    ):
+        self.size = (size, size) if isinstance(size, int) else size
+        self.options, self.channels, self.subset = (size, channels), channels, subset
+        generator = torch.Generator().manual_seed(int(subset == "test"))
+        shape = (24, channels, *self.size)
+        self.pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        self.labels = (self.pixels[:, 0, 0, 0] > 127).long()
+        self.fingerprint = f"named:{subset}:{size}:{channels}"
+        self.ahead = [], None
+
+    def prefetch(self, indices):
+        self.ahead = indices.tolist(), self.pixels[indices]
+
+    def images(self, indices):
+        ahead, images = self.ahead
+        return images.clone() if indices.tolist() == ahead else super().images(indices)
+
+    def split(self, name):
+        if name not in self.splits:
+            raise ValueError(f"no split {name!r}")
+        return type(self)(name, *self.options)
+
+
+@mutant("dataset", killed_by="options_kept")
+class WidthFirst(Named):
+    """A size of two numbers is taken for width and height."""
+
+    def images(self, indices):
+        return super().images(indices).reshape(-1, self.channels, *self.size[::-1])
+
+
+@mutant("dataset", killed_by="options_kept")
+class GreyOrColour(Named):
+    """Four channels are announced, and images have three."""
+
+    def images(self, indices):
+        return super().images(indices)[:, :3]
+
+
+@mutant("dataset", killed_by="class_names_true")
+class OneNameTooFew(Named):
+    """The last class has no name."""
+
+    class_names = ("low",)
+
+
+@mutant("dataset", killed_by="class_names_true")
+class NamesByAppearance(Named):
+    """Each split names the classes in the order in which they appear."""
+
+    def __init__(self, subset: str = "train", size: int = 12, channels: Literal[1, 3] = 1):
+        super().__init__(subset, size, channels)
+        self.class_names = ("low", "high") if subset == "train" else ("high", "low")
+
+
+@mutant("dataset", killed_by="prefetch_changes_nothing")
+class WhatWasReadAhead(Named):
+    """What was read ahead is given, whatever is asked for."""
+
+    def images(self, indices):
+        ahead, images = self.ahead
+        self.ahead = [], None
+        return images if len(ahead) == len(indices) else super().images(indices)

@@ -33,7 +33,7 @@ def pixels(path):
 def test_each_image_has_its_pictures_and_losses(uldm, run, digits, tmp_path):
     code, out, error = uldm("reconstruct", run, digits, "--out", "out")
     assert code == 0 and out.startswith("out: 3 images; l1 ")
-    assert "1 of 3 images are of another size: the middle square is resized to 28x28" in error
+    assert "1 of 3 images are of another size: the middle part is resized to 28x28" in error
     kinds = ("recon.png", "recon_indices.png", "code_hist.png", "loss.json")
     expected = {f"{name}_{kind}" for name in ("one", "two", "wide") for kind in kinds}
     written = {path.name for path in (tmp_path / "out").iterdir()}
@@ -102,7 +102,7 @@ def test_without_a_quantizer_there_are_no_codes(uldm, run_without_codes, digits,
     ("arguments", "code", "said"),
     [
         (["none.png", "--out", "out"], 2, "there is no file or folder none.png"),
-        (["text.png", "--out", "out"], 2, "text.png: no PNG, JPEG or WebP"),
+        (["text.png", "--out", "out"], 2, "text.png: no PNG, JPEG, WebP, BMP, TIFF or GIF"),
         (["empty", "--out", "out"], 2, "empty has no images"),
         (
             ["in/wide.webp", "--resize", "off", "--out", "out"],

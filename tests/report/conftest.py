@@ -159,15 +159,16 @@ class MadeUpRun:
         ]
         self.log("second", second)
 
-    def artifacts(self, channels=1, size=28):
+    def artifacts(self, channels=1, size=28, width=None):
         random = np.random.default_rng(0)
-        images = lambda count, seed: drawings(count, size, channels, seed)  # noqa: E731
+        width = width or size
+        images = lambda count, seed: drawings(count, size, channels, seed)[:, :, :width]  # noqa: E731
         samples, scores = "stages/samples/artifacts/", "stages/scores/artifacts/"
         self.arrays(samples + "samples.npz", images=images(120, 1), classes=np.arange(120) ** 2 % 30)
         assigned = torch.arange(600) ** 2 % 30
         (self.path / "stages/second/weights").mkdir(parents=True, exist_ok=True)
         save_file({"assigned": assigned}, self.path / "stages/second/weights/condition.safetensors")
-        noise = random.integers(0, 256, (8, 6, size, size, channels))
+        noise = random.integers(0, 256, (8, 6, size, width, channels))
         times = np.linspace(1, 0, 8, dtype=np.float32)
         kept = times[:, None, None, None, None]
         frames = (kept * noise + (1 - kept) * images(6, 2)).astype(np.uint8)
@@ -182,7 +183,7 @@ class MadeUpRun:
             {"codebooks": [{"size": 64, "counts": counts, "used": 64, "perplexity": 48.5}]},
         )
         distance = np.sort(random.uniform(4, 8, (12, 4)), axis=1).astype(np.float32)
-        nearest = images(48, 4).reshape(12, 4, size, size, channels)
+        nearest = images(48, 4).reshape(12, 4, size, width, channels)
         self.arrays(scores + "nearest.npz", samples=images(12, 1), nearest=nearest, distance=distance)
         labels = [str(digit) for digit in range(10)]
         shares = {"samples": [0.09] * 5 + [0.11] * 5, "real": [0.1] * 10}

@@ -71,6 +71,17 @@ def test_everything_there_is_is_shown(run):
     assert 'http-equiv="refresh"' not in page and data(page)["refresh"] == 0
 
 
+def test_numbers_by_a_network_that_a_loss_trained_on_are_warned_of(run):
+    run.everything()
+    assert not [what for what in found(run) if "flatters" in what]
+    loss = 'losses = [{ use = "lpips", backbone = "mnist_judge" }]\n'
+    run.recipe(RECIPE.replace("steps = 400\n", "steps = 400\n" + loss))
+    flattering = [what.partition(", on which")[0] for what in found(run) if "flatters" in what]
+    assert "worry: scores.metrics[0] measures in the features of mnist_judge" in flattering
+    run.recipe("uldm = 1\n[dataset]\nuse = 'gone'\n")
+    assert not [what for what in found(run) if "flatters" in what]
+
+
 def test_a_page_asks_nothing_of_the_network_and_stays_small(run):
     page = report_of(run.everything(), NOW)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
@@ -418,6 +429,16 @@ def test_coloured_images_are_shown_in_colour(run):
     with Image.open(BytesIO(b64decode(tile[1]))) as image:
         samples = np.load(run.path / "stages/samples/artifacts/samples.npz")["images"]
         assert np.array_equal(np.asarray(image), samples[0])
+
+
+@pytest.mark.parametrize(("channels", "width", "side"), [(2, 24, 64), (4, 12, 64), (7, 84, 84)])
+def test_images_of_any_shape_and_channels_are_shown_by_their_larger_side(run, channels, width, side):
+    page = report_of(run.everything(size=32, width=12, channels=channels), NOW)
+    assert tuple(sections(page)) == SECTIONS
+    tile = re.search(rf'src="data:image/png;base64,([^"]*)" width="{width}" height="32" alt="sample 1"', page)
+    with Image.open(BytesIO(b64decode(tile[1]))) as image:
+        assert image.mode == ("RGB" if channels == 4 else "L")
+    assert f'class="tiles" style="--side: {side}px"' in page
 
 
 def test_only_the_head_of_many_samples_is_read(run):

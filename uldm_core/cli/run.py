@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Refuse to resume a training where its bits will differ: on other hardware, say.",
 )
+@click.option(
+    "--accept-data",
+    is_flag=True,
+    help="Keep what was trained on images of which some have changed since; the run's folder notes it.",
+)
 @run_options("device", "precision", "threads", "compile")
 @click.option(
     "--max-minutes",
@@ -48,6 +53,7 @@ def run(
     out: Path | None,
     dry_run: bool,
     exact: bool,
+    accept_data: bool,
     max_minutes: float | None,
     run_options: Given,
 ) -> None:
@@ -69,7 +75,7 @@ def run(
         with stop.interrupting():
             loaded = Recipe.load(recipe, (*overrides, *run_overrides(run_options)))
             if dry_run:
-                _dry_run(loaded.resolve(), out)
+                _dry_run(loaded.resolve(), out, accept_data)
                 return
         folder = folder_of(loaded, out)
         with lock_folder(folder, command or "") as lock:  # before torch is imported, which takes seconds
@@ -88,6 +94,7 @@ def run(
                     stop=stop,
                     command=command or "",
                     exact=exact,
+                    accept_data=accept_data,
                     lock=lock,
                 )
 
@@ -109,7 +116,7 @@ def _report_named(folder: Path) -> Iterator[None]:
             click.echo(f"report: {path}", err=True)
 
 
-def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
+def _dry_run(resolved: ResolvedRecipe, out: Path | None, accept_data: bool) -> None:
     """Print the table of sizes and costs, and what would become of each stage."""
     from uldm_core.engine.requirements import device_here, require_data, requirements
     from uldm_core.preflight.forecast import forecast, not_reused
@@ -127,7 +134,7 @@ def _dry_run(resolved: ResolvedRecipe, out: Path | None) -> None:
     data = Data(ComponentStore(resolved.components))
     todo, lines = list(resolved.stages), ["what each stage would do is known once the dataset is fetched"]
     if not require_data(resolved, found).absent:
-        would = forecast(resolved, folder, data)
+        would = forecast(resolved, folder, data, accept_data)
         todo, lines = not_reused(would), [str(line) for line in would]
     needed = requirements(resolved, found, todo, device_here(resolved.run), data).require()
     show_problems(needed.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from attrs import define, evolve, field
@@ -36,6 +37,8 @@ from uldm_core.preflight.forecast import Forecast, describe_adjustments, forecas
 from uldm_core.preflight.preflight import Preflight, checked
 from uldm_core.protocols import Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
+from uldm_core.run_folder.accepted import EVENT as ACCEPTED
+from uldm_core.run_folder.accepted import Contents, is_accepted, with_accepted_data
 from uldm_core.run_folder.data import Data
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import describe_lost, read_events
@@ -58,6 +61,7 @@ def run(
     stop: Stop | None = None,
     command: str = "",
     exact: bool = False,
+    accept_data: bool = False,
     lock: FolderLock | None = None,
 ) -> Path:
     """Run a recipe and return its folder.
@@ -74,6 +78,8 @@ def run(
             called.
         command: what a person typed, for whoever looks at the run.
         exact: refuse to resume a training where its bits will differ: with another number of threads, say.
+        accept_data: keep results of images that have changed since, as long as nothing else has; the run's
+            folder notes it, and its later runs keep them as well.
         lock: of the folder, if it is locked already.
 
     Raises:
@@ -99,7 +105,7 @@ def run(
         device = choose_device(resolved.run)
         environment = environment_of(resolved, device, command)
         log = RunLog(resolved, folder, lock, reporter, command, environment)
-        _Runner(resolved, folder, device, stop, found, log).run(until, exact)
+        _Runner(resolved, folder, device, stop, found, log).run(until, exact, accept_data)
     return folder.path
 
 
@@ -132,19 +138,20 @@ class _Runner:
         self.data = Data(self.store)
         self.results = Results(self.resolved, self.folder, self.log.events, self.reporter.message)
 
-    def run(self, until: str | None, exact: bool) -> None:
+    def run(self, until: str | None, exact: bool, accept_data: bool) -> None:
         stages = list(self.resolved.stages)
         wanted = stages[: stages.index(until) + 1] if until else stages
         sweep(self.folder.path)
         for repaired in self.folder.repair():
             self.reporter.message(f"warning: {repaired}")
-        keys = self._keys()
+        keys = self._keys(accept_data)
         found = forecast_of(self.folder, self.resolved, {name: keys[name] for name in wanted})
         self._announce(found, keys, exact)
         todo = not_reused(found)
         require_space(self.folder.path, self.resolved, self.preflight, todo)
         self._require(todo)
-        changed = not (self.log.status.is_done() and self.results.belong_to(keys))
+        noted = self.log.status.is_done() and not self.log.status.accepts_more
+        changed = not (noted and self.results.belong_to(keys))
         started, worked = time.monotonic(), []
         plan = {forecast.stage: forecast.does for forecast in found}
         with ExitStack() as logged:
@@ -193,16 +200,29 @@ class _Runner:
             return read_record(self.folder.file("environment.json"), dict[str, object]) or {}
         return {}
 
-    def _keys(self) -> dict[str, StageKey]:
+    def _keys(self, accept_data: bool) -> dict[str, StageKey]:
         """Return the stages' keys; keep the weights of other runs, and note what datasets leave out."""
         brought = keep_pretrained(self.resolved, self.folder, self.reporter.message)
         self.store.weights.update(brought)
         try:
-            keys = stage_keys(self.resolved, self.store, brought=brought, data=self.data)
+            make_keys = partial(stage_keys, self.resolved, self.store, brought=brought, data=self.data)
+            past = read_events(self.folder.file(EVENTS))[0]
+            keys, kept = with_accepted_data(self.folder, make_keys, past, accept_data)
+            self._note_accepted(kept, make_keys() if kept else {})
         except MistakeError as error:
             raise self.resolved.located(error) from error
         self._note_left_out(self.data.left_out())
         return keys
+
+    def _note_accepted(self, kept: Mapping[str, Contents], now: Mapping[str, StageKey]) -> None:
+        """Say and note which results are kept although the images have changed since."""
+        for name, then in kept.items():
+            self.reporter.message(f"stages.{name} is kept: its images have changed since, which was accepted")
+            data = {"trained_on": then, "now": now[name].made_of["data"]}
+            if not is_accepted(name, data, read_events(self.folder.file(EVENTS))[0]):
+                self.log.events.append(ACCEPTED, stage=name, **data)
+                self.log.status.accepts_more = True
+        self.log.status.accepted = list(kept)
 
     def _note_left_out(self, images: Mapping[str, str]) -> None:
         path = self.folder.file("left_out.txt")

@@ -130,6 +130,8 @@ class RunStatus:
     path: Path
     command: str = ""
     started: str = field(factory=lambda: _now())
+    accepted: list[str] = field(factory=list, init=False)  # stages whose images have changed since
+    accepts_more: bool = field(default=False, init=False)  # than the file says
     written: float = field(default=0.0, init=False)
 
     def write(self, state: str, error: str = "") -> None:
@@ -139,7 +141,8 @@ class RunStatus:
         """
         self.written = time.monotonic()
         times = {"started": self.started, "updated": _now()}
-        value = {"state": state, **times, "command": self.command, "error": error}
+        accepted = {"accepted_data": self.accepted} if self.accepted else {}
+        value = {"state": state, **times, "command": self.command, "error": error, **accepted}
         path = inside(self.path.parent, self.path.name)
         try:
             write_record(path, value)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
 
 from uldm_core.errors import Key, dotted, listing
 from uldm_core.recipe import ResolvedRecipe
+from uldm_core.run_folder.accepted import only_data_changed, with_accepted_data
 from uldm_core.run_folder.data import Data
+from uldm_core.run_folder.events import FILE as EVENTS
+from uldm_core.run_folder.events import read_events
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import products, require_stages, result_files, stage_keys
 from uldm_core.run_folder.pretrained import pretrained_weights
@@ -36,7 +40,12 @@ class Forecast:
         return f"{self.stage}: {self.does}, {self.why}"
 
 
-def forecast(resolved: ResolvedRecipe, path: Path, data: Data | None = None) -> list[Forecast]:
+ACCEPT = "--accept-data keeps it as it is"
+
+
+def forecast(
+    resolved: ResolvedRecipe, path: Path, data: Data | None = None, accept_data: bool = False
+) -> list[Forecast]:
     """Return what running a recipe in a folder would do; nothing is changed.
 
     The dataset is opened: its content decides as well.
@@ -45,6 +54,7 @@ def forecast(resolved: ResolvedRecipe, path: Path, data: Data | None = None) -> 
         resolved: the recipe.
         path: the folder.
         data: the recipe's datasets, if they are wanted afterwards.
+        accept_data: keep results of images that have changed since.
 
     Raises:
         MistakeError: the recipe has no stages; weights of another run are not there.
@@ -52,7 +62,9 @@ def forecast(resolved: ResolvedRecipe, path: Path, data: Data | None = None) -> 
     require_stages(resolved)
     folder = RunFolder(path)
     data = data or Data(ComponentStore(resolved.components))
-    keys = stage_keys(resolved, data.store, brought=pretrained_weights(resolved, folder), data=data)
+    brought = pretrained_weights(resolved, folder)
+    make_keys = partial(stage_keys, resolved, data.store, brought=brought, data=data)
+    keys, _ = with_accepted_data(folder, make_keys, read_events(folder.file(EVENTS))[0], accept_data)
     return forecast_of(folder, resolved, keys)
 
 
@@ -100,7 +112,9 @@ def _of_stage(folder: RunFolder, name: str, key: StageKey, stage: ComponentSpec)
         why = f"from step {step} of {key.steps}, with {changes}"
         return Forecast(name, "resume", why, f"stages.{name} resumes {why}")
     if not record.key.same_work(key):
-        return _redo(folder, name, record, _changes(record.key, key) or "the options differ")
+        why = _changes(record.key, key) or "the options differ"
+        why += f" ({ACCEPT})" if only_data_changed(record.key, key) else ""
+        return _redo(folder, name, record, why)
     if record.done and (damage := own.damage(record, result_files(stage, own, record))):
         return Forecast(name, "resume" if step else "redo", damage)
     if record.key.steps > key.steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def graph_problems(components: Specs, stages: Specs, *, right: bool) -> list[Pro
         *_order_of_training(components, stages),
         *_trained_within(stages),
         *_order_of_optional_products(stages),
-        *_measured_by_a_loss(components, stages),
+        *measured_by_a_loss(components, stages),
         *(_unused(components, stages) if right else ()),
     ]
 
@@ -122,14 +122,23 @@ def trained_by(stage: ComponentSpec) -> set[str]:
     return {references[option] for option in _class_of(stage).trains if option in references}
 
 
-def _measured_by_a_loss(components: Specs, stages: Specs) -> Iterator[Problem]:
-    """A metric in the features that a loss was trained on flatters what was trained."""
+def measured_by_a_loss(
+    components: Specs, stages: Specs, metrics: Iterable[ComponentSpec] | None = None
+) -> Iterator[Problem]:
+    """A metric in the features that a loss was trained on flatters what was trained.
+
+    Args:
+        components: the recipe's, by name.
+        stages: the recipe's, by name.
+        metrics: of the stages, unless others are given.
+    """
     trainers = [stage for stage in stages.values() if _class_of(stage).trains]
     losses = [loss for stage in trainers for loss in _of_kind("loss", stage, components)]
     trained_on = {
         _identity(backbone): loss for loss in losses for backbone in _of_kind("backbone", loss, components)
     }
-    metrics = [metric for stage in stages.values() for metric in _of_kind("metric", stage, components)]
+    if metrics is None:
+        metrics = [metric for stage in stages.values() for metric in _of_kind("metric", stage, components)]
     for metric in {metric.key: metric for metric in metrics}.values():
         for backbone in _of_kind("backbone", metric, components):
             if loss := trained_on.get(_identity(backbone)):

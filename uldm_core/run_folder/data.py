@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut
+from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut, KnowsShape
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
@@ -51,7 +51,8 @@ class Data:
         if not isinstance(dataset.size, tuple):
             what = f"the size of its images is {dataset.size!r}, not a tuple of height and width"
             raise MistakeError(Problem(Where((name,)), what, "say it so in its class: size = (28, 28)"))
-        shape = {"channels": dataset.channels, "size": written_size(dataset.size)}
+        size = written_size(dataset.size)  # as JSON has it, which records are read from
+        shape = {"channels": dataset.channels, "size": size if isinstance(size, int) else list(size)}
         if reads is not None and not reads:
             return {**shape, "splits": {}}
         wanted = [split for split in dataset.splits if reads is None or split in reads]
@@ -169,6 +170,12 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         NotImplementedError: they declare none.
     """
     target: object = spec.component.load()
+    splits = tuple(getattr(target, "splits", ("train", "test")))
+    if isinstance(target, KnowsShape):
+        try:
+            return StandIn(*target.image_shape(spec.options), splits)
+        except (ValueError, OSError) as error:
+            raise NotImplementedError(str(error)) from error
 
     def declared(name: str, wanted: Callable[..., bool]) -> Any:
         for value in (getattr(target, name, None), spec.options.get(name)):
@@ -177,6 +184,5 @@ def stand_in(spec: ComponentSpec) -> StandIn:
         raise NotImplementedError(f"neither its class nor its options say its {name}")
 
     size = height_and_width(declared("size", is_size))
-    splits = tuple(getattr(target, "splits", ("train", "test")))
     names = getattr(target, "class_names", None)
     return StandIn(declared("channels", lambda value: type(value) is int), size, splits, names)

@@ -33,6 +33,7 @@ def stage_keys(
     *,
     brought: Mapping[str, Path] = MappingProxyType({}),
     data: Data | None = None,
+    accepted: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, StageKey]:
     """Return each stage's key.
 
@@ -50,6 +51,7 @@ def stage_keys(
         store: builds its datasets.
         brought: the weights that come from other runs, see ``pretrained_weights``.
         data: the datasets, if some are open already.
+        accepted: the data of stages whose results are kept with them, in place of what they are now.
     """
     keys: dict[str, StageKey] = {}
     data = data or Data(store)
@@ -71,7 +73,7 @@ def stage_keys(
                 for key, path in paths_in({"stage": stage, **others})
             },
             "sources": {each.path: _source_digest(each) for each in _records(stage, resolved)},
-            "data": {name: data.content(name, reads) for name in datasets},
+            "data": accepted.get(name, {each: data.content(each, reads) for each in datasets}),
             "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: made[what] for what in used if what in made},
         }

@@ -34,6 +34,8 @@ class FastVQVAE(QuantizedAutoencoder):
         decoder_channels: width of each level of the decoder, finest first; as many.
         encoder_blocks: residual blocks at the latents' size.
         decoder_blocks: residual blocks at the latents' size.
+        image_channels: width of one more 3x3 convolution at the images' size, which smooths the pattern that
+            transposed convolutions leave; 0 has none.
 
     Raises:
         ValueError: encoder and decoder differ in their number of levels.
@@ -48,6 +50,7 @@ class FastVQVAE(QuantizedAutoencoder):
         decoder_channels: Widths = (48, 96),
         encoder_blocks: Annotated[int, Ge(0)] = 1,
         decoder_blocks: Annotated[int, Ge(0)] = 1,
+        image_channels: Annotated[int, Ge(0)] = 0,
     ) -> None:
         levels = len(encoder_channels)
         if levels != len(decoder_channels):
@@ -58,7 +61,10 @@ class FastVQVAE(QuantizedAutoencoder):
         given = height_and_width(size) if size else None
         sizes = [latent_size(given, 2**level) if given else None for level in range(levels)]
         encoder = _encoder(in_channels, encoder_channels, encoder_blocks, quantizer.dim)
-        decoder = _decoder(in_channels, decoder_channels, decoder_blocks, quantizer.dim, sizes)
+        decoder = nn.Sequential(
+            *_decoder(decoder_channels, decoder_blocks, quantizer.dim, sizes),
+            *_to_image(decoder_channels[0], image_channels, in_channels, sizes[0]),
+        )
         super().__init__(encoder, quantizer, decoder, 2**levels)
         self.size = given
 
@@ -147,18 +153,21 @@ def _encoder(in_channels: int, widths: Widths, blocks: int, dim: int) -> nn.Sequ
     return nn.Sequential(*layers)
 
 
-def _decoder(
-    in_channels: int, widths: Widths, blocks: int, dim: int, sizes: list[tuple[int, int] | None]
-) -> nn.Sequential:
+def _decoder(widths: Widths, blocks: int, dim: int, sizes: list[tuple[int, int] | None]) -> list[nn.Module]:
     top = widths[-1]
     layers: list[nn.Module] = [nn.Conv2d(dim, top, 3, padding=1)]
     layers += [Residual(top) for _ in range(blocks)]
     for (inputs, outputs), size in zip(pairwise(widths[::-1]), sizes[:0:-1]):
         layers += [*_norm(inputs), Double(inputs, outputs, size)]
-    layers += [
-        *_norm(widths[0]),
-        nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False),
-        *_norm(widths[0]),
-    ]
-    layers += [Double(widths[0], in_channels, sizes[0]), nn.Tanh()]
-    return nn.Sequential(*layers)
+    width = widths[0]
+    return [*layers, *_norm(width), nn.Conv2d(width, width, 3, padding=1, bias=False), *_norm(width)]
+
+
+def _to_image(
+    width: int, image_channels: int, in_channels: int, size: tuple[int, int] | None
+) -> list[nn.Module]:
+    """Return the layers from the finest level to images, over ``image_channels`` at their size if any."""
+    if not image_channels:
+        return [Double(width, in_channels, size), nn.Tanh()]
+    smoothing = nn.Conv2d(image_channels, in_channels, 3, padding=1)
+    return [Double(width, image_channels, size), nn.SiLU(), smoothing, nn.Tanh()]

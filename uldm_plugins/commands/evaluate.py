@@ -140,7 +140,11 @@ def _of_run(
 
 def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
     """Return the run's own way of measuring, or one by the named metrics."""
+    from attrs import evolve
+
     from uldm_core import MistakeError, registry
+    from uldm_core.cli.console import show_problems
+    from uldm_core.recipe.graph import measured_by_a_loss
     from uldm_core.spec.building import validate
     from uldm_plugins.stages.evaluate import Evaluate
 
@@ -148,11 +152,11 @@ def _stage(trained: TrainedRun, specs: Sequence[dict[str, Any]]) -> Evaluate:
         own_stage: Evaluate = trained.stage("evaluate")[1]
         return own_stage
     autoencoder = trained.component("autoencoder")
-    own = registry.default()
-    metrics = [
-        trained.store.build(validate(own, "metric", spec, {}, components=trained.resolved.components))
-        for spec in specs
-    ]
+    own, resolved = registry.default(), trained.resolved
+    found = [validate(own, "metric", spec, {}, components=resolved.components) for spec in specs]
+    named = [evolve(spec, key=(spec.use,)) for spec in found]
+    show_problems(measured_by_a_loss(resolved.components, resolved.stages, named))
+    metrics = [trained.store.build(spec) for spec in found]
     try:
         return Evaluate(trained.component("dataset"), autoencoder, metrics)
     except ValueError as error:  # one is named twice

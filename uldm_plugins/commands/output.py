@@ -10,6 +10,7 @@ import click
 from torch import Tensor
 
 from uldm_core import MistakeError
+from uldm_plugins.pictures.reconstructions import save_image
 from uldm_plugins.shared.images import save_grid
 from uldm_plugins.stages.sample import save_images
 
@@ -36,6 +37,8 @@ def write_images(images: Tensor, path: Path, classes: Tensor | None = None) -> N
     """Write uint8 images [N, C, H, W] as ``.npz``, with their classes, or as one picture; print where."""
     if path.suffix == ".npz":
         save_images(path, images, classes)
+    elif images.shape[:2] == (1, 4):  # one alone stays transparent
+        save_image(images[0], path)
     else:
         save_grid(images, path)
     click.echo(f"{path}: {counted(len(images), 'image')}", err=True)

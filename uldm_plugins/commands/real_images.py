@@ -15,6 +15,7 @@ from torch import Tensor
 from uldm_core import MistakeError
 from uldm_core.protocols import Dataset
 from uldm_plugins.shared.checked_files import fault, usable
+from uldm_plugins.shared.containers import FORMATS
 from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_shape, shown
 from uldm_plugins.shared.images import images_at_a_time
 
@@ -60,18 +61,22 @@ def of_files(paths: Sequence[Path], size: tuple[int, int], channels: int, resize
     Args:
         paths: files and folders.
         size: height and width of the images that are wanted.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha).
         resize: ``crop`` (the middle part of their shape, resized), ``stretch``, or ``off``: other sizes are
             refused.
 
     Raises:
-        MistakeError: a file is absent or no image, a folder has none, or a size is refused.
+        MistakeError: a file is absent or no image, a folder has none, a size is refused, or files have no
+            such channels.
     """
     found = image_paths(paths)
     if resize == "off":
         _check_sizes(found, size)
 
-    reading = Reading(size, channels, "crop" if resize == "crop" else "stretch")
+    try:
+        reading = Reading(size, channels, "crop" if resize == "crop" else "stretch")
+    except ValueError as error:
+        raise MistakeError(str(error)) from error
 
     def read_some(places: Sequence[int]) -> Tensor:
         return reading.batch(found[place] for place in places)
@@ -108,13 +113,13 @@ def image_paths(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         try:
-            found += usable(path, MAX_PIXELS).paths if path.is_dir() else [path]
+            found += usable(path, MAX_PIXELS) if path.is_dir() else [path]
         except ValueError as error:
             raise MistakeError(str(error)) from error
         if not path.exists():
             raise MistakeError(f"there is no file or folder {shown(path)}")
         if not path.is_dir() and (what := fault(path, MAX_PIXELS)):
-            raise MistakeError(f"{shown(path)}: {what}", hint="PNG, JPEG and WebP files can be read")
+            raise MistakeError(f"{shown(path)}: {what}", hint=f"{FORMATS} files can be read")
     return list({path.resolve(): path for path in found}.values())
 
 

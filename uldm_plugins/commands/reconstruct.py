@@ -62,10 +62,11 @@ def reconstruct(
 ) -> None:
     """Pass images through the autoencoder of RUN, a folder that `uldm run` made.
 
-    Images are files or folders of PNG, JPEG and WebP, or else a split of the run's dataset. Into a folder
-    --out go, for each image, NAME_recon.png; with a quantizer NAME_recon_indices.png (original,
-    reconstruction and code map) and NAME_code_hist.png (how often each code is used); and NAME_loss.json. A
-    summary.png and a summary.json show and count them all. What is transparent in an image is laid on white.
+    Images are files (PNG, JPEG, WebP, BMP, TIFF, GIF) or folders of them, or else a split of the run's
+    dataset. Into a folder --out go, for each image, NAME_recon.png; with a quantizer NAME_recon_indices.png
+    (original, reconstruction and code map) and NAME_code_hist.png (how often each code is used); and
+    NAME_loss.json. A summary.png and a summary.json show and count them all. What is transparent in an image
+    is laid on white, unless the run's images have alpha themselves.
     """
     from uldm_core.cli.progress import reporter
     from uldm_core.engine.opened_run import TrainedRun

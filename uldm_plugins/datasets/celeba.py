@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +16,9 @@ from torchvision import datasets
 from uldm_core.protocols import RequiredFile
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import WITHOUT, load_or_fetch
-from uldm_plugins.shared.checked_files import check, content_fingerprint
+from uldm_plugins.shared.checked_files import ImageFiles, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Reading
+from uldm_plugins.shared.packed_images import images_of
 
 Subset = Literal["train", "valid", "test"]
 
@@ -24,8 +26,8 @@ Subset = Literal["train", "valid", "test"]
 class CelebA:
     """CelebA: 162,770 faces for training, 19,867 for validation, 19,962 for testing.
 
-    The middle square of each aligned 178x218 image, resized. Images are decoded when they are asked for,
-    and once before: what cannot be decoded is left out, and named in the log and in ``left_out``.
+    The middle square of each aligned 178x218 image, resized. Each image is decoded once: what cannot be
+    decoded is left out, and named in the log and in ``left_out``.
 
     Source: Liu et al. 2015 (arXiv 1411.7766); files and MD5s of ``torchvision.datasets.CelebA``, which
     needs ``gdown`` to fetch them.
@@ -37,6 +39,7 @@ class CelebA:
         subset: which split this is.
         limit: take only the first so many images of each split.
         auto_download: fetch what is missing.
+        pack: keep the images as one file in the cache; else each is decoded whenever it is needed.
 
     Raises:
         UnavailableError: the files are not there, or damaged, and cannot be fetched; it names them.
@@ -54,9 +57,10 @@ class CelebA:
         subset: Subset = "train",
         limit: Annotated[int, Ge(1)] | None = None,
         auto_download: bool = True,
+        pack: bool = True,
     ) -> None:
         self.root, self.size, self.crop, self.subset = Path(root), (size, size), crop, subset
-        self._more = (limit, auto_download)
+        self._more = (limit, auto_download, pack)
         folder = self.root / datasets.CelebA.base_folder
         names = [f"{name} (MD5 {md5})" for _, md5, name in datasets.CelebA.file_list]
         loaded = load_or_fetch(
@@ -66,13 +70,13 @@ class CelebA:
             auto_download,
             f"{', '.join(names)} into {folder}, and unpack img_align_celeba.zip there",
         )
-        paths = [folder / "img_align_celeba" / name for name in loaded.filename[:limit]]
-        files = check(folder, paths, {}, MAX_PIXELS)
-        sound = set(files.paths)
-        kept = torch.tensor([path in sound for path in paths])
-        self.paths, self.left_out = list(files.paths), dict(files.left_out)
-        self.labels = loaded.identity[:limit].flatten().to(torch.int64)[kept]
-        self.fingerprint = content_fingerprint(files.hashes, self.labels.tolist(), size, crop, subset)
+        inside = [os.fsencode(os.path.join("img_align_celeba", name)) for name in loaded.filename[:limit]]
+        files = ImageFiles(folder, inside, MAX_PIXELS)
+        self._images = images_of(files, Reading(self.size, self.channels, crop=crop), pack)
+        sound, self.left_out = files.sound({})
+        self._places = torch.from_numpy(sound)
+        self.labels = loaded.identity[:limit].flatten().to(torch.int64)[self._places]
+        self.fingerprint = content_fingerprint(files.hashes[sound], self.labels.tolist(), size, crop, subset)
 
     @classmethod
     def required_files(cls, options: Mapping[str, Any]) -> list[RequiredFile]:
@@ -94,7 +98,7 @@ class CelebA:
         ]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._places)
 
     def images(self, indices: Tensor) -> Tensor:
         """Return images, uint8 [B, 3, size, size].
@@ -102,8 +106,11 @@ class CelebA:
         Raises:
             UnreadableImageError: a file can no longer be decoded.
         """
-        paths = [self.paths[int(index)] for index in indices]
-        return Reading(self.size, self.channels, crop=self.crop).batch(paths)
+        return self._images.images(self._places[indices])
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Read the images that are asked for next while others are used."""
+        self._images.prefetch(self._places[indices])
 
     def split(self, name: str) -> CelebA:
         """Return the ``train``, ``valid`` or ``test`` split."""

@@ -40,6 +40,7 @@ class FashionMnist(InMemory):
 
     channels = 1
     size = (28, 28)
+    class_names = tuple(datasets.FashionMNIST.classes)
 
     def __init__(
         self,
@@ -101,6 +102,9 @@ class Cifar10(InMemory):
 
     channels = 3
     size = (32, 32)
+    class_names = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Synthetic:
     """
 
     splits = ("train", "test")
+    class_names = ("disc", "square", "ring")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +51,9 @@ class MultiScale(nn.Module):
         scales = [PatchGAN(in_channels, channels, kernels, strides, paddings) for _ in range(num_scales)]
         self.scales = nn.ModuleList(scales)
         self.receptive_field = scales[0].receptive_field
-        self.smallest_size = scales[0].smallest_size
+        self.smallest_size = _smallest_size(scales[0].smallest_size, num_scales)
         for _ in range(num_scales - 1):
             self.receptive_field = 2 * (self.receptive_field - 1) + _KERNEL
-            self.smallest_size = 2 * self.smallest_size - 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits.
@@ -62,14 +61,30 @@ class MultiScale(nn.Module):
         Raises:
             ValueError: the images are smaller than ``smallest_size``.
         """
-        fewer = f"fewer num_scales, or {PatchGAN.fewer}"
-        refuse_small(images, self.smallest_size, type(self).__name__, fewer)
+        side = min(images.shape[-2:])
+        if side < self.smallest_size:
+            instead = self.for_side(side) or "no discriminator"
+            refuse_small(images, self.smallest_size, type(self).__name__, instead)
         verdicts: list[Tensor] = []
         for patchgan in self.scales:
             images = _halved(images) if verdicts else images
             verdicts.append(patchgan(images))
         grid = verdicts[0].shape[-2:]
         return torch.stack([F.interpolate(verdict, grid) for verdict in verdicts]).mean(0)
+
+    def for_side(self, side: int) -> str:
+        """Return the options with which it takes images of a side, for a message; empty if with none."""
+        finest = cast(PatchGAN, self.scales[0])
+        for fewer in range(len(self.scales) - 1, 0, -1):
+            if _smallest_size(finest.smallest_size, fewer) <= side:
+                return f"num_scales = {fewer}"
+        options = finest.for_side(side)
+        return f"num_scales = 1, {options}" if options else ""
+
+
+def _smallest_size(finest: int, scales: int) -> int:
+    """Return the least side of images of which so many scales each make one logit."""
+    return 2 ** (scales - 1) * (finest - 1) + 1
 
 
 def _halved(images: Tensor) -> Tensor:

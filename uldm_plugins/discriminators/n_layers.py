@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import nn
 
-from uldm_plugins.discriminators.patchgan import PatchGAN
+from uldm_plugins.discriminators.patchgan import PatchGAN, smallest_size
 
 _WIDEST = 8
 
@@ -26,8 +26,6 @@ class NLayerPatchGAN(PatchGAN):
         num_layers: how many layers halve the size; two more follow that do not.
     """
 
-    fewer = "fewer num_layers"
-
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
@@ -35,10 +33,22 @@ class NLayerPatchGAN(PatchGAN):
         num_layers: Annotated[int, Ge(1)] = 3,
     ) -> None:
         channels = tuple(width * min(2**layer, _WIDEST) for layer in range(num_layers + 1))
-        layers = num_layers + 2
-        strides = (2,) * num_layers + (1, 1)
-        super().__init__(in_channels, channels, (4,) * layers, strides, (1,) * layers)
+        super().__init__(in_channels, channels, *_layers(num_layers))
         self.apply(_init_small)
+        self.num_layers = num_layers
+
+    def for_side(self, side: int) -> str:
+        """Return the option with which it takes images of a side, for a message; empty if with none."""
+        for fewer in range(self.num_layers - 1, 0, -1):
+            if smallest_size(*_layers(fewer)) <= side:
+                return f"num_layers = {fewer}"
+        return ""
+
+
+def _layers(num_layers: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the kernels, strides and paddings."""
+    layers = num_layers + 2
+    return (4,) * layers, (2,) * num_layers + (1, 1), (1,) * layers
 
 
 def _init_small(module: nn.Module) -> None:

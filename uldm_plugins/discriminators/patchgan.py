@@ -29,8 +29,6 @@ class PatchGAN(nn.Module):
         ValueError: the lists do not match in length.
     """
 
-    fewer = "fewer channels, kernels, strides and paddings"
-
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
@@ -48,6 +46,7 @@ class PatchGAN(nn.Module):
                 )
         self.receptive_field = receptive_field(kernels, strides)
         self.smallest_size = smallest_size(kernels, strides, paddings)
+        self._options = {"channels": channels, "kernels": kernels, "strides": strides, "paddings": paddings}
         widths = (in_channels, *channels, 1)
         blocks = [
             _block(widths[i], widths[i + 1], kernels[i], strides[i], paddings[i], inner=0 < i < layers - 1)
@@ -62,8 +61,21 @@ class PatchGAN(nn.Module):
         Raises:
             ValueError: the images are smaller than ``smallest_size``.
         """
-        refuse_small(images, self.smallest_size, type(self).__name__, self.fewer)
+        side = min(images.shape[-2:])
+        if side < self.smallest_size:
+            instead = self.for_side(side) or "no discriminator"
+            refuse_small(images, self.smallest_size, type(self).__name__, instead)
         return self.blocks(images)
+
+    def for_side(self, side: int) -> str:
+        """Return the options with which it takes images of a side, for a message; empty if with none."""
+        channels, *layers = self._options.values()
+        for hidden in range(len(channels) - 1, 0, -1):
+            kernels, strides, paddings = ((*values[:hidden], values[-1]) for values in layers)
+            if smallest_size(kernels, strides, paddings) <= side:
+                fewer = zip(self._options, (channels[:hidden], kernels, strides, paddings))
+                return ", ".join(f"{name} = {list(values)}" for name, values in fewer)
+        return ""
 
 
 def smallest_size(kernels: tuple[int, ...], strides: tuple[int, ...], paddings: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uldm_core.paths import whole
 from uldm_plugins.pictures.sheets import GAP, TEXT, enlarged, font, text_width
+from uldm_plugins.shared.images import displayable
 
 BETWEEN = 4
 FIRST, LAST = 700, 2500
@@ -28,7 +29,7 @@ def save_animation(
     """Write a GIF that repeats itself for ever.
 
     Args:
-        frames: uint8 [F, N, 1 or 3, H, W]; the N images of a frame form a grid, about a square.
+        frames: uint8 [F, N, C, H, W]; the N images of a frame form a grid, about a square.
         labels: the text above each frame.
         path: the GIF.
         height: about how many pixels high an image becomes.
@@ -47,6 +48,7 @@ def save_animation(
 
 def _frame(images: Tensor, label: str, height: int, least: int) -> Image.Image:
     """Return one grid with its label, ``least`` pixels wide or more."""
+    images = displayable(images)
     pictures = [enlarged(image, height) for image in images]
     wide, high = pictures[0].size
     columns = ceil(sqrt(len(pictures)))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from uldm_plugins.pictures.figures import drawn
+from uldm_plugins.pictures.sheets import coloured
 
 HEAT = "inferno"
 _SIDE = 2.5
@@ -34,7 +35,7 @@ def save_heat_maps(
     root, so that it is not black.
 
     Args:
-        images: two, uint8 [1 or 3, H, W].
+        images: two, uint8 [C, H, W].
         names: what they are called.
         maps: each layer's distances, [H, W], at the images' size.
         parts: what each layer is called.
@@ -64,7 +65,7 @@ def save_heat_maps(
 
 
 def _show(axes: Axes, image: Tensor, name: str) -> None:
-    axes.imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.imshow(coloured(image).permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_title(name)
     axes.set_axis_off()
 
@@ -77,7 +78,7 @@ def _heat(axes: Axes, one: Tensor, scale: Normalize, name: str) -> None:
 
 def _lay_over(axes: Axes, image: Tensor, total: Tensor, scale: Normalize) -> None:
     """Show the image in grey, the hotter the less of it."""
-    grey = image.float().mean(0)
+    grey = image[:3].float().mean(0)
     axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.imshow(
         total.numpy(), cmap=HEAT, norm=scale, alpha=scale(total.numpy()) ** 0.5, interpolation="nearest"

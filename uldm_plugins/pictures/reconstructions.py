@@ -11,6 +11,7 @@ from torch import Tensor
 from uldm_core.paths import whole
 from uldm_plugins.pictures.codes import code_map
 from uldm_plugins.pictures.sheets import GAP, save_sheet, side_by_side
+from uldm_plugins.shared.images import displayable
 
 PANEL = 224
 THUMB = 84
@@ -19,9 +20,10 @@ MOST = 100
 
 
 def save_image(image: Tensor, path: Path) -> None:
-    """Write one uint8 image [1 or 3, H, W], pixel for pixel."""
+    """Write one uint8 image [C, H, W], pixel for pixel: with alpha if it has four channels."""
+    shown = image if len(image) == 4 else displayable(image.unsqueeze(0))[0]
     with whole(path) as file:
-        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(file, "PNG")
+        Image.fromarray(shown.cpu().permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(file, "PNG")
 
 
 def triptych(image: Tensor, reconstruction: Tensor, codes: Tensor | None, codebook_size: int) -> list[Tensor]:
@@ -51,5 +53,5 @@ def save_triptych(pictures: Sequence[Tensor], names: Sequence[str], path: Path, 
 def save_summary(rows: Sequence[Sequence[Tensor]], labels: Sequence[str], path: Path, title: str) -> None:
     """Write the pictures of many images, each image's beside each other, with its label."""
     joined = [side_by_side(row, gap=2) for row in rows]
-    widest = max(len(row) for row in rows) * THUMB + GAP
+    widest = max(one.shape[2] * THUMB // one.shape[1] for one in joined) + GAP
     save_sheet(joined, labels, path, columns=max(1, 1400 // widest), height=THUMB, title=title)

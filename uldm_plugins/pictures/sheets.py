@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from uldm_core.paths import whole
+from uldm_plugins.shared.images import displayable
 
 GAP = 10
 TEXT = 13
@@ -25,13 +26,12 @@ _COLOUR = "#222222"
 
 
 def enlarged(image: Tensor, height: int) -> Image.Image:
-    """Return a uint8 image [1 or 3, H, W] as a picture of about this height.
+    """Return a uint8 image [C, H, W] as a picture of about this height.
 
     A smaller one grows by a whole factor without smoothing, so that a pixel stays a square; a larger one
     is averaged down.
     """
-    pixels = image.cpu().expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(coloured(image).permute(1, 2, 0).contiguous().numpy())
     if picture.height <= height:
         factor = height // picture.height
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -39,11 +39,16 @@ def enlarged(image: Tensor, height: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.BOX)
 
 
+def coloured(image: Tensor) -> Tensor:
+    """Return a uint8 image [C, H, W] as it is shown, [3, H, W']."""
+    return displayable(image.cpu().unsqueeze(0))[0].expand(3, -1, -1)
+
+
 def side_by_side(images: Sequence[Tensor], gap: int = 1) -> Tensor:
     """Return uint8 images of one height beside each other, [3, H, W], with white between them."""
-    coloured = [image.cpu().expand(3, -1, -1) for image in images]
-    white = torch.full((3, coloured[0].shape[1], gap), 255, dtype=torch.uint8)
-    return torch.cat([part for image in coloured for part in (image, white)][:-1], 2)
+    shown = [coloured(image) for image in images]
+    white = torch.full((3, shown[0].shape[1], gap), 255, dtype=torch.uint8)
+    return torch.cat([part for image in shown for part in (image, white)][:-1], 2)
 
 
 def save_sheet(
@@ -58,7 +63,7 @@ def save_sheet(
     """Write images, row by row, as one PNG.
 
     Args:
-        images: uint8 [1 or 3, H, W] each.
+        images: uint8 [C, H, W] each.
         labels: the text below each; cut short where it is wider than its image.
         path: the PNG.
         columns: images a row.

@@ -16,7 +16,7 @@ from uldm_core.spec.format_types import format_value
 from uldm_plugins.report.curves import chart_of
 from uldm_plugins.report.labels import METRICS, scalar_label
 from uldm_plugins.report.page import NOTHING, environment, state_of
-from uldm_plugins.report.pictures import Picture, picture, shown_at
+from uldm_plugins.report.pictures import Picture, larger_side, picture, shown_at
 from uldm_plugins.report.run_reader import Measured, RunFiles, read_run
 from uldm_plugins.report.sections import Chart
 
@@ -100,7 +100,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _compared(label: str, files: RunFiles, drawn: Drawn) -> Compared:
     images = drawn.images if drawn.images is not None else np.empty((0, 1, 1, 1), np.uint8)
     pictures = [picture(image, f"{label}, sample {number}") for number, image in enumerate(images, 1)]
-    return Compared(label, files, state_of(files), drawn.why_not, pictures, shown_at(images.shape[1]))
+    return Compared(label, files, state_of(files), drawn.why_not, pictures, shown_at(larger_side(images)))
 
 
 def _options(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:

@@ -11,7 +11,9 @@ import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
+from uldm_core.errors import MistakeError, dotted
 from uldm_core.preflight.forecast import describe_adjustments
+from uldm_core.recipe import Recipe
 from uldm_plugins.report.curves import Curve
 from uldm_plugins.report.run_reader import Classes, Codebooks, Measured, RunFiles, StageFiles
 from uldm_plugins.shared.diagnostics import (
@@ -47,6 +49,7 @@ def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
         *_codebooks(run),
         *_copies(run),
         *_classes(run),
+        *_measured_by_a_loss(run),
         *_small_numbers(run),
         *_limits(run),
     ]
@@ -190,6 +193,20 @@ def _classes(run: RunFiles) -> Iterator[Diagnostic]:
             "The model has dropped a part of its data: train the denoiser longer, or make it larger.",
             "classes",
         )
+
+
+def _measured_by_a_loss(run: RunFiles) -> Iterator[Diagnostic]:
+    """Report the numbers of networks that a loss was trained with."""
+    if not run.record("metrics.json", Measured):
+        return
+    try:
+        _, problems = Recipe.load(run.folder.path).read(data=False)
+    except MistakeError:  # it is damaged, which is said, or has components that are not installed here
+        return
+    for problem in problems:
+        if problem.code == "shared-backbone":
+            what = f"{dotted(problem.where.key).removeprefix('stages.')} {problem.what}."
+            yield Diagnostic("worry", what, f"{problem.hint[:1].upper()}{problem.hint[1:]}.", "metrics")
 
 
 def _small_numbers(run: RunFiles) -> Iterator[Diagnostic]:

@@ -8,9 +8,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image
+
+from uldm_plugins.shared.images import displayable
 
 _SHOWN_AT = 56
 """Small images are enlarged to about this side, in CSS pixels; large ones shown at most twice as large."""
@@ -35,9 +38,9 @@ class Picture:
 
 
 def picture(pixels: NDArray[np.uint8], alt: str) -> Picture:
-    """Return uint8 pixels [H, W, C] as a picture; of other than 1 or 3 channels, the first is shown."""
-    channels = pixels.shape[2]
-    image = Image.fromarray(np.ascontiguousarray(pixels if channels == 3 else pixels[..., 0]))
+    """Return uint8 pixels [H, W, C] as a picture, as ``displayable`` has it."""
+    shown = displayable(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).unsqueeze(0))[0]
+    image = Image.fromarray(shown.permute(1, 2, 0).squeeze(-1).contiguous().numpy())
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return _of_bytes(buffer.getvalue(), image.size, alt)
@@ -63,13 +66,19 @@ def _of_bytes(content: bytes, size: tuple[int, int], alt: str) -> Picture:
     return Picture("data:image/png;base64," + b64encode(content).decode("ascii"), *size, alt)
 
 
+def larger_side(images: NDArray[np.uint8]) -> int:
+    """Return the larger side that images [..., H, W, C] have as pictures."""
+    height, width, channels = images.shape[-3:]
+    return max(height, width if channels in (1, 3, 4) else channels * width)
+
+
 def shown_at(side: int) -> int:
-    """Return the CSS pixels that an image of a side is shown at: a whole multiple if it is small."""
+    """Return the CSS pixels that an image's larger side is shown at: a whole multiple if it is small."""
     if side > 2 * _SHOWN_AT:
         return 2 * _SHOWN_AT
     return side * max(1, round(_SHOWN_AT / max(side, 1)))
 
 
 def how_many(side: int, most: int, pixels: int = 400_000) -> int:
-    """Return how many images of a side to show, so that the page stays small: eight, ``most`` at most."""
+    """Return how many images of a larger side to show, so that a page stays small: 8, ``most`` at most."""
     return max(min(8, most), min(most, pixels // max(side * side, 1)))

@@ -15,7 +15,7 @@ from uldm_plugins.report.curves import Curve, chart_of, rounded
 from uldm_plugins.report.diagnostics import are_neighbours, copied
 from uldm_plugins.report.history import history_of
 from uldm_plugins.report.labels import CLASSES, CONDITIONS, METRICS, STAGES, scalar_label
-from uldm_plugins.report.pictures import Picture, how_many, picture, shown_at
+from uldm_plugins.report.pictures import Picture, how_many, larger_side, picture, shown_at
 from uldm_plugins.report.run_reader import (
     MOST_CODES,
     Candidate,
@@ -144,7 +144,7 @@ def _samples(run: RunFiles) -> Section | None:
     frames = _frames(trainer, "samples") if trainer else []
     head = run.first_images("samples.npz", MOST_SAMPLES)
     images, total = head if head else (np.empty((0, 1, 1, 1), np.uint8), 0)
-    images = images[: how_many(images.shape[1], MOST_SAMPLES)]
+    images = images[: how_many(larger_side(images), MOST_SAMPLES)]
     pictures = [picture(image, f"sample {number}") for number, image in enumerate(images, 1)]
     if not pictures and not frames:
         return None
@@ -153,7 +153,7 @@ def _samples(run: RunFiles) -> Section | None:
         "pictures": pictures,
         "total": total,
         "calls": drawn.state.summary.get("denoiser_calls_per_image") if drawn else None,
-        "side": shown_at(images.shape[1]),
+        "side": shown_at(larger_side(images)),
         "frames": frames,
         "trainer": trainer.name if trainer else "",
         "steps": trainer.steps if trainer else 0,
@@ -223,7 +223,7 @@ def _reconstructions(run: RunFiles) -> Section | None:
         shows = {"rows": [], "frames": frames, "steps": trainer.steps if trainer else 0}
         return Section("reconstructions", "Reconstructions", shows) if frames else None
     images, decoded = arrays["originals"], arrays["reconstructions"]
-    count = min(how_many(images.shape[1], MOST_PAIRS), len(images), len(decoded))
+    count = min(how_many(larger_side(images), MOST_PAIRS), len(images), len(decoded))
     maps = _code_maps(run, arrays.get("codes"), count)
     rows = [
         [
@@ -235,7 +235,7 @@ def _reconstructions(run: RunFiles) -> Section | None:
     ]
     shows = {
         "rows": rows,
-        "side": shown_at(images.shape[1]),
+        "side": shown_at(larger_side(images)),
         "grid": _grid(arrays["codes"]) if maps[0] else "",
         "frames": frames,
         "steps": trainer.steps if trainer else 0,
@@ -307,13 +307,13 @@ def _path(run: RunFiles) -> Section | None:
     if not arrays:
         return None
     frames, times = arrays["frames"], arrays.get("times")
-    count = how_many(frames.shape[2], 10 * len(frames)) // len(frames) or 1
+    count = how_many(larger_side(frames), 10 * len(frames)) // len(frames) or 1
     rows = [
         [picture(frame, f"sample {number + 1} at moment {moment}") for moment, frame in enumerate(path, 1)]
         for number, path in enumerate(frames.swapaxes(0, 1)[:count])
     ]
     labels = times.tolist() if times is not None and times.shape == (len(frames),) else []
-    shows = {"rows": rows, "times": labels, "side": shown_at(frames.shape[2])}
+    shows = {"rows": rows, "times": labels, "side": shown_at(larger_side(frames))}
     return Section("path", "From noise to image", shows, "Noise to image")
 
 
@@ -327,7 +327,7 @@ def _nearest(run: RunFiles) -> Section | None:
     if not arrays:
         return None
     samples, nearest, distance = (arrays[name] for name in ("samples", "nearest", "distance"))
-    count = how_many(samples.shape[1], 12 * nearest.shape[1]) // nearest.shape[1] or 1
+    count = how_many(larger_side(samples), 12 * nearest.shape[1]) // nearest.shape[1] or 1
     rows = [
         {
             "sample": picture(samples[index], f"sample {index + 1}"),
@@ -341,7 +341,7 @@ def _nearest(run: RunFiles) -> Section | None:
     ]
     measured = run.record("metrics.json", Measured) or Measured()
     shares = [measured.results.get(name, {}).get("copies") for name in ("samples", "floor")]
-    shows = {"rows": rows, "side": shown_at(samples.shape[1]), "copies": shares}
+    shows = {"rows": rows, "side": shown_at(larger_side(samples)), "copies": shares}
     return Section("nearest", "Nearest training images", shows, "Nearest")
 
 
@@ -353,7 +353,7 @@ def _by_class(run: RunFiles) -> Section | None:
     images, assigned, names = head[0], run.training_classes(), run.class_names()
     samples, training = _shares(drawn), None if assigned is None else _shares(assigned)
     largest = sorted(training or samples, key=lambda number: -(training or samples)[number])[:MOST_CLASSES]
-    each = max(1, how_many(images.shape[1], MOST_OF_A_CLASS * len(largest)) // len(largest))
+    each = max(1, how_many(larger_side(images), MOST_OF_A_CLASS * len(largest)) // len(largest))
     rows = [
         {
             "name": _name(names, number),
@@ -370,7 +370,7 @@ def _by_class(run: RunFiles) -> Section | None:
     shows = {
         "rows": rows,
         "classes": len(training or samples),
-        "side": shown_at(images.shape[1]),
+        "side": shown_at(larger_side(images)),
         "condition": CONDITIONS.get(condition.get("use", "") if isinstance(condition, dict) else "", CLASSES),
     }
     return Section("by_class", "Samples by class", shows, "By class")

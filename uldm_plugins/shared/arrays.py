@@ -94,6 +94,34 @@ def first_of(path: Path, name: str, count: int, most: int = 1 << 28) -> tuple[ND
         return _read(file, count * prod(row), dtype).reshape(count, *row), total
 
 
+def head_of(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape of an array and the type of its numbers.
+
+    Raises:
+        ValueError: as ``read_arrays``, or it lies column by column.
+    """
+    with _archive(path) as archive, archive.open(f"{name}.npy") as file:
+        shape, by_column, dtype = _head(file, archive.getinfo(f"{name}.npy").file_size)
+        if by_column:
+            raise ValueError(f"{name} lies column by column: save it with np.ascontiguousarray")
+        return shape, dtype
+
+
+def rows_of(path: Path, name: str, start: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array from one on, some at a time.
+
+    Raises:
+        ValueError: as ``read_arrays``.
+    """
+    with _archive(path) as archive, archive.open(f"{name}.npy") as file:
+        (total, *row), _, dtype = _head(file, archive.getinfo(f"{name}.npy").file_size)
+        count = max(_CHUNK // max(prod(row) * dtype.itemsize, 1), 1)
+        for first in range(0, total, count):
+            some = min(count, total - first)
+            values = _read(file, some * prod(row), dtype).reshape(some, *row)
+            yield values[max(start - first, 0) :]
+
+
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from uldm_core import RunError
 from uldm_core.errors import MistakeError, UldmError
-from uldm_core.paths import free_bytes, make_folder, remove, sync, writing
-from uldm_core.run_folder.files import read_record, write_record
+from uldm_core.paths import free_bytes, make_folder, remove, writing
+from uldm_core.run_folder.files import read_record, record_text
 
 _VERSION = 1  # of the files; others are never used
 _UNUSED_SECONDS = 30 * 24 * 3600
 _NOTE_EVERY = 2.0  # seconds of work that a killed program loses
 _LOG_EVERY = 5.0
+_LARGE = 10**8  # bytes, of which a person is told where they are written
 _COMPARED = 16  # rows whose content is compared before an array is used
 _log = logging.getLogger(__name__)
 
@@ -140,16 +141,17 @@ class _Entry:
         if done == 0:
             self._begin(part)
         if done < self.shape[0]:
-            _log.info("packing %s %s: %s", f"{self.shape[0] - done:,}", what, self.path)
+            if self.shape[0] * self.bytes_a_row >= _LARGE:
+                size = f"{self.shape[0] * self.bytes_a_row / 1e9:.1f} GB"
+                _log.info("packing %s %s, %s: %s", f"{self.shape[0]:,}", what, size, self.path)
             self._write(part, done, batches, what)
         with writing(self.path):
-            os.replace(part, self.path)
-            sync(self.folder)
+            os.replace(part, self.path)  # which the next one does who asks, if the power goes
 
     def _begin(self, part: Path) -> None:
         """Make a file of the whole length: it is all holes."""
-        self._note(0)
-        remove(self.path)
+        for old in (self.place("json"), self.path):
+            remove(old)
         with writing(part):
             np.lib.format.open_memmap(part, "w+", self.dtype, self.shape)
 
@@ -195,8 +197,10 @@ class _Entry:
     def _note(self, done: int) -> None:
         array = self._mapped(self.place("part")) if done == self.shape[0] else None
         digest = "" if array is None else self._digest(array)
-        content = {"key": self.key, "shape": list(self.shape), "dtype": self.dtype.str}
-        write_record(self.place("json"), {**content, "done": done, "digest": digest})
+        own = {"key": self.key, "shape": list(self.shape), "dtype": self.dtype.str}
+        record, text = self.place("json"), {**own, "done": done, "digest": digest}
+        with writing(record):  # and not wait for the disk: half a record is none, by its checksum
+            record.write_text(record_text(record, text), "utf-8")
 
     def _noted(self) -> tuple[int, str]:
         """Return how many rows are on disk, and the digest of the whole array; 0 if that cannot be known."""
@@ -252,10 +256,11 @@ def _locked(entry: _Entry, what: str) -> Iterator[None]:
 
 def _prune(folder: Path) -> None:
     """Remove arrays that nobody used for a long time. Locks stay: another process may be waiting for one."""
-    for record in folder.glob("*.json"):
-        lock = FileLock(record.with_suffix(".lock"), timeout=0)
-        with suppress(OSError, UldmError, Timeout), lock:
-            if time.time() - record.stat().st_mtime > _UNUSED_SECONDS:
-                _log.info("removing what nobody used for 30 days: %s", record.with_suffix(".npy"))
-                for ending in (".npy", ".part", ".json"):
-                    remove(record.with_suffix(ending))
+    for path in {path.with_suffix("") for path in folder.iterdir()}:
+        files = [path.with_suffix(ending) for ending in (".json", ".npy", ".part")]
+        with suppress(OSError, UldmError, Timeout), FileLock(path.with_suffix(".lock"), timeout=0):
+            used = [file.stat().st_mtime for file in files if file.exists()]
+            if used and time.time() - max(used) > _UNUSED_SECONDS:
+                _log.info("removing what nobody used for 30 days: %s", files[1])
+                for file in files:
+                    remove(file)

@@ -48,6 +48,18 @@ def shown(path: Path | str) -> str:
 def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     """Return the files under a folder that have a readable ending, sorted by path, and the others.
 
+    Others are by their names below the folder, with the reason; see ``image_names``.
+
+    Raises:
+        ValueError: there is no such folder, or it is a run's.
+    """
+    names, left_out = image_names(root)
+    return [root / os.fsdecode(name) for name in names], left_out
+
+
+def image_names(root: Path) -> tuple[list[bytes], dict[str, str]]:
+    """Return the names below a folder of files that have a readable ending, sorted, and the others.
+
     Links to folders are followed. Others are images that are hidden or of another format, broken links,
     folders that cannot be listed, and folders of runs: why, by their names below the folder.
 
@@ -59,11 +71,13 @@ def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
     if (root / "recipe.toml").exists() and (root / "stages").exists():
         samples = "stages/NAME/artifacts/samples.npz"
         raise OptionError(f"{shown(root)} is a run's folder, not one of images; its samples are in {samples}")
-    found: list[Path] = []
+    found: list[bytes] = []
     left_out: dict[str, str] = {}
+    above = len(os.path.join(root, ""))
     for path in _files_under(root, left_out):
-        ending, below = path.suffix.lower(), path.relative_to(root)
-        hidden = any(part.startswith(".") for part in below.parts)
+        below = path[above:]
+        ending = os.path.splitext(path)[1].lower()
+        hidden = any(part.startswith(".") for part in below.split(os.sep))
         if ending not in ENDINGS and ending not in other_endings():
             if not hidden and leads_nowhere(path):  # perhaps to a folder of images
                 left_out[shown(below)] = "a broken link"
@@ -72,8 +86,9 @@ def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
         elif ending not in ENDINGS:
             left_out[shown(below)] = f"{ending}, not {FORMATS}: convert to one of these"
         else:
-            found.append(path)
-    return sorted(found), left_out
+            found.append(os.fsencode(below))
+    found.sort(key=lambda name: name.replace(os.fsencode(os.sep), b"\0"))  # as paths are sorted
+    return found, left_out
 
 
 def leads_nowhere(path: str | Path) -> bool:
@@ -88,7 +103,7 @@ def other_endings() -> frozenset[str]:
     return frozenset(({*Image.registered_extensions(), *more}) - {*ENDINGS} - _NO_IMAGES)
 
 
-def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[Path]:
+def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[str]:
     """Yield all files under a folder. Each folder is entered once, by its own name if it lies there too."""
     own, linked, hidden = range(3)
     waiting, entered = [(own, str(root))], set()
@@ -107,8 +122,9 @@ def _files_under(root: Path, unreadable: dict[str, str]) -> Iterator[Path]:
             unreadable[shown(Path(folder).relative_to(root))] = _reason(error)
             continue
         for entry in entries:
-            if not os.path.isdir(entry.path):
-                yield Path(entry.path)
+            # a link to itself is none; of others is_dir asks the system nothing
+            if not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
+                yield entry.path
             elif any(part.startswith(".") for part in Path(entry.path).relative_to(root).parts):
                 heapq.heappush(waiting, (hidden, entry.path))
             else:
@@ -188,11 +204,19 @@ class Reading:
         Raises:
             UnreadableImageError: it cannot be decoded.
         """
-        with _named(path):
-            container = parse(content_of(path))
-            file = opened(container, self.max_pixels)
-            inner = self._inner(upright_size(file, container))
-            image = decoded(file, container, None if self.crop else inner)
+        with named(path):
+            return self.decode(content_of(path))
+
+    def decode(self, content: bytes) -> np.ndarray:
+        """Return the image of a file with this content, as ``read`` does.
+
+        Raises:
+            ValueError: it cannot be decoded.
+        """
+        container = parse(content)
+        file = opened(container, self.max_pixels)
+        inner = self._inner(upright_size(file, container))
+        image = decoded(file, container, None if self.crop else inner)
         flat = _laid_on(image, self.background, self.channels)
         pixels = np.asarray(self._framed(_resized(flat, inner, self._part(flat.size))))
         if self.channels == 4:
@@ -291,7 +315,7 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
     Raises:
         UnreadableImageError: it cannot be decoded.
     """
-    with _named(path):
+    with named(path):
         image = decode(parse(content_of(path)), MAX_PIXELS)
     image = _laid_on(image, "white", channels or (1 if is_grey(image) else 3))
     if size:
@@ -306,7 +330,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         UnreadableImageError: it is no image.
     """
-    with _named(path):
+    with named(path):
         container = parse(content_of(path))
         image = opened(container, MAX_PIXELS)
     width, height = upright_size(image, container)
@@ -314,7 +338,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Name the file that cannot be decoded."""
     try:
         yield

@@ -16,6 +16,7 @@ from uldm_core.paths import whole
 
 MOST_IMAGES = 500
 MOST_PIXELS = 1 << 19
+_BOARD = (255, 220)
 NO_BACKBONE = "a loss or metric without a backbone: l1 and psnr, say, take any number of channels"
 
 
@@ -78,19 +79,44 @@ def refuse_channels(images: Tensor, name: str, instead: str = NO_BACKBONE) -> No
         )
 
 
+def displayable(images: Tensor) -> Tensor:
+    """Return uint8 images [N, C, H, W] as they are shown, uint8 [N, 1 or 3, H, W'].
+
+    Grey and RGB stay as they are; RGBA is laid on a light checkerboard; of other numbers of channels, each is
+    a grey picture, the first on the left.
+    """
+    count, channels, height, width = images.shape
+    if channels in (1, 3):
+        return images
+    if channels != 4:
+        return images.movedim(1, 2).reshape(count, 1, height, channels * width)
+    colours, alpha = images[:, :3].int(), images[:, 3:].int()
+    below = _checkerboard(height, width).to(images.device)
+    return colours.mul_(alpha).add_(below * (255 - alpha) + 127).div_(255, rounding_mode="floor").byte()
+
+
+def _checkerboard(height: int, width: int) -> Tensor:
+    """Return what is seen through transparent pixels, int32 [H, W], eight squares on the shorter side."""
+    side = max(min(height, width) // 8, 1)
+    odd = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2
+    return _BOARD[0] + odd.int() * (_BOARD[1] - _BOARD[0])
+
+
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 2, gap: int = 2) -> None:
-    """Write uint8 images [N, C, H, W] (one or three channels) as one PNG; see ``grid``."""
+    """Write uint8 images [N, C, H, W] as one PNG; see ``grid``."""
     with whole(path) as file:
         grid(images, columns, scale, gap).save(file, "PNG")
 
 
 def grid_of_ten(images: Tensor) -> Image.Image:
     """Return uint8 images [N, C, H, W], ten a row, small ones magnified: how trackers show them."""
-    return grid(images, min(len(images), 10), scale=max(1, 64 // images.shape[-1]))
+    images = displayable(images)
+    return grid(images, min(len(images), 10), scale=max(1, 64 // max(images.shape[-2:])))
 
 
 def png_of_grid(images: Tensor) -> bytes:
     """Return ``grid_of_ten`` as a PNG, transparent between images: it fits dark and light pages."""
+    images = displayable(images)
     picture = grid_of_ten(images)
     picture.putalpha(ImageOps.invert(grid_of_ten(torch.zeros_like(images[:, :1]))))
     file = io.BytesIO()
@@ -105,7 +131,7 @@ def array_of_grid(images: Tensor) -> np.ndarray:
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 2) -> Image.Image:
-    """Return uint8 images [N, C, H, W] (one or three channels) as one picture.
+    """Return uint8 images [N, C, H, W] as one picture, each as ``displayable`` has it.
 
     Args:
         images: what to show, row by row.
@@ -113,6 +139,7 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
         scale: how many pixels a pixel becomes.
         gap: white pixels between images.
     """
+    images = displayable(images)
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -16,14 +16,18 @@ from torch import Tensor
 from uldm_core import MistakeError, RunError
 from uldm_core.engine.memory import memory_of
 from uldm_core.errors import DataError
-from uldm_core.protocols import Autoencoder, Context, Dataset, Fingerprinted
+from uldm_core.protocols import Augmentation, Autoencoder, Context, Dataset, Fingerprinted
+from uldm_core.run_folder.code import code_of
 from uldm_plugins.shared import cache
 from uldm_plugins.shared.images import images_at_a_time
 
 FEW_PIXELS = 1 << 22
 """Images of so many pixels in all, 1,000 of 64x64, are encoded anew each time: that takes seconds."""
-MOST_HELD = 1 << 30
-"""Bytes of latents that are held in memory, where a batch is gathered without a look at the disk."""
+MOST_HELD = 1 << 28
+"""Bytes of latents that are held in the device's memory: no step waits for a disk, or copies from the CPU.
+
+On a CPU a batch is gathered as fast from a file that was read before.
+"""
 _VERSION = 1
 
 Encode = Callable[[Tensor], Tensor]
@@ -59,9 +63,14 @@ class KeptLatents:
         places = torch.arange(len(self.values)).split(images_at_a_time(height, width))
         return map(self.rows, places)
 
-    def whole(self) -> Tensor:
-        """Return all of them in memory, float32 [N, C, h, w]."""
-        return self.rows(torch.arange(len(self.values)))
+    def in_memory(self, change: Callable[[Tensor], Tensor]) -> KeptLatents:
+        """Return them as ``change`` makes them of each batch, float32 in the device's memory."""
+        changed = torch.empty(self.values.shape, device=self.device)
+        start = 0
+        for batch in self.batches():
+            changed[start : start + len(batch)] = change(batch)
+            start += len(batch)
+        return KeptLatents(changed, self.device)
 
 
 @frozen
@@ -72,6 +81,7 @@ class Keeper:
         dataset: the images.
         autoencoder: frozen.
         context: of the stage.
+        augmentation: of the images, if there is one.
         dtype: float32 or float16, in which they are kept.
         cuts: the indices of all images, in the batches in which they are encoded.
     """
@@ -79,6 +89,7 @@ class Keeper:
     dataset: Dataset
     autoencoder: Autoencoder
     context: Context
+    augmentation: Augmentation | None
     dtype: torch.dtype
     cuts: Sequence[Tensor]
 
@@ -86,8 +97,8 @@ class Keeper:
         """Return the latents of all images, from the cache if they are there.
 
         Args:
-            encode: gives those of some images.
-            parameters: of the augmentation, [N, P]; they belong to what identifies the latents.
+            encode: gives those of some images, as they are augmented with the parameters.
+            parameters: [N, P]; all 0 without augmentation.
 
         Raises:
             RunError: they fit neither on the disk nor in memory.
@@ -151,28 +162,60 @@ class Keeper:
     def _key(self, parameters: Tensor, first: Tensor) -> str:
         """Return everything that the latents depend on; empty if the dataset does not say what it is.
 
-        What options and code of the autoencoder and the augmentation do, and versions and settings of
-        libraries, shows in ``first``, latents of the first images that are changed at all.
+        That is also ``first``, the latents of the first images that are changed at all: in them shows what
+        libraries and settings do.
         """
         fingerprint = self.dataset.fingerprint if isinstance(self.dataset, Fingerprinted) else ""
         if not fingerprint:
             return ""
-        kind = type(self.autoencoder)
         with self.context.autocast():
             device = self.context.device.type
             precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
         content = {
             "version": _VERSION,
             "images": [fingerprint, len(self.dataset), self.dataset.channels, *self.dataset.size],
-            "autoencoder": [f"{kind.__module__}.{kind.__qualname__}", digest(self.autoencoder.state_dict())],
-            "parameters": digest({"": parameters}) if bool(parameters.any()) else "",
+            "autoencoder": _description(self.autoencoder),
+            "augmentation": self._changes(parameters) if bool(parameters.any()) else "",
             "device": [device, precision, torch.__version__],
             "first": digest({"": first}),
         }
         return "latents " + json.dumps(content, sort_keys=True)
 
+    def _changes(self, parameters: Tensor) -> str:
+        """Return a hash of what the augmentation makes of an image of noise with parameters [N, P].
 
-def digest(state: Mapping[str, Any]) -> str:
+        Of each result only a sum of the pixels is taken, in integers, each times a number of its own.
+        """
+        augmentation, device = self.augmentation, self.context.device
+        if augmentation is None:
+            return ""
+        shape, generator = (self.dataset.channels, *self.dataset.size), torch.Generator().manual_seed(0)
+        noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
+        factors = torch.randint(1 << 32, shape, generator=generator).to(device)
+        unique, places = parameters.unique(dim=0, return_inverse=True)
+        sums = [
+            (augmentation(noise.expand(len(part), *shape), part.to(device)) * factors).sum((1, 2, 3)).cpu()
+            for part in unique.split(len(self.cuts[0]))
+        ]
+        return digest({"parameters": parameters, "sums": torch.cat(sums)[places]})
+
+
+def _description(autoencoder: Autoencoder) -> dict[str, object]:
+    """Return what tells an autoencoder from others: code, plain options of its parts, weights."""
+    modules = list(autoencoder.modules())
+    options = [
+        {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+        for module in modules
+    ]
+    return {
+        "class": f"{type(autoencoder).__module__}.{type(autoencoder).__qualname__}",
+        "code": code_of({type(module) for module in modules}),
+        "options": digest(dict(enumerate(options))),
+        "weights": digest(autoencoder.state_dict()),
+    }
+
+
+def digest(state: Mapping[Any, Any]) -> str:
     """Return a hash of tensors, and of whatever else a state holds, by name."""
     found = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):

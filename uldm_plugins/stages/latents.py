@@ -113,13 +113,19 @@ class NormalizedLatents:
         if self.augmentation is not None:
             generator = self.context.generator("augmentation")
             self.parameters = parameters_of(self.augmentation, self.variants, len(self.dataset), generator)
-        keeper = Keeper(self.dataset, self.autoencoder, self.context, self.dtype, index_batches(self.dataset))
+        keeper = Keeper(
+            self.dataset,
+            self.autoencoder,
+            self.context,
+            self.augmentation,
+            self.dtype,
+            index_batches(self.dataset),
+        )
         self.kept = [keeper.keep(*self._encoding(parameters)) for parameters in self.parameters]
         self.scaling.fit(unless_stopped(self.kept[0].batches(), self.context))
-        in_memory = all(isinstance(kept.values, Tensor) for kept in self.kept)
-        self.held = in_memory or sum(kept.nbytes for kept in self.kept) <= MOST_HELD
+        self.held = sum(kept.nbytes for kept in self.kept) <= MOST_HELD
         if self.held:
-            self.kept = [KeptLatents(self.scaling.normalize(kept.whole()), kept.device) for kept in self.kept]
+            self.kept = [kept.in_memory(self.scaling.normalize) for kept in self.kept]
 
     def of(self, indices: Tensor) -> Tensor:
         """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""

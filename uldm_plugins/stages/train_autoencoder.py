@@ -29,7 +29,7 @@ from uldm_plugins.nn.frozen import without_gradients
 from uldm_plugins.shared.diagnostics import autoencoder_diagnostics
 from uldm_plugins.shared.ema import EMA, averaging
 from uldm_plugins.stages.previews import at_rest, reconstructed
-from uldm_plugins.stages.training import OptimizerStep, detached, image_batch, weighted_sum
+from uldm_plugins.stages.training import OptimizerStep, detached, image_batch, prefetch, weighted_sum
 
 
 class TrainAutoencoder:
@@ -118,6 +118,7 @@ class TrainAutoencoder:
         """Update autoencoder and discriminator once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
         images = image_batch(self.dataset, indices, context, self.augmentation, step)
+        prefetch(self.dataset, self.batch_size, step, context)
         adversary = self.adversary if self.adversary and step >= self.adversary.loss.start else None
         with context.autocast():
             reconstruction, _, own = self.autoencoder(images)

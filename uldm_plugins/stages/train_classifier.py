@@ -25,7 +25,7 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.shared.ema import EMA, warmed
 from uldm_plugins.stages.latents import index_batches, unless_stopped
-from uldm_plugins.stages.training import OptimizerStep, image_batch
+from uldm_plugins.stages.training import OptimizerStep, image_batch, prefetch
 
 
 @runtime_checkable
@@ -97,6 +97,7 @@ class TrainClassifier:
         """Update the classifier once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
         images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
+        prefetch(self.dataset, self.batch_size, step, context)
         labels = _labels(self.dataset, indices).to(images.device)
         with context.autocast():
             logits = self.backbone.logits(images)

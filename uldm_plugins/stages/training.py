@@ -20,6 +20,7 @@ from uldm_core.protocols import (
     LRSchedule,
     NoiseScheduler,
     Optimizer,
+    Prefetches,
     ScalesInput,
 )
 from uldm_core.registry.component import format_failure
@@ -117,6 +118,12 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
         return dataset.images(indices)
     except Exception as error:  # of whatever reads the files
         raise DataError(f"the dataset cannot give its images: {format_failure(error)}") from error
+
+
+def prefetch(dataset: Dataset, batch_size: int, step: int, context: Context) -> None:
+    """Have a dataset that can do so read the images of the step after ``step``, while this one is done."""
+    if isinstance(dataset, Prefetches):
+        dataset.prefetch(context.batch(len(dataset), batch_size, step + 1))
 
 
 def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:

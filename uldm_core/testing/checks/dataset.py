@@ -217,6 +217,35 @@ def labels_match(case: Case) -> None:
 
 
 @contract.check
+def class_names_true(case: Case) -> None:
+    """``class_names``, if there are any, are a text for each class, the same in every split."""
+    dataset: Any = case.build()
+    if getattr(dataset, "class_names", None) is None:
+        raise Skip("its classes have no names")
+    names = list(dataset.class_names)
+    expect(all(isinstance(name, str) and name for name in names), f"class names are {names[:5]}")
+    expect(len(set(names)) == len(names), "two classes have one name")
+    for split in (dataset, *map(dataset.split, dataset.splits)):
+        most = int(split.labels.max())
+        expect(most < len(names), f"there is a label {most}, and {len(names)} names: label i is name i")
+        expect(list(split.class_names) == names, "two splits have other class names, or in another order")
+
+
+@contract.check
+def prefetch_changes_nothing(case: Case) -> None:
+    """``prefetch(indices)``, if there is any, reads ahead; ``images`` gives what it is asked for."""
+    dataset: Any = case.build()
+    if getattr(dataset, "prefetch", None) is None:
+        raise Skip("it reads nothing ahead")
+    first, second = _indices(case, dataset), _indices(case, dataset).flip(0)
+    wanted = dataset.images(first), dataset.images(second)
+    for ahead in (first, second):
+        dataset.prefetch(ahead)
+        expect(torch.equal(dataset.images(first), wanted[0]), "images are others after prefetch")
+        expect(torch.equal(dataset.images(second), wanted[1]), "images are others after prefetch")
+
+
+@contract.check
 def files_in_any_order(case: Case) -> None:
     """Files may be listed in any order, which differs from one file system to the next: sort them."""
     dataset = case.build()
@@ -291,19 +320,18 @@ def _varied(case: Case, dataset: Dataset) -> Iterator[tuple[str, Any]]:
     channels, height, width = _shape(dataset)
     half = max(1, len(dataset) // 2)
     side = height // 2 if height > 16 else height * 2
-    other: dict[str, Any] = {
-        "size": side if height == width else (side, width),
-        "channels": 4 - channels,
-        "limit": half,
-        "count": half,
-        "seed": 12,
-    }
-    tried = [name for name in other if case.subject.inferred(name)]
+    other: list[tuple[str, Any]] = [
+        ("size", side if height == width else (side, width)),
+        ("size", (side, side + 8)),
+        *(("channels", count) for count in (1, 3, 4) if count != channels),
+        *(("limit", half), ("count", half), ("seed", 12)),
+    ]
+    tried = [(name, value) for name, value in other if case.subject.inferred(name)]
     if not tried:
         raise Skip("it takes no option that would change its images")
-    for name in tried:
+    for name, value in tried:
         try:
-            yield f"{name} = {other[name]}", case.build(**{name: other[name]})
+            yield f"{name} = {value}", case.build(**{name: value})
         except (UldmError, ValueError, TypeError):
             continue  # it takes other values than these
 
