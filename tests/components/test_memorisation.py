@@ -102,7 +102,7 @@ uldm = 1
 [dataset]
 use = "synthetic"
 count = 48
-size = 16
+size = 8
 channels = 1
 
 [autoencoder]
@@ -110,18 +110,19 @@ use = "identity"
 
 [denoiser]
 use = "mlp"
-width = 256
-hidden = 512
+width = 128
+hidden = 256
 
 [noise_scheduler]
 use = "flow"
 
 [stages.second]
 use = "train_diffusion"
-steps = 1500
+steps = 800
 batch_size = 32
 held_out = 0.33
 previews = 0
+optimizer = { use = "adamw", lr = 3e-3 }
 
 [stages.samples]
 use = "sample"
@@ -152,7 +153,6 @@ def test_a_denoiser_of_32_images_memorises_them_and_everything_says_so(tmp_path,
         page = (run / "report.html").read_text()
         flagged = "the model repeats images that it was trained on"
         assert (flagged in error) is (flagged in page) is (copies[name] > MOST_COPIES)
-        assert (
-            "has risen since step" in page and "the weights that were best are kept" in page
-        ) or name == "few"
-    assert copies["few"] > 0.3 > copies["best"]
+        assert "has risen since step" in page
+        assert ("the weights that were best are kept" in page) is (name == "best")
+    assert copies["few"] > 0.3 and copies["few"] > copies["best"]
