@@ -190,9 +190,9 @@ def test_classes_are_known_by_their_names_without_the_data(conditional, monkeypa
     assert _number("cat", 3, ["dog", "cat", "1"]) == 1 and _number("1", 3, ["dog", "cat", "1"]) == 2
     assert _number("0", 3, ["dog", "cat", "1"]) == _number("0", 3, []) == 0
     with pytest.raises(
-        MistakeError, match=r"--class cow: .* classes 0 to 1 \(did you mean 'cat'\?\)"
+        MistakeError, match=r"--class cats: .* classes 0 to 1 \(did you mean 'cat'\?\)"
     ) as caught:
-        _number("cow", 2, ["dog", "cat"])
+        _number("cats", 2, ["dog", "cat"])
     assert caught.value.problems[0].hint == "they are called dog, cat"
 
 
