@@ -49,6 +49,7 @@ EVERY_DAY = {
     ),
     *("noise_scheduler/cosine", "noise_scheduler/edm", "sampler/dpmpp_2m", "sampler/ddpm", "optimizer/adam"),
     *("lr_schedule/one_cycle", "dataset/synthetic", "denoiser/diffusers/unet_2d"),
+    *("augmentation/compose",),
 }
 """Some of each kind; the others are slow tests."""
 SMALL = {"dataset/mnist": {"limit": 64}, "condition/clusters": {"classes": 8}}
@@ -61,6 +62,7 @@ PLACES = {
     "adversarial_loss": ("stages", "first", "adversarial"),
     "latent_scaling": ("latent_scaling",),
     "timestep_weighting": ("stages", "second", "timestep_weighting"),
+    "augmentation": ("augmentation",),
     "condition": ("condition",),
     "denoiser": ("denoiser",),
     "guidance": ("guidance",),

@@ -123,7 +123,6 @@ def _kind(name: str, protocol: str, summary: str, *, probe: str = "", **more: An
 
 BUILTIN_KINDS = (
     _kind("dataset", "Dataset", "images by index", probe="show", data=True),
-    _kind("augmentation", "Augmentation", "changed copies of the training images", probe="augment"),
     _kind("backbone", "Backbone", "a frozen feature network", probe="extract", network=True),
     _kind(
         "autoencoder",
@@ -159,6 +158,7 @@ BUILTIN_KINDS = (
         "which times are trained, and how much each counts",
         numbers=True,
     ),
+    _kind("augmentation", "Augmentation", "changed copies of the training images", probe="augment"),
     _kind(
         "condition",
         "Condition",

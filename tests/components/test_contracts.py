@@ -20,6 +20,7 @@ def name(component):
 EVERY_DAY = {
     *(
         "adversarial_loss/hinge",
+        "augmentation/compose",
         "autoencoder/vqvae_fast",
         "backbone/dummy",
         "condition/labels",

@@ -198,6 +198,13 @@ def test_an_option_that_shows_in_few_images_counts(case, folder):
     assert len(entries(folder)) == 2
 
 
+def test_code_counts(case, folder, monkeypatch):
+    case.latents()
+    monkeypatch.setattr(kept_latents, "code_of", lambda classes: sorted(each.__name__ for each in classes))
+    case.latents(), case.latents()
+    assert len(entries(folder)) == 2
+
+
 @pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
 def test_a_damaged_file_is_never_used(damage, case, folder):
     wanted = case.latents().of(INDICES)
@@ -209,7 +216,7 @@ def test_a_damaged_file_is_never_used(damage, case, folder):
     assert len(case.dataset.asked) == PROBE + COUNT
 
 
-def test_images_that_cannot_be_told_from_others_are_encoded_anew(case, folder):
+def test_images_without_a_fingerprint_are_encoded_anew(case, folder):
     case.dataset.fingerprint = ""
     case.latents()
     assert not folder.exists() and len(case.dataset.asked) == PROBE + COUNT
@@ -229,13 +236,13 @@ def test_without_a_cache_folder_latents_are_kept_in_memory(case, folder, monkeyp
         case.latents()
 
 
-def test_a_disk_without_room_is_found_before_anything_is_encoded(case, folder, monkeypatch):
+def test_too_small_a_disk_is_found_before_anything_is_encoded(case, folder, monkeypatch):
     monkeypatch.setattr(cache, "free_bytes", lambda path: 100)
     case.latents()
     assert "are needed, 100 are free" in case.messages[0] and not entries(folder)
 
 
-def test_float16_takes_half_the_room_and_is_the_same_in_memory(case, folder, monkeypatch):
+def test_float16_takes_half_the_bytes_and_is_the_same_in_memory(case, folder, monkeypatch):
     whole, half = case.latents().of(INDICES), case.latents(dtype=torch.float16)
     assert {np.load(path).dtype.name for path in entries(folder)} == {"float32", "float16"}
     torch.testing.assert_close(half.of(INDICES), whole, rtol=2e-3, atol=2e-3)
