@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,12 +31,14 @@ from uldm_plugins.own_images.schedule import AUTOENCODER_SHARE, Speed
 from uldm_plugins.own_images.writing import tables_of
 from uldm_plugins.shared.arrays import half_of_memory
 
-SECONDS = 0.8
-"""A timing takes so long, beside its first steps."""
-UNTIMED, FEWEST, MOST = 2, 2, 20
-"""Steps that only warm up, and how many are timed."""
+SECONDS = 1.0
+"""A timing takes so long, or one step."""
+MOST = 20
+"""Steps that are timed, after one to warm up."""
 PATIENCE = 60.0
 """Seconds that shapes may take, on a computer that is busy."""
+BUSY = 0.75
+"""A share of the processors: with so much work of others, there is too little for a measurement."""
 LATER = 1000
 """A step at which the discriminator has started."""
 BACKWARD, ADVERSARIAL = 3, 8
@@ -43,8 +46,10 @@ BACKWARD, ADVERSARIAL = 3, 8
 ASSUMED_GPU = 1.5e13
 """FLOPs a second in training of a GPU that is not here: a desktop's, which reaches a part of its peak."""
 
-PROGRAM = 500 << 20
+PROGRAM = 750 << 20
 """Bytes of memory of Python and torch themselves."""
+COPIES = 9
+"""Of a denoiser's weights, beside those of a step: its averages, and what a checkpoint is written from."""
 
 
 @frozen
@@ -55,7 +60,7 @@ class Costs:
         autoencoder: FLOPs of a training step, without the discriminator's.
         adversarial: FLOPs of a training step with it.
         denoiser: FLOPs of a training step.
-        memory: bytes of a training step, of what takes the most.
+        memory: bytes of a training that takes the most.
         disk: bytes that both trainings leave on disk.
     """
 
@@ -114,6 +119,14 @@ def this_computer(folder: Path) -> Computer:
     )
 
 
+def busy() -> bool:
+    """Return whether other programs keep this computer busy."""
+    try:
+        return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # Windows has no such function
+        return False
+
+
 def costs(choice: Choice) -> Costs:
     """Return what shapes tell of a recipe."""
     tables = tables_of(choice)
@@ -126,12 +139,13 @@ def costs(choice: Choice) -> Costs:
         for name in ("autoencoder", "discriminator", "denoiser")
     )
     memory = [row.memory or 0 for row in found.rows if not row.component.startswith("denoiser")]
+    weights = 4 * (rows["denoiser"].parameters or 0)
     first, second = (choice.tables[name]["batch_size"] for name in ("stages.first", "stages.second"))
     return Costs(
         autoencoder=float(BACKWARD * first * autoencoder),
         adversarial=float(first * (BACKWARD * autoencoder + ADVERSARIAL * discriminator)),
         denoiser=float(BACKWARD * second * denoiser),
-        memory=max(sum(memory), rows["denoiser"].memory or 0),
+        memory=max(sum(memory), (rows["denoiser"].memory or 0) + COPIES * weights),
         disk=sum(stored_bytes(resolved, found, stage) for stage in resolved.stages),
     )
 
@@ -211,13 +225,11 @@ def _training(
         return time.perf_counter() - started
 
     def seconds(begin: int) -> float:
-        for step in range(UNTIMED):
-            take(begin + step)
-        found: list[float] = []
         until = time.perf_counter() + SECONDS
-        while len(found) < FEWEST or (len(found) < MOST and time.perf_counter() < until):
-            found.append(take(begin + UNTIMED + len(found)))
-        return median(found)
+        found = [take(begin)]
+        while len(found) <= MOST and time.perf_counter() < until:
+            found.append(take(begin + len(found)))
+        return median(found[1:] or found)
 
     return seconds
 

@@ -14,11 +14,22 @@ from uldm_plugins.own_images.choice import Choice, choose
 from uldm_plugins.own_images.describing import describe_choice, describe_folder, describe_other, head
 from uldm_plugins.own_images.facts import Computer, FolderSummary, Request
 from uldm_plugins.own_images.folder import MOST_CHECKED, Folder, look_at, read_all, some_images
-from uldm_plugins.own_images.measure import PROGRAM, Costs, assumed, costs, measured, scaled, this_computer
+from uldm_plugins.own_images.measure import (
+    PROGRAM,
+    Costs,
+    assumed,
+    busy,
+    costs,
+    measured,
+    scaled,
+    this_computer,
+)
 from uldm_plugins.own_images.schedule import Schedule, Speed, schedule
 from uldm_plugins.own_images.writing import recipe_text
 from uldm_plugins.shared.files import Reading, shown
 
+FEW_STEPS = 200
+"""With fewer steps, samples are noise."""
 SOME = 256
 """Images that speed is measured on."""
 
@@ -60,7 +71,7 @@ def own_recipe(path: Path, images: Path, request: Request, gpu: bool, echo: Call
         echo(f"  {line}")
     summary = evolve(summary, root=root_in_recipe(path, images))
     draft = _draft(summary, computer, request, folder, echo)
-    for warning in too_much(memory_and_disk(summary, draft), computer):
+    for warning in warnings_of(summary, computer, draft):
         echo(f"warning: {warning}")
     echo("chosen:")
     for line in describe_choice(draft.choice):
@@ -80,6 +91,8 @@ def _draft(
     cost = costs(choice)
     if computer.here:
         echo(f"measuring {computer.name}: a few steps of each training")
+        if busy():
+            echo("warning: other programs keep this computer busy: without them, more steps would fit")
         speed = measured(choice, some_images(folder, reading_of(choice), SOME))
     else:
         speed = assumed(cost)
@@ -120,8 +133,11 @@ def _others(
         yield option, describe_other(draft.choice, choice, steps)
 
 
-def too_much(takes: tuple[int, int], computer: Computer) -> Iterator[str]:
+def warnings_of(folder: FolderSummary, computer: Computer, draft: Draft) -> Iterator[str]:
     """Yield what a recipe takes more of than there is."""
+    if min(draft.steps.first, draft.steps.second) < FEW_STEPS:
+        yield f"fewer than {FEW_STEPS} steps make no images: give more --minutes, or a smaller --size"
+    takes = memory_and_disk(folder, draft)
     for what, need, there in zip(("memory", "disk"), takes, (computer.memory, computer.free_disk)):
         if need > there and (computer.here or what == "disk"):
             yield f"it takes about {short(need, 'B')} of {what}, of {short(there, 'B')}: lower --size"
