@@ -156,8 +156,8 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
         (["{run}", "--samples", "none.npz"], "there are no samples none.npz"),
         (["{run}", "--metric", "psnr", "--metric", "psnr"], "metrics: PSNR is listed twice"),
         (["{run}", "--samples", "one.npz", "--metric", "frechet_mnist"], "FrechetMnist cannot be measured: "),
-        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
-        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, H, W, 1 or 3]"),
+        (["{run}", "--samples", "text.npz"], "text.npz: no .npz with images, uint8 [N, H, W, C]"),
+        (["{run}", "--samples", "other.npz"], "other.npz: no .npz with images, uint8 [N, H, W, C]"),
         (
             ["{run}", "--samples", "small.npz"],
             "images are 5x5 with 1 channels; those of the run's dataset are 28x28 with 1 channels",
@@ -178,6 +178,7 @@ def test_evaluate_measures_what_the_run_measured(uldm, run):
         (["small.npz", "--against", "small.npz"], "name the metrics: --metrics NAME,NAME"),
         (["one.npz", "--against", "one.npz", "--metrics", "codebook_usage"], "missing option 'autoencoder'"),
         (["one.npz", "--against", "line.npz", "--metrics", "psnr"], "line.npz: images are uint8 [2, 28]"),
+        (["one.npz", "--against", "four.npz", "--metrics", "psnr"], "four.npz has images of 4 channels"),
         (
             ["one.npz", "--against", "two.npz", "--metrics", "psnr"],
             "PSNR cannot be measured: 1 images against",
@@ -190,6 +191,7 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
     for name, shape, kind in [
         ("one", (1, 28, 28, 1), np.uint8),
         ("two", (2, 28, 28, 1), np.uint8),
+        ("four", (1, 28, 28, 4), np.uint8),
         ("small", (2, 5, 5, 1), np.uint8),
         ("line", (2, 28), np.uint8),
         ("floats", (2, 28, 28, 1), np.float32),
@@ -198,6 +200,15 @@ def test_what_cannot_be_evaluated_is_said(uldm, run, tmp_path, arguments, said):
         np.savez(tmp_path / f"{name}.npz", images=np.zeros(shape, kind))
     code, out, error = uldm("evaluate", *(part.format(run=run) for part in arguments))
     assert code == 2 and said in error and out == "" and "Traceback" not in error
+
+
+def test_evaluate_warns_of_a_network_that_a_loss_of_the_run_trained_on(uldm, run, monkeypatch):
+    monkeypatch.setattr(Evaluate, "report", lambda *a: {"results": {}, "counts": {}, "metrics": {}})
+    monkeypatch.setattr("uldm_plugins.commands.evaluate._keep", lambda *a: None)
+    metrics = ("--metrics", "kid,psnr")
+    error = uldm("evaluate", run, *metrics, "--backbone", "mnist_classifier")[2]
+    assert "kid: warning: measures in the features of mnist_classifier, on which stages.first" in error
+    assert "flatters" not in uldm("evaluate", run, *metrics, "--backbone", "dummy")[2]
 
 
 def test_evaluate_measures_the_images_it_is_given_and_keeps_the_result(uldm, run, tmp_path):

@@ -102,6 +102,10 @@ def test_each_address_is_asked_once_and_none_against_auto_download(recipe, hub):
     assert missing(recipe(metrics % (on, on)), ["first", "second"]) == [] and len(hub) == 1
 
 
+def test_the_recipe_that_is_named_needs_no_file(hub, tmp_path):
+    assert missing(Recipe.load("images_latent", [f"dataset.root={tmp_path}"])) == [] and hub == []
+
+
 def test_a_loss_is_offered_losses_and_a_network_of_the_recipe_networks(recipe, hub):
     by_ref = 'stages.first.losses=[{ use = "lpips", backbone = { ref = "seen" } }]'
     (problem,) = missing(recipe('stages.first.losses=["lpips"]'))

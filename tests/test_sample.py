@@ -23,6 +23,7 @@ from uldm_core.engine.signals import Interrupted, Stop
 from uldm_core.errors import RunWarning
 from uldm_core.recipe import Recipe
 from uldm_core.run_folder.folder import RunFolder
+from uldm_plugins.commands.sample import _number
 from uldm_plugins.denoisers.mlp import MLP
 from uldm_plugins.stages.train_diffusion import TrainDiffusion
 
@@ -180,6 +181,19 @@ def test_a_class_that_the_run_does_not_have_is_said_before_its_networks_are_load
     code, out, error = uldm("sample", folder, "--out", "a.png", "--class", 3, "--class", 10)
     assert (code, out) == (2, "") and error.startswith(said)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_classes_are_known_by_their_names_without_the_data(conditional, monkeypatch):
+    monkeypatch.setattr(TrainedRun, "_open", lambda *_: pytest.fail("the data are opened"))
+    opened = TrainedRun.open(conditional)
+    assert opened.component("condition").class_names == list("0123456789")
+    assert _number("cat", 3, ["dog", "cat", "1"]) == 1 and _number("1", 3, ["dog", "cat", "1"]) == 2
+    assert _number("0", 3, ["dog", "cat", "1"]) == _number("0", 3, []) == 0
+    with pytest.raises(
+        MistakeError, match=r"--class cow: .* classes 0 to 1 \(did you mean 'cat'\?\)"
+    ) as caught:
+        _number("cow", 2, ["dog", "cat"])
+    assert caught.value.problems[0].hint == "they are called dog, cat"
 
 
 def test_a_trajectory_and_what_lies_between_two_noises_are_drawn(uldm, run, tmp_path):

@@ -79,6 +79,7 @@ def test_tensors_can_be_packed(folder):
 @pytest.mark.parametrize("note_every", [0.0, 1e9])
 def test_what_a_killed_process_has_done_is_kept(folder, starts, monkeypatch, note_every):
     monkeypatch.setattr(cache, "_NOTE_EVERY", note_every)
+    monkeypatch.setattr(cache, "_WORTH", 0)
 
     def batches(start):
         yield VALUES[:40]
@@ -180,6 +181,7 @@ def test_what_nobody_used_for_a_month_is_removed(folder, starts):
 
 def test_progress_is_logged(folder, starts, monkeypatch, caplog):
     monkeypatch.setattr(cache, "_LOG_EVERY", 0.0)
+    monkeypatch.setattr(cache, "_LARGE", 6_000)
     caplog.set_level("INFO", "uldm_plugins")
     pack(starts)
-    assert "packing 100 images" in caplog.text and "packed 96 of 100 images" in caplog.text
+    assert "packing 100 images, 0.0 GB: " in caplog.text and "packed 96 of 100 images" in caplog.text

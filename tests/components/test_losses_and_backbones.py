@@ -154,6 +154,10 @@ def warned(loss, metric, **components):
         ({"ref": "seen"}, "vgg16", True),
         ("vgg16", {"ref": "seen"}, True),
         ("vgg16", {"use": "vgg16", "weights": "random"}, False),
+        ("vgg16", {"use": "vgg16", "auto_download": False}, True),
+        ({"use": "vgg16", "weights": "a/own.pth"}, {"use": "vgg16", "weights": "b/own.pth"}, True),
+        ({"use": "vgg16", "weights": "a/own.pth"}, {"use": "vgg16", "weights": "a/other.pth"}, False),
+        ({"use": "vgg16", "weights": "random"}, {"use": "vgg16", "weights": "random"}, False),
         ("mnist_classifier", "mnist_judge", False),
     ],
 )

@@ -1,14 +1,18 @@
 """Whether samples copy training images: the share that are nearer to one than unseen images are."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from uldm_core import registry
+from uldm_core.cli import main as program
 from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device
 from uldm_core.engine.progress import Silent
+from uldm_core.engine.run import run as run_recipe
+from uldm_core.recipe import Recipe
 from uldm_core.run_folder.stage_folder import StageFolder
 from uldm_plugins.report.run_reader import Measured
 from uldm_plugins.shared.diagnostics import MOST_COPIES, copies_diagnostics
@@ -90,3 +94,65 @@ def test_without_unseen_images_there_is_no_share(digits):
     )
     assert "copies" not in found["samples"]
     assert not list(copies_diagnostics(found)) and not list(copies_diagnostics(Measured().results))
+
+
+FEW_IMAGES = """
+uldm = 1
+
+[dataset]
+use = "synthetic"
+count = 48
+size = 8
+channels = 1
+
+[autoencoder]
+use = "identity"
+
+[denoiser]
+use = "mlp"
+width = 128
+hidden = 256
+
+[noise_scheduler]
+use = "flow"
+
+[stages.second]
+use = "train_diffusion"
+steps = 800
+batch_size = 32
+held_out = 0.33
+previews = 0
+optimizer = { use = "adamw", lr = 3e-3 }
+
+[stages.samples]
+use = "sample"
+count = 100
+
+[stages.scores]
+use = "evaluate"
+metrics = [{ use = "psnr" }]
+"""
+
+
+@pytest.mark.slow
+def test_a_denoiser_of_32_images_memorises_them_and_everything_says_so(tmp_path, capsys):
+    """The log, ``uldm evaluate`` and the report; and the best weights of the same training copy less."""
+    (tmp_path / "few.toml").write_text(FEW_IMAGES)
+    (tmp_path / "best.toml").write_text('uldm = 1\nextends = "few.toml"\nstages.second.checkpoint = "best"\n')
+    copies = {}
+    for name in ("few", "best"):
+        run, shown = tmp_path / name, Messages()
+        run_recipe(Recipe.load(tmp_path / f"{name}.toml"), out=run, reporter=shown)
+        text = "\n".join(shown.lines)
+        assert ("it memorises" in text) is (name == "few")
+        assert ("the weights are those of step" in text) is (name == "best")
+        capsys.readouterr()
+        assert program._run(["evaluate", str(run), "--metrics", "nearest_neighbour"]) == 0
+        out, error = capsys.readouterr()
+        copies[name] = float(re.search(r"^copies +([\d.]+)", out, re.MULTILINE).group(1))
+        page = (run / "report.html").read_text()
+        flagged = "the model repeats images that it was trained on"
+        assert (flagged in error) is (flagged in page) is (copies[name] > MOST_COPIES)
+        assert "has risen since step" in page
+        assert ("the weights that were best are kept" in page) is (name == "best")
+    assert copies["few"] > 0.3 and copies["few"] > copies["best"]

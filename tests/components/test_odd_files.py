@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from uldm_core import registry
 from uldm_plugins.shared import profiles
 from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.decoding import decode
@@ -418,6 +419,20 @@ def test_further_images_of_a_file_are_noticed():
         "webp with an animation",
     }
     assert {name for name, what in more.items() if what == "of several pages"} == {"tiff of two pages"}
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_that_the_first_picture_is_used_is_said_with_a_count(tmp_path, caplog, pack):
+    for name in ("apng", "gif with an animation", "tiff of two pages", "png of colours", "bmp of grey"):
+        (tmp_path / f"{name}.{name.split()[0][-4:]}").write_bytes(ODD[name][0])
+    for _ in range(2):  # found, then remembered
+        caplog.clear()
+        registry.build("dataset", "image_folder", root=str(tmp_path), size=4, pack=pack)
+        lines = [record.getMessage() for record in caplog.records if "first picture" in record.getMessage()]
+        assert [line.partition("used: ")[2] for line in lines] == [
+            "2 animated (apng.apng, gif with an animation.gif)",
+            "1 of several pages (tiff of two pages.tiff)",
+        ]
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -491,6 +491,15 @@ def test_results_of_other_images_are_kept_where_that_is_accepted(place):
     assert "accepted_data" not in read_record(place.out / "run.json", dict)
 
 
+def test_images_that_are_not_square_are_accepted_as_well(place, monkeypatch):
+    monkeypatch.setattr(Pictures, "size", (4, 6))
+    place.run(until="first")
+    place.draw(train="other")
+    (would, *_) = forecast(place.resolve(), place.out)
+    assert would.why == "the dataset has changed (--accept-data keeps it as it is)"
+    assert place.run(until="first", accept_data=True).done == []
+
+
 def test_what_is_done_later_is_done_with_the_images_as_they_are(place):
     place.run(until="first")
     place.draw(train="other", test="other")

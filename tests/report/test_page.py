@@ -71,6 +71,17 @@ def test_everything_there_is_is_shown(run):
     assert 'http-equiv="refresh"' not in page and data(page)["refresh"] == 0
 
 
+def test_numbers_by_a_network_that_a_loss_trained_on_are_warned_of(run):
+    run.everything()
+    assert not [what for what in found(run) if "flatters" in what]
+    loss = 'losses = [{ use = "lpips", backbone = "mnist_judge" }]\n'
+    run.recipe(RECIPE.replace("steps = 400\n", "steps = 400\n" + loss))
+    flattering = [what.partition(", on which")[0] for what in found(run) if "flatters" in what]
+    assert "worry: scores.metrics[0] measures in the features of mnist_judge" in flattering
+    run.recipe("uldm = 1\n[dataset]\nuse = 'gone'\n")
+    assert not [what for what in found(run) if "flatters" in what]
+
+
 def test_a_page_asks_nothing_of_the_network_and_stays_small(run):
     page = report_of(run.everything(), NOW)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
@@ -214,6 +225,30 @@ def test_the_losses_of_several_averages_share_a_chart(run):
     assert page.count("one average of the weights") == 1 and ">held out loss<" in page
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_where_a_denoiser_memorises_is_marked_and_said(run, kept):
+    run.recipe(RECIPE.replace("steps = 600", 'steps = 600\ncheckpoint = "best"') if kept else RECIPE)
+    held_out = [1.0, 0.7, 0.5, *np.linspace(0.5, 0.9, 17).round(4).tolist()]
+    trained = np.linspace(1, 0.1, 20).round(4).tolist()
+    losses = zip(range(30, 601, 30), held_out, trained)
+    lines = [{"step": step, "held_out_loss": one, "trained_loss": other} for step, one, other in losses]
+    run.log("second", [*lines, {"step": 600, "held_out_far": 3.0}])
+    if kept:
+        done = {"key": {"content": "1"}, "done": True, "seconds": 1.0, "summary": {"best_step": 120.0}}
+        run.json("stages/second/stage.json", done)
+    charts = data(page := report_of(run.path, NOW))["charts"]
+    chart = charts["second/held_out_loss"]
+    assert [one["line"] for one in chart["series"]] == [held_out, trained] and "second/held_out_far" in charts
+    best = 120 if kept else 90
+    assert chart["mark"] == {"x": best, "label": f"best: {best}"}
+    assert f"The line is at step {best}, {'whose weights are kept' if kept else 'the lowest'}." in page
+    said = [one for one in found(run) if "memorises" in one]
+    what = (
+        "Stage second: the loss on held-out images has risen since step 90 while that on trained images fell"
+    )
+    assert len(said) == 1 and said[0].startswith(f"{'note' if kept else 'worry'}: {what}: it memorises")
+
+
 def test_what_broke_is_said(run):
     run.everything()
     run.state("failed", error="loss is nan at step 20")
@@ -330,6 +365,11 @@ def test_samples_of_the_largest_classes_are_shown_with_their_shares(run):
     assert "found without any label" in section
     (weights / "condition.safetensors").unlink()
     run.recipe(RECIPE.replace('use = "clusters"', 'use = "labels"'))
+    made_of = {"class_names": {"dataset": ["cat", "<i>", "dog"]}}
+    run.json("stages/second/stage.json", {"key": {"content": "1", "made_of": made_of}, "done": False})
+    section = by_class(run)
+    assert re.findall(r'<th scope="row">([^<]+)</th>', section) == ["7", "cat", "dog"]
+    run.json("stages/second/stage.json", {"key": {"content": "1"}, "done": False})
     section = by_class(run)
     rows = re.findall(r'<th scope="row">(\d+)</th><td class="num">(\S+) %</td>\s*<td><div', section)
     assert rows == [("7", "50.0"), ("0", "40.0"), ("2", "10.0")] and "the dataset's own" in section.replace(

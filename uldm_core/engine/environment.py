@@ -56,7 +56,7 @@ def environment_of(resolved: ResolvedRecipe, device: Device, command: str) -> di
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "machine": str(device),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "blas": _blas(),
         **_gpu(device.device),
         "device": device.device.type,
@@ -110,7 +110,7 @@ def _version(library: str) -> str:
 
 
 @cache
-def _cpu() -> str:
+def processor() -> str:
     """Return the processor and the instructions that torch uses of it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()

@@ -51,7 +51,8 @@ class Data:
         if not isinstance(dataset.size, tuple):
             what = f"the size of its images is {dataset.size!r}, not a tuple of height and width"
             raise MistakeError(Problem(Where((name,)), what, "say it so in its class: size = (28, 28)"))
-        shape = {"channels": dataset.channels, "size": written_size(dataset.size)}
+        size = written_size(dataset.size)  # as JSON has it, which records are read from
+        shape = {"channels": dataset.channels, "size": size if isinstance(size, int) else list(size)}
         if reads is not None and not reads:
             return {**shape, "splits": {}}
         wanted = [split for split in dataset.splits if reads is None or split in reads]

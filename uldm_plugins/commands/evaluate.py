@@ -75,6 +75,8 @@ def evaluate(
     `floor` is what real images score, `originals` what the test set itself scores. Files of two folders are
     pairs by their names, images of others by their order.
     """
+    from uldm_plugins.shared.diagnostics import copies_diagnostics
+
     if backbone and not metrics:
         raise click.UsageError("--backbone is for metrics that are named: --metrics NAME")
     specs = _specs(metrics, backbone)
@@ -87,6 +89,8 @@ def evaluate(
     else:
         report = _of_images(run, against, specs, size, run_options)
     click.echo(json.dumps(report, indent=2) if as_json else _table(report["results"]))
+    for found in copies_diagnostics(report["results"]):
+        click.echo(f"warning: {found.what}\n    {found.fix}", err=True)
     if is_run:
         _keep(run, report, against)
 

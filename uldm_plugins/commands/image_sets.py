@@ -36,7 +36,7 @@ class ImageSet:
         read: yields batches with so many channels, uint8 [B, C, H, W].
         other: the training set, where it is the test set of a dataset.
         files: what each image is called, if they are files.
-        adapts: it can be read as grey as well as in colour.
+        adapts: it can be read in grey as well as in colour or with alpha.
     """
 
     name: str
@@ -60,6 +60,10 @@ class ImageSet:
             yield from self.read(self.shape[0])
         except ValueError as error:
             raise MistakeError(str(error)) from error
+
+    def can_have(self, channels: int) -> bool:
+        """Whether the images can be read with so many channels."""
+        return channels in ((1, 3, 4) if self.adapts else (self.shape[0], 3 if self.shape[0] == 1 else 0))
 
     def with_channels(self, channels: int) -> ImageSet:
         """Return the same set, its images with so many channels."""
@@ -148,9 +152,9 @@ def load_array(path: Path) -> Tensor:
     """Read an ``.npz``'s array ``images``, or its only one, as uint8 [N, C, H, W].
 
     Raises:
-        MistakeError: it is no ``.npz``, or holds no images uint8 [N, H, W, 1 or 3] or [N, H, W].
+        MistakeError: it is no ``.npz``, or holds no images uint8 [N, H, W, C] or [N, H, W].
     """
-    wanted = "uint8 [N, H, W, 1 or 3], named images or the only array in the file"
+    wanted = "uint8 [N, H, W, C], named images or the only array in the file"
     try:
         names = array_names(path)
         name = "images" if "images" in names or len(names) != 1 else names[0]
@@ -158,7 +162,7 @@ def load_array(path: Path) -> Tensor:
     except ValueError as error:
         raise MistakeError(f"{path}: no .npz with images, {wanted}", hint=str(error)) from error
     whole = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or whole.ndim != 4 or whole.shape[-1] not in (1, 3) or not whole.size:
+    if images.dtype != np.uint8 or whole.ndim != 4 or not whole.size:
         raise MistakeError(f"{path}: images are {images.dtype} {list(images.shape)}; expected {wanted}")
     return torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
 
@@ -169,13 +173,16 @@ def alike(images: ImageSet, reference: ImageSet) -> tuple[ImageSet, ImageSet]:
     Files are read as the other side is, grey or in colour; else grey images get three equal channels.
 
     Raises:
-        MistakeError: their sizes differ.
+        MistakeError: their sizes differ, or their channels do and neither set is grey or of files.
     """
     if images.shape[1:] != reference.shape[1:]:
         sizes = [f"{one.name} has images of {one.shape[2]}x{one.shape[1]}" for one in (images, reference)]
         raise MistakeError(", ".join(sizes), hint="--size N resizes those of folders")
     fixed = {one.shape[0] for one in (images, reference) if not one.adapts}
     channels = max(fixed or {images.shape[0], reference.shape[0]})
+    if not (images.can_have(channels) and reference.can_have(channels)):
+        counts = [f"{one.name} has images of {one.shape[0]} channels" for one in (images, reference)]
+        raise MistakeError(", ".join(counts), hint="both need as many; grey fits RGB")
     return images.with_channels(channels), reference.with_channels(channels)
 
 

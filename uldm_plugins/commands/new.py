@@ -43,15 +43,59 @@ def new() -> None:
     """Write a starting point: a recipe, or a package of your own."""
 
 
+def _size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Return height and width of ``64``, a square, or of ``96x64``."""
+    if text is None:
+        return None
+    height, x, width = text.partition("x")
+    sides = height, width if x else height
+    if not all(side.isdecimal() and 8 <= int(side) <= 4096 for side in sides):
+        raise click.BadParameter(f"{text!r} is no size: 64, or 96x64 with the height first; 8 to 4096 each")
+    return int(sides[0]), int(sides[1])
+
+
 @new.command()
 @click.argument("path", type=FilePath(), default="mine.toml")
-def recipe(path: Path) -> None:
-    """Write a small recipe to PATH, by default mine.toml, to start from."""
+@click.option("--images", type=FilePath(), help="Your images: the recipe is made for this folder.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="How long the run may take, with --images.",
+)
+@click.option("--size", callback=_size, help="Of the images to draw: 64, or 96x64 with the height first.")
+@click.option("--channels", type=click.Choice(["1", "3", "4"]), help="Grey, RGB, or RGB with transparency.")
+@click.option("--gpu", is_flag=True, help="For a computer with a GPU, even if this is none.")
+def recipe(
+    path: Path,
+    images: Path | None,
+    minutes: float,
+    size: tuple[int, int] | None,
+    channels: str | None,
+    gpu: bool,
+) -> None:
+    """Write a recipe to PATH, by default mine.toml: a small one to start from, or one for your images.
+
+    With --images it looks at the folder and measures this computer for a few seconds, so that the run takes
+    about so many minutes; the recipe's comments say why it is as it is.
+    """
     if path.exists():
         raise MistakeError(f"{path} exists already", hint="choose another PATH")
     if not path.parent.is_dir():
         raise MistakeError(f"there is no folder {path.parent}")
-    path.write_text((SCAFFOLD / "mine.toml.tmpl").read_text("utf-8"), "utf-8")
+    given = {"--size": size, "--channels": channels, "--gpu": gpu}
+    if images is None and any(given.values()):
+        names = " and ".join(name for name, value in given.items() if value)
+        raise click.UsageError(f"{names} of what? Give the folder of your images: --images FOLDER")
+    text = (SCAFFOLD / "mine.toml.tmpl").read_text("utf-8")
+    if images:
+        from uldm_plugins.own_images.facts import Request
+        from uldm_plugins.own_images.recipe import own_recipe
+
+        request = Request(minutes, size, int(channels) if channels else None)
+        text = own_recipe(path, images, request, gpu, click.echo)
+    path.write_text(text, "utf-8")
     written, schema = (quote(str(file)) for file in (path, path.parent / "uldm.schema.json"))
     click.echo(f"wrote {path}. Next:")
     click.echo(f"  uldm schema > {schema}    # for help in the editor")

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImageFolder:
-    """Every PNG, JPEG and WebP under a folder, in the order of their paths, brought to one size.
+    """Every PNG, JPEG, WebP, BMP, TIFF and GIF under a folder, sorted by path, brought to one size.
 
     Folders ``train`` and ``test`` are the splits, if there are both; ``val`` (``valid``, ``validation``) is
     ``valid`` beside them, and ``test`` where there is no ``test``. Else a share is drawn for ``test``: by

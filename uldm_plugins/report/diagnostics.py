@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,9 @@ def _copies(run: RunFiles) -> Iterator[Diagnostic]:
             "nearest",
         )
     measured = run.record("metrics.json", Measured)
-    yield from copies_diagnostics(measured.results if measured else {})
+    everything = [*([measured] if measured else []), *reversed(run.evaluations)]
+    found = (diagnostic for each in everything for diagnostic in copies_diagnostics(each.results))
+    yield from islice(found, 1)
 
 
 def _classes(run: RunFiles) -> Iterator[Diagnostic]:

@@ -25,7 +25,9 @@ from uldm_core.run_folder.files import read_record, record_text
 _VERSION = 1  # of the files; others are never used
 _UNUSED_SECONDS = 30 * 24 * 3600
 _NOTE_EVERY = 2.0  # seconds of work that a killed program loses
+_WORTH = 20  # times as long as having rows on disk takes, others are made
 _LOG_EVERY = 5.0
+_LARGE = 10**8  # bytes, of which a person is told where they are written
 _COMPARED = 16  # rows whose content is compared before an array is used
 _log = logging.getLogger(__name__)
 
@@ -140,7 +142,9 @@ class _Entry:
         if done == 0:
             self._begin(part)
         if done < self.shape[0]:
-            _log.info("packing %s %s: %s", f"{self.shape[0] - done:,}", what, self.path)
+            if self.shape[0] * self.bytes_a_row >= _LARGE:
+                size = f"{self.shape[0] * self.bytes_a_row / 1e9:.1f} GB"
+                _log.info("packing %s %s, %s: %s", f"{self.shape[0]:,}", what, size, self.path)
             self._write(part, done, batches, what)
         with writing(self.path):
             os.replace(part, self.path)  # which the next one does who asks, if the power goes
@@ -155,16 +159,18 @@ class _Entry:
     def _write(
         self, part: Path, done: int, batches: Callable[[int], Iterable[np.ndarray | Tensor]], what: str
     ) -> None:
-        noted = logged = time.monotonic()
+        logged = now = time.monotonic()
+        note_at = now + _NOTE_EVERY
         with part.open("r+b") as file:
             file.seek((done - self.shape[0]) * self.bytes_a_row, os.SEEK_END)
             try:
                 for batch in batches(done):
                     done += self._append(file, batch, done)
                     now = time.monotonic()
-                    if now - noted >= _NOTE_EVERY:
+                    if now >= note_at:
                         self._save(file, done)
-                        noted = time.monotonic()
+                        took = time.monotonic() - now  # seconds, where a disk is busy
+                        note_at = now + took + max(_NOTE_EVERY, _WORTH * took)
                     if now - logged >= _LOG_EVERY:
                         logged = now
                         _log.info("packed %s of %s %s", f"{done:,}", f"{self.shape[0]:,}", what)

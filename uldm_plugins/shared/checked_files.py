@@ -29,7 +29,7 @@ _REASONS = 10
 _NAMES = 5
 _EVERY = 5.0
 _CHUNK = 256  # so many are under way when somebody presses Ctrl-C
-_VERSION = 2  # of what counts as usable, and of how it is remembered
+_VERSION = 3  # of what counts as usable, and of how it is remembered
 _UNREAD, _HASHED, _SOUND, _FAULTY = range(4)
 _NO_MEMORY = (sqlite3.Error, OSError, UldmError)  # of a cache that cannot be used, which is done without
 _log = logging.getLogger(__name__)
@@ -82,11 +82,13 @@ class Verdict:
         state: of the file before it was read; see ``state_of``.
         hash: of its content; empty if it cannot be read.
         fault: why it cannot be used; empty if it can, None if that is not known.
+        more: why it has further images, of which the first is used: ``animated``, say; empty if it has none.
     """
 
     state: str
     hash: bytes
     fault: str | None
+    more: str = ""
 
 
 class ImageFiles:
@@ -104,6 +106,7 @@ class ImageFiles:
         self.hashes = np.zeros((len(self), HASH_BYTES), np.uint8)
         self._known = np.full(len(self), _UNREAD, np.uint8)
         self._faults: dict[int, str] = {}
+        self._more: dict[int, str] = {}
         for start in range(0, len(self), _CHUNK):
             self._recall(range(start, min(start + _CHUNK, len(self))))
 
@@ -126,14 +129,14 @@ class ImageFiles:
     def note(self, verdicts: Mapping[int, Verdict]) -> None:
         """Take what was found out of files, by their places, and remember it."""
         for place, verdict in verdicts.items():
-            self._take(place, verdict.hash, verdict.fault)
+            self._take(place, verdict.hash, verdict.fault, verdict.more)
         rows = [
-            (os.fsencode(self.names.name(place)), verdict.state, verdict.hash, verdict.fault)
+            (os.fsencode(self.names.name(place)), verdict.state, verdict.hash, verdict.fault, verdict.more)
             for place, verdict in verdicts.items()
             if verdict.hash  # what cannot be read today may be readable tomorrow
         ]
         with suppress(*_NO_MEMORY), closing(_memory(self.root, self.max_pixels)) as memory, memory:
-            memory.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            memory.executemany("REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     def sound(self, left_out: Mapping[str, str]) -> tuple[np.ndarray, dict[str, str]]:
         """Return the places of the files that can be used, int64, and why others are not; the log has these.
@@ -154,14 +157,19 @@ class ImageFiles:
             raise OptionError(shown(self.root) + what + "".join(f"; left out: {line}" for line in said))
         for line in said:
             _log.warning("%s: left out of %d images: %s", shown(self.root), len(places) + len(left_out), line)
+        more = {shown(self.names.name(place)): what for place, what in sorted(self._more.items())}
+        for line in _by_reason(more):
+            _log.warning("%s: images of which the first picture is used: %s", shown(self.root), line)
         return places, left_out
 
-    def _take(self, place: int, digest: bytes, fault: str | None) -> None:
+    def _take(self, place: int, digest: bytes, fault: str | None, more: str) -> None:
         if digest:
             self.hashes[place] = np.frombuffer(digest, np.uint8)
         self._known[place] = _HASHED if fault is None else _FAULTY if fault else _SOUND
         if fault:
             self._faults[place] = fault
+        elif more:
+            self._more[place] = more
 
     def _learn(self, places: np.ndarray, doing: str, verdict: Callable[[int], Verdict]) -> None:
         """Find something out of some files, in parallel, and log how far it is every few seconds."""
@@ -186,13 +194,13 @@ class ImageFiles:
         marks = ", ".join("?" * len(wanted))
         try:
             with closing(_memory(self.root, self.max_pixels)) as memory:
-                query = f"SELECT name, state, hash, fault FROM files WHERE name IN ({marks})"
+                query = f"SELECT name, state, hash, fault, more FROM files WHERE name IN ({marks})"
                 rows = memory.execute(query, list(wanted)).fetchall()
         except _NO_MEMORY:
             return
-        for name, state, digest, fault in rows:
+        for name, state, digest, fault, more in rows:
             if state == state_of(self.names[wanted[name]]) != "" and len(digest) == HASH_BYTES:
-                self._take(wanted[name], digest, fault)
+                self._take(wanted[name], digest, fault, more)
 
 
 def usable(root: Path, max_pixels: int) -> FileNames:
@@ -257,10 +265,11 @@ def _decoded(path: Path, max_pixels: int) -> Verdict:
         return Verdict(state, b"", str(error))
     digest = hash_of(content)
     try:
-        decode(parse(content), max_pixels, draft=(1, 1))
+        container = parse(content)
+        decode(container, max_pixels, draft=(1, 1))
     except ValueError as error:
         return Verdict(state, digest, str(error))
-    return Verdict(state, digest, "")
+    return Verdict(state, digest, "", container.more)
 
 
 def _by_reason(left_out: Mapping[str, str]) -> Iterator[str]:
@@ -300,7 +309,7 @@ def _opened(place: Path) -> sqlite3.Connection:
     memory = sqlite3.connect(place)
     try:
         memory.execute("PRAGMA synchronous = OFF")  # a damaged one is replaced
-        columns = "name BLOB PRIMARY KEY, state TEXT, hash BLOB, fault TEXT"
+        columns = "name BLOB PRIMARY KEY, state TEXT, hash BLOB, fault TEXT, more TEXT"
         memory.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}) WITHOUT ROWID")
     except BaseException:
         memory.close()

@@ -55,7 +55,7 @@ class Diagnostic:
 
 def copies_diagnostics(results: Mapping[str, Mapping[str, float]]) -> Iterator[Diagnostic]:
     """Yield whether samples copy training images, from an evaluation's numbers of each set of images."""
-    share = results.get("samples", {}).get("copies", 0.0)
+    share = results.get("samples", results.get("images", {})).get("copies", 0.0)
     if share > MOST_COPIES:
         yield Diagnostic(
             "bad",

@@ -91,11 +91,11 @@ def displayable(images: Tensor) -> Tensor:
     if channels != 4:
         return images.movedim(1, 2).reshape(count, 1, height, channels * width)
     colours, alpha = images[:, :3].int(), images[:, 3:].int()
-    below = checkerboard(height, width).to(images.device)
+    below = _checkerboard(height, width).to(images.device)
     return colours.mul_(alpha).add_(below * (255 - alpha) + 127).div_(255, rounding_mode="floor").byte()
 
 
-def checkerboard(height: int, width: int) -> Tensor:
+def _checkerboard(height: int, width: int) -> Tensor:
     """Return what is seen through transparent pixels, int32 [H, W], eight squares on the shorter side."""
     side = max(min(height, width) // 8, 1)
     odd = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2

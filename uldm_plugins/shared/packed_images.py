@@ -16,6 +16,7 @@ from torch import Tensor
 from uldm_core import RunError
 from uldm_plugins.shared.cache import packed, rows
 from uldm_plugins.shared.checked_files import ImageFiles, Verdict, hash_of, state_of
+from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.files import Reading, UnreadableImageError, content_of, named, shown
 
 _CHUNK = 256
@@ -118,7 +119,7 @@ def _decoded(files: ImageFiles, reading: Reading, start: int) -> Iterator[np.nda
         if hash_of(content) != digest:
             raise RunError(f"{shown(path)} was changed while images were packed", hint="run again")
         try:
-            return reading.decode(content), Verdict(state, digest, "")
+            return reading.decode(content), Verdict(state, digest, "", parse(content).more)
         except ValueError as error:
             return black, Verdict(state, digest, str(error))
 

@@ -18,7 +18,7 @@ from uldm_core.run_folder.files import format_error, read_tensors
 from uldm_core.shapes import is_shapes_only
 
 _NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})$")
-WITHOUT = "give weights = 'random' or the path of a file"
+WITHOUT = "give weights = 'random' or the path of a file; the recipe images_latent needs none"
 
 
 def published(address: str, *, auto_download: bool, without: str = WITHOUT) -> Path:

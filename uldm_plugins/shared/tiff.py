@@ -14,9 +14,10 @@ _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _PIECES = ((273, 279), (324, 325))  # where strips and tiles begin, and how long they are
 _BLOBS = (1, 2, 7)  # types whose values are one run of bytes
-_LOSSLESS = (256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325)
-# what makes pixels; of the rest, and of pages behind the first, Pillow is told nothing
-_PIXELS = {*_LOSSLESS, 332, 338, 339, 347, *range(512, 522), 529, 530, 532}
+# tags of what makes pixels; of the rest, and of pages behind the first, Pillow is told nothing
+_LAYOUT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 338, 339}
+_OF_COMPRESSIONS = {292, 293, 347, *range(512, 522), 529, 530, 532}
+_PIXELS = _LAYOUT | _OF_COMPRESSIONS
 
 
 @frozen
