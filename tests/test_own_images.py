@@ -16,10 +16,12 @@ from uldm_core.recipe import Recipe
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.own_images import folder as folders
 from uldm_plugins.own_images import measure
+from uldm_plugins.own_images import recipe as recipes
 from uldm_plugins.own_images.choice import choose
 from uldm_plugins.own_images.describing import describe_folder
 from uldm_plugins.own_images.facts import FEW, FEWEST, Computer, FolderSummary, Request
 from uldm_plugins.own_images.folder import look_at, read_all
+from uldm_plugins.own_images.measure import Costs
 from uldm_plugins.own_images.recipe import root_in_recipe
 from uldm_plugins.own_images.schedule import FEWEST_STEPS, Speed, rounded, schedule
 from uldm_plugins.own_images.writing import recipe_text, tables_of
@@ -57,7 +59,7 @@ speeds = st.builds(
 )
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(summaries, computers, requests, speeds)
 def test_whatever_the_facts_the_recipe_is_valid(summary, computer, request, speed):
     choice = choose(summary, computer, request)
@@ -297,7 +299,6 @@ def test_a_recipe_is_written_and_runs_as_it_is(images, quick, monkeypatch):
     assert parse_toml(text)["dataset"]["root"] == "images"
     for part in ("# Images like those in images", "--minutes 0.06", "--size 32", "--gpu", "of memory and"):
         assert part in text
-    assert uldm("validate", "mine.toml", "--deep").exit_code == 0
     small = ["denoiser.width=16", "denoiser.hidden=16", "stages.samples.count=12"]
     small += [f"stages.{name}" for name in ("first.batch_size=8", "second.batch_size=8", "first.previews=1")]
     done = uldm("run", "mine.toml", *small, "stages.second.previews=1", "stages.second.watch=1")
@@ -320,7 +321,8 @@ def test_a_recipe_for_more_images_runs_exactly_as_it_is_written(tmp_path, monkey
 
 
 def test_a_recipe_for_a_gpu_is_estimated(images, monkeypatch):
-    monkeypatch.setattr(measure, "measured", None)
+    monkeypatch.setattr(recipes, "measured", None)
+    monkeypatch.setattr(recipes, "costs", lambda choice: Costs(1e12, 2e12, 1e12, 1 << 30, 1 << 30))
     path = images.parent / "mine.toml"
     assert uldm("new", "recipe", path, "--images", images, "--gpu").exit_code == 0
     text = path.read_text("utf-8")

@@ -128,7 +128,8 @@ class Idle(Darker):
     parameters = 2
 
     def draw(self, n, generator):
-        return torch.cat([super().draw(n, generator), torch.rand(n, 1, generator=generator)], 1)
+        values = super().draw(n, generator)
+        return torch.cat([values, values / 2], 1)
 
     def __call__(self, images, parameters):
         return super().__call__(images, parameters[:, :1])

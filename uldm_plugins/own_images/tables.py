@@ -150,7 +150,7 @@ def guidance() -> Part:
     why = (
         "Samples are led away from an early state of the denoiser, whose mistakes are the same, only larger."
     )
-    return Part({"use": "auto", "weight": 1.5}, why)
+    return Part({"use": "auto", "weight": 2.0}, why)
 
 
 def noise_scheduler() -> Part:
