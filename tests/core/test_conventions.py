@@ -23,6 +23,7 @@ WRITING = {"write_text", "unlink", "rmtree", "rename", "copyfile", "copytree", "
 WRITERS = {
     "uldm_core/paths.py": {"unlink", "rmtree", "open"},
     "uldm_plugins/trackers/jsonl.py": {"unlink"},  # a picture, from a list that is checked
+    "uldm_plugins/shared/cache.py": {"write_text"},  # in the cache, of a record that may be half written
     "uldm_plugins/commands/new.py": {"write_text"},  # what a person names, and is not there yet
 }
 

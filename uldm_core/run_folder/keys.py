@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -68,27 +68,36 @@ def stage_keys(
         content = {
             "seed": resolved.seed,
             **options,
-            "files": {
-                dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
-                for key, path in paths_in({"stage": stage, **others})
-            },
+            "files": _files({"stage": stage, **others}),
             "sources": {each.path: _source_digest(each) for each in _records(stage, resolved)},
             "data": accepted.get(name, {each: data.content(each, reads) for each in datasets}),
             "weights": {name: weights[name] for name in used if name in weights},
             "from": {what: made[what] for what in used if what in made},
         }
-        known_names = {name: data.class_names(name) for name in datasets}
-        names = {name: named for name, named in known_names.items() if named is not None}
         counted = {**content, "nouns": {name: options["nouns"][name] for name in others}}
         adjustable = tuple(target.adjustable) if isinstance(target, Adjustable) else ()
         keys[name] = StageKey(
             digest_of(json.dumps(counted, sort_keys=True).encode()),
             steps_of(stage),
-            {**content, "code": code_behind(stage, resolved), "class_names": names},
+            {**content, "code": code_behind(stage, resolved), "class_names": _class_names(data, datasets)},
             adjustable,
         )
         made |= dict.fromkeys(products(stage), str(keys[name]))
     return keys
+
+
+def _files(specs: Mapping[str, ComponentSpec]) -> dict[str, str]:
+    """Return the digest of each file that options name; of a folder its path."""
+    return {
+        dotted(key): digest(path) if path.is_file() else os.path.abspath(path)
+        for key, path in paths_in(specs)
+    }
+
+
+def _class_names(data: Data, datasets: Iterable[str]) -> dict[str, Any]:
+    """Return the names of the classes of each dataset that has them."""
+    names = {name: data.class_names(name) for name in datasets}
+    return {name: known for name, known in names.items() if known is not None}
 
 
 def used_by(stage: ComponentSpec, resolved: ResolvedRecipe, *, needs: bool = True) -> list[str]:
