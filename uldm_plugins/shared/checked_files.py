@@ -18,7 +18,7 @@ import PIL
 from attrs import frozen
 
 from uldm_core.errors import OptionError, UldmError
-from uldm_core.paths import make_folder
+from uldm_core.paths import make_folder, remove
 from uldm_plugins.shared import cache
 from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.decoding import decode
@@ -301,7 +301,7 @@ def _memory(root: Path, max_pixels: int) -> sqlite3.Connection:
     except sqlite3.OperationalError:  # another process is writing, say
         raise
     except sqlite3.DatabaseError:
-        place.unlink(missing_ok=True)
+        remove(place)
         return _opened(place)
 
 
