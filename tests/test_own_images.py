@@ -104,13 +104,13 @@ def test_small_sets_are_held_back_from_being_known_by_heart():
     assert small["augmentation"] == {"use": "flip", "leaks": False}
     assert {"dropout", "augmentation"}.isdisjoint([*usual, *usual["denoiser"]])
     assert "[augmentation]" in "".join(chosen().instead["dataset"])
-    assert usual["stages.second"]["checkpoint"] == "best"
+    assert usual["stages.second"]["held_out"] == 0.05
     assert "held_out" not in large["stages.second"]
 
 
 def test_clusters_follow_the_number_of_images():
-    assert "condition" not in chosen(count=299).tables
-    assert [chosen(count=count).clusters for count in (300, 3660, 10**6)] == [2, 24, 400]
+    assert "condition" not in chosen(count=119).tables
+    assert [chosen(count=count).clusters for count in (120, 3660, 10**6)] == [2, 61, 400]
     assert chosen(classes=("a", "b")).instead["condition"]
 
 

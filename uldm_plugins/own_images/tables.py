@@ -15,7 +15,7 @@ Table = dict[str, Any]
 LATENT_CHANNELS = 4
 MOST_VALUES = 1536
 """Of a latent for the MLP, whose first and last layers grow with them."""
-IMAGES_A_CLUSTER, MOST_CLUSTERS = 150, 400
+IMAGES_A_CLUSTER, MOST_CLUSTERS = 60, 400
 LEAST_FOR_DISCRIMINATOR, LEAST_FOR_SSIM, LEAST_FOR_FEATURES = 16, 11, 32
 """The least sides of images that these take."""
 MANY = 20_000
@@ -178,15 +178,19 @@ def second(folder: FolderSummary, computer: Computer) -> Part:
     """Return the training of the denoiser."""
     table: Table = {"use": "train_diffusion", "batch_size": 256}
     why = "The denoiser learns to make latents out of noise."
+    instead: list[str] = []
     if folder.count < MANY:
-        table |= {"held_out": 0.1 if folder.count < FEW else 0.05, "checkpoint": "best"}
+        table["held_out"] = 0.1 if folder.count < FEW else 0.05
         why += (
-            " It meets each image many times: some are held out, and the weights are kept that do best on "
-            "these, before it knows the others by heart."
+            " It meets each image many times: some are held out, and the report shows whether it learns the "
+            "others by heart."
         )
+        instead = [
+            'checkpoint = "best"  # the weights before that: samples are less like images, and less finished'
+        ]
     table["optimizer"] = {"use": "adamw", "lr": 3e-4 if computer.gpu else 1.5e-3}
     table["lr_schedule"] = {"use": "cosine", "warmup": 50}
-    return Part(table, why)
+    return Part(table, why, instead)
 
 
 def samples() -> Part:
