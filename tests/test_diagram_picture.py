@@ -10,6 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
+from shipped import RUNNABLE, loaded
 from torch import nn
 
 from uldm_core import Component, Registry, registry
@@ -22,7 +23,6 @@ from uldm_plugins.diagram.network_levels import network_levels
 from uldm_plugins.diagram.picture import picture
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 SMOKE = ROOT / "recipes/mnist_smoke.toml"
 NETWORKS = ("autoencoder", "discriminator", "denoiser", "backbone")
 
@@ -66,9 +66,9 @@ def sums(found):
     return {k.name for k in traced if counted[k.name] != (k.row.parameters or 0)}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_drawn_and_can_be_read(path):
-    recipe = Recipe.load(path)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_drawn_and_can_be_read(path, tmp_path):
+    recipe = loaded(path, tmp_path)
     found, figure = drawn(recipe)
     assert legible(figure) == [] and sums(found) == set()
     resolved = recipe.resolve()

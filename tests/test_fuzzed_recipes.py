@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shipped import COMPLETE
 
 from uldm_core import MistakeError, check, registry
 from uldm_core.recipe import Recipe
@@ -16,7 +17,7 @@ from uldm_core.recipe.reader import RESERVED
 from uldm_core.toml_text.parse import parse_toml
 
 ROOT = Path(__file__).parents[1]
-GOOD = [path.read_text("utf-8") for path in sorted((ROOT / "recipes").glob("*.toml"))]
+GOOD = [path.read_text("utf-8") for path in COMPLETE]
 SECONDS = 2.0
 POISON = "poison_that_nobody_registered"
 WORDS = sorted(

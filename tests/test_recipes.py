@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shipped import RUNNABLE, loaded, write_images
 
 from uldm_core import check, registry
 from uldm_core.engine.progress import Silent
@@ -23,10 +24,6 @@ from uldm_core.run_folder.checkpoint import read_state
 from uldm_core.run_folder.files import read_tensors
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-WHOLE = [path for path in RECIPES if path.stem != "finetune"]
-"""Those that need no other run."""
-OF_A_FOLDER = ("images_latent", "faces_256", "finetune")
 SMOKE = ROOT / "recipes" / "mnist_smoke.toml"
 TINY = (
     "dataset.limit=64",
@@ -52,27 +49,16 @@ def uldm(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of colour images."""
-    folder = tmp_path_factory.mktemp("images")
-    pixels = np.random.default_rng(0).integers(256, size=(120, 8, 8, 3), dtype=np.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
-def loaded(path, folder, *overrides):
-    """Load a shipped recipe, with a folder of images where it asks for one."""
-    root = () if path.stem not in OF_A_FOLDER else (f"dataset.root={folder}",)
-    return Recipe.load(path, (*root, *overrides))
-
-
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_shipped_recipes_have_no_problems(path, folder):
     assert check(loaded(path, folder)) == []
     assert path.read_text("utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_everything_in_a_shipped_recipe_can_be_measured_before_it_runs(path, folder):
     found = preflight(loaded(path, folder).resolve())
     assert not found.problems and not [row for row in found.rows if row.why]

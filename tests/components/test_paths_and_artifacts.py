@@ -31,7 +31,7 @@ from uldm_plugins.stages.sample import load_images
 class Plain:
     """A dataset of RGB squares that has no labels, no fingerprint and no test split."""
 
-    channels, size, splits = 3, 8, ("train",)
+    channels, size, splits = 3, (8, 8), ("train",)
 
     def __len__(self):
         return 30
@@ -58,7 +58,7 @@ class Quantized(TinyAutoencoder):
 class Large:
     """A dataset of 20 grey images, 256 pixels a side."""
 
-    channels, size, splits, fingerprint = 1, 256, ("train",), "large"
+    channels, size, splits, fingerprint = 1, (256, 256), ("train",), "large"
 
     def __len__(self):
         return 20

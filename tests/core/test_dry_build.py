@@ -6,11 +6,11 @@ import sys
 import time
 import urllib.request
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from shipped import RUNNABLE, loaded
 from torch import nn
 
 from uldm_core import Component, MistakeError, check, use
@@ -244,14 +244,15 @@ def test_a_noise_scheduler_has_its_values_unless_they_are_many(tried):
 
 def test_a_dataset_is_stood_in_for_by_what_its_class_or_its_options_say(tried):
     by_class, by_options = tried().made["dataset",], tried(dataset="sized").made["dataset",]
-    assert by_class == StandIn(1, 4, ("train", "test")) and by_options == StandIn(2, 5, ("train", "test"))
+    assert by_class == StandIn(1, (4, 4), ("train", "test"))
+    assert by_options == StandIn(2, (5, 5), ("train", "test"))
     assert by_options.split("test").images(torch.arange(3)).shape == (3, 2, 5, 5)
     assert len(by_options.labels) == len(by_options)
 
 
 def test_without_a_datasets_shapes_there_is_no_dry_build_of_what_needs_them(tried):
     found = tried(dataset="faceless")
-    assert found.unmeasured["dataset",] == "neither its class nor its options say its channels"
+    assert found.unmeasured["dataset",] == "neither its class nor its options say its size"
     assert found.unmeasured["autoencoder",] == "needs dataset, which could not be built"
     assert not found.problems
 
@@ -262,15 +263,12 @@ def test_checking_a_recipe_tries_it_and_says_where(registry, write):
     assert (problem.where.line, problem.what) == (9, "thirteen codes bring bad luck")
 
 
-RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.toml"))
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_shipped_recipes_are_tried_without_a_network_or_a_file_of_weights(path, monkeypatch):
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_tried_without_a_network_or_a_file_of_weights(path, monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise AssertionError("a trial fetches and reads nothing")
 
-    resolved = Recipe.load(path).resolve()
+    resolved = loaded(path, tmp_path).resolve()
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr("safetensors.torch.safe_open", refuse)

@@ -53,8 +53,8 @@ class StageKey:
     def changes(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key: old and new value; None for one that is not there."""
         found = {each.key: (each.left, each.right) for each in differences(earlier.made_of, self.made_of)}
-        found = {key: pair for key, pair in found.items() if key[0] != "class_names"}
-        return {key: pair for key, pair in found.items() if earlier.code or key[0] != "code"}
+        found = {key: pair for key, pair in found.items() if key[:1] != ("class_names",)}
+        return {key: pair for key, pair in found.items() if earlier.code or key[:1] != ("code",)}
 
     def adjustments(self, earlier: StageKey) -> dict[Key, tuple[object, object]]:
         """Return what differs from an earlier key, if a training can go on with it; else nothing."""

@@ -74,9 +74,14 @@ def _in_python(component: Component, kind: Kind, name: str, options: Iterable[Op
     call += [f"{key}={_plain(value)!r}".replace("'", '"') for key, value in component.example.items()]
     for option in options:
         if option.required and option.name not in component.example:
-            integer = int in (option.annotation, *get_args(option.annotation)[:1])
-            call.append(f"{option.name}={_INTEGER if integer else option.name}")
+            value = _INTEGER if _may_be_integer(option.annotation) else option.name
+            call.append(f"{option.name}={value}")
     return f"registry.build({', '.join(call)})"
+
+
+def _may_be_integer(annotation: object) -> bool:
+    """Whether an annotation is an integer's, or the first of those that it consists of is."""
+    return annotation is int or any(map(_may_be_integer, get_args(annotation)[:1]))
 
 
 def _plain(value: object) -> object:
