@@ -154,7 +154,7 @@ def test_a_quarter_of_the_time_is_the_autoencoder_s():
 def test_a_few_thousand_images_get_the_recipe_that_ships():
     shipped = Recipe.load("images_latent").document.data
     steps = schedule(EMOJI, chosen(), SPEED, 20)
-    own = tables_of(chosen(transparent=0.0), steps)
+    own = tables_of(chosen(transparent=0.0, count=3600), steps)
     for recipe in (shipped, own):
         for stage in ("first", "second", "samples"):
             for option in ("steps", "count"):
