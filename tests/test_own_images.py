@@ -238,7 +238,7 @@ def test_shapes_and_colours_are_found(tmp_path):
 def test_a_white_drawing_on_nothing_is_light(tmp_path):
     for number in range(FEWEST):
         pixels = np.full((16, 16, 4), 255, np.uint8)
-        pixels[: number + 1, :8] = 0
+        pixels[: number + 1, :8] = (0, 0, 0, 40)  # a faint shadow
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     summary = look_at(tmp_path).summary
     assert (summary.light, summary.transparent, summary.grey) == (1, 1, 1)
