@@ -31,7 +31,10 @@ def problems_of(arguments, registry):
             return problems
         resolved = recipe.resolve(registry)
         found, device = preflight(resolved), needed.device_here(resolved.run)
-        return found.problems or needed.requirements(resolved, found, resolved.stages, device).problems
+        if found.problems:
+            return found.problems
+        data = needed.opened_data(resolved)
+        return needed.requirements(resolved, found, resolved.stages, device, data).problems
     except MistakeError as error:
         return error.problems
 

@@ -40,6 +40,7 @@ Code = Literal[
     "component-error",
     "shape-mismatch",
     "unavailable-file",
+    "too-few-images",
     "too-little-memory",
     "unused",
     "untrained",

@@ -584,7 +584,7 @@ class Metric(Protocol):
     it cannot measure, of so few images or so small ones, raises ``ValueError``, in ``update`` or ``compute``.
 
     Optional: ``Paired``, ``HasReference``, ``HasBackbone``, ``HasDirection``, ``ComparesWithUnseen``,
-    ``HasSmallestSize``; ``smallest_count`` (the least number of images of each side).
+    ``HasSmallestSize``, ``HasSmallestCount``.
     """
 
     compares: bool
@@ -596,6 +596,13 @@ class Metric(Protocol):
     def update(self, images: Tensor, /, *, real: bool) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class HasSmallestCount(_Optional, Protocol):
+    """A metric that declares how many images, real and fake, it takes at least."""
+
+    smallest_count: int
 
 
 @runtime_checkable

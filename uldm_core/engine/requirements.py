@@ -12,7 +12,7 @@ from uldm_core.engine.memory import memory_of
 from uldm_core.errors import MistakeError, Problem, Where
 from uldm_core.preflight.preflight import Preflight, short
 from uldm_core.preflight.required_files import Absent, absent_files, file_problems
-from uldm_core.protocols import FitsLabels, ReadsSplits
+from uldm_core.protocols import FitsLabels, HasSmallestCount, ReadsSplits
 from uldm_core.recipe import ResolvedRecipe
 from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.run_options import RunOptions
@@ -64,9 +64,7 @@ def requirements(
     """
     absent = absent_files(resolved, stages)
     memory = _memory_problems(resolved, found, stages, device) if device else ()
-    of_data = (
-        [*_split_problems(resolved, data, stages), *_label_problems(resolved, data, stages)] if data else []
-    )
+    of_data = [*_data_problems(resolved, found, data, stages)] if data else []
     return Requirements(absent, [*file_problems(resolved, absent), *of_data, *memory])
 
 
@@ -104,6 +102,34 @@ def device_here(options: RunOptions) -> Device | None:
         return choose_device(options)
     except MistakeError:
         return None
+
+
+def _data_problems(
+    resolved: ResolvedRecipe, found: Preflight, data: Data, stages: Collection[str]
+) -> Iterator[Problem]:
+    """Yield what is wrong with the images of the datasets that are open."""
+    yield from _split_problems(resolved, data, stages)
+    yield from _label_problems(resolved, data, stages)
+    yield from _count_problems(resolved, found, data, stages)
+
+
+def _count_problems(
+    resolved: ResolvedRecipe, found: Preflight, data: Data, stages: Collection[str]
+) -> Iterator[Problem]:
+    """Yield the parts of stages that measure more images than a split has which the stage reads."""
+    for name in stages:
+        stage = resolved.stages[name]
+        target: object = stage.component.load()
+        reads, dataset = target.reads if isinstance(target, ReadsSplits) else (), stage.references()
+        opened = {split: data.splits.get((dataset.get("dataset", ""), split)) for split in reads}
+        counts = {split: len(images) for split, images in opened.items() if images is not None}
+        for part in stage.parts() if counts else ():
+            component, split = found.tried.made.get(part.key), min(counts, key=counts.__getitem__)
+            least = component.smallest_count if isinstance(component, HasSmallestCount) else 0
+            if counts[split] < least:
+                what = f"{part.use} needs {least} images or more, and the {split} split has {counts[split]}"
+                hint = "add images, or leave it out"
+                yield resolved.placed(Problem(Where(part.key), what, hint, code="too-few-images"))
 
 
 def _split_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:

@@ -71,6 +71,7 @@ class VectorSets(ABC):
     """
 
     compares = True
+    smallest_count = 1
 
     def __init__(self, real: int | None = None, fake: int | None = None) -> None:
         self._counts = real, fake
@@ -90,14 +91,14 @@ class VectorSets(ABC):
         """Take in uint8 images [B, C, H, W]."""
         (self._real if real else self._fake).update(images)
 
-    def sets(self, least: int) -> tuple[Tensor, Tensor]:
+    def sets(self) -> tuple[Tensor, Tensor]:
         """Return the real and the fake features, each [N, D].
 
         Raises:
-            ValueError: fewer than ``least`` on a side.
+            ValueError: fewer than ``smallest_count`` on a side.
         """
-        if min(self._real.seen, self._fake.seen) < least:
-            raise ValueError(f"{type(self).__name__} needs {least} images or more on each side")
+        if min(self._real.seen, self._fake.seen) < self.smallest_count:
+            raise ValueError(f"{type(self).__name__} needs {self.smallest_count} images or more on each side")
         return self._real.all(), self._fake.all()
 
 

@@ -52,6 +52,7 @@ class Frechet:
     """
 
     compares = True
+    smallest_count = 2
 
     def __init__(self, backbone: Backbone = use("vgg16"), name: str = "frechet") -> None:
         self.backbone = backbone
@@ -83,7 +84,7 @@ class Frechet:
         Raises:
             ValueError: fewer than two images on a side.
         """
-        if min(self.real.count, self.fake.count) < 2:
+        if min(self.real.count, self.fake.count) < self.smallest_count:
             raise ValueError("the Fréchet distance needs two images or more on each side")
         return {self.name: frechet_distance(self.real, self.fake)}
 

@@ -23,6 +23,8 @@ class KID(FeatureSets):
         backbone: the feature network; no loss of the run should use it.
     """
 
+    smallest_count = 2
+
     def __init__(self, backbone: Backbone = use("vgg16")) -> None:
         super().__init__(backbone)
 
@@ -32,7 +34,7 @@ class KID(FeatureSets):
         Raises:
             ValueError: fewer than two images on a side.
         """
-        real, fake = self.sets(2)
+        real, fake = self.sets()
         return {"kid": _within(real) + _within(fake) - 2 * _kernel_sum(real, fake) / (len(real) * len(fake))}
 
 

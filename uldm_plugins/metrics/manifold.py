@@ -49,7 +49,7 @@ class PrecisionRecall(FeatureSets):
     ) -> None:
         if count is not None and count <= k:
             raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
-        self.k = k
+        self.k, self.smallest_count = k, k + 1
         super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
@@ -58,7 +58,7 @@ class PrecisionRecall(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = self.sets(self.k + 1)
+        real, fake = self.sets()
         return {"precision": _inside(fake, real, self.k), "recall": _inside(real, fake, self.k)}
 
 
@@ -89,7 +89,7 @@ class DensityCoverage(FeatureSets):
     ) -> None:
         if count is not None and count <= k:
             raise OptionError(f"count = {count}: there are no {k} neighbours among so few")
-        self.k = k
+        self.k, self.smallest_count = k, k + 1
         super().__init__(backbone, count)
 
     def compute(self) -> dict[str, float]:
@@ -98,7 +98,7 @@ class DensityCoverage(FeatureSets):
         Raises:
             ValueError: no more than ``k`` images on a side.
         """
-        real, fake = self.sets(self.k + 1)
+        real, fake = self.sets()
         radii = neighbour_distances(real, self.k)
         inside, covered = 0, torch.zeros(len(real), dtype=torch.bool)
         for distances in distance_blocks(fake, real):
@@ -162,7 +162,7 @@ class NearestNeighbour(VectorSets):
         Raises:
             ValueError: no image on a side.
         """
-        real, fake = self.sets(1)
+        real, fake = self.sets()
         unseen = self._unseen.all() if self._unseen.seen else None
         if unseen is not None and self._usual is None:
             self._usual = _to_nearest(unseen, real)
