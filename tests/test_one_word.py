@@ -95,6 +95,8 @@ def swapped(component, prediction):
     recipe = copy.deepcopy(RECIPE)
     if component.kind == "guidance":  # some need one
         recipe["condition"] = {"use": "clusters", "classes": 2}
+    if component.kind == "dataset":  # some have small images
+        recipe["discriminator"] = {"use": "patchgan_n_layers", "num_layers": 1}
     *path, last = PLACES[component.kind]
     table = recipe
     for key in path:
@@ -112,7 +114,9 @@ def run_or_skip(recipe, out):
     try:
         return run(recipe, out=out)
     except Exception as error:
-        if is_unavailable(error):  # a download or an optional library, not a fault of the component
+        codes = {problem.code for problem in getattr(error, "problems", ())}
+        # a download or an optional library, not a fault of the component
+        if is_unavailable(error) or codes == {"unavailable-file"}:
             pytest.skip(str(error))
         raise
 

@@ -622,15 +622,15 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_step(small_disk, t
 def test_a_batch_that_is_too_large_ends_with_one_line(tmp_path):
     import resource
 
-    limit = 6 << 30
+    limit = 6 << 30  # which no look at the machine's memory knows of
     found = uldm(
         "run",
         *SMOKE,
-        "stages.first.batch_size=30000",
+        "stages.first.batch_size=8000",
         cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     _, said = found.communicate()
     assert found.returncode == 1 and "Traceback" not in said, said
     assert "error: stages.first: out of memory on cpu" in said
-    assert "lower stages.first.batch_size (now 30000)" in said
+    assert "lower stages.first.batch_size (now 8000)" in said
