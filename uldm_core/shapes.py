@@ -15,13 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, TypeAlias, TypeGuard
-
-from annotated_types import Ge
-
-Side: TypeAlias = Annotated[int, Ge(1)]
-Size: TypeAlias = Side | tuple[Side, Side]
-"""What an option is annotated with that takes height and width, or one number for a square."""
+from typing import TypeGuard
 
 _wanted: ContextVar[bool] = ContextVar("shapes_only", default=False)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from uldm_core import use
 from uldm_core.kinds import latent_size
 from uldm_core.protocols import Quantizer
-from uldm_core.shapes import Size, height_and_width, is_shapes_only
+from uldm_core.shapes import height_and_width, is_shapes_only
+from uldm_core.sizes import Size
 from uldm_plugins.autoencoders.quantized import QuantizedAutoencoder
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from uldm_core import Exists
 from uldm_core.errors import OptionError
-from uldm_core.shapes import Size, height_and_width, written_size
+from uldm_core.shapes import height_and_width, written_size
+from uldm_core.sizes import Size
 from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.similar import duplicates
 from uldm_plugins.shared.checked_files import FileNames, ImageFiles, content_fingerprint

@@ -11,7 +11,8 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from uldm_core.kinds import latent_size
-from uldm_core.shapes import Size, height_and_width
+from uldm_core.shapes import height_and_width
+from uldm_core.sizes import Size
 from uldm_plugins.denoisers.condition import (
     augmentation_embedding,
     class_embedding,

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from uldm_core.shapes import Size, height_and_width
+from uldm_core.shapes import height_and_width
+from uldm_core.sizes import Size
 from uldm_plugins.denoisers.condition import (
     augmentation_embedding,
     class_embedding,

@@ -11,7 +11,8 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from uldm_core.errors import OptionError, UnavailableError, did_you_mean
-from uldm_core.shapes import Size, height_and_width
+from uldm_core.shapes import height_and_width
+from uldm_core.sizes import Size
 from uldm_plugins.shared.checked_files import state_of
 from uldm_plugins.shared.encoded_images import EncodedImages
 from uldm_plugins.shared.files import MAX_PIXELS, Fit, Reading, content_of

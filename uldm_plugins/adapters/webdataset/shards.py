@@ -16,7 +16,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from uldm_core import Exists
 from uldm_core.errors import OptionError
-from uldm_core.shapes import Size, height_and_width
+from uldm_core.shapes import height_and_width
+from uldm_core.sizes import Size
 from uldm_plugins.shared.cache import packed
 from uldm_plugins.shared.checked_files import state_of
 from uldm_plugins.shared.encoded_images import EncodedImages, chunks
