@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from attrs import frozen
@@ -18,7 +18,7 @@ from uldm_core.recipe.graph import trained_by
 from uldm_core.recipe.run_options import RunOptions
 from uldm_core.run_folder.data import Data
 from uldm_core.spec.building import ComponentStore
-from uldm_core.spec.component_spec import components_behind
+from uldm_core.spec.component_spec import ComponentSpec, components_behind
 
 NEARLY_FULL = 0.8
 """The share of the memory from which a warning is due: a step needs more than shapes tell."""
@@ -119,9 +119,8 @@ def _count_problems(
     """Yield the parts of stages that measure more images than a split has which the stage reads."""
     for name in stages:
         stage = resolved.stages[name]
-        target: object = stage.component.load()
-        reads, dataset = target.reads if isinstance(target, ReadsSplits) else (), stage.references()
-        opened = {split: data.splits.get((dataset.get("dataset", ""), split)) for split in reads}
+        dataset = stage.references().get("dataset", "")
+        opened = {split: data.splits.get((dataset, split)) for split in _reads(stage)}
         counts = {split: len(images) for split, images in opened.items() if images is not None}
         for part in stage.parts() if counts else ():
             component, split = found.tried.made.get(part.key), min(counts, key=counts.__getitem__)
@@ -132,12 +131,17 @@ def _count_problems(
                 yield resolved.placed(Problem(Where(part.key), what, hint, code="too-few-images"))
 
 
+def _reads(stage: ComponentSpec) -> Sequence[str]:
+    """Return the splits that a stage reads, where it says which."""
+    target: object = stage.component.load()
+    return target.reads if isinstance(target, ReadsSplits) else ()
+
+
 def _split_problems(resolved: ResolvedRecipe, data: Data, stages: Collection[str]) -> Iterator[Problem]:
     """Yield the stages that read a split of a dataset which could not be opened."""
     for name in stages:
         stage = resolved.stages[name]
-        target: object = stage.component.load()
-        reads = target.reads if isinstance(target, ReadsSplits) else ()
+        reads = _reads(stage)
         for (dataset, split), why in data.refused.items():
             if split in reads and dataset in components_behind(stage, resolved.components):
                 what = f"reads the {split} split of {dataset}, which there is not: {why}"

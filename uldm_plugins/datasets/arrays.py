@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from uldm_core.errors import OptionError
+from uldm_plugins.shared.split_names import check_split
 
 Self = TypeVar("Self", bound="InMemory")
 Subset = Literal["train", "test"]
@@ -49,9 +49,3 @@ def array_fingerprint(pixels: Tensor, labels: Tensor, subset: str) -> str:
     for values in (pixels, labels):
         digest.update(values.contiguous().numpy())  # type: ignore[arg-type]  # a buffer, numpy does not say so
     return digest.hexdigest()
-
-
-def check_split(name: str, splits: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless there is a split of this name."""
-    if name not in splits:
-        raise OptionError(f"there is no split {name!r}; there are: {', '.join(splits)}")

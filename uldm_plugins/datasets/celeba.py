@@ -14,11 +14,11 @@ from torch import Tensor
 from torchvision import datasets
 
 from uldm_core.protocols import RequiredFile
-from uldm_plugins.datasets.arrays import check_split
 from uldm_plugins.datasets.fetched import WITHOUT, load_or_fetch
 from uldm_plugins.shared.checked_files import ImageFiles, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Reading
 from uldm_plugins.shared.packed_images import images_of
+from uldm_plugins.shared.split_names import check_split
 
 Subset = Literal["train", "valid", "test"]
 

@@ -9,7 +9,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from uldm_core.shapes import height_and_width, written_size
-from uldm_plugins.datasets.arrays import Subset, check_split
+from uldm_plugins.datasets.arrays import Subset
+from uldm_plugins.shared.split_names import check_split
 
 _SHAPES = 3
 _SEEDS = {"train": 1, "test": 2}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,13 +56,13 @@ class EncodedImages:
             for chunk in chunks(self.contents(start)):
                 yield np.stack([np.frombuffer(hash_of(content), np.uint8) for content in chunk])
 
-        key = f"hashes of {_digest(self.key.encode('utf-8', 'surrogateescape'))}"
+        key = f"hashes of {hash_of(self.key.encode('utf-8', 'surrogateescape')).hex()}"
         return packed(key, (self.count, HASH_BYTES), np.uint8, hashed, f"hashes of images of {self.where}")
 
     @cached_property
     def _key(self) -> str:
         how = repr((_VERSION, PIL.__version__, self.reading)).encode()
-        return _digest(how + self.hashes.tobytes())
+        return hash_of(how + self.hashes.tobytes()).hex()
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -111,7 +110,3 @@ def chunks(items: Iterable[T]) -> Iterator[list[T]]:
     coming = iter(items)
     while chunk := list(islice(coming, _CHUNK)):
         yield chunk
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -14,6 +14,7 @@ from torch import Tensor
 from uldm_core.errors import OptionError
 from uldm_core.shapes import written_size
 from uldm_plugins.shared.checked_files import content_fingerprint, hash_of
+from uldm_plugins.shared.split_names import check_split
 from uldm_plugins.shared.splits import is_for_testing
 
 Self = TypeVar("Self", bound="SplitImages")
@@ -131,8 +132,7 @@ class SplitImages:
 
     def split(self: Self, name: str) -> Self:
         """Return the ``train`` or ``test`` split."""
-        if name not in self.splits:
-            raise OptionError(f"there is no split {name!r}; there are: {', '.join(self.splits)}")
+        check_split(name, self.splits)
         other = copy(self)
         other._take(name)
         return other

@@ -39,9 +39,8 @@ def vectors(quantizer: Quantizer, codes: Tensor, number: int, counts: Tensor) ->
         number: which codebook.
         counts: how often each code is used, int64 [Q, K].
     """
-    return quantizer.lookup(_indices(codes, number, counts, (1, 1)).to(_device(quantizer)))[
-        :, :, 0, 0
-    ].float()
+    indices = _indices(codes, number, counts, (1, 1)).to(_device(quantizer))
+    return quantizer.lookup(indices)[:, :, 0, 0].float()
 
 
 @torch.inference_mode()
