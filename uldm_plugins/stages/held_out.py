@@ -30,7 +30,7 @@ def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Ten
         RunError: some shall be held out, and of so few images that is none.
     """
     wanted = round(share * count)
-    held = torch.randperm(count, generator=generator)[:wanted].sort().values
+    held = some(torch.arange(count), wanted, generator)
     trained = torch.ones(count, dtype=torch.bool).index_fill(0, held, False).nonzero()[:, 0]
     if share and not wanted:
         raise RunError(
@@ -38,6 +38,11 @@ def divided(count: int, share: float, generator: Generator) -> tuple[Tensor, Ten
             hint="take another share, or 0 to train on all of them",
         )
     return trained, held
+
+
+def some(indices: Tensor, count: int, generator: Generator) -> Tensor:
+    """Return so many of the indices, chosen by the generator, in their order."""
+    return indices[torch.randperm(len(indices), generator=generator)[:count].sort().values]
 
 
 def held_out_loss(indices: Tensor, latents: NormalizedLatents, loss: DenoisingLoss, batch_size: int) -> float:

@@ -33,7 +33,7 @@ from uldm_plugins.shared.arrays import read_arrays
 from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
 from uldm_plugins.stages.guided import AVERAGES, calls_per_image
-from uldm_plugins.stages.held_out import HELD_OUT
+from uldm_plugins.stages.held_out import HELD_OUT, some
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.sample import Sample
 from uldm_plugins.stages.training import read_images
@@ -238,8 +238,7 @@ class Tune:
                 f"[{context.name}] warning: no training images are held out, so copies score well: "
                 "set train_diffusion's held_out = 0.05"
             )
-        shuffled = torch.randperm(len(indices), generator=context.generator("real"))
-        chosen = indices[shuffled[:MOST_REAL].sort().values]  # not every n-th: files are in some order
+        chosen = some(indices, MOST_REAL, context.generator("real"))
         self.metric.reset()
         batches = chosen.split(images_at_a_time(*self.dataset.size))
         for batch in unless_stopped(batches, context):

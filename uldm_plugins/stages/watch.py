@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from uldm_core.errors import OptionError
 from uldm_core.protocols import Context, Dataset, Metric
@@ -14,6 +14,7 @@ from uldm_plugins.shared.ema import EMA, Snapshot
 from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.denoising_loss import DenoisingLoss
 from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
+from uldm_plugins.stages.held_out import some
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.training import read_images
 
@@ -184,8 +185,3 @@ def check_options(held_out: float, watch: int, metric: Metric | None, best: bool
             raise OptionError(f"{option} goes by held-out images: add held_out = 0.05, and watch = 20")
     if best and post_hoc:
         raise OptionError('ema = "post_hoc" chooses at the end, checkpoint = "best" before: take one of them')
-
-
-def some(indices: Tensor, count: int, generator: Generator) -> Tensor:
-    """Return so many of the indices, chosen by the generator, in their order."""
-    return indices[torch.randperm(len(indices), generator=generator)[:count].sort().values]
