@@ -57,6 +57,28 @@ def test_our_unet_2d_and_theirs_are_one_network(tmp_path):
         assert theirs(latents[..., :7, :5], times).shape == (2, 4, 7, 5)
 
 
+@torch.no_grad()
+def test_an_augmentation_is_added_to_diffusers_embedding_of_the_time(tmp_path):
+    library = diffusers_unet_2d().network
+    save_file(library.state_dict(), tmp_path / "w.safetensors")
+    latents, times, classes = torch.randn(2, 4, 4, 4), torch.tensor([3.0, 700.0]), torch.tensor([1, 2])
+    told = diffusers_unet_2d(weights=tmp_path / "w.safetensors", augmentation=2)
+    wanted = library(latents, times, classes).sample
+    assert torch.equal(told(latents, times, classes), wanted)
+    parameters = torch.tensor([[0.0, 0.0], [1.0, -0.5]])
+    added = told.network.class_embedding.augmentation.weight @ parameters[1]
+    library.time_embedding.linear_2.bias += added
+    moved = library(latents, times, classes).sample
+    changed = told(latents, times, classes, parameters)
+    torch.testing.assert_close(changed, torch.stack([wanted[0], moved[1]]), rtol=0, atol=1e-5)
+    assert (moved[1] - wanted[1]).abs().max() > 1e-3
+
+
+def diffusers_unet_2d(**options):
+    small = {"block_out_channels": [16], "attention_levels": [True], "norm_num_groups": 4}
+    return registry.build("denoiser", "diffusers/unet_2d", channels=4, classes=3, **small, **options)
+
+
 def test_our_autoencoder_kl_and_theirs_are_one_network(tmp_path):
     ours = registry.build("autoencoder", "autoencoder_kl").eval()
     save_file(ours.state_dict(), tmp_path / "w.safetensors")

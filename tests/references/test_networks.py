@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch.distributions import Normal, kl_divergence
 
 from uldm_core import MistakeError, registry
-from uldm_plugins.denoisers.condition import with_condition
 from uldm_plugins.nn.diffusers_blocks import Resnet
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -205,14 +204,12 @@ def test_dit_embeds_classes_as_diffusers_does():
     theirs.class_embedder.embedding_table.load_state_dict(ours.class_embedding.state_dict())
     times, classes = torch.tensor([3.0, 700.0, 9.0]), torch.tensor([0, 4, 2])
     embedding = theirs.timestep_embedder(theirs.time_proj(times))
-    embedded = with_condition(embedding, ours.class_embedding, classes)
+    embedded = ours.conditioned(embedding, classes, None)
     torch.testing.assert_close(embedded, theirs(times, classes, torch.float32), rtol=0, atol=0)
     dropped = theirs.class_embedder.token_drop(classes, torch.ones(3))
     for no_class in (None, torch.full((3,), 5)):
         expected = theirs(times, dropped, torch.float32)
-        torch.testing.assert_close(
-            with_condition(embedding, ours.class_embedding, no_class), expected, rtol=0, atol=0
-        )
+        torch.testing.assert_close(ours.conditioned(embedding, no_class, None), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +235,10 @@ def test_weights_of_denoisers_without_classes_bear_the_names_of_those_made_befor
         registry.build("denoiser", name, channels=4, **options, dropout=0.1).state_dict().keys()
         == state.keys()
     )
-    if "/" not in name:
-        augmented = registry.build("denoiser", name, channels=4, **options, augmentation=3).state_dict()
-        ((added, weight),) = ((key, value) for key, value in augmented.items() if key not in state)
-        assert added == "augmentation_embedding.weight" and weight.shape[1] == 3
+    augmented = registry.build("denoiser", name, channels=4, **options, augmentation=3).state_dict()
+    ((added, weight),) = ((key, value) for key, value in augmented.items() if key not in state)
+    theirs = "network.class_embedding.augmentation.weight"
+    assert added == (theirs if "/" in name else "augmentation_embedding.weight") and weight.shape[1] == 3
 
 
 @torch.no_grad()

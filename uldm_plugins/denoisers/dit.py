@@ -13,20 +13,15 @@ from torch import Tensor, nn
 from uldm_core.kinds import latent_size
 from uldm_core.shapes import height_and_width
 from uldm_core.sizes import Size
-from uldm_plugins.denoisers.condition import (
-    augmentation_embedding,
-    class_embedding,
-    with_augmentation,
-    with_condition,
-)
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import Dropout, check_divisible, with_dropout, zeroed
+from uldm_plugins.nn.conditioning import Conditioned
 
 Count = Annotated[int, Ge(1)]
 _EPS = 1e-6
 
 
-class DiT(nn.Module):
+class DiT(Conditioned):
     """Transformer over patches of the latent, conditioned by adaLN-zero: its output starts at zero.
 
     Sides that are no multiple of ``patch_size`` are padded, and cut off again.
@@ -73,8 +68,7 @@ class DiT(nn.Module):
         positions = sincos_positions(hidden_size, *self.grid)
         self.register_buffer("positions", positions, persistent=False)
         self.time = TimeEmbedding(hidden_size)
-        self.class_embedding = class_embedding(classes, hidden_size)
-        self.augmentation_embedding = augmentation_embedding(augmentation, hidden_size)
+        self.make_embeddings(classes, augmentation, hidden_size)
         self.patchify = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio, dropout) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(hidden_size, 2 * hidden_size))
@@ -96,8 +90,7 @@ class DiT(nn.Module):
         patches = self.patchify(F.pad(latents, (0, -width % patch, 0, -height % patch)))
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(grid, patches)
-        embedding = with_condition(self.time(time), self.class_embedding, condition)
-        embedding = F.silu(with_augmentation(embedding, self.augmentation_embedding, augmentation))
+        embedding = F.silu(self.conditioned(self.time(time), condition, augmentation))
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.modulation(embedding).unsqueeze(1).chunk(2, -1)

@@ -11,19 +11,14 @@ from torch import Tensor, nn
 
 from uldm_core.shapes import height_and_width
 from uldm_core.sizes import Size
-from uldm_plugins.denoisers.condition import (
-    augmentation_embedding,
-    class_embedding,
-    with_augmentation,
-    with_condition,
-)
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import Dropout, zeroed
+from uldm_plugins.nn.conditioning import Conditioned
 
 Count = Annotated[int, Ge(1)]
 
 
-class MLP(nn.Module):
+class MLP(Conditioned):
     """Residual MLP over the whole latent, [C H W] at once, modulated by the time (adaLN).
 
     All its work is matrix products, which a CPU does several times faster than small convolutions; in
@@ -59,8 +54,7 @@ class MLP(nn.Module):
         super().__init__()
         values = channels * prod(height_and_width(size))
         self.time = nn.Sequential(TimeEmbedding(time_emb_dim), nn.SiLU())
-        self.class_embedding = class_embedding(classes, time_emb_dim)
-        self.augmentation_embedding = augmentation_embedding(augmentation, time_emb_dim)
+        self.make_embeddings(classes, augmentation, time_emb_dim)
         self.inward = nn.Linear(values, width)
         self.blocks = nn.ModuleList(Block(width, hidden, time_emb_dim, dropout) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(time_emb_dim, 2 * width))
@@ -78,8 +72,7 @@ class MLP(nn.Module):
         ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
         """
         embed, activate = self.time
-        embedding = with_condition(embed(time), self.class_embedding, condition)
-        embedding = activate(with_augmentation(embedding, self.augmentation_embedding, augmentation))
+        embedding = activate(self.conditioned(embed(time), condition, augmentation))
         stream = self.inward(latents.flatten(1))
         for block in self.blocks:
             stream = block(stream, embedding)

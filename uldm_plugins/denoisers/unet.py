@@ -9,21 +9,16 @@ import torch
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from uldm_plugins.denoisers.condition import (
-    augmentation_embedding,
-    class_embedding,
-    with_augmentation,
-    with_condition,
-)
 from uldm_plugins.denoisers.time import TimeEmbedding
 from uldm_plugins.nn.blocks import Dropout, Layers, Upsample, check_divisible, check_levels
+from uldm_plugins.nn.conditioning import Conditioned
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 Flags = tuple[bool, ...]
 Count = Annotated[int, Ge(1)]
 
 
-class UNet(nn.Module):
+class UNet(Conditioned):
     """U-Net with residual and attention blocks; works for any size, odd ones too.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752); Ho et al. 2020 (arXiv 2006.11239).
@@ -75,8 +70,7 @@ class UNet(nn.Module):
         common: Any = {"groups": norm_channels, "embedding": time_emb_dim, "dropout": dropout}
         heads = [num_heads if attends else 0 for attends in attn_down]
         self.time = TimeEmbedding(time_emb_dim)
-        self.class_embedding = class_embedding(classes, time_emb_dim)
-        self.augmentation_embedding = augmentation_embedding(augmentation, time_emb_dim)
+        self.make_embeddings(classes, augmentation, time_emb_dim)
         self.conv_in = nn.Conv2d(channels, down_channels[0], 3, padding=1)
         inputs = (down_channels[0], *down_channels)
         self.downs = nn.ModuleList(
@@ -114,8 +108,7 @@ class UNet(nn.Module):
 
         ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
         """
-        embedding = with_condition(self.time(time), self.class_embedding, condition)
-        embedding = with_augmentation(embedding, self.augmentation_embedding, augmentation)
+        embedding = self.conditioned(self.time(time), condition, augmentation)
         x = self.conv_in(latents)
         skips = []
         for layers, shrink in zip(self.downs, self.shrinks):

@@ -13,14 +13,9 @@ from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
 from uldm_core import Exists
-from uldm_plugins.denoisers.condition import (
-    augmentation_embedding,
-    class_embedding,
-    with_augmentation,
-    with_condition,
-)
 from uldm_plugins.denoisers.time import waves
 from uldm_plugins.nn.blocks import Dropout, check_divisible
+from uldm_plugins.nn.conditioning import Conditioned
 from uldm_plugins.nn.diffusers_blocks import Downsample, Level, Mid, Upsample, load_named
 
 Widths = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
@@ -28,7 +23,7 @@ Count = Annotated[int, Ge(1)]
 _EPS = 1e-5
 
 
-class UNet2D(nn.Module):
+class UNet2D(Conditioned):
     """U-Net in the layout of ``UNet2DModel``; the size halves between levels, odd sizes included.
 
     The parameters bear diffusers' names: its checkpoints load as they are.
@@ -83,8 +78,7 @@ class UNet2D(nn.Module):
         common = (layers_per_block, heads, norm_num_groups, 4 * first, dropout)
         self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
         self.time_embedding = TimeNetwork(first, 4 * first)
-        self.class_embedding = class_embedding(classes, 4 * first)
-        self.augmentation_embedding = augmentation_embedding(augmentation, 4 * first)
+        self.make_embeddings(classes, augmentation, 4 * first)
         self.down_blocks = cast("Sequence[Level]", _down(block_out_channels, *common))
         self.mid_block = Mid(last, last // attention_head_dim, norm_num_groups, _EPS, 4 * first, dropout)
         self.up_blocks = cast("Sequence[Level]", _up(block_out_channels, *common))
@@ -104,8 +98,7 @@ class UNet2D(nn.Module):
 
         ``augmentation`` are the parameters of what was done to each image, [B, augmentation].
         """
-        embedding = with_condition(self.time_embedding(time), self.class_embedding, condition)
-        embedding = with_augmentation(embedding, self.augmentation_embedding, augmentation)
+        embedding = self.conditioned(self.time_embedding(time), condition, augmentation)
         x = self.conv_in(latents)
         skips = [x]
         for level in self.down_blocks:
