@@ -18,7 +18,7 @@ _COMPONENTS = (
     ("augmentation", "flip", "augmentations.flip:Flip", "mirrored images"),
     ("augmentation", "translate", "augmentations.translate:Translate", "images shifted by whole pixels"),
     ("augmentation", "crop_jitter", "augmentations.crop_jitter:CropJitter", "parts of images, enlarged"),
-    ("augmentation", "color", "augmentations.color:Color", "other brightness, contrast and saturation"),
+    ("augmentation", "color", "augmentations.color:Color", "other brightness, contrast, saturation and hue"),
     ("augmentation", "compose", "augmentations.compose:Compose", "several, one after the other"),
     ("backbone", "mnist_classifier", "backbones.mnist:MnistClassifier", "small CNN on MNIST, for losses"),
     ("backbone", "mnist_judge", "backbones.mnist:MnistJudge", "another CNN on MNIST, for metrics only"),

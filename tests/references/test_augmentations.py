@@ -73,6 +73,31 @@ def test_colours(channels):
     assert not torch.equal(changed, given)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_hues_are_rotations_around_the_axis_of_greys(channels):
+    color = registry.build(
+        "augmentation", "color", brightness=0.0, contrast=0.0, saturation=0.0, hue=0.8, probability=0.9
+    )
+    given, parameters = images(channels), drawn(color)
+    changed = color(given, parameters)
+    if channels == 1:
+        assert torch.equal(changed, given)
+        return
+    axis = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]).double() / 3**0.5
+    for image, other, (hue,) in zip(given[:, :3].double(), changed, parameters.tolist()):
+        rotated = torch.einsum("ij,jhw->ihw", torch.matrix_exp(0.8 * torch.pi * hue * axis), image)
+        assert (other[:3] - rotated.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(changed[:, 3:], given[:, 3:])
+    assert (changed[:-2, :3] != given[:-2, :3]).any() and torch.equal(changed[-2:, :3], given[-2:, :3])
+
+
+def test_a_third_of_a_turn_of_hue_exchanges_the_colours():
+    color = registry.build("augmentation", "color", hue=1.0)
+    red = torch.tensor([200, 30, 90], dtype=torch.uint8).view(1, 3, 1, 1)
+    turned = color(red, torch.tensor([[0.0, 0.0, 0.0, 2 / 3]]))
+    assert turned.flatten().tolist() == [90, 200, 30]
+
+
 def test_an_order_is_applied_as_written():
     parts = [
         registry.build("augmentation", name, **options)

@@ -1,7 +1,8 @@
-"""Images of other brightness, contrast and saturation."""
+"""Images of other brightness, contrast, saturation and hue."""
 
 from __future__ import annotations
 
+from math import pi
 from typing import Annotated
 
 import torch
@@ -16,17 +17,19 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 class Color:
-    """Changes brightness, then contrast, then saturation of some images, each by a factor around 1.
+    """Changes brightness, then contrast, saturation and hue of some images.
 
     Its parameters are how much each changes, from -1 to 1, of the greatest change there is. Grey images have
-    no saturation; the fourth channel, which is transparency, stays as it is.
+    neither saturation nor hue; the fourth channel, which is transparency, stays as it is.
 
-    Source: ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` of torchvision.
+    Source: ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` of torchvision; hue of Karras
+    et al. 2020 (arXiv 2006.06676), appendix B: colours rotate around the axis of greys.
 
     Args:
         brightness: the factor is between 1 less this and 1 plus this.
         contrast: likewise.
         saturation: likewise.
+        hue: the greatest angle of rotation in either direction, in half turns.
         probability: of an image to be changed.
         leaks: samples are of other colours as well; else the denoiser is given the changes in training, and
             draws images without any.
@@ -40,13 +43,14 @@ class Color:
         brightness: Share = 0.2,
         contrast: Share = 0.2,
         saturation: Share = 0.2,
+        hue: Annotated[float, Interval(ge=0, le=1)] = 0.0,
         probability: Probability = 0.3,
         leaks: bool = False,
     ) -> None:
-        reach = {_brightened: brightness, _contrasted: contrast, _saturated: saturation}
+        reach = {_brightened: brightness, _contrasted: contrast, _saturated: saturation, _rotated: hue}
         self.changes = {change: most for change, most in reach.items() if most}
         if not self.changes:
-            raise OptionError("brightness, contrast and saturation are all 0: nothing would change")
+            raise OptionError("brightness, contrast, saturation and hue are all 0: nothing would change")
         self.probability = probability
         self.leaks = leaks
         self.parameters = len(self.changes)
@@ -82,3 +86,12 @@ def _contrasted(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def _saturated(pixels: Tensor, factor: Tensor) -> Tensor:
     return pixels * factor + grey(pixels) * (1 - factor)
+
+
+def _rotated(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Rotate colours around the axis of greys by Rodrigues' formula: not at 1, half a turn at 0 and 2."""
+    if pixels.shape[1] == 1:
+        return pixels
+    angle = pi * (factor - 1)
+    across = (pixels.roll(1, 1) - pixels.roll(-1, 1)) / 3**0.5
+    return pixels * angle.cos() + pixels.mean(1, keepdim=True) * (1 - angle.cos()) + across * angle.sin()
