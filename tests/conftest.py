@@ -43,6 +43,14 @@ def no_network():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk():
+    """Sync nothing: no test cuts the power. Those of what is synced, and when, watch the calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 SMALL_RECIPE = """\
 uldm = 1
 

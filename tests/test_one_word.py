@@ -19,9 +19,14 @@ RECIPE = {
     "uldm": 1,
     "run": {"device": "cpu"},
     "dataset": {"use": "mnist", "limit": 64},
-    "autoencoder": {"use": "vqvae_fast", "quantizer": {"use": "vq_ema"}},
-    "discriminator": {"use": "patchgan"},
-    "denoiser": {"use": "mlp"},
+    "autoencoder": {
+        "use": "vqvae_fast",
+        "quantizer": {"use": "vq_ema"},
+        "encoder_channels": [8, 16],
+        "decoder_channels": [8, 16],
+    },
+    "discriminator": {"use": "patchgan", "channels": [8, 16, 32]},
+    "denoiser": {"use": "mlp", "width": 32, "hidden": 32},
     "noise_scheduler": {"use": "flow"},
     "stages": {
         "first": {

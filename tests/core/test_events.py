@@ -52,7 +52,6 @@ class At(Silent):
 @pytest.fixture
 def planned(registry, write, monkeypatch):
     monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # there is no power cut here
     return lambda *overrides, changes=(): Recipe.load(write(*changes), overrides).resolve(registry)
 
 

@@ -25,14 +25,6 @@ from uldm_core.run_folder.files import read_tensors, write_bytes
 from uldm_core.run_folder.folder import RunFolder
 from uldm_plugins.commands.run_files import check_run
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
 CHANGES = ("stages.first.steps=8", "stages.second.text=ho")
 """With these, a finished run goes on with its first stage, and sets the others aside: all is touched."""
 
