@@ -18,6 +18,11 @@ from uldm_plugins.stages.evaluate import Evaluate
 
 TINY = (
     "dataset.limit=40",
+    "autoencoder.encoder_channels=[8, 16]",
+    "autoencoder.decoder_channels=[8, 16]",
+    "discriminator.channels=[8, 16, 32]",
+    "denoiser.width=32",
+    "denoiser.hidden=32",
     "stages.first.steps=2",
     "stages.second.steps=2",
     "stages.samples.count=6",

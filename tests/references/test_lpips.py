@@ -1,6 +1,8 @@
 """LPIPS against the package that its authors published, on a shared random trunk."""
 
 import warnings
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import lpips
@@ -14,6 +16,7 @@ from uldm_core import registry
 TRUNKS = {"vgg16": "vgg", "alexnet": "alex", "squeezenet": "squeeze"}
 
 
+@cache  # torchvision draws 120 million weights of VGG16's classifier each time, which nothing here uses
 def theirs_of(name, spatial=False):
     with warnings.catch_warnings():  # lpips calls torchvision in an old way
         warnings.simplefilter("ignore")
@@ -21,7 +24,7 @@ def theirs_of(name, spatial=False):
 
 
 def sharing(name, spatial=False, **options):
-    """Return ours and theirs on one random trunk."""
+    """Return ours and theirs on one random trunk; ours are new, theirs are shared."""
     ours = registry.build("loss", "lpips", backbone={"use": name, "weights": "random"}, **options)
     theirs = theirs_of(name, spatial)
     for index, stage in enumerate(ours.backbone.stages):
@@ -50,7 +53,7 @@ def test_values_are_equal(name):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
 def test_gradients_are_equal(name, dtype, tolerance):
     """To a share of the largest: in float32 what is left is rounding, as float64 shows."""
-    ours, theirs = (network.to(dtype) for network in sharing(name))
+    ours, theirs = (deepcopy(network).to(dtype) for network in sharing(name))
     first, second = (images.to(dtype) for images in pair())
     gradients = []
     for call in (ours.distances, theirs):
@@ -100,7 +103,8 @@ def test_trunks_are_torchvisions(name, tmp_path):
     from safetensors.torch import save_file
 
     reference = getattr(models, {"squeezenet": "squeezenet1_1"}.get(name, name))(weights=None).eval()
-    save_file({k: v.contiguous() for k, v in reference.state_dict().items()}, tmp_path / "w.safetensors")
+    features = {f"features.{name}": value for name, value in reference.features.state_dict().items()}
+    save_file(features, tmp_path / "w.safetensors")
     ours = registry.build("backbone", name, weights=str(tmp_path / "w.safetensors"))
     images = pair()[0]
     with torch.no_grad():
