@@ -30,6 +30,11 @@ from uldm_plugins.stages.train_diffusion import TrainDiffusion
 PAGE = (Path(__file__).parents[1] / "docs/better_samples.md").read_text("utf-8")
 TINY = (
     "dataset.limit=40",
+    "autoencoder.encoder_channels=[8, 16]",
+    "autoencoder.decoder_channels=[8, 16]",
+    "discriminator.channels=[8, 16, 32]",
+    "denoiser.width=32",
+    "denoiser.hidden=32",
     "stages.first.steps=2",
     "stages.second.steps=2",
     "stages.samples.count=6",

@@ -458,7 +458,8 @@ def test_a_new_kind_brings_its_own_checks(doubler):
 # pytest
 
 
-def test_each_check_is_a_test_of_its_own(tmp_path):
+def test_each_check_is_a_test_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent(
             """
@@ -474,13 +475,14 @@ def test_each_check_is_a_test_of_its_own(tmp_path):
             """
         )
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "PASSED test_it.py::test_contract[loss/l1-averaged_over_batch]" in done.stdout
-    assert "FAILED test_it.py::test_contract[Total-averaged_over_batch]" in done.stdout
-    assert "three copies" in done.stdout
-    assert "2 failed" in done.stdout
+    plugins = [f"-pno:{name}" for name in ("cacheprovider", "faulthandler", "xdist")]
+    code = pytest.main(["-q", "-rA", *plugins, f"--rootdir={tmp_path}", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "PASSED test_it.py::test_contract[loss/l1-averaged_over_batch]" in out
+    assert "FAILED test_it.py::test_contract[Total-averaged_over_batch]" in out
+    assert "three copies" in out
+    assert "2 failed" in out
 
 
 # whole plugins
