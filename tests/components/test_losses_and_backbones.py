@@ -55,9 +55,9 @@ def test_shipped_classifiers_know_the_digits(name, at_least):
     classifier = registry.build("backbone", name)
     with torch.inference_mode():
         logits = torch.cat(
-            [classifier.logits(images.float() / 127.5 - 1) for images in test.pixels.split(1000)]
+            [classifier.logits(images.float() / 127.5 - 1) for images in test.pixels[::5].split(500)]
         )
-    assert (logits.argmax(1) == test.labels).float().mean() >= at_least
+    assert (logits.argmax(1) == test.labels[::5]).float().mean() >= at_least
 
 
 def test_a_thawed_classifier_trains_and_freezes_again():
