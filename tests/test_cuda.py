@@ -17,6 +17,7 @@ from uldm_core import MistakeError, registry
 from uldm_core.cli.main import main
 from uldm_core.engine.device import Device, choose_device
 from uldm_core.engine.run import run
+from uldm_core.errors import is_unavailable
 from uldm_core.recipe import Recipe, RunOptions
 from uldm_core.run_folder.files import read_tensors
 from uldm_core.testing.contract import Case, contract_of
@@ -46,7 +47,8 @@ def gpu(precision="float32", compile=False):
 
 @pytest.fixture(autouse=True)
 def all_bits(monkeypatch):
-    """Multiply float32 as it is, and not in TF32."""
+    """Take the algorithms that a run takes, but multiply float32 as it is, and not in TF32."""
+    choose_device(RunOptions())
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -69,7 +71,12 @@ def test_a_network_gives_on_a_gpu_what_it_gives_on_the_cpu(component):
             share = (error > allowed).float().mean().item()
             assert ours.is_cuda and share <= (0.05 if component.kind in FLIPS else 0), error.max()
 
-    compare()
+    try:
+        compare()
+    except MistakeError as error:
+        if not is_unavailable(error):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
