@@ -42,7 +42,8 @@ TINY = (
 )
 
 
-def uldm(*arguments, **options):
+def process(*arguments, **options):
+    """Run a command in a process of its own; where that is not the point, the fixture ``uldm`` is quicker."""
     command = [sys.executable, "-m", "uldm_core.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
@@ -87,41 +88,39 @@ def test_later_stages_get_the_scaling_that_was_fitted(tiny_run):
     assert scaling["std"].shape == (4,) and not torch.equal(scaling["std"], torch.ones(4))
 
 
-def test_the_resolved_recipe_of_a_run_is_done_already(tiny_run):
-    result = uldm("run", tiny_run / "recipe.toml", "--out", tiny_run)
-    assert result.returncode == 0, result.stderr
-    assert "nothing to do: every stage is done" in result.stderr
-
-
-def test_sampling_a_run_gives_the_same_bytes_for_a_seed(tiny_run, tmp_path):
+def test_sampling_a_run_gives_the_same_bytes_for_a_seed(uldm, tiny_run, tmp_path):
     images = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        out = tmp_path / f"{name}.npz"
-        result = uldm("sample", tiny_run, "--count", 9, "--seed", seed, "--out", out)
-        assert result.returncode == 0, result.stderr
-        with np.load(out) as file:
+    other = process("sample", tiny_run, "--count", 9, "--seed", 1, "--out", tmp_path / "a.npz")
+    assert other.returncode == 0, other.stderr
+    for name, seed in (("b", 1), ("c", 2)):
+        code, _, errors = uldm(
+            "sample", tiny_run, "--count", 9, "--seed", seed, "--out", tmp_path / f"{name}.npz"
+        )
+        assert code == 0, errors
+    for name in "abc":
+        with np.load(tmp_path / f"{name}.npz") as file:
             images.append(file["images"])
     assert images[0].shape == (9, 28, 28, 1)
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
-def test_reconstructing_a_split_keeps_its_order_and_size(tiny_run, tmp_path):
+def test_reconstructing_a_split_keeps_its_order_and_size(uldm, tiny_run, tmp_path):
     out = tmp_path / "reconstructions.npz"
-    assert uldm("reconstruct", tiny_run, "--split", "test", "--out", out).returncode == 0
+    assert uldm("reconstruct", tiny_run, "--split", "test", "--out", out)[0] == 0
     with np.load(out) as file:
         assert file["images"].shape == (64, 28, 28, 1)
-    missing = uldm("reconstruct", tiny_run, "--split", "moon", "--out", out)
-    assert missing.returncode == 2 and "no split 'moon'" in missing.stderr
+    code, _, errors = uldm("reconstruct", tiny_run, "--split", "moon", "--out", out)
+    assert code == 2 and "no split 'moon'" in errors
 
 
-def test_commands_refuse_what_they_cannot_use(tiny_run, tmp_path):
+def test_commands_refuse_what_they_cannot_use(uldm, tiny_run, tmp_path):
     for arguments, said in [
         (("sample", tmp_path, "--out", tmp_path / "x.npz"), "is not a run"),
         (("sample", tiny_run, "--out", tmp_path / "x.jpeg"), "must end in .npz or .png"),
         (("sample", tiny_run, "--out", tmp_path / "no" / "x.png"), "there is no folder"),
     ]:
-        result = uldm(*arguments)
-        assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+        code, _, errors = uldm(*arguments)
+        assert code == 2 and said in errors and "Traceback" not in errors
 
 
 def test_the_textbook_pipeline_runs_with_few_steps(tmp_path):
@@ -226,13 +225,13 @@ def acme(tmp_path_factory):
 
 
 def test_an_installed_plugin_is_listed_with_its_distribution(acme):
-    rows = json.loads(uldm("ls", "quantizer", "--json", env=acme).stdout)
+    rows = json.loads(process("ls", "quantizer", "--json", env=acme).stdout)
     row = next(row for row in rows if row["name"] == "acme_grid")
     assert (row["distribution"], row["plugin"], row["version"]) == ("acme-uldm", "acme", "1.0")
 
 
 def test_an_installed_plugins_component_is_checked_by_its_registration_alone(acme):
-    lines = uldm("check", "quantizer/acme_grid", "levels=5", env=acme).stdout.splitlines()
+    lines = process("check", "quantizer/acme_grid", "levels=5", env=acme).stdout.splitlines()
     assert lines[0] == "quantizer/acme_grid (acme-uldm 1.0)"
     assert "0 failed" in lines[-1] and sum(line.startswith("  passed") for line in lines) > 15
 
@@ -242,18 +241,18 @@ def test_a_recipe_that_differs_in_one_word_trains_with_it(acme, tmp_path, name):
     recipe = tmp_path / "acme.toml"
     recipe.write_text(SMOKE.read_text("utf-8").replace("vq_ema", name), "utf-8")
     tiny = [override for override in TINY if "codebook_size" not in override]
-    result = uldm("run", recipe, *tiny, "--out", tmp_path / "run", env=acme)
+    result = process("run", recipe, *tiny, "--out", tmp_path / "run", env=acme)
     assert result.returncode == 0, result.stderr
     assert "acme-uldm 1.0" in (tmp_path / "run" / "environment.json").read_text()
 
 
-def test_a_component_comes_from_a_file(tmp_path):
+def test_a_component_comes_from_a_file(uldm, tmp_path):
     code = next(b for b in (ROOT / "README.md").read_text("utf-8").split("```python\n") if "MyQuantizer" in b)
     (tmp_path / "my_idea.py").write_text(code.partition("```")[0], "utf-8")
     arguments = ["autoencoder.quantizer=mine", "--plugin", tmp_path / "my_idea.py", "--until", "first"]
     tiny = [override for override in TINY if "codebook_size" not in override]
-    result = uldm("run", SMOKE, *tiny, *arguments, "--out", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
+    code, _, errors = uldm("run", SMOKE, *tiny, *arguments, "--out", tmp_path / "run")
+    assert code == 0, errors
     assert 'use = "mine"' in (tmp_path / "run" / "recipe.toml").read_text("utf-8")
 
 
@@ -261,16 +260,16 @@ def test_ctrl_c_saves_the_state_and_the_next_run_resumes(tmp_path):
     overrides = [*TINY, "stages.first.steps=100000"]
     command = [sys.executable, "-m", "uldm_core.cli.main", "run", str(SMOKE), *overrides, "--until", "first"]
     command += ["--out", str(tmp_path / "run"), "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "stages" / "first" / "metrics.jsonl"
     deadline = time.monotonic() + 90
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGINT)
     start = time.monotonic()
-    _, errors = process.communicate(timeout=30)
+    _, errors = running.communicate(timeout=30)
     assert time.monotonic() - start < 10
-    assert process.returncode == 130, errors
+    assert running.returncode == 130, errors
     assert "the state is saved" in errors and "Traceback" not in errors
     assert "\x1b" not in errors and "\r" not in errors  # plain lines where there is no terminal
     (checkpoint,) = (tmp_path / "run" / "stages" / "first" / "checkpoints").iterdir()
@@ -290,18 +289,20 @@ def test_bfloat16_runs_the_same_stages(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in weights.values() if tensor.is_floating_point())
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path):
-    result = uldm("run", SMOKE, "--device", "cuda:63", "--out", tmp_path)
-    assert result.returncode == 2 and "device 'cuda:63' cannot be used" in result.stderr
+def test_a_device_that_is_not_there_is_refused(uldm, tmp_path):
+    code, _, errors = uldm("run", SMOKE, "--device", "cuda:63", "--out", tmp_path)
+    assert code == 2 and "device 'cuda:63' cannot be used" in errors
 
 
-def test_a_second_run_takes_under_five_seconds(tiny_run):
+def test_the_resolved_recipe_of_a_run_is_done_already_in_under_five_seconds(tiny_run):
     def seconds():
         start = time.monotonic()
-        assert uldm("run", tiny_run / "recipe.toml", "--out", tiny_run).returncode == 0
+        result = process("run", tiny_run / "recipe.toml", "--out", tiny_run)
+        assert result.returncode == 0, result.stderr
+        assert "nothing to do: every stage is done" in result.stderr
         return time.monotonic() - start
 
-    assert min(seconds() for _ in range(3)) < 5
+    assert any(seconds() < 5 for _ in range(3))
 
 
 SHORT = (
