@@ -296,6 +296,11 @@ def _memory(root: Path, max_pixels: int) -> sqlite3.Connection:
     name = hashlib.blake2b(repr(asked).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     place = cache.cache_folder() / "images" / f"{name}.sqlite"
     make_folder(place.parent)
+    if place.exists():
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(place)
+    else:
+        _prune(place.parent)
     try:
         return _opened(place)
     except sqlite3.OperationalError:  # another process is writing, say
@@ -315,3 +320,11 @@ def _opened(place: Path) -> sqlite3.Connection:
         memory.close()
         raise
     return memory
+
+
+def _prune(folder: Path) -> None:
+    """Remove databases that nobody opened for 30 days: whoever opens one touches it first."""
+    for place in folder.glob("*.sqlite"):
+        with suppress(OSError, UldmError):
+            if cache.is_unused([place]):
+                remove(place)
