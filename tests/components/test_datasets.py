@@ -18,11 +18,11 @@ from torchvision import datasets
 
 from uldm_core import MistakeError, RunError, registry
 from uldm_core.protocols import HasLabels
-from uldm_plugins.datasets import fetched, similar
+from uldm_plugins.datasets import fetched
 from uldm_plugins.datasets.mnist import EMBEDDED
-from uldm_plugins.datasets.similar import Duplicates
-from uldm_plugins.shared import cache, checked_files, files
+from uldm_plugins.shared import cache, checked_files, files, similar
 from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_names
+from uldm_plugins.shared.similar import Duplicates
 from uldm_plugins.shared.splits import groups_of, is_for_testing
 
 

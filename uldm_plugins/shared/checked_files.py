@@ -293,7 +293,7 @@ def _memory(root: Path, max_pixels: int) -> sqlite3.Connection:
         sqlite3.Error, OSError, RunError: it cannot be used.
     """
     asked = (os.path.realpath(root), max_pixels, PIL.__version__, _VERSION)
-    name = hashlib.blake2b(repr(asked).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    name = hash_of(repr(asked).encode("utf-8", "surrogateescape")).hex()
     place = cache.cache_folder() / "images" / f"{name}.sqlite"
     make_folder(place.parent)
     if place.exists():
