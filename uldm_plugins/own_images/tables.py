@@ -23,7 +23,7 @@ MANY = 20_000
 LOSS_BACKBONES = {True: ("vgg16", "squeezenet", "alexnet"), False: ("alexnet", "squeezenet")}
 METRIC_BACKBONES = {True: ("inception", "vgg16", "squeezenet", "alexnet"), False: ("squeezenet", "alexnet")}
 """Networks of published weights for the perceptual loss and for metrics, the best first: of a GPU, and of a
-processor, on which VGG16 takes many times as long as all the rest of a step."""
+processor, on which VGG16 takes several times as long as the rest of a step."""
 BACKBONES = tuple(dict.fromkeys((*LOSS_BACKBONES[True], *METRIC_BACKBONES[True])))
 LOST = 0.05
 """A share of the usual image that is worth a word when it is cut off."""
