@@ -12,6 +12,7 @@ from PIL import Image
 
 from uldm_core import MistakeError, check
 from uldm_core.cli.main import cli
+from uldm_core.preflight import required_files
 from uldm_core.recipe import Recipe
 from uldm_core.toml_text.parse import parse_toml
 from uldm_plugins.own_images import folder as folders
@@ -24,6 +25,7 @@ from uldm_plugins.own_images.folder import look_at, read_all
 from uldm_plugins.own_images.measure import Costs
 from uldm_plugins.own_images.recipe import root_in_recipe
 from uldm_plugins.own_images.schedule import FEWEST_STEPS, Speed, rounded, schedule
+from uldm_plugins.own_images.tables import BACKBONES
 from uldm_plugins.own_images.writing import recipe_text, tables_of
 
 EMOJI = FolderSummary(Path("emoji"), 3660, checked=3660, sampled=1000, transparent=1.0)
@@ -47,7 +49,12 @@ summaries = st.builds(
     light=shares,
     classes=st.sampled_from([(), ("cats", "dogs")]),
 )
-computers = st.builds(Computer, gpu=st.booleans(), memory=st.integers(1 << 30, 1 << 38))
+computers = st.builds(
+    Computer,
+    gpu=st.booleans(),
+    memory=st.integers(1 << 30, 1 << 38),
+    weights=st.frozensets(st.sampled_from(BACKBONES)),
+)
 requests = st.builds(
     Request,
     minutes=st.floats(0.01, 10_000),
@@ -122,15 +129,53 @@ def test_the_denoiser_follows_the_latents():
     assert odd.tables["autoencoder"]["use"] == "vqvae_fast"
 
 
-def test_metrics_need_no_published_weights_and_fit_into_memory():
-    def names(choice):
-        return [m if isinstance(m, str) else m["use"] for m in choice.tables["stages.scores"]["metrics"]]
+def names(choice):
+    return [m if isinstance(m, str) else m["use"] for m in choice.tables["stages.scores"]["metrics"]]
 
+
+def test_metrics_need_no_published_weights_and_fit_into_memory():
     features = ["density_coverage", "precision_recall"]
     assert names(chosen()) == ["psnr", "ssim", "codebook_usage", "nearest_neighbour", *features]
     assert names(chosen(request=Request(channels=4)))[-1] == "nearest_neighbour"
     assert names(chosen(request=Request(size=(8, 8)))) == ["psnr", "codebook_usage", "nearest_neighbour"]
     assert "nearest_neighbour" not in names(chosen(count=1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "here", "loss", "metrics"),
+    [
+        (False, {"vgg16", "inception"}, None, None),  # of which a processor is too slow
+        (False, {"alexnet", "squeezenet"}, "alexnet", "squeezenet"),
+        (False, {"squeezenet"}, "squeezenet", None),
+        (True, {"vgg16", "alexnet"}, "vgg16", "alexnet"),
+        (True, set(BACKBONES), "vgg16", "inception"),
+    ],
+)
+def test_published_weights_that_are_here_are_used_and_said(gpu, here, loss, metrics):
+    choice = chosen(Computer(gpu=gpu, weights=frozenset(here)))
+    losses = choice.tables["stages.first"]["losses"][2:]
+    assert [each["backbone"] for each in losses] == [loss][: loss is not None]
+    assert (f"weights of {loss} are on this" in choice.why["stages.first"]) == (loss is not None)
+    measured = choice.tables["stages.scores"]["metrics"][-1]["backbone"]
+    assert measured == metrics or (metrics is None and measured["weights"] == "random")
+    assert ("frechet" in names(choice)) == (metrics is not None)
+    assert f"of {metrics or 'a network that was never trained'}" in choice.why["stages.scores"]
+    transparent = chosen(Computer(weights=frozenset(here)), Request(channels=4))
+    assert len(transparent.tables["stages.first"]["losses"]) == 2
+
+
+def test_weights_are_looked_for_without_the_network_and_their_loss_costs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(required_files, "ask", None)
+    assert measure.this_computer(tmp_path).weights == frozenset()
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").touch()
+    here = measure.this_computer(tmp_path)
+    assert here.weights == {"squeezenet"}
+    small = Request(size=(32, 32))
+    without, with_it = (measure.costs(chosen(each, small)) for each in (Computer(), here))
+    assert with_it.autoencoder > without.autoencoder and with_it.adversarial > without.adversarial
+    assert with_it.denoiser == without.denoiser
 
 
 @given(st.builds(Speed, *[st.floats(1e-4, 1)] * 3, st.floats(1e9, 1e14)), st.floats(20, 2000))

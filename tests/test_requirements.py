@@ -241,15 +241,22 @@ def test_a_split_that_a_later_stage_reads_and_there_is_not_is_found_first(recipe
     run(wanted, out=tmp_path / "out", until="first")
 
 
-def test_a_metric_of_more_images_than_there_are_is_found_first(recipe, tmp_path):
-    metric = 'stages.scores.metrics=["psnr", { use = "precision_recall", backbone = "dummy", k = 9 }]'
+@pytest.mark.parametrize("own_table", [False, True])
+def test_a_metric_of_more_images_than_there_are_is_found_first(recipe, own_table, tmp_path):
+    table = '{ use = "precision_recall", backbone = "dummy", k = 9 }'
+    used, key, overrides = table, ("stages", "scores", "metrics", 1), ["dataset.count=9"]
+    if own_table:
+        used, key = '{ ref = "likeness" }', ("likeness",)
+        overrides += [f"likeness={table}", "likeness.kind=metric"]
+    wanted = recipe(f'stages.scores.metrics=["psnr", {used}]', *overrides)
     with pytest.raises(MistakeError) as caught:
-        run(recipe(metric, "dataset.count=9"), out=tmp_path / "out")
+        run(wanted, out=tmp_path / "out")
     (problem,) = caught.value.problems
-    assert problem.code == "too-few-images" and problem.where.key == ("stages", "scores", "metrics", 1)
+    assert problem.code == "too-few-images" and problem.where.key == key
     assert problem.what == "precision_recall needs 10 images or more, and the train split has 9"
     assert not (tmp_path / "out" / "stages").exists()
-    run(recipe(metric, "dataset.count=9"), out=tmp_path / "out", until="first")
+    if not own_table:
+        run(wanted, out=tmp_path / "out", until="first")
 
 
 # ------------------------------------------------------------------------------------------------ memory

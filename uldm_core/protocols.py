@@ -136,7 +136,7 @@ class Dataset(Protocol):
 
     ``size`` is the images' height and width. Without a fingerprint it is known by class, options and length.
 
-    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``, ``NeedsFiles``.
+    Optional: ``HasLabels``, ``Fingerprinted``, ``HasLeftOut``, ``HasDuplicates``, ``NeedsFiles``.
     """
 
     channels: int
@@ -198,6 +198,26 @@ class HasLeftOut(_Optional, Protocol):
     """A dataset that does not use some files: their names, relative to its folder, and why."""
 
     left_out: Mapping[str, str]
+
+
+class Duplicates(Protocol):
+    """How many test images are training images (``exact``), or look like one (``near``, of ``compared``)."""
+
+    @property
+    def exact(self) -> int: ...
+
+    @property
+    def near(self) -> int: ...
+
+    @property
+    def compared(self) -> int: ...
+
+
+@runtime_checkable
+class HasDuplicates(_Optional, Protocol):
+    """A dataset that has looked for its test images among its training images."""
+
+    duplicates: Duplicates
 
 
 @runtime_checkable

@@ -100,7 +100,7 @@ def test_labels_are_numbers_or_text(plain, tmp_path):
     assert text.fingerprint != numbers.fingerprint != build(tmp_path / "images.npy").fingerprint
 
 
-def test_the_test_split_may_lie_in_a_file_of_its_own(tmp_path):
+def test_the_test_split_may_lie_in_a_file_of_its_own(tmp_path, caplog):
     np.save(tmp_path / "train.npy", PIXELS[:40])
     np.save(tmp_path / "test.npy", PIXELS[40:])
     for name, count, classes in (("train", 40, "ab"), ("test", 20, "bc")):
@@ -112,6 +112,10 @@ def test_the_test_split_may_lie_in_a_file_of_its_own(tmp_path):
     assert train.labels[:2].tolist() == [0, 1] and train.split("test").labels[:2].tolist() == [1, 2]
     with pytest.raises(MistakeError, match="test_labels: to be given with labels and test"):
         build(tmp_path / "train.npy", **given)
+    np.save(tmp_path / "test.npy", PIXELS[35:])
+    copied = build(tmp_path / "train.npy", test=tmp_path / "test.npy")
+    assert (train.duplicates.exact, copied.duplicates.exact) == (0, 5)
+    assert "test.npy: 5 test images have the very content of a training image" in caplog.text
     np.save(tmp_path / "test.npy", PIXELS[40:, :5])
     with pytest.raises(MistakeError, match=r"test: its images are \(3, 5, 7\), the others \(3, 6, 7\)"):
         build(tmp_path / "train.npy", test=tmp_path / "test.npy")

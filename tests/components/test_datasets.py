@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from torchvision import datasets
 
 from uldm_core import MistakeError, RunError, registry
 from uldm_core.protocols import HasLabels
-from uldm_plugins.datasets import fetched, similar
+from uldm_plugins.datasets import fetched
 from uldm_plugins.datasets.mnist import EMBEDDED
-from uldm_plugins.datasets.similar import Duplicates
-from uldm_plugins.shared import cache, checked_files, files
-from uldm_plugins.shared.files import Reading, image_names
+from uldm_plugins.shared import cache, checked_files, files, similar
+from uldm_plugins.shared.files import MAX_PIXELS, Reading, image_names
+from uldm_plugins.shared.similar import Duplicates
 from uldm_plugins.shared.splits import groups_of, is_for_testing
 
 
@@ -462,6 +463,22 @@ def own_cache(monkeypatch, tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
     monkeypatch.setattr(cache, "cache_folder", lambda: place / "uldm")
     return place
+
+
+def test_what_is_known_of_files_is_forgotten_when_nobody_asked_for_a_month(own_cache, folder, tmp_path):
+    for name in ("old", "used", "new"):
+        shutil.copytree(folder / "0", tmp_path / name)
+    lists, month = own_cache / "uldm" / "images", time.time() - 31 * 24 * 3600
+    checked_files.usable(tmp_path / "old", MAX_PIXELS)
+    old = set(lists.iterdir())
+    checked_files.usable(tmp_path / "used", MAX_PIXELS)
+    for path in lists.iterdir():
+        os.utime(path, (month, month))
+    checked_files.usable(tmp_path / "used", MAX_PIXELS)
+    both = set(lists.iterdir())
+    assert len(both) == 2, "nothing new was made"
+    checked_files.usable(tmp_path / "new", MAX_PIXELS)
+    assert both - set(lists.iterdir()) == old and len(set(lists.iterdir())) == 2
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.decoding import decode
 from uldm_plugins.shared.files import (
     Reading,
-    image_files,
+    image_names,
     image_shape,
     other_endings,
     read_image,
@@ -302,8 +302,8 @@ def test_links_to_folders_are_followed_and_each_folder_is_entered_once(tmp_path)
     (inside / "z" / "up").symlink_to(inside)
     (outside / "loop").symlink_to(outside)
     (inside / "self").symlink_to("self")
-    found, left_out = image_files(inside)
-    assert [str(path.relative_to(inside)) for path in found] == ["b/1.jfif", "e/1.jfif", "z/1.jfif"]
+    found, left_out = image_names(inside)
+    assert found == [b"b/1.jfif", b"e/1.jfif", b"z/1.jfif"]
     assert left_out == {"d": "a broken link", "self": "a broken link"}
 
 
@@ -325,8 +325,8 @@ def test_images_that_are_not_read_are_said_and_no_other_files(tmp_path):
     ]
     for name in names:
         (tmp_path / name).touch()
-    found, left_out = image_files(tmp_path)
-    assert [path.name for path in found] == ["a.bmp", "b.TIFF", "f.gif"]
+    found, left_out = image_names(tmp_path)
+    assert found == [b"a.bmp", b"b.TIFF", b"f.gif"]
     assert set(left_out) == {"c.cr2", "d.heic", "e.avif", "j.svg", "k.ico", "._g.jpg"}
     assert left_out["d.heic"] == ".heic, not PNG, JPEG, WebP, BMP, TIFF or GIF: convert to one of these"
     assert left_out["._g.jpg"].startswith("hidden") and ".png" not in other_endings()
@@ -338,10 +338,10 @@ def test_pictures_of_runs_are_no_images_of_a_folder(tmp_path, ramp):
     (run / "stages").mkdir(parents=True)
     (run / "recipe.toml").touch()
     Image.fromarray(ramp).save(run / "samples.png")
-    found, left_out = image_files(tmp_path)
-    assert found == [tmp_path / "own.png"] and left_out == {os.path.join("runs", "x"): "a run's folder"}
+    found, left_out = image_names(tmp_path)
+    assert found == [b"own.png"] and left_out == {os.path.join("runs", "x"): "a run's folder"}
     with pytest.raises(ValueError, match=r"runs.x is a run's folder.*samples\.npz"):
-        image_files(run)
+        image_names(run)
 
 
 def test_pipes_sockets_and_what_cannot_be_opened_are_said_at_once(tmp_path, monkeypatch):
@@ -375,7 +375,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
         return real(folder)
 
     monkeypatch.setattr("os.scandir", closed)
-    assert image_files(tmp_path) == ([tmp_path / "a.png"], {"closed": "Permission denied"})
+    assert image_names(tmp_path) == ([b"a.png"], {"closed": "Permission denied"})
 
 
 def test_names_are_shown_in_one_line_whatever_their_bytes():

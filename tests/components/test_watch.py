@@ -194,11 +194,15 @@ def test_what_does_not_fit_together_is_refused(options, wrong):
         diffusion(**options)
 
 
-def test_a_metric_that_cannot_be_measured_is_found_before_the_first_step(tmp_path):
+@pytest.mark.parametrize("method", ["compute", "update"])
+def test_a_metric_that_cannot_be_measured_is_found_before_the_first_step(method, tmp_path):
     class Fussy(Frechet):
-        def compute(self):
-            raise ValueError("10 images are too few")
+        pass
 
+    def refuse(*_, **__):
+        raise ValueError("10 images are too few")
+
+    setattr(Fussy, method, refuse)
     with pytest.raises(MistakeError, match="Fussy cannot be measured: 10 images are too few"):
         train(tmp_path, watch_metric=Fussy())
     assert not RunFolder(tmp_path).stage("s").checkpoints.steps()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -42,6 +43,7 @@ class Pictures:
         except OSError as error:
             raise ValueError(f"there are no images {error.filename}") from error
         self.left_out = {path.name: "no image" for path in root.glob("*.bad")}
+        self.duplicates = SimpleNamespace(exact=0, near=len(self.left_out) // 2, compared=5)
 
     def __len__(self):
         return 10
@@ -780,11 +782,14 @@ def test_images_that_are_left_out_are_listed(place):
     for count, said in ((1, "1 image is"), (2, "2 images are")):
         bad[count - 1].write_text("")
         assert f"{said} left out, listed in {path}" in place.run().lines
+        found = read_record(place.out / "data.json", dict)["datasets"]["dataset"]
+        twice = {"duplicates": {"exact": 0, "near": 1, "compared": 5}} if count == 2 else {}
+        assert found == {"left_out": {"no image": count}, **twice}
     assert sorted(path.read_text().splitlines()) == ["a.bad: no image", "b.bad: no image"]
     for file in bad:
         file.unlink()
     place.run()
-    assert not path.exists()
+    assert not path.exists() and not (place.out / "data.json").exists()
 
 
 def test_a_recipe_without_stages_is_refused(place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -228,6 +229,20 @@ class LeftOutCounted(Files):
     def __init__(self, root: str = str(Path(__file__).parent), subset: str = "train"):
         super().__init__(root, subset)
         self.left_out = len(self.left_out)
+
+
+@mutant("dataset", killed_by="duplicates_counted")
+class DuplicatesInOneNumber(InMemory):
+    """Of duplicates there is only one number."""
+
+    duplicates = 3
+
+
+@mutant("dataset", killed_by="duplicates_counted")
+class MoreDuplicatesThanCompared(InMemory):
+    """More test images look like a training image than were compared."""
+
+    duplicates = SimpleNamespace(exact=0, near=3, compared=2)
 
 
 @mutant("dataset", killed_by="fingerprint_of_every_process")

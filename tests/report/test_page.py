@@ -318,6 +318,27 @@ def test_copies_of_training_images(run):
     assert found(run)[0].startswith("bad: 12 of 12 samples")
 
 
+@pytest.mark.parametrize(
+    ("exact", "near", "said"),
+    [
+        (3, 7, "worry: 3 test images are copies of training images."),
+        (1, 1, "worry: 1 test image is a copy of a training image."),
+        (0, 7, "note: 7 of 40 test images look nearly like a training image."),
+        (0, 0, None),
+    ],
+)
+def test_what_was_found_in_the_images_is_said(run, exact, near, said):
+    run.everything()
+    left_out = {f"{place}. reason <b>": place for place in range(1, 13)}
+    counts = {"left_out": left_out, "duplicates": {"exact": exact, "near": near, "compared": 40}}
+    run.json("data.json", {"datasets": {"dataset": counts}})
+    assert found(run) == [said][: said is not None]
+    page = report_of(run.path, NOW)
+    assert (f">{near} of 40<" in page, "copies of a training image<" in page) == (near > 0, exact > 0)
+    assert "left out: 12. reason &lt;b&gt;" in page and "left out: 2. reason" not in page
+    assert ">left out for other reasons<" in page
+
+
 def test_a_share_of_samples_that_copy(run):
     """In words beside the nearest images, and as what needs attention."""
     run.everything()

@@ -110,19 +110,20 @@ def _data_problems(
     """Yield what is wrong with the images of the datasets that are open."""
     yield from _split_problems(resolved, data, stages)
     yield from _label_problems(resolved, data, stages)
-    yield from _count_problems(resolved, found, data, stages)
+    yield from dict.fromkeys(_count_problems(resolved, found, data, stages))  # two may refer to one metric
 
 
 def _count_problems(
     resolved: ResolvedRecipe, found: Preflight, data: Data, stages: Collection[str]
 ) -> Iterator[Problem]:
-    """Yield the parts of stages that measure more images than a split has which the stage reads."""
+    """Yield what measures more images for a stage than a split has which the stage reads."""
     for name in stages:
         stage = resolved.stages[name]
         dataset = stage.references().get("dataset", "")
         opened = {split: data.splits.get((dataset, split)) for split in _reads(stage)}
         counts = {split: len(images) for split, images in opened.items() if images is not None}
-        for part in stage.parts() if counts else ():
+        tables = map(resolved.components.__getitem__, components_behind(stage, resolved.components))
+        for part in (*stage.parts(), *tables) if counts else ():
             component, split = found.tried.made.get(part.key), min(counts, key=counts.__getitem__)
             least = component.smallest_count if isinstance(component, HasSmallestCount) else 0
             if counts[split] < least:

@@ -39,10 +39,10 @@ from uldm_core.protocols import Stateful
 from uldm_core.recipe import Recipe, ResolvedRecipe
 from uldm_core.run_folder.accepted import EVENT as ACCEPTED
 from uldm_core.run_folder.accepted import Contents, is_accepted, with_accepted_data
-from uldm_core.run_folder.data import Data
+from uldm_core.run_folder.data import DATA_RECORD, Data
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import describe_lost, read_events
-from uldm_core.run_folder.files import read_record, require, write_tensors, write_text
+from uldm_core.run_folder.files import read_record, require, write_record, write_tensors, write_text
 from uldm_core.run_folder.folder import RunFolder
 from uldm_core.run_folder.keys import require_stages, results_of, stage_keys
 from uldm_core.run_folder.lock import FolderLock, lock_folder
@@ -211,7 +211,7 @@ class _Runner:
             self._note_accepted(kept, make_keys() if kept else {})
         except MistakeError as error:
             raise self.resolved.located(error) from error
-        self._note_left_out(self.data.left_out())
+        self._note_data()
         return keys
 
     def _note_accepted(self, kept: Mapping[str, Contents], now: Mapping[str, StageKey]) -> None:
@@ -224,14 +224,20 @@ class _Runner:
                 self.log.status.accepts_more = True
         self.log.status.accepted = list(kept)
 
-    def _note_left_out(self, images: Mapping[str, str]) -> None:
-        path = self.folder.file("left_out.txt")
-        if images:
-            write_text(path, "".join(f"{name}: {why}\n" for name, why in images.items()))
-            count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+    def _note_data(self) -> None:
+        """List the images that datasets leave out, and record what else a person should know of them."""
+        found, path, record = self.data.counts(), *map(self.folder.file, ("left_out.txt", DATA_RECORD))
+        every = [item for images in self.data.left_out().values() for item in images.items()]
+        if every:
+            write_text(path, "".join(f"{name}: {why}\n" for name, why in every))
+            count = "1 image is" if len(every) == 1 else f"{len(every)} images are"
             self.reporter.message(f"{count} left out, listed in {path}")
         else:
             remove(path)
+        if found:
+            write_record(record, {"datasets": found})
+        else:
+            remove(record)
 
     def _stage(self, name: str, record: StageRecord) -> bool:
         """Do a stage unless it is done; return whether there was anything to do."""

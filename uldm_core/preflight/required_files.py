@@ -69,6 +69,11 @@ def absent_files(resolved: ResolvedRecipe, stages: Iterable[str]) -> list[Absent
     ]
 
 
+def is_complete(spec: ComponentSpec) -> bool:
+    """Whether every published file that a component and its parts read is here; no address is asked."""
+    return all(file.path.exists() for part in spec.nested() for file in _files_of(part))
+
+
 def file_problems(resolved: ResolvedRecipe, absent: Iterable[Absent]) -> list[Problem]:
     """Return a problem for each component that needs a file which is neither here nor to be had."""
     return [each.problem(resolved) for each in absent if each.why]

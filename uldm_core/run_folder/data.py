@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +12,23 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from uldm_core.errors import MistakeError, Problem, Where
-from uldm_core.protocols import Dataset, Fingerprinted, HasClassNames, HasLabels, HasLeftOut, KnowsShape
+from uldm_core.protocols import (
+    Dataset,
+    Fingerprinted,
+    HasClassNames,
+    HasDuplicates,
+    HasLabels,
+    HasLeftOut,
+    KnowsShape,
+)
 from uldm_core.shapes import height_and_width, is_size, written_size
 from uldm_core.spec.building import ComponentStore
 from uldm_core.spec.component_spec import ComponentSpec
 
 COUNT = 100_000
 """Images of a stand-in: more than any batch."""
+DATA_RECORD = "data.json"
+"""The record of what a person should know of a run's datasets."""
 
 
 @define
@@ -75,11 +86,32 @@ class Data:
         dataset = self.store.component(name)
         return dataset.labels if isinstance(dataset, HasLabels) else None
 
-    def left_out(self) -> dict[str, str]:
-        """Return the images that the datasets leave out, by name, with the reason."""
-        opened = [*self.store.built.values(), *self.splits.values()]
-        datasets = [dataset for dataset in opened if isinstance(dataset, HasLeftOut)]
-        return {name: why for dataset in datasets for name, why in dataset.left_out.items()}
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """Return the images that each dataset leaves out, by their names, with the reason."""
+        found: dict[str, dict[str, str]] = {}
+        for name, dataset in self._opened():
+            if isinstance(dataset, HasLeftOut) and dataset.left_out:
+                found.setdefault(name, {}).update(dataset.left_out)
+        return found
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what a person should know of the datasets: counts, by the dataset's name.
+
+        ``left_out`` has the number of files by reason, ``duplicates`` those of ``HasDuplicates``, where there
+        are any.
+        """
+        found = {name: {"left_out": dict(Counter(why.values()))} for name, why in self.left_out().items()}
+        for name, dataset in self._opened():
+            if isinstance(dataset, HasDuplicates) and dataset.duplicates.exact + dataset.duplicates.near:
+                copies = dataset.duplicates
+                counts = {"exact": copies.exact, "near": copies.near, "compared": copies.compared}
+                found.setdefault(name, {})["duplicates"] = counts
+        return found
+
+    def _opened(self) -> Iterator[tuple[str, object]]:
+        """Yield what was built and the splits that were opened, by the names of components."""
+        yield from self.store.built.items()
+        yield from ((name, split) for (name, _), split in self.splits.items())
 
     def _split(self, name: str, split: str) -> Dataset | None:
         if (name, split) not in self.splits:

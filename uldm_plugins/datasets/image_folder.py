@@ -21,10 +21,10 @@ from uldm_core import Exists
 from uldm_core.errors import OptionError
 from uldm_core.shapes import height_and_width, written_size
 from uldm_core.sizes import Size
-from uldm_plugins.datasets.similar import duplicates
 from uldm_plugins.shared.checked_files import FileNames, ImageFiles, content_fingerprint
 from uldm_plugins.shared.files import MAX_PIXELS, Fit, Reading, image_names, leads_nowhere, shown
 from uldm_plugins.shared.packed_images import images_of
+from uldm_plugins.shared.similar import duplicates
 from uldm_plugins.shared.split_names import check_split
 from uldm_plugins.shared.splits import groups_of, is_for_testing
 

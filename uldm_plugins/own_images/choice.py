@@ -72,7 +72,7 @@ def choose(folder: FolderSummary, computer: Computer, request: Request) -> Choic
         "guidance": tables.guidance(),
         "noise_scheduler": tables.noise_scheduler(),
         "timestep_weighting": tables.timestep_weighting(),
-        "stages.first": tables.first(computer, size),
+        "stages.first": tables.first(computer, size, dataset.table),
         "stages.second": tables.second(folder, computer),
         "stages.samples": tables.samples(),
         "stages.scores": tables.scores(folder, computer, size, dataset.table, autoencoder.table),

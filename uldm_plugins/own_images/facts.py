@@ -76,7 +76,7 @@ class Computer:
         free_disk: bytes free where the recipe is.
         gpu: whether it is a GPU.
         here: whether it is this computer; else nothing can be measured, and its speed is assumed.
-        weights: names of files of published weights that are here.
+        weights: backbones whose published weights are here.
     """
 
     name: str = "a processor"

@@ -18,16 +18,21 @@ from uldm_core.engine.context import Context
 from uldm_core.engine.device import Device, choose_device, multiplies_bfloat16
 from uldm_core.engine.environment import processor
 from uldm_core.engine.memory import memory_of
+from uldm_core.errors import MistakeError
 from uldm_core.paths import free_bytes
 from uldm_core.preflight.dry_build import silence
 from uldm_core.preflight.preflight import preflight
+from uldm_core.preflight.required_files import is_complete
 from uldm_core.preflight.storage import stored_bytes
 from uldm_core.protocols import Trainer
 from uldm_core.recipe import Recipe, ResolvedRecipe, RunOptions
+from uldm_core.registry import default
 from uldm_core.run_folder.folder import RunFolder
+from uldm_core.spec.building import validate
 from uldm_plugins.own_images.choice import Choice
 from uldm_plugins.own_images.facts import Computer
 from uldm_plugins.own_images.schedule import AUTOENCODER_SHARE, Speed
+from uldm_plugins.own_images.tables import BACKBONES
 from uldm_plugins.own_images.writing import tables_of
 from uldm_plugins.shared.arrays import half_of_memory
 
@@ -41,8 +46,9 @@ BUSY = 0.75
 """A share of the processors: with so much work of others, there is too little for a measurement."""
 LATER = 1000
 """A step at which the discriminator has started."""
-BACKWARD, ADVERSARIAL = 3, 8
-"""A training step costs so many passes forward: of a network, of a discriminator for both of its sides."""
+BACKWARD, ADVERSARIAL, LOSS = 3, 8, 1.5
+"""A training step costs so many passes forward: of a network, of a discriminator for both of its sides, of a
+loss, which goes back through one of its two images and trains nothing."""
 ASSUMED_GPU = 1.5e13
 """FLOPs a second in training of a GPU that is not here: a desktop's, which reaches a part of its peak."""
 
@@ -107,7 +113,6 @@ class SomeImages:
 def this_computer(folder: Path) -> Computer:
     """Return what would train here, and how much is free on the disk of a folder."""
     device = choose_device(RunOptions()).device
-    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
     gpu = device.type == "cuda"
     return Computer(
         name=torch.cuda.get_device_name(device) if gpu else processor().rpartition(", ")[0],
@@ -115,8 +120,16 @@ def this_computer(folder: Path) -> Computer:
         memory=memory_of(device) or 2 * half_of_memory(),
         free_disk=free_bytes(folder),
         gpu=gpu,
-        weights=frozenset(path.name for path in checkpoints.glob("*") if path.is_file()),
+        weights=frozenset(filter(_is_here, BACKBONES)),
     )
+
+
+def _is_here(backbone: str) -> bool:
+    """Whether a backbone could be built without the network."""
+    try:
+        return is_complete(validate(default(), "backbone", backbone, {}))
+    except MistakeError:  # it is not installed
+        return False
 
 
 def busy() -> bool:
@@ -138,12 +151,14 @@ def costs(choice: Choice) -> Costs:
         (rows[name].flops or 0) if name in rows else 0
         for name in ("autoencoder", "discriminator", "denoiser")
     )
-    memory = [row.memory or 0 for row in found.rows if not row.component.startswith("denoiser")]
-    weights = 4 * (rows["denoiser"].parameters or 0)
     first, second = (choice.tables[name]["batch_size"] for name in ("stages.first", "stages.second"))
+    losses = LOSS * sum(row.flops or 0 for name, row in rows.items() if name.startswith("first.losses"))
+    memory = [row.memory or 0 for row in found.rows if not row.component.startswith("denoiser")]
+    memory += [int(found.steps["first"].losses * first)] if "first" in found.steps else []
+    weights = 4 * (rows["denoiser"].parameters or 0)
     return Costs(
-        autoencoder=float(BACKWARD * first * autoencoder),
-        adversarial=float(first * (BACKWARD * autoencoder + ADVERSARIAL * discriminator)),
+        autoencoder=float(first * (BACKWARD * autoencoder + losses)),
+        adversarial=float(first * (BACKWARD * autoencoder + losses + ADVERSARIAL * discriminator)),
         denoiser=float(BACKWARD * second * denoiser),
         memory=max(sum(memory), (rows["denoiser"].memory or 0) + COPIES * weights),
         disk=sum(stored_bytes(resolved, found, stage) for stage in resolved.stages),

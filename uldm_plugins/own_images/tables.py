@@ -20,6 +20,11 @@ LEAST_FOR_DISCRIMINATOR, LEAST_FOR_SSIM, LEAST_FOR_FEATURES = 16, 11, 32
 """The least sides of images that these take."""
 MANY = 20_000
 """From so many images on, none need be held out."""
+LOSS_BACKBONES = {True: ("vgg16", "squeezenet", "alexnet"), False: ("alexnet", "squeezenet")}
+METRIC_BACKBONES = {True: ("inception", "vgg16", "squeezenet", "alexnet"), False: ("squeezenet", "alexnet")}
+"""Networks of published weights for the perceptual loss and for metrics, the best first: of a GPU, and of a
+processor, on which VGG16 takes several times as long as the rest of a step."""
+BACKBONES = tuple(dict.fromkeys((*LOSS_BACKBONES[True], *METRIC_BACKBONES[True])))
 LOST = 0.05
 """A share of the usual image that is worth a word when it is cut off."""
 
@@ -163,15 +168,29 @@ def timestep_weighting() -> Part:
     return Part({"use": "logit_normal"}, "The middle of the way is trained most: it is the hardest part.")
 
 
-def first(computer: Computer, size: Size) -> Part:
+def loss_backbone(computer: Computer, size: Size, channels: int) -> str | None:
+    """Return the network that the autoencoder's reconstructions are compared in, if one is here."""
+    fits = channels != 4 and min(size) >= LEAST_FOR_FEATURES
+    here = (name for name in LOSS_BACKBONES[computer.gpu] if name in computer.weights)
+    return next(here, None) if fits else None
+
+
+def first(computer: Computer, size: Size, data: Table) -> Part:
     """Return the training of the autoencoder."""
     table: Table = {"use": "train_autoencoder", "batch_size": 64 if computer.gpu else 32}
+    why = "The autoencoder learns to write images as latents, and to read them back."
     table["losses"] = [{"use": "l1", "weight": 0.5}, {"use": "l2"}]
+    if backbone := loss_backbone(computer, size, data["channels"]):
+        table["losses"].append({"use": "lpips", "backbone": backbone, "weight": 0.5})
+        why += (
+            f" The published weights of {backbone} are on this computer: lpips compares reconstructions in "
+            "its features, nearer to how people see. On another computer they are fetched, or leave it out."
+        )
     if min(size) >= LEAST_FOR_DISCRIMINATOR:
         table["adversarial"] = {"use": "hinge", "weight": 0.002}
     lr = 3e-4 if computer.gpu else 2e-3
     table["optimizer"] = {"use": "adamw", "lr": lr, "weight_decay": 1e-4}
-    return Part(table, "The autoencoder learns to write images as latents, and to read them back.")
+    return Part(table, why)
 
 
 def second(folder: FolderSummary, computer: Computer) -> Part:
@@ -200,7 +219,7 @@ def samples() -> Part:
 
 
 def scores(folder: FolderSummary, computer: Computer, size: Size, data: Table, networks: Table) -> Part:
-    """Return metrics, none of which needs published weights."""
+    """Return metrics, none of which needs published weights that are not here."""
     metrics: list[Any] = ["psnr", *(["ssim"] if min(size) >= LEAST_FOR_SSIM else [])]
     why = ["psnr, ssim: how near reconstructions come to images."]
     if "quantizer" in networks:
@@ -209,12 +228,30 @@ def scores(folder: FolderSummary, computer: Computer, size: Size, data: Table, n
         metrics.append({"use": "nearest_neighbour", "count": 500})
         why.append("copies: above 0.05, samples repeat images that were trained on.")
     if data["channels"] != 4 and min(size) >= LEAST_FOR_FEATURES:
-        random = {"use": "squeezenet", "weights": "random"}
-        for name in ("density_coverage", "precision_recall"):
-            metrics.append({"use": name, "backbone": random, "count": 1000})
-        why.append(
-            "The others compare samples with images in features of a network that was never trained: none "
-            "need be fetched. They notice blur, odd colours and lack of variety, but not whether things can "
-            "be recognised. Compare them with their floor, and with runs of this recipe only."
-        )
+        likeness = _likeness(computer, loss_backbone(computer, size, data["channels"]))
+        metrics += likeness.table["metrics"]
+        why.append(likeness.why)
     return Part({"use": "evaluate", "metrics": metrics}, " ".join(why))
+
+
+def _likeness(computer: Computer, trained_on: str | None) -> Part:
+    """Return metrics of samples in the features of a network, not the one that a loss is trained on."""
+    names = (name for name in METRIC_BACKBONES[computer.gpu] if name in computer.weights - {trained_on})
+    published = next(names, None)
+    backbone = published or {"use": "squeezenet", "weights": "random"}
+    metrics: list[Table] = [
+        {"use": name, "backbone": backbone, "count": 1000}
+        for name in ("density_coverage", "precision_recall")
+    ]
+    if published:
+        why = (
+            f"The others compare samples with images in features of {published}, whose published weights are "
+            "on this computer. Compare them with their floor; frechet of few samples is too high."
+        )
+        return Part({"metrics": [{"use": "frechet", "backbone": published}, *metrics]}, why)
+    why = (
+        "The others compare samples with images in features of a network that was never trained: none "
+        "need be fetched. They notice blur, odd colours and lack of variety, but not whether things can "
+        "be recognised. Compare them with their floor, and with runs of this recipe only."
+    )
+    return Part({"metrics": metrics}, why)

@@ -46,6 +46,7 @@ def diagnose(run: RunFiles, now: datetime) -> list[Diagnostic]:
         *_stale(run),
         *(diagnostic for stage in run.stages for diagnostic in _training(stage)),
         *(diagnostic for stage in run.stages for diagnostic in _adjusted(stage)),
+        *_duplicates(run),
         *_codebooks(run),
         *_copies(run),
         *_classes(run),
@@ -130,6 +131,21 @@ def _adjusted(stage: StageFiles) -> Iterator[Diagnostic]:
             "The recipe has the last options only: repeated from it, the stage comes out different.",
             "stages",
         )
+
+
+def _duplicates(run: RunFiles) -> Iterator[Diagnostic]:
+    """Report test images that are training images as well: what they measure is memory in part."""
+    for found in run.data.values():
+        exact, near, of = found.duplicates.exact, found.duplicates.near, found.duplicates.compared
+        if exact:
+            one = "1 test image is a copy of a training image."
+            what = one if exact == 1 else f"{exact:,} test images are copies of training images."
+            fix = "Remove them from one of the splits: numbers against the test set flatter the samples."
+            yield Diagnostic("worry", what, fix, "data")
+        elif near:
+            what = f"{near:,} of {of:,} test images look nearly like a training image."
+            fix = "Keep such images in one split (groups): numbers against the test set flatter the samples."
+            yield Diagnostic("note", what, fix, "data")
 
 
 def _codebooks(run: RunFiles) -> Iterator[Diagnostic]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from uldm_core.errors import MistakeError, Problem
 from uldm_core.paths import listed, refused
 from uldm_core.run_folder.consistency import stale_results
+from uldm_core.run_folder.data import DATA_RECORD
 from uldm_core.run_folder.events import FILE as EVENTS
 from uldm_core.run_folder.events import Event, read_events
 from uldm_core.run_folder.files import damaged, digest, read_bytes, read_record, read_tensors
@@ -89,6 +90,30 @@ class StageState:
             return cattrs.structure((made_of or {}).get("class_names", {}), dict[str, list[str]])
         except (AttributeError, cattrs.BaseValidationError):
             return {}
+
+
+@frozen
+class Duplicates:
+    """How many test images are training images too, or look like one, of those that were compared."""
+
+    exact: int = field(validator=_count)
+    near: int = field(validator=_count)
+    compared: int = field(validator=_count)
+
+
+@frozen
+class DataCounts:
+    """What ``data.json`` says of a dataset: how many files are left out, by reason, and duplicates."""
+
+    left_out: dict[str, int] = field(factory=dict)
+    duplicates: Duplicates = Duplicates(0, 0, 0)
+
+
+@frozen
+class DataRecord:
+    """``data.json``: the counts of each dataset; there is none where nothing was found."""
+
+    datasets: dict[str, DataCounts] = field(factory=dict)
 
 
 @frozen
@@ -231,6 +256,7 @@ class RunFiles:
     stages: list[StageFiles]
     evaluations: list[Measured]
     events: list[Event] = field(factory=list)
+    data: Mapping[str, DataCounts] = field(factory=dict)
     unreadable: Unreadable = field(factory=Unreadable)
 
     @property
@@ -323,6 +349,7 @@ def read_run(path: Path) -> RunFiles:
         stages=[stage for stage in made if stage],
         evaluations=[measured for measured in found if measured],
         events=read(lambda: _events(folder, unreadable), []),
+        data=(read(lambda: _json(folder.file(DATA_RECORD), DataRecord), None) or DataRecord()).datasets,
         unreadable=unreadable,
     )
 

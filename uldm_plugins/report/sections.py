@@ -22,6 +22,7 @@ from uldm_plugins.report.run_reader import (
     Classes,
     Codebook,
     Codebooks,
+    DataCounts,
     Measured,
     RunFiles,
     StageFiles,
@@ -42,6 +43,7 @@ MOST_PAIRS = 24
 MOST_FRAMES = 24
 MOST_CODEBOOKS = 4
 MOST_ENTRIES = 200
+MOST_REASONS = 10
 MOST_CLASSES, MOST_OF_A_CLASS = 20, 10
 MOST_SEARCHED = 4000
 """Samples that are searched for some of each class."""
@@ -85,6 +87,7 @@ def sections_of(run: RunFiles) -> list[Section]:
         _metrics(run),
         _tuning(run),
         _stages(run),
+        _data(run),
         _curves(run),
         _reconstructions(run),
         _codebook(run),
@@ -121,6 +124,24 @@ def _stages(run: RunFiles) -> Section | None:
         for stage in run.stages
     ]
     return Section("stages", "Stages", {"rows": rows}) if rows else None
+
+
+def _data(run: RunFiles) -> Section | None:
+    rows = [(name, what, count) for name, found in run.data.items() for what, count in _found_in(found)]
+    return Section("data", "Images", {"rows": rows}) if rows else None
+
+
+def _found_in(found: DataCounts) -> Iterator[tuple[str, str]]:
+    """Yield what was found in a dataset, and how often; the commonest reasons for leaving files out."""
+    twice = found.duplicates
+    if twice.exact:
+        yield "test images that are copies of a training image", f"{twice.exact:,}"
+    if twice.near:
+        yield "test images that look nearly like a training image", f"{twice.near:,} of {twice.compared:,}"
+    reasons = sorted(found.left_out.items(), key=lambda reason: -reason[1])
+    yield from ((f"left out: {why}", f"{count:,}") for why, count in reasons[:MOST_REASONS])
+    if rest := sum(count for _, count in reasons[MOST_REASONS:]):
+        yield "left out for other reasons", f"{rest:,}"
 
 
 def _state(run: RunFiles, stage: StageFiles) -> str:

@@ -241,6 +241,12 @@ class _Entry:
             raise RunError(what, hint="make room there, or set XDG_CACHE_HOME to a folder on another disk")
 
 
+def is_unused(files: Iterable[Path]) -> bool:
+    """Whether there are some of these files, and none was written or touched for 30 days."""
+    used = [file.stat().st_mtime for file in files if file.exists()]
+    return bool(used) and time.time() - max(used) > _UNUSED_SECONDS
+
+
 @contextmanager
 def _locked(entry: _Entry, what: str) -> Iterator[None]:
     """Keep other processes from making the array until the context ends, or wait for one that does."""
@@ -262,8 +268,7 @@ def _prune(folder: Path) -> None:
     for path in {path.with_suffix("") for path in folder.iterdir()}:
         files = [path.with_suffix(ending) for ending in (".json", ".npy", ".part")]
         with suppress(OSError, UldmError, Timeout), FileLock(path.with_suffix(".lock"), timeout=0):
-            used = [file.stat().st_mtime for file in files if file.exists()]
-            if used and time.time() - max(used) > _UNUSED_SECONDS:
+            if is_unused(files):
                 _log.info("removing what nobody used for 30 days: %s", files[1])
                 for file in files:
                     remove(file)

@@ -107,8 +107,9 @@ class ImageFiles:
         self._known = np.full(len(self), _UNREAD, np.uint8)
         self._faults: dict[int, str] = {}
         self._more: dict[int, str] = {}
-        for start in range(0, len(self), _CHUNK):
-            self._recall(range(start, min(start + _CHUNK, len(self))))
+        with suppress(*_NO_MEMORY), closing(_memory(root, max_pixels)) as memory:
+            for start in range(0, len(self), _CHUNK):
+                self._recall(memory, range(start, min(start + _CHUNK, len(self))))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -188,16 +189,12 @@ class ImageFiles:
                 finally:  # somebody may have had enough of waiting
                     self.note(found)
 
-    def _recall(self, places: range) -> None:
+    def _recall(self, memory: sqlite3.Connection, places: range) -> None:
         """Take what is remembered of files that are the same as then."""
         wanted = {os.fsencode(self.names.name(place)): place for place in places}
         marks = ", ".join("?" * len(wanted))
-        try:
-            with closing(_memory(self.root, self.max_pixels)) as memory:
-                query = f"SELECT name, state, hash, fault, more FROM files WHERE name IN ({marks})"
-                rows = memory.execute(query, list(wanted)).fetchall()
-        except _NO_MEMORY:
-            return
+        query = f"SELECT name, state, hash, fault, more FROM files WHERE name IN ({marks})"
+        rows = memory.execute(query, list(wanted)).fetchall()
         for name, state, digest, fault, more in rows:
             if state == state_of(self.names[wanted[name]]) != "" and len(digest) == HASH_BYTES:
                 self._take(wanted[name], digest, fault, more)
@@ -293,9 +290,14 @@ def _memory(root: Path, max_pixels: int) -> sqlite3.Connection:
         sqlite3.Error, OSError, RunError: it cannot be used.
     """
     asked = (os.path.realpath(root), max_pixels, PIL.__version__, _VERSION)
-    name = hashlib.blake2b(repr(asked).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    name = hash_of(repr(asked).encode("utf-8", "surrogateescape")).hex()
     place = cache.cache_folder() / "images" / f"{name}.sqlite"
     make_folder(place.parent)
+    if place.exists():
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(place)
+    else:
+        _prune(place.parent)
     try:
         return _opened(place)
     except sqlite3.OperationalError:  # another process is writing, say
@@ -315,3 +317,11 @@ def _opened(place: Path) -> sqlite3.Connection:
         memory.close()
         raise
     return memory
+
+
+def _prune(folder: Path) -> None:
+    """Remove databases that nobody opened for 30 days: whoever opens one touches it first."""
+    for place in folder.glob("*.sqlite"):
+        with suppress(OSError, UldmError):
+            if cache.is_unused([place]):
+                remove(place)

@@ -45,18 +45,6 @@ def shown(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def image_files(root: Path) -> tuple[list[Path], dict[str, str]]:
-    """Return the files under a folder that have a readable ending, sorted by path, and the others.
-
-    Others are by their names below the folder, with the reason; see ``image_names``.
-
-    Raises:
-        ValueError: there is no such folder, or it is a run's.
-    """
-    names, left_out = image_names(root)
-    return [root / os.fsdecode(name) for name in names], left_out
-
-
 def image_names(root: Path) -> tuple[list[bytes], dict[str, str]]:
     """Return the names below a folder of files that have a readable ending, sorted, and the others.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ class PackedImages:
     def __init__(self, files: ImageFiles, reading: Reading) -> None:
         files.read()
         how = repr((_VERSION, PIL.__version__, reading)).encode()
-        self.key = hashlib.blake2b(how + files.hashes.tobytes(), digest_size=16).hexdigest()
+        self.key = hash_of(how + files.hashes.tobytes()).hex()
         shape = (len(files), reading.channels, *reading.size)
         self.array = packed(self.key, shape, np.uint8, lambda start: _decoded(files, reading, start))
 

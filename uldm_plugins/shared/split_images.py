@@ -14,6 +14,7 @@ from torch import Tensor
 from uldm_core.errors import OptionError
 from uldm_core.shapes import written_size
 from uldm_plugins.shared.checked_files import content_fingerprint, hash_of
+from uldm_plugins.shared.similar import Duplicates, copies
 from uldm_plugins.shared.split_names import check_split
 from uldm_plugins.shared.splits import is_for_testing
 
@@ -108,6 +109,9 @@ class SplitImages:
             name: _Split(sources[index], some[:limit], of_each[index])
             for name, index, some in zip(self.splits, (0, len(sources) - 1), places)
         }
+        train, test = (each.source.hashes[each.places] for each in self._splits.values())
+        self.duplicates = Duplicates(copies(test, train) if len(sources) > 1 else 0, 0, 0)
+        self.duplicates.log(sources[-1].where)
         self._take(subset)
 
     def _take(self, subset: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -61,7 +60,7 @@ class StoredImages:
             for images in self.batches(start):
                 yield np.stack([np.frombuffer(hash_of(image.tobytes()), np.uint8) for image in images])
 
-        key = hashlib.blake2b(self.key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        key = hash_of(self.key.encode("utf-8", "surrogateescape")).hex()
         shape = (len(self), HASH_BYTES)
         return packed(f"hashes of {key}", shape, np.uint8, hashed, f"hashes of images of {self.where}")
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from uldm_core import MistakeError, RunError, use
 from uldm_core.errors import OptionError
@@ -26,16 +26,20 @@ from uldm_core.protocols import (
 )
 from uldm_core.run_folder.files import write_json
 from uldm_plugins.shared.diagnostics import copies_diagnostics
-from uldm_plugins.shared.images import in_batches
+from uldm_plugins.shared.images import images_at_a_time, in_batches
 from uldm_plugins.stages.evaluation_artifacts import (
     save_classes,
     save_codebook,
     save_nearest,
     save_reconstructions,
 )
+from uldm_plugins.stages.held_out import some
 from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes, unless_stopped
 from uldm_plugins.stages.sample import load_images
+from uldm_plugins.stages.training import read_images
 
+MOST_REAL = 10_000
+"""Images that ``show_some`` shows at most."""
 Batches = Callable[[], Iterable[Tensor]]
 """Images, uint8 [B, C, H, W], as often as they are asked for."""
 
@@ -246,6 +250,30 @@ def measure(metrics: Sequence[Metric], batches: Iterable[Tensor]) -> dict[str, f
         with _refusals(metric):
             found |= metric.compute()
     return found
+
+
+def show_some(
+    metric: Metric, dataset: Dataset, indices: Tensor, generator: Generator, context: Context
+) -> Tensor:
+    """Give a metric some images of a dataset to compare with, and return the indices of those, int64.
+
+    Args:
+        metric: one that compares; what it held before is dropped.
+        dataset: the images.
+        indices: of those to choose from, int64 [N].
+        generator: chooses, where there are more than ``MOST_REAL``.
+        context: of the stage.
+
+    Raises:
+        MistakeError: the metric cannot be measured on these images.
+    """
+    metric.reset()
+    chosen = some(indices, MOST_REAL, generator)
+    for batch in unless_stopped(chosen.split(images_at_a_time(*dataset.size)), context):
+        images = read_images(dataset, batch)
+        with _refusals(metric):
+            metric.update(images, real=True)
+    return chosen
 
 
 @contextmanager

@@ -30,21 +30,17 @@ from uldm_core.protocols import (
 )
 from uldm_core.run_folder.files import damaged, write_json
 from uldm_plugins.shared.arrays import read_arrays
-from uldm_plugins.shared.images import images_at_a_time, in_batches
-from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
+from uldm_plugins.shared.images import in_batches
+from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure, show_some
 from uldm_plugins.stages.guided import AVERAGES, calls_per_image
-from uldm_plugins.stages.held_out import HELD_OUT, some
-from uldm_plugins.stages.latents import unless_stopped
+from uldm_plugins.stages.held_out import HELD_OUT
 from uldm_plugins.stages.sample import Sample
-from uldm_plugins.stages.training import read_images
 from uldm_plugins.stages.tuned import TRAINED, TUNED, Choice, kept_averages, write_tuned
 
 CANDIDATES = "candidates.json"
 """The artifact of everything that was tried."""
 ORDER = ("weight", "interval", "average", "steps")
 WEIGHTS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-MOST_REAL = 10_000
-"""Images to compare with, at most."""
 
 
 @frozen
@@ -238,11 +234,7 @@ class Tune:
                 f"[{context.name}] warning: no training images are held out, so copies score well: "
                 "set train_diffusion's held_out = 0.05"
             )
-        chosen = some(indices, MOST_REAL, context.generator("real"))
-        self.metric.reset()
-        batches = chosen.split(images_at_a_time(*self.dataset.size))
-        for batch in unless_stopped(batches, context):
-            self.metric.update(read_images(self.dataset, batch), real=True)
+        chosen = show_some(self.metric, self.dataset, indices, context.generator("real"), context)
         return f"{len(chosen):,} training images {what}"
 
     def _search(

@@ -11,9 +11,9 @@ from torch import Tensor
 from uldm_core.errors import OptionError
 from uldm_core.protocols import Context, Dataset, Metric
 from uldm_plugins.shared.ema import EMA, Snapshot
-from uldm_plugins.shared.images import images_at_a_time, in_batches
+from uldm_plugins.shared.images import in_batches
 from uldm_plugins.stages.denoising_loss import DenoisingLoss
-from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
+from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure, show_some
 from uldm_plugins.stages.held_out import some
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.training import read_images
@@ -23,8 +23,6 @@ LOSSES = 256
 """Losses that are averaged: of so many images, or of fewer, each at several times."""
 SAMPLES = 256
 """Images that are drawn to be measured."""
-MOST_REAL = 10_000
-"""Images to compare them with, at most."""
 
 Measure = Callable[[], Mapping[str, float]]
 
@@ -159,11 +157,8 @@ class WatchedSamples:
         context: Context,
     ) -> None:
         self.metric, self.draw = metric, draw
-        metric.reset()
-        held_out = some(held_out, MOST_REAL, context.generator("held out", "compared"))
-        batches = held_out.split(images_at_a_time(*dataset.size))
-        for batch in unless_stopped(batches, context):
-            metric.update(read_images(dataset, batch), real=True)
+        generator = context.generator("held out", "compared")
+        held_out = show_some(metric, dataset, held_out, generator, context)
         self.decides = next(iter(self._numbers(read_images(dataset, held_out[:SAMPLES]))))
         self.higher = higher_is_better(metric, self.decides.removeprefix("held_out_"))
 

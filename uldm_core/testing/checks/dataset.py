@@ -482,3 +482,14 @@ def left_out_named(case: Case) -> None:
     for name, reason in left_out.items():
         expect(isinstance(name, str) and not os.path.isabs(name), f"{name!r} is no name within the folder")
         expect(isinstance(reason, str) and reason, f"it does not say why {name!r} is left out")
+
+
+@contract.check
+def duplicates_counted(case: Case) -> None:
+    """``duplicates``, if it has some, are counts of test images: ``exact``, and ``near`` of ``compared``."""
+    found = getattr(case.build(), "duplicates", None)
+    if found is None:
+        raise Skip("it does not look for duplicates")
+    counts = [getattr(found, name, None) for name in ("exact", "near", "compared")]
+    expect(all(type(count) is int and count >= 0 for count in counts), f"exact, near, compared: {counts}")
+    expect(found.near <= found.compared, f"{found.near} of {found.compared} images look like another")

@@ -66,8 +66,7 @@ def duplicates(
         train: the training images' places among them.
         test: the test images' places.
     """
-    contents = {row.tobytes() for row in hashes[train]}
-    exact = sum(row.tobytes() in contents for row in hashes[test])
+    exact = copies(hashes[test], hashes[train])
     if not isinstance(images, PackedImages):
         return Duplicates(exact, 0, 0)
     count = len(images.array)
@@ -80,6 +79,17 @@ def duplicates(
     )
     of_test, of_train = (found[np.isin(looked_at, places)] for places in (test, train))
     return Duplicates(exact, int(near(of_test, of_train).sum()), len(of_test))
+
+
+def copies(test: np.ndarray, train: np.ndarray) -> int:
+    """Return how many test images have the content of a training image.
+
+    Args:
+        test: hashes of the test images' contents, uint8 [N, bytes].
+        train: those of the training images, uint8 [M, bytes].
+    """
+    contents = {row.tobytes() for row in train}
+    return sum(row.tobytes() in contents for row in test)
 
 
 def _hashed(images: PackedImages, places: np.ndarray) -> Iterator[np.ndarray]:
