@@ -118,7 +118,7 @@ class TrainAutoencoder:
         """Update autoencoder and discriminator once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
         images = image_batch(self.dataset, indices, context, self.augmentation, step)
-        prefetch(self.dataset, self.batch_size, step, context)
+        prefetch(self.dataset, context.batch(len(self.dataset), self.batch_size, step + 1))
         adversary = self.adversary if self.adversary and step >= self.adversary.loss.start else None
         with context.autocast():
             reconstruction, _, own = self.autoencoder(images)

@@ -216,6 +216,7 @@ class TrainDiffusion:
         """Update the denoiser once."""
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
         latents, augmentation = self.latents.augmented(indices, step)
+        self.latents.prefetch(self.trained[context.batch(len(self.trained), self.batch_size, step + 1)])
         generator = context.generator(step)
         loss = self.loss(latents, indices, context, generator, self.drop, augmentation).mean()
         self.optimizer_step(loss, step)

@@ -36,7 +36,7 @@ from uldm_plugins.stages.guided import AVERAGES, calls_per_image
 from uldm_plugins.stages.held_out import HELD_OUT, some
 from uldm_plugins.stages.latents import unless_stopped
 from uldm_plugins.stages.sample import Sample
-from uldm_plugins.stages.training import read_images
+from uldm_plugins.stages.training import read_batches
 from uldm_plugins.stages.tuned import TRAINED, TUNED, Choice, kept_averages, write_tuned
 
 CANDIDATES = "candidates.json"
@@ -241,8 +241,8 @@ class Tune:
         chosen = some(indices, MOST_REAL, context.generator("real"))
         self.metric.reset()
         batches = chosen.split(images_at_a_time(*self.dataset.size))
-        for batch in unless_stopped(batches, context):
-            self.metric.update(read_images(self.dataset, batch), real=True)
+        for images in unless_stopped(read_batches(self.dataset, batches), context):
+            self.metric.update(images, real=True)
         return f"{len(chosen):,} training images {what}"
 
     def _search(

@@ -16,7 +16,7 @@ from uldm_plugins.stages.denoising_loss import DenoisingLoss
 from uldm_plugins.stages.evaluate import check_compares, higher_is_better, measure
 from uldm_plugins.stages.held_out import some
 from uldm_plugins.stages.latents import unless_stopped
-from uldm_plugins.stages.training import read_images
+from uldm_plugins.stages.training import read_batches, read_images
 
 HELD_OUT_LOSS, TRAINED_LOSS = "held_out_loss", "trained_loss"
 LOSSES = 256
@@ -162,8 +162,8 @@ class WatchedSamples:
         metric.reset()
         held_out = some(held_out, MOST_REAL, context.generator("held out", "compared"))
         batches = held_out.split(images_at_a_time(*dataset.size))
-        for batch in unless_stopped(batches, context):
-            metric.update(read_images(dataset, batch), real=True)
+        for images in unless_stopped(read_batches(dataset, batches), context):
+            metric.update(images, real=True)
         self.decides = next(iter(self._numbers(read_images(dataset, held_out[:SAMPLES]))))
         self.higher = higher_is_better(metric, self.decides.removeprefix("held_out_"))
 
