@@ -18,10 +18,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from io import FileIO
+from functools import cache, partial
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from attrs import asdict
@@ -104,19 +103,16 @@ class _Worker:
 
     def decode(self, request: bytes, rows: np.ndarray) -> None:
         """Fill the rows of files that can be decoded; all others begin with 0."""
-        if not _Worker.usable:
-            return
         answered = False
         try:
-            process = self._process or self._started()
-            _write(process.stdin, request)
-            _fill(process.stdout, rows.reshape(-1).data)
-            answered = True
+            if _Worker.usable:
+                process = self._process or self._started()
+                _transfer(process.stdin.write, memoryview(request))  # type: ignore[union-attr]
+                _transfer(process.stdout.readinto, rows.reshape(-1).data)  # type: ignore[union-attr]
+                answered = True
         except OSError as error:
-            what = (
-                "a process that decodes images ended: its images are decoded in this one (%s, exit status %s)"
-            )
-            _log.warning(what, error, self.stop())
+            here = "its images are decoded in this one"
+            _log.warning("a process that decodes images ended (%s, status %s): %s", error, self.stop(), here)
         finally:
             if not answered:
                 rows[:, 0] = 0
@@ -126,7 +122,7 @@ class _Worker:
         """Return a process that has said that it is ready; where one cannot be started, no other is."""
         ready = bytearray(len(_READY))
         try:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, *map(str, sys.path)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -135,26 +131,23 @@ class _Worker:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more would take memory, and do nothing
                 start_new_session=True,  # so that Ctrl-C does not reach it
             )
-            _fill(self._process.stdout, memoryview(ready))
+            _transfer(process.stdout.readinto, memoryview(ready))  # type: ignore[union-attr]
             if ready != _READY:
                 raise OSError("it does not say that it is ready")
         except OSError:
             _Worker.usable = False
             raise
-        return self._process
+        return process
 
-    def leave(self) -> None:
-        """Forget the process: it is another one's, of which this one is a copy."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()  # else it would not end with the other one
-            self._process.returncode = 0
-
-    def stop(self) -> int | None:
-        """End the process; return its exit status, minus a signal's number."""
+    def stop(self, *, own: bool = True) -> int | None:
+        """End the process and return its exit status; if it is not this process's own, only forget it."""
         process, self._process = self._process, None
         if process is None:
             return None
-        process.kill()
+        if own:
+            process.kill()
+        else:
+            process.returncode = 0  # there is nothing to wait for
         with process:  # which closes its pipes, and waits
             return process.wait()
 
@@ -192,17 +185,10 @@ def _row(reading: Reading, path: Path, digest: str) -> bytes:
         return b""
 
 
-def _write(file: IO[bytes] | None, content: bytes) -> None:
-    assert file is not None
-    while content:
-        content = content[file.write(content) :]
-
-
-def _fill(file: IO[bytes] | None, memory: memoryview) -> None:
-    """Read into all of some memory."""
-    assert isinstance(file, FileIO)
+def _transfer(call: Callable[[memoryview], int | None], memory: memoryview) -> None:
+    """Write or read all of some memory, of which each call does a part."""
     while memory:
-        count = file.readinto(memory)
+        count = call(memory)
         if not count:
             raise OSError("it gave no answer")
         memory = memory[count:]
@@ -223,17 +209,11 @@ def _begin() -> None:
     _workers.append(_own.worker)
 
 
-def _stop_workers() -> None:
-    for worker in _workers:
-        worker.stop()
-
-
-def _leave_workers() -> None:
-    for worker in _workers:
-        worker.leave()
-    _workers.clear()
+def _stop_workers(*, own: bool = True) -> None:
+    while _workers:
+        _workers.pop().stop(own=own)
 
 
 atexit.register(_stop_workers)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_workers)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=partial(_stop_workers, own=False))

@@ -176,9 +176,11 @@ class NormalizedLatents:
     def _encoding(self, parameters: Tensor) -> tuple[Encode, Tensor]:
         """Return what encodes images as an augmentation changes them with parameters [N, P], and these."""
         changes = bool(parameters.any())
-        return lambda images, indices: self._encode(
-            images, parameters[indices] if changes else None
-        ), parameters
+
+        def encoded(images: Tensor, indices: Tensor) -> Tensor:
+            return self._encode(images, parameters[indices] if changes else None)
+
+        return encoded, parameters
 
     def _encoded(self) -> Iterator[Tensor]:
         return map(self._encode, unless_stopped(image_batches(self.dataset), self.context))

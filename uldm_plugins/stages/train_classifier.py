@@ -24,6 +24,7 @@ from uldm_core.protocols import (
     Thawable,
 )
 from uldm_plugins.shared.ema import EMA, warmed
+from uldm_plugins.shared.images import to_float
 from uldm_plugins.stages.latents import image_batches, index_batches, unless_stopped
 from uldm_plugins.stages.training import OptimizerStep, image_batch, prefetch
 
