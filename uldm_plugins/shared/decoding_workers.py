@@ -32,6 +32,7 @@ FEW = 1000
 """So many images of a dataset are decoded by threads: to start a worker takes about as long."""
 _MOST_WORKERS = 16
 _MOST_FILES = 16  # of a request
+_BUFFER = 1 << 16  # of a pipe: were each image written by itself, both sides would be woken for it
 _READY = b"ready to decode\n"
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import work; work()"
 _log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def cores() -> int:
 
 def work() -> None:
     """Decode what is asked for, until the input ends."""
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(1), "wb", _BUFFER)
     os.dup2(2, 1)  # what a library prints is no answer
     answers.write(_READY)
     answers.flush()
@@ -171,7 +172,7 @@ def work() -> None:
         nothing = bytes(1 + reading.channels * reading.size[0] * reading.size[1])
         for path, digest in zip(request["paths"], request["hashes"]):
             answers.write(_row(reading, Path(path), digest) or nothing)
-            answers.flush()
+        answers.flush()
 
 
 def _row(reading: Reading, path: Path, digest: str) -> bytes:

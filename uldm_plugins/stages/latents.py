@@ -136,6 +136,13 @@ class NormalizedLatents:
             return self._rows(0, indices)
         return self.scaling.normalize(self._encode(read_images(self.dataset, indices))).clone()
 
+    def of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the latents of each batch of indices, as ``of`` does; images are read ahead."""
+        if self.kept:
+            return map(self.of, batches)
+        encoded = map(self._encode, read_batches(self.dataset, batches))
+        return (self.scaling.normalize(latents).clone() for latents in encoded)
+
     def augmented(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         """Return latents of some images as the augmentation changes them at a step, [B, C, h, w].
 
