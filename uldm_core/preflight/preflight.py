@@ -34,6 +34,8 @@ from uldm_core.spec.component_spec import ComponentSpec
 
 SECONDS = 8.0
 BATCH = 2
+MOST_MEASURED = 1024
+"""Samples of a training step that are measured: what more of them need is in proportion."""
 NOT_MEASURABLE = "not measurable"
 REFUSALS = (MistakeError, ValueError, ShapeError)
 """What is raised where shapes do not fit. Any other error may be due to tensors that have no values."""
@@ -197,14 +199,15 @@ class _Walk:
         for name, stage in self.resolved.stages.items():
             batch, trained = stage.options.get("batch_size", BATCH), trains(stage, spec)
             if trained or (spec.key[:2] == stage.key and trained_by(stage)):
-                kept = measure.activations(component, partial(probe, self.inputs, component, batch))
+                few = min(batch, MOST_MEASURED)
+                kept = measure.activations(component, partial(probe, self.inputs, component, few)) / few
                 step = self.steps.setdefault(name, measure.StepMemory())
                 step.fixed += fixed
                 if trained:
-                    step.trained = max(step.trained, kept / batch)
-                    found = found or fixed + kept
+                    step.trained = max(step.trained, kept)
+                    found = found or fixed + round(kept * batch)
                 else:
-                    step.losses += kept / batch
+                    step.losses += kept
         return found
 
     def _refusals(self, spec: ComponentSpec, component: object, error: BaseException) -> Iterator[Problem]:
