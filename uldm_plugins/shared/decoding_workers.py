@@ -13,11 +13,13 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -30,8 +32,12 @@ from uldm_plugins.shared.files import Reading, content_of, hash_of
 
 FEW = 1000
 """So many images of a dataset are decoded by threads: to start a worker takes about as long."""
+if sys.platform == "linux":
+    import fcntl
+
 _MOST_WORKERS = 16
 _MOST_FILES = 16  # of a request
+_PIPE = 1 << 20
 _BUFFER = 1 << 16  # of a pipe: were each image written by itself, both sides would be woken for it
 _READY = b"ready to decode\n"
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import work; work()"
@@ -130,8 +136,8 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more would take memory, and do nothing
-                start_new_session=True,  # so that Ctrl-C does not reach it
             )
+            _widen(process)
             _transfer(process.stdout.readinto, memoryview(ready))  # type: ignore[union-attr]
             if ready != _READY:
                 raise OSError("it does not say that it is ready")
@@ -161,6 +167,8 @@ def cores() -> int:
 
 def work() -> None:
     """Decode what is asked for, until the input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # which are for the program: it may need images to finish
+        signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb", _BUFFER)
     os.dup2(2, 1)  # what a library prints is no answer
     answers.write(_READY)
@@ -184,6 +192,13 @@ def _row(reading: Reading, path: Path, digest: str) -> bytes:
         return b"\1" + reading.decode(content).transpose(2, 0, 1).tobytes()
     except Exception:  # whatever it is: the program reads the file itself, and meets the same
         return b""
+
+
+def _widen(process: subprocess.Popen[bytes]) -> None:
+    """Let a process write many images before somebody reads them, where the system has a way."""
+    if sys.platform == "linux" and process.stdout is not None:
+        with suppress(OSError):  # there is a limit for all of a user's pipes
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _transfer(call: Callable[[memoryview], int | None], memory: memoryview) -> None:
