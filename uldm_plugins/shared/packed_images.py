@@ -20,6 +20,7 @@ from uldm_plugins.shared.decoding_workers import Decoding
 from uldm_plugins.shared.files import Reading, UnreadableImageError, content_of, hash_of, named, shown
 
 _CHUNK = 256
+_MOST_AHEAD = 3  # batches: the next one, the one after, and one that a preview came before
 _VERSION = 1  # of how images are read
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class DecodedImages:
     def __init__(self, files: ImageFiles, reading: Reading) -> None:
         self.files, self.reading = files, reading
         self._count = 0
-        self._ahead: tuple[int, list[int], Decoding] | None = None
+        self._ahead: dict[tuple[int, ...], Decoding] = {}  # by process and places: a copy has no threads
 
     def images(self, places: Tensor) -> Tensor:
         """Return the images of the files at some places, uint8 [B, C, H, W].
@@ -72,19 +73,16 @@ class DecodedImages:
         Raises:
             UnreadableImageError: one can no longer be decoded.
         """
-        process, wanted = os.getpid(), places.tolist()
-        if self._ahead is not None and self._ahead[:2] == (process, wanted):
-            decoding, self._ahead = self._ahead[2], None
-        else:
-            decoding = self._decoding(wanted)
+        wanted = places.tolist()
+        decoding = self._ahead.pop((os.getpid(), *wanted), None) or self._decoding(wanted)
         return torch.from_numpy(decoding.result())
 
     def prefetch(self, places: Tensor) -> None:
-        """Begin to decode the images that are asked for next."""
-        if self._ahead is not None:
-            self._ahead[2].cancel()
+        """Begin to decode images that are asked for soon."""
         wanted = places.tolist()
-        self._ahead = os.getpid(), wanted, self._decoding(wanted)
+        self._ahead[(os.getpid(), *wanted)] = self._decoding(wanted)
+        while len(self._ahead) > _MOST_AHEAD:
+            self._ahead.pop(next(iter(self._ahead))).cancel()
 
     def _decoding(self, places: list[int]) -> Decoding:
         paths = [self.files.names[place] for place in places]

@@ -97,8 +97,8 @@ class TrainClassifier:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the classifier once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
-        images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
         prefetch(self.dataset, context.batch(len(self.dataset), self.batch_size, step + 1))
+        images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
         labels = _labels(self.dataset, indices).to(images.device)
         with context.autocast():
             logits = self.backbone.logits(images)

@@ -215,8 +215,8 @@ class TrainDiffusion:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
-        latents, augmentation = self.latents.augmented(indices, step)
         self.latents.prefetch(self.trained[context.batch(len(self.trained), self.batch_size, step + 1)])
+        latents, augmentation = self.latents.augmented(indices, step)
         generator = context.generator(step)
         loss = self.loss(latents, indices, context, generator, self.drop, augmentation).mean()
         self.optimizer_step(loss, step)

@@ -121,7 +121,10 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
 
 
 def prefetch(dataset: Dataset, indices: Tensor) -> None:
-    """Have a dataset that can do so read the images that are asked for next, while others are worked on."""
+    """Have a dataset that can do so read the images that are asked for next.
+
+    It is called before the images are read that are worked on meanwhile: there is no time in which none are.
+    """
     if isinstance(dataset, Prefetches):
         dataset.prefetch(indices)
 
@@ -135,11 +138,11 @@ def read_batches(dataset: Dataset, batches: Iterable[Tensor]) -> Iterator[Tensor
     coming = iter(batches)
     indices = next(coming, None)
     while indices is not None:
-        images = read_images(dataset, indices)
-        indices = next(coming, None)
-        if indices is not None:
-            prefetch(dataset, indices)
-        yield images
+        following = next(coming, None)
+        if following is not None:
+            prefetch(dataset, following)
+        yield read_images(dataset, indices)
+        indices = following
 
 
 def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:
