@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -83,10 +84,22 @@ def choose_device(options: RunOptions) -> Device:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = _device(options.device)
+    if device.type == "cuda":
+        _choose_algorithms(options.deterministic)
     bfloat16 = options.precision == "bfloat16" or (
         options.precision == "auto" and multiplies_bfloat16(device)
     )
     return Device(device, torch.bfloat16 if bfloat16 else torch.float32, options.compile)
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """Have CUDA's libraries take algorithms that give the same bits each time, or the fastest; of all torch.
+
+    Where torch has no such algorithm it warns, and takes what there is.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
