@@ -31,6 +31,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for index in range(COUNT):
         Image.fromarray(draw.integers(256, size=(9, 12, 4), dtype=np.uint8)).save(place(tmp_path, index))
+    place(tmp_path, 7).rename(tmp_path / "images" / os.fsdecode(b"a\n\xff.png"))
     return tmp_path / "images"
 
 
@@ -163,9 +164,11 @@ def test_workers_end_with_the_program_and_do_not_hear_ctrl_c(folder, tmp_path, h
     command = [sys.executable, "-W", "error", tmp_path / "script.py", folder, how]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as program:
         workers = [int(number) for number in program.stdout.readline().split()]
-        if how != "ends":
-            time.sleep(0.2)
-            os.killpg(program.pid, signal.Signals[how])
+        time.sleep(0.2)
+        if how == "SIGINT":
+            os.killpg(program.pid, signal.SIGINT)
+        elif how == "SIGKILL":
+            program.kill()
         out, errors = program.communicate(timeout=20)
     assert workers and not errors and ("stopped" in out) is (how == "SIGINT")
     until = time.monotonic() + 5

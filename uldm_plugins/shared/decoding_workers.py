@@ -1,7 +1,6 @@
 """Image files decoded by worker processes: threads share the interpreter, which decoding needs much of.
 
-A worker is an interpreter of its own, which imports neither torch nor the program's main module. It reads
-requests, a line of JSON each, and answers with a row of bytes for each file: a 1 and the image, or zeros.
+A worker is an interpreter of its own, which does not import the program's main module: ``decoding_process``.
 What it cannot decode is read in the program itself, and raises the error there. A worker ends when its input
 does: with the program, however that ends.
 """
@@ -13,7 +12,6 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -27,20 +25,20 @@ from typing import ClassVar
 import numpy as np
 from attrs import asdict
 
-from uldm_plugins.shared.containers import parse
-from uldm_plugins.shared.files import Reading, content_of, hash_of
+from uldm_plugins.shared.decoding_process import READY
+from uldm_plugins.shared.files import Reading
 
-FEW = 1000
-"""So many images of a dataset are decoded by threads: to start a worker takes about as long."""
 if sys.platform == "linux":
     import fcntl
 
+FEW = 1000
+"""So many images of a dataset are decoded by threads: to start a worker takes about as long."""
 _MOST_WORKERS = 16
 _MOST_FILES = 16  # of a request
-_PIPE = 1 << 20
-_BUFFER = 1 << 16  # of a pipe: were each image written by itself, both sides would be woken for it
-_READY = b"ready to decode\n"
-_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import work; work()"
+_PIPE = 1 << 20  # bytes
+_START = (
+    "import sys; sys.path[:] = sys.argv[1:]; from uldm_plugins.shared.decoding_process import work; work()"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -127,7 +125,7 @@ class _Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         """Return a process that has said that it is ready; where one cannot be started, no other is."""
-        ready = bytearray(len(_READY))
+        ready = bytearray(len(READY))
         try:
             process = self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, *map(str, sys.path)],
@@ -139,7 +137,7 @@ class _Worker:
             )
             _widen(process)
             _transfer(process.stdout.readinto, memoryview(ready))  # type: ignore[union-attr]
-            if ready != _READY:
+            if ready != READY:
                 raise OSError("it does not say that it is ready")
         except OSError:
             _Worker.usable = False
@@ -163,35 +161,6 @@ def cores() -> int:
     """Return how many images are decoded at once."""
     there = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(there, _MOST_WORKERS)
-
-
-def work() -> None:
-    """Decode what is asked for, until the input ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which are for the program: it may need images to finish
-        signal.signal(number, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb", _BUFFER)
-    os.dup2(2, 1)  # what a library prints is no answer
-    answers.write(_READY)
-    answers.flush()
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        options = request["reading"]
-        reading = Reading(**{**options, "size": tuple(options["size"])})
-        nothing = bytes(1 + reading.channels * reading.size[0] * reading.size[1])
-        for path, digest in zip(request["paths"], request["hashes"]):
-            answers.write(_row(reading, Path(path), digest) or nothing)
-        answers.flush()
-
-
-def _row(reading: Reading, path: Path, digest: str) -> bytes:
-    """Return a 1 and the bytes of an image, or nothing."""
-    try:
-        content = content_of(path)
-        if digest and (hash_of(content).hex() != digest or parse(content).more):
-            return b""
-        return b"\1" + reading.decode(content).transpose(2, 0, 1).tobytes()
-    except Exception:  # whatever it is: the program reads the file itself, and meets the same
-        return b""
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:
