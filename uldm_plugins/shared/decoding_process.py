@@ -1,8 +1,8 @@
 """The process of a worker that decodes images; ``decoding_workers`` is its other side. It imports no torch.
 
-A request is a line of JSON: ``reading``, the options of a ``Reading``; ``paths`` of files; and ``hashes``, of
-their contents in hexadecimal digits, or empty. The answer is a row of bytes for each file: 1 and the image, or
-zeros if it cannot be decoded, or if it has another hash than it should have, or further images.
+A request is a line of JSON: ``reading``, the options of a ``Reading``; ``paths`` of files; and ``hashes`` of
+their contents in hexadecimal digits, or nothing. The answer is a row of bytes for each file: 1 and the image,
+or zeros if it cannot be decoded, or if a hash is given, and it has another one or further images.
 """
 
 from __future__ import annotations
