@@ -51,9 +51,9 @@ def epoch_of(dataset):
     def epoch():
         batches = torch.randperm(len(dataset)).split(BATCH)
         for indices, coming in zip(batches, [*batches[1:], None]):
-            images = dataset.images(indices)
             if coming is not None:
                 ahead(coming)
+            images = dataset.images(indices)
             assert images.dtype == torch.uint8
         return len(dataset)
 

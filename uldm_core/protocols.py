@@ -183,7 +183,10 @@ class Prefetches(_Optional, Protocol):
     """A dataset that reads images ahead, while others are used."""
 
     def prefetch(self, indices: Tensor, /) -> None:
-        """Begin to read the images at ``indices``, which are asked for next; ``images`` gives the same."""
+        """Begin to read the images at ``indices``, which are asked for next, or after those before them.
+
+        ``images`` gives the same.
+        """
 
 
 @runtime_checkable

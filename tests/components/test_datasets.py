@@ -545,8 +545,8 @@ def test_images_that_are_read_ahead_are_those_that_are_asked_for(folder, decoded
     train.prefetch(first)  # and not what was asked for before
     assert torch.equal(train.images(second), wanted)
     train.prefetch(second)
-    for future in train._images._ahead[1]:
-        future.result()
+    for decoding in train._images._ahead.values():
+        decoding.result()
     before = len(decoded)
     assert torch.equal(train.images(second), wanted) and len(decoded) == before
     assert torch.equal(train.images(second), wanted) and len(decoded) == before + 3

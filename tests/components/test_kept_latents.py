@@ -363,6 +363,45 @@ def weights(denoiser):
     return torch.cat([parameter.flatten() for parameter in denoiser.parameters()])
 
 
+class Prefetching(RecordingDataset):
+    """Remembers what it is asked for, and what of that it was asked for ahead."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.ahead, self.batches, self.unread = [], [], []
+
+    def prefetch(self, indices):
+        self.ahead.append(indices.tolist())
+        self.unread.append(indices.tolist())
+
+    def images(self, indices):
+        self.batches.append(indices.tolist())
+        if indices.tolist() in self.unread:
+            self.unread.remove(indices.tolist())
+        return super().images(indices)
+
+
+def test_a_pass_in_order_reads_the_next_batch_ahead(case):
+    case.dataset = Prefetching()
+    for cached in (True, False):
+        found = case.latents(cached=cached)
+        list(found.all())
+    list(latents.image_batches(case.dataset))
+    every = [batch.tolist() for batch in latents.index_batches(case.dataset)]
+    probe = every[:1]
+    assert case.dataset.batches == probe + 4 * every and not case.dataset.unread
+    assert case.dataset.ahead == 4 * every[1:]
+
+
+def test_a_training_that_keeps_no_latents_reads_the_next_batch_ahead(tmp_path):
+    dataset = Prefetching()
+    trained(tmp_path, dataset=dataset, cache_latents=False)
+    assert dataset.batches[-2:] == dataset.ahead[-3:-1] and dataset.unread == dataset.ahead[-1:]
+    dataset = Prefetching()
+    trained(tmp_path, dataset=dataset, cache_latents=True)
+    assert len(dataset.batches) == 1 + 6 and len(dataset.ahead) == 5 and not dataset.unread
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_other_random_numbers_of_a_training_do_not_move_with_an_augmentation(cached, tmp_path):
     options = {"cache_latents": cached}

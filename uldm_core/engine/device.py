@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -26,12 +26,38 @@ class Device:
     device: torch.device
     precision: torch.dtype
     compile: bool = False
+    deterministic: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for a network's forward pass; does nothing in float32."""
         if self.precision is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.precision)
+
+    @property
+    def repeats_bits(self) -> bool:
+        """Whether a training that is repeated here gives the same bits: on a GPU only if it is asked to."""
+        return self.device.type != "cuda" or self.deterministic
+
+    @contextmanager
+    def algorithms(self) -> Iterator[None]:
+        """Take the algorithms that steps of a training are to be done with; all of torch does.
+
+        Raises:
+            RuntimeError: within it, from torch: an operation has no algorithm that gives the same bits.
+        """
+        if self.device.type != "cuda" or not self.deterministic:
+            yield
+            return
+        cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+        warns, fastest = torch.is_deterministic_algorithms_warn_only_enabled(), not cudnn.deterministic
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic = True
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warns)
+            cudnn.deterministic = not fastest
 
     def place(self, component: T) -> T:
         """Move every module that a component is or holds to the device; compile the outermost, if asked to.
@@ -84,22 +110,13 @@ def choose_device(options: RunOptions) -> Device:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = _device(options.device)
-    if device.type == "cuda":
-        _choose_algorithms(options.deterministic)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     bfloat16 = options.precision == "bfloat16" or (
         options.precision == "auto" and multiplies_bfloat16(device)
     )
-    return Device(device, torch.bfloat16 if bfloat16 else torch.float32, options.compile)
-
-
-def _choose_algorithms(deterministic: bool) -> None:
-    """Have CUDA's libraries take algorithms that give the same bits each time, or the fastest; of all torch.
-
-    Where torch has no such algorithm it warns, and takes what there is.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.backends.cudnn.deterministic = deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    precision = torch.bfloat16 if bfloat16 else torch.float32
+    return Device(device, precision, options.compile, options.deterministic)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -57,8 +57,8 @@ class RunOptions:
         precision: what networks multiply in; ``auto`` takes bfloat16 where the hardware multiplies it.
         threads: CPU threads; 0 leaves torch's own choice.
         compile: compile the trained networks with ``torch.compile``.
-        deterministic: on a GPU, take algorithms that give the same bits each time, so that a training that is
-            cut ends as one that is not; off, some are faster. On a CPU all do.
+        deterministic: on a GPU, train with algorithms that give the same bits each time, so that a training
+            that is cut ends exactly as one that is not. On a CPU all do.
         out: the run's folder; empty for ``runs/<name of the recipe's file>``.
         checkpoint: when a training saves its state, and which checkpoints stay.
         on_nan: what a training does whose numbers are no longer finite: it stops, or it goes back to its last
@@ -70,7 +70,7 @@ class RunOptions:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Interval(ge=0, le=MOST_THREADS)] = 0
     compile: bool = False
-    deterministic: bool = True
+    deterministic: bool = False
     out: str = ""
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     on_nan: Literal["stop", "rollback"] = "stop"

@@ -22,9 +22,8 @@ from uldm_core.paths import make_folder, remove
 from uldm_plugins.shared import cache
 from uldm_plugins.shared.containers import parse
 from uldm_plugins.shared.decoding import decode
-from uldm_plugins.shared.files import ENDINGS, content_of, image_names, shown
+from uldm_plugins.shared.files import ENDINGS, HASH_BYTES, content_of, hash_of, image_names, shown
 
-HASH_BYTES = 16
 _REASONS = 10
 _NAMES = 5
 _EVERY = 5.0
@@ -215,11 +214,6 @@ def usable(root: Path, max_pixels: int) -> FileNames:
 def fault(path: Path, max_pixels: int) -> str:
     """Return what is wrong with an image file, by decoding it, or nothing."""
     return _decoded(path, max_pixels).fault or ""
-
-
-def hash_of(content: bytes) -> bytes:
-    """Return the hash by which the content of an image file is known."""
-    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
 
 
 def state_of(path: Path) -> str:

@@ -15,8 +15,7 @@ import PIL
 from attrs import define
 
 from uldm_plugins.shared.cache import packed
-from uldm_plugins.shared.checked_files import HASH_BYTES, hash_of
-from uldm_plugins.shared.files import Reading
+from uldm_plugins.shared.files import HASH_BYTES, Reading, hash_of
 
 T = TypeVar("T")
 _CHUNK = 256

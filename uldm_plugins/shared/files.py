@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
 import re
@@ -11,19 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from attrs import frozen
 from PIL import Image
-from torch import Tensor
 
 from uldm_core import RunError
 from uldm_core.errors import OptionError
 from uldm_plugins.shared.containers import FORMATS, parse
 from uldm_plugins.shared.decoding import decode, decoded, is_grey, opened, upright_size
 
+if TYPE_CHECKING:
+    from torch import Tensor  # which is imported late: workers that decode do without
+
+HASH_BYTES = 16
 _READ = "apng bmp gif jfif jpe jpeg jpg mpo png tif tiff webp"
 ENDINGS = tuple(f".{ending}" for ending in _READ.split())
 MAX_PIXELS = 100_000_000
@@ -136,6 +139,11 @@ def content_of(path: Path) -> bytes:
         raise ValueError("larger than the memory") from error
 
 
+def hash_of(content: bytes) -> bytes:
+    """Return the hash by which the content of an image file is known."""
+    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # where a pipe has just taken its place
 
@@ -182,6 +190,8 @@ class Reading:
         Raises:
             UnreadableImageError: one cannot be decoded.
         """
+        import torch
+
         with ThreadPoolExecutor() as pool:
             images = list(pool.map(self.read, paths))
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
@@ -303,6 +313,8 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
     Raises:
         UnreadableImageError: it cannot be decoded.
     """
+    import torch
+
     with named(path):
         image = decode(parse(content_of(path)), MAX_PIXELS)
     image = _laid_on(image, "white", channels or (1 if is_grey(image) else 3))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import PIL
@@ -14,11 +13,13 @@ from torch import Tensor
 
 from uldm_core import RunError
 from uldm_plugins.shared.cache import packed, rows
-from uldm_plugins.shared.checked_files import ImageFiles, Verdict, hash_of, state_of
+from uldm_plugins.shared.checked_files import ImageFiles, Verdict, state_of
 from uldm_plugins.shared.containers import parse
-from uldm_plugins.shared.files import Reading, UnreadableImageError, content_of, named, shown
+from uldm_plugins.shared.decoding_workers import Decoding
+from uldm_plugins.shared.files import Reading, UnreadableImageError, content_of, hash_of, named, shown
 
 _CHUNK = 256
+_MOST_AHEAD = 3  # batches: the next one, the one after, and one that a preview came before
 _VERSION = 1  # of how images are read
 _log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class DecodedImages:
 
     def __init__(self, files: ImageFiles, reading: Reading) -> None:
         self.files, self.reading = files, reading
-        self._pool = ThreadPoolExecutor(os.cpu_count())
-        self._ahead: tuple[list[int], list[Future[np.ndarray]]] = [], []
+        self._count = 0
+        self._ahead: dict[tuple[int, ...], Decoding] = {}  # by process and places: a copy has no threads
 
     def images(self, places: Tensor) -> Tensor:
         """Return the images of the files at some places, uint8 [B, C, H, W].
@@ -71,21 +72,21 @@ class DecodedImages:
         Raises:
             UnreadableImageError: one can no longer be decoded.
         """
-        wanted, (ahead, coming) = places.tolist(), self._ahead
-        if wanted != ahead:
-            coming = [self._pool.submit(self._read, place) for place in wanted]
-        else:
-            self._ahead = [], []
-        images = np.stack([future.result() for future in coming])
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        wanted = places.tolist()
+        decoding = self._ahead.pop((os.getpid(), *wanted), None) or self._decoding(wanted)
+        return torch.from_numpy(decoding.result())
 
     def prefetch(self, places: Tensor) -> None:
-        """Begin to decode the images that are asked for next."""
+        """Begin to decode images that are asked for soon."""
         wanted = places.tolist()
-        self._ahead = wanted, [self._pool.submit(self._read, place) for place in wanted]
+        self._ahead[(os.getpid(), *wanted)] = self._decoding(wanted)
+        while len(self._ahead) > _MOST_AHEAD:
+            self._ahead.pop(next(iter(self._ahead))).cancel()
 
-    def _read(self, place: int) -> np.ndarray:
-        return self.reading.read(self.files.names[place])
+    def _decoding(self, places: list[int]) -> Decoding:
+        paths = [self.files.names[place] for place in places]
+        self._count += len(paths)
+        return Decoding(self.reading, paths, lambda number: self.reading.read(paths[number]), self._count)
 
 
 def images_of(files: ImageFiles, reading: Reading, pack: bool) -> PackedImages | DecodedImages:
@@ -106,25 +107,36 @@ def images_of(files: ImageFiles, reading: Reading, pack: bool) -> PackedImages |
 
 def _decoded(files: ImageFiles, reading: Reading, start: int) -> Iterator[np.ndarray]:
     """Yield the images of the files from a place on, uint8 [B, C, H, W], some at a time."""
-    black = np.zeros((*reading.size, reading.channels), np.uint8)
+    for first in range(start, len(files), _CHUNK):
+        images, verdicts = _of_chunk(files, reading, range(first, min(first + _CHUNK, len(files))))
+        files.note(verdicts)
+        yield images
 
-    def read(place: int) -> tuple[np.ndarray, Verdict | None]:
+
+def _of_chunk(files: ImageFiles, reading: Reading, places: range) -> tuple[np.ndarray, dict[int, Verdict]]:
+    """Return the images of the files at some places, and what was found out of these."""
+    paths, hashes = [files.names[place] for place in places], files.hashes[places.start : places.stop]
+    black = np.zeros((*reading.size, reading.channels), np.uint8)
+    verdicts = {
+        place: Verdict(state_of(path), digest.tobytes(), "")
+        for place, path, digest in zip(places, paths, hashes)
+        if not files.is_faulty(place)
+    }
+
+    def read(number: int) -> np.ndarray:
+        place, path = places[number], paths[number]
         if files.is_faulty(place):
-            return black, None
-        path, digest = files.names[place], files.hashes[place].tobytes()
-        state = state_of(path)
+            return black
+        state, digest = state_of(path), hashes[number].tobytes()
         with named(path):
             content = content_of(path)
         if hash_of(content) != digest:
             raise RunError(f"{shown(path)} was changed while images were packed", hint="run again")
         try:
-            return reading.decode(content), Verdict(state, digest, "", parse(content).more)
+            image = reading.decode(content)
+            verdicts[place] = Verdict(state, digest, "", parse(content).more)
         except ValueError as error:
-            return black, Verdict(state, digest, str(error))
+            image, verdicts[place] = black, Verdict(state, digest, str(error))
+        return image
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(start, len(files), _CHUNK):
-            places = range(first, min(first + _CHUNK, len(files)))
-            images, verdicts = zip(*pool.map(read, places))
-            files.note({place: verdict for place, verdict in zip(places, verdicts) if verdict})
-            yield np.stack(images).transpose(0, 3, 1, 2)
+    return Decoding(reading, paths, read, len(files), hashes).result(), verdicts

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from uldm_core.errors import OptionError
 from uldm_core.shapes import written_size
-from uldm_plugins.shared.checked_files import content_fingerprint, hash_of
+from uldm_plugins.shared.checked_files import content_fingerprint
+from uldm_plugins.shared.files import hash_of
 from uldm_plugins.shared.similar import Duplicates, copies
 from uldm_plugins.shared.split_names import check_split
 from uldm_plugins.shared.splits import is_for_testing

@@ -14,8 +14,8 @@ from attrs import define
 from uldm_core.errors import OptionError
 from uldm_plugins.shared.arrays import array_names, head_of, rows_of
 from uldm_plugins.shared.cache import packed
-from uldm_plugins.shared.checked_files import HASH_BYTES, hash_of, state_of
-from uldm_plugins.shared.files import shown
+from uldm_plugins.shared.checked_files import state_of
+from uldm_plugins.shared.files import HASH_BYTES, hash_of, shown
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
 _CHANNELS = (1, 3, 4)  # that images have, where nothing else is said

@@ -36,7 +36,7 @@ from uldm_plugins.stages.evaluation_artifacts import (
 from uldm_plugins.stages.held_out import some
 from uldm_plugins.stages.latents import held_out, image_batches, passed_with_codes, unless_stopped
 from uldm_plugins.stages.sample import load_images
-from uldm_plugins.stages.training import read_images
+from uldm_plugins.stages.training import read_batches
 
 MOST_REAL = 10_000
 """Images that ``show_some`` shows at most."""
@@ -269,8 +269,8 @@ def show_some(
     """
     metric.reset()
     chosen = some(indices, MOST_REAL, generator)
-    for batch in unless_stopped(chosen.split(images_at_a_time(*dataset.size)), context):
-        images = read_images(dataset, batch)
+    batches = chosen.split(images_at_a_time(*dataset.size))
+    for images in unless_stopped(read_batches(dataset, batches), context):
         with _refusals(metric):
             metric.update(images, real=True)
     return chosen

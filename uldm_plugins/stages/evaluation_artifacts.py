@@ -94,8 +94,8 @@ def nearest(images: Tensor, dataset: Dataset, k: int, context: Context) -> tuple
     context.begin("comparing samples with images", len(dataset))
     wanted = _pixels(images, context)
     distances, indices = wanted.new_empty(len(images), 0), torch.empty(len(images), 0, dtype=torch.int64)
-    for batch in index_batches(dataset):
-        found = torch.cdist(wanted, _pixels(read_images(dataset, batch), context))
+    for batch, of_batch in zip(index_batches(dataset), image_batches(dataset)):
+        found = torch.cdist(wanted, _pixels(of_batch, context))
         distances, kept = torch.cat([distances, found], 1).sort(dim=1, stable=True)
         indices = torch.cat([indices, batch.expand(len(images), -1)], 1).gather(1, kept.cpu())[:, :k]
         distances = distances[:, :k]

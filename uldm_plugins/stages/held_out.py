@@ -48,6 +48,7 @@ def some(indices: Tensor, count: int, generator: Generator) -> Tensor:
 def held_out_loss(indices: Tensor, latents: NormalizedLatents, loss: DenoisingLoss, batch_size: int) -> float:
     """Return the mean loss on images, each with its class, at times and with noises that stay the same."""
     context, losses = latents.context, []
-    for number, batch in enumerate(unless_stopped([*indices.split(batch_size)] * DRAWS, context)):
-        losses.append(loss(latents.of(batch), batch, context, context.generator("held_out", number)))
+    batches = [*indices.split(batch_size)] * DRAWS
+    for number, (batch, own) in enumerate(zip(batches, unless_stopped(latents.of_each(batches), context))):
+        losses.append(loss(own, batch, context, context.generator("held_out", number)))
     return torch.cat(losses).mean().item()

@@ -20,6 +20,7 @@ from uldm_core.protocols import Augmentation, Autoencoder, Context, Dataset, Fin
 from uldm_core.run_folder.code import code_of
 from uldm_plugins.shared import cache
 from uldm_plugins.shared.images import images_at_a_time
+from uldm_plugins.stages.training import read_batches, read_images
 
 FEW_PIXELS = 1 << 22
 """Images of so many pixels in all, 1,000 of 64x64, are encoded anew each time: that takes seconds."""
@@ -30,8 +31,8 @@ On a CPU a batch is gathered as fast from a file that was read before.
 """
 _VERSION = 1
 
-Encode = Callable[[Tensor], Tensor]
-"""``indices [B] -> latents``, float32 [B, C, h, w]."""
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""``(images uint8 [B, C, H, W], indices [B]) -> latents``, float32 [B, C, h, w]."""
 
 
 @frozen
@@ -105,7 +106,8 @@ class Keeper:
         """
         if len(self.dataset) * prod(self.dataset.size) > FEW_PIXELS:
             changed = parameters.any(1).nonzero().flatten()
-            first = encode((changed if len(changed) else self.cuts[0])[: len(self.cuts[0])])
+            indices = (changed if len(changed) else self.cuts[0])[: len(self.cuts[0])]
+            first = encode(read_images(self.dataset, indices), indices)
             shape = (len(self.dataset), *first.shape[1:])
             packed = self._packed(self._key(parameters, first), shape, encode)
             if packed is not None:
@@ -133,14 +135,12 @@ class Keeper:
     def _encoded(self, encode: Encode, start: int) -> Iterator[Tensor]:
         """Yield the latents of all images from one on, in the dtype in which they are kept."""
         self.context.begin("encoding images", len(self.dataset), start)
-        for indices in self.cuts:
-            end = int(indices[-1]) + 1
-            if end <= start:
-                continue
+        cuts = [indices for indices in self.cuts if indices[-1] >= start]
+        for indices, images in zip(cuts, read_batches(self.dataset, cuts)):
             self.context.check_stop()
-            latents = encode(indices)[max(0, start - int(indices[0])) :]
+            latents = encode(images, indices)[max(0, start - int(indices[0])) :]
             yield self._narrowed(latents)
-            self.context.advance(end)
+            self.context.advance(int(indices[-1]) + 1)
 
     def _narrowed(self, latents: Tensor) -> Tensor:
         narrowed = latents.to(self.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from attrs import frozen
@@ -23,7 +24,9 @@ from uldm_core.protocols import (
 )
 from uldm_plugins.shared.images import images_at_a_time, in_batches, to_float, to_uint8
 from uldm_plugins.stages.kept_latents import MOST_HELD, Encode, Keeper, KeptLatents
-from uldm_plugins.stages.training import read_images
+from uldm_plugins.stages.training import prefetch, read_batches, read_images
+
+Batch = TypeVar("Batch")
 
 DRAWS = 32
 """How often variants are drawn that do not change their image."""
@@ -50,10 +53,10 @@ def index_batches(dataset: Dataset) -> Sequence[Tensor]:
 
 def image_batches(dataset: Dataset) -> Iterator[Tensor]:
     """Yield a dataset's images in order, uint8 [B, C, H, W], a network's batch at a time."""
-    return (read_images(dataset, indices) for indices in index_batches(dataset))
+    return read_batches(dataset, index_batches(dataset))
 
 
-def unless_stopped(batches: Iterable[Tensor], context: Context) -> Iterator[Tensor]:
+def unless_stopped(batches: Iterable[Batch], context: Context) -> Iterator[Batch]:
     """Yield the batches; before each, raise ``Interrupted`` if the run is to stop.
 
     Not within a trainer's step or preview: what is begun there is finished, and the engine stops after it.
@@ -131,7 +134,14 @@ class NormalizedLatents:
         """Return the latents of some images, float32 [B, C, h, w], on the stage's device."""
         if self.kept:
             return self._rows(0, indices)
-        return self.scaling.normalize(self._encode(indices)).clone()
+        return self.scaling.normalize(self._encode(read_images(self.dataset, indices))).clone()
+
+    def of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the latents of each batch of indices, as ``of`` does; images are read ahead."""
+        if self.kept:
+            return map(self.of, batches)
+        encoded = map(self._encode, read_batches(self.dataset, batches))
+        return (self.scaling.normalize(latents).clone() for latents in encoded)
 
     def augmented(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         """Return latents of some images as the augmentation changes them at a step, [B, C, h, w].
@@ -150,8 +160,14 @@ class NormalizedLatents:
                 latents[chosen.to(latents.device)] = self._rows(number, indices[chosen])
         else:
             parameters = self.augmentation.draw(len(indices), generator)
-            latents = self.scaling.normalize(self._encode(indices, parameters)).clone()
+            images = read_images(self.dataset, indices)
+            latents = self.scaling.normalize(self._encode(images, parameters)).clone()
         return latents, None if self.augmentation.leaks else parameters.to(latents)
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Have the images read whose latents are asked for next, if these are not kept."""
+        if not self.kept:
+            prefetch(self.dataset, indices)
 
     def all(self) -> Iterable[Tensor]:
         """Return all latents in the images' order, in batches."""
@@ -165,16 +181,18 @@ class NormalizedLatents:
         return (rows if self.held else self.scaling.normalize(rows)).clone()
 
     def _encoding(self, parameters: Tensor) -> tuple[Encode, Tensor]:
-        """Return what encodes the images that an augmentation makes with parameters [N, P], and these."""
+        """Return what encodes images as an augmentation changes them with parameters [N, P], and these."""
         changes = bool(parameters.any())
-        return lambda indices: self._encode(indices, parameters[indices] if changes else None), parameters
+
+        def encoded(images: Tensor, indices: Tensor) -> Tensor:
+            return self._encode(images, parameters[indices] if changes else None)
+
+        return encoded, parameters
 
     def _encoded(self) -> Iterator[Tensor]:
-        batches = unless_stopped(index_batches(self.dataset), self.context)
-        return (self._encode(indices) for indices in batches)
+        return map(self._encode, unless_stopped(image_batches(self.dataset), self.context))
 
-    def _encode(self, indices: Tensor, parameters: Tensor | None = None) -> Tensor:
-        images = read_images(self.dataset, indices)
+    def _encode(self, images: Tensor, parameters: Tensor | None = None) -> Tensor:
         if self.augmentation is not None and parameters is not None:
             images = self.augmentation(images.to(self.context.device), parameters.to(self.context.device))
         return encode(images, self.autoencoder, self.context)

@@ -117,8 +117,8 @@ class TrainAutoencoder:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update autoencoder and discriminator once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
+        prefetch(self.dataset, context.batch(len(self.dataset), self.batch_size, step + 1))
         images = image_batch(self.dataset, indices, context, self.augmentation, step)
-        prefetch(self.dataset, self.batch_size, step, context)
         adversary = self.adversary if self.adversary and step >= self.adversary.loss.start else None
         with context.autocast():
             reconstruction, _, own = self.autoencoder(images)

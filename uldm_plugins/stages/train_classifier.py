@@ -24,7 +24,8 @@ from uldm_core.protocols import (
     Thawable,
 )
 from uldm_plugins.shared.ema import EMA, warmed
-from uldm_plugins.stages.latents import index_batches, unless_stopped
+from uldm_plugins.shared.images import to_float
+from uldm_plugins.stages.latents import image_batches, index_batches, unless_stopped
 from uldm_plugins.stages.training import OptimizerStep, image_batch, prefetch
 
 
@@ -96,8 +97,8 @@ class TrainClassifier:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the classifier once."""
         indices = context.batch(len(self.dataset), self.batch_size, step)
+        prefetch(self.dataset, context.batch(len(self.dataset), self.batch_size, step + 1))
         images = self._jitter(image_batch(self.dataset, indices, context), context.generator(step))
-        prefetch(self.dataset, self.batch_size, step, context)
         labels = _labels(self.dataset, indices).to(images.device)
         with context.autocast():
             logits = self.backbone.logits(images)
@@ -124,8 +125,9 @@ class TrainClassifier:
     @torch.inference_mode()
     def _accuracy(self, test: Dataset, context: Context) -> float:
         right = 0
-        for indices in unless_stopped(index_batches(test), context):
-            classes = self.backbone.logits(image_batch(test, indices, context)).argmax(1).cpu()
+        batches = zip(index_batches(test), image_batches(test))
+        for indices, images in unless_stopped(batches, context):
+            classes = self.backbone.logits(to_float(images.to(context.device))).argmax(1).cpu()
             right += int((classes == _labels(test, indices)).sum())
         return right / len(test)
 

@@ -215,6 +215,7 @@ class TrainDiffusion:
     def step(self, step: int, context: Context) -> Mapping[str, Tensor]:
         """Update the denoiser once."""
         indices = self.trained[context.batch(len(self.trained), self.batch_size, step)]
+        self.latents.prefetch(self.trained[context.batch(len(self.trained), self.batch_size, step + 1)])
         latents, augmentation = self.latents.augmented(indices, step)
         generator = context.generator(step)
         loss = self.loss(latents, indices, context, generator, self.drop, augmentation).mean()
@@ -306,7 +307,7 @@ class TrainDiffusion:
     def _watch(self, context: Context) -> Watch:
         """Return what measures the averaged weights on the way."""
         sets = {HELD_OUT_LOSS: self.kept_back, TRAINED_LOSS: self.trained}
-        losses = WatchedLosses(sets, self.latents.of, self.loss, self.batch_size, context)
+        losses = WatchedLosses(sets, self.latents.of_each, self.loss, self.batch_size, context)
         times, keep = (self.times_watched, self.steps), self.keeps_best
         if self.watch_metric is None:
             return Watch(*times, [losses], keep=keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -120,10 +120,29 @@ def read_images(dataset: Dataset, indices: Tensor) -> Tensor:
         raise DataError(f"the dataset cannot give its images: {format_failure(error)}") from error
 
 
-def prefetch(dataset: Dataset, batch_size: int, step: int, context: Context) -> None:
-    """Have a dataset that can do so read the images of the step after ``step``, while this one is done."""
+def prefetch(dataset: Dataset, indices: Tensor) -> None:
+    """Have a dataset that can do so read the images that are asked for next.
+
+    It is called before the images are read that are worked on meanwhile: there is no time in which none are.
+    """
     if isinstance(dataset, Prefetches):
-        dataset.prefetch(context.batch(len(dataset), batch_size, step + 1))
+        dataset.prefetch(indices)
+
+
+def read_batches(dataset: Dataset, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the images at each of some batches of indices, read ahead while those before are worked on.
+
+    Raises:
+        DataError: the dataset cannot give them.
+    """
+    coming = iter(batches)
+    indices = next(coming, None)
+    while indices is not None:
+        following = next(coming, None)
+        if following is not None:
+            prefetch(dataset, following)
+        yield read_images(dataset, indices)
+        indices = following
 
 
 def weighted_sum(terms: Iterable[Weighted[Loss]], prediction: Tensor, target: Tensor, step: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ class WatchedLosses:
 
     Args:
         sets: indices of images, int64 [N], by the name of their loss.
-        latents: gives the latents of images, [B, C, h, w]; each is asked for once.
+        latents: gives those of each batch of images, [B, C, h, w]; each image is asked for once.
         loss: of latents.
         batch_size: latents at a time.
         context: of the stage.
@@ -108,7 +108,7 @@ class WatchedLosses:
     def __init__(
         self,
         sets: Mapping[str, Tensor],
-        latents: Callable[[Tensor], Tensor],
+        latents: Callable[[Iterable[Tensor]], Iterator[Tensor]],
         loss: DenoisingLoss,
         batch_size: int,
         context: Context,
@@ -117,7 +117,7 @@ class WatchedLosses:
         count = min(LOSSES, *map(len, sets.values()))
         self.sets = {name: some(indices, count, context.generator(name)) for name, indices in sets.items()}
         self.latents = {
-            name: torch.cat([*map(latents, unless_stopped(indices.split(batch_size), context))])
+            name: torch.cat([*unless_stopped(latents(indices.split(batch_size)), context)])
             for name, indices in self.sets.items()
         }
 
