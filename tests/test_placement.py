@@ -135,3 +135,22 @@ def test_a_stage_built_by_hand_is_placed_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr("uldm_core.engine.run_stage.choose_device", lambda options: META)
     assert run_stage(Look(), tmp_path / "out") == {"meta": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "repeats", "changes"),
+    [
+        (Device(torch.device("cpu"), torch.float32, deterministic=True), True, False),
+        (Device(torch.device("cuda"), torch.float32), False, False),
+        (Device(torch.device("cuda"), torch.float32, deterministic=True), True, True),
+    ],
+)
+def test_a_gpu_repeats_bits_if_it_is_asked_to_and_only_in_steps_of_a_training(device, repeats, changes):
+    def chosen():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+
+    assert device.repeats_bits == repeats and chosen() == (False, False)
+    with pytest.raises(KeyError), device.algorithms():
+        assert chosen() == (changes, changes)
+        raise KeyError
+    assert chosen() == (False, False)

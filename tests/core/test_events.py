@@ -19,6 +19,7 @@ from uldm_core import Component, MistakeError, RunError
 from uldm_core.cli import main as program
 from uldm_core.engine import limits, loop, run_log, trackers
 from uldm_core.engine import run as engine
+from uldm_core.engine.device import Device
 from uldm_core.engine.environment import checkpoint_environments, differences
 from uldm_core.engine.progress import Silent
 from uldm_core.engine.run import run
@@ -417,6 +418,19 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(
     run(planned(), out=tmp_path / "out")
 
 
+def test_an_operation_that_gives_other_bits_each_time_is_named_with_the_option(
+    planned, registry, tmp_path, monkeypatch
+):
+    def step(self, number, context):
+        what = "upsample does not have a deterministic implementation, but you set 'torch.use_det...'"
+        raise RuntimeError(what)
+
+    monkeypatch.setattr(registry.get("stage", "train").target, "step", step)
+    wanted = "stages.first: upsample does not have a deterministic implementation\n.*deterministic = false"
+    with pytest.raises(RunError, match=wanted):
+        run(planned(), out=tmp_path / "out")
+
+
 def test_other_errors_are_not_taken_for_it():
     assert not any(
         map(limits.is_out_of_memory, [RuntimeError("shapes differ"), OSError(2, "x"), KeyError("x")])
@@ -442,6 +456,9 @@ def test_resuming_where_bits_will_differ_is_said_and_refused_if_asked(planned, t
     with pytest.raises(MistakeError, match="bfloat16 -> float32"):
         run(planned(changed), out=out, exact=True)
     monkeypatch.undo()
+    with monkeypatch.context() as patch, pytest.raises(MistakeError, match="deterministic is false"):
+        patch.setattr(Device, "repeats_bits", False)
+        run(planned("run.precision='bfloat16'"), out=out, exact=True)
     run(planned("run.precision='bfloat16'"), out=out, exact=True)
 
 

@@ -63,7 +63,7 @@ def environment_of(resolved: ResolvedRecipe, device: Device, command: str) -> di
         "precision": str(device.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "compile": device.compile,
-        "deterministic": _deterministic(),
+        "deterministic": _deterministic(device),
         "plugins": plugins,
         "git": {name: state for name in installed if (state := _git_state(name))},
         "command": command,
@@ -133,8 +133,8 @@ def _gpu(device: torch.device) -> dict[str, object]:
     return {"cuda": cuda, "gpu": torch.cuda.get_device_name(device)}
 
 
-def _deterministic() -> str:
-    """Return torch's settings that decide between algorithms."""
+def _deterministic(device: Device) -> str:
+    """Return the settings that decide between algorithms."""
     cudnn = torch.backends.cudnn
     flags = {
         "algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -142,6 +142,8 @@ def _deterministic() -> str:
         "cudnn.benchmark": cudnn.benchmark,
         "matmul": torch.get_float32_matmul_precision(),
     }
+    if device.device.type == "cuda":
+        flags["run"] = device.deterministic
     return ", ".join(f"{name} {str(value).lower()}" for name, value in flags.items())
 
 

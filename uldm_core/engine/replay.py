@@ -21,7 +21,8 @@ from uldm_core.registry.component import format_failure
 def take_step(trainer: Trainer, context: Context, step: int) -> Any:
     """Do a step of a training, and return its metrics; its randomness follows from its number."""
     torch.manual_seed(derive(context.seed, context.name, step))
-    return trainer.step(step, context)
+    with context.run_device.algorithms():
+        return trainer.step(step, context)
 
 
 def first_not_finite(trainer: Trainer, context: Context, state: TrainingState, last: int) -> str:

@@ -179,7 +179,10 @@ class _Runner:
         for stage in [forecast.stage for forecast in found if forecast.does == "resume"]:
             key = str(self.folder.resumed_key(stage, keys[stage]))
             before = made_in.get((stage, key)) or made_in.get((stage, "")) or self._last_environment()
-            if changed := differences(before, self.log.environment):
+            changed = differences(before, self.log.environment)
+            if exact and not self.device.repeats_bits:
+                changed.append("deterministic is false")
+            if changed:
                 what = f"stages.{stage} resumes where its bits will differ: {', '.join(changed)}"
                 if exact:
                     raise MistakeError(what, hint="resume it as it was begun, or leave out --exact")
@@ -313,6 +316,9 @@ class _Runner:
             return RunError(f"stages.{name}: {error}")
         if is_out_of_memory(error):
             return out_of_memory(self.resolved.stages[name], self.device)
+        if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
+            what = str(error).partition(", but you set")[0]
+            return RunError(f"stages.{name}: {what}", hint="take run.deterministic = false")
         if isinstance(error, OSError) and error.filename is None:
             room = f"{free_bytes(self.folder.path):,} bytes are free in {self.folder.path}"
             return RunError(f"stages.{name}: {error.strerror or error}; {room}")
