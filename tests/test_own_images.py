@@ -201,7 +201,7 @@ def test_a_few_thousand_images_get_the_recipe_that_ships():
     steps = schedule(EMOJI, chosen(), SPEED, 20)
     own = tables_of(chosen(transparent=0.0, count=3600), steps)
     for recipe in (shipped, own):
-        for stage in ("first", "second", "samples"):
+        for stage in ("first", "second", "tune", "samples"):
             for option in ("steps", "count"):
                 recipe["stages"][stage].pop(option, None)
         del recipe["stages"]["first"]["adversarial"]["start"]

@@ -50,6 +50,11 @@ class Choice:
         return int(self.tables["dataset"]["channels"])
 
     @property
+    def tuned(self) -> int:
+        """How many weights of the guidance are tried; 0 if none is."""
+        return len(self.tables.get("stages.tune", {}).get("weights", ()))
+
+    @property
     def adversarial(self) -> bool:
         """Whether a discriminator is trained."""
         return "discriminator" in self.tables
@@ -62,6 +67,7 @@ def choose(folder: FolderSummary, computer: Computer, request: Request) -> Choic
     latents = (LATENT_CHANNELS, -(-size[0] // 2**levels), -(-size[1] // 2**levels))
     dataset = tables.dataset(folder, request, size)
     autoencoder = tables.autoencoder(folder, computer, size, levels)
+    tune = tables.tune(size, dataset.table)
     found = {
         "dataset": dataset,
         "augmentation": tables.augmentation(folder),
@@ -69,11 +75,13 @@ def choose(folder: FolderSummary, computer: Computer, request: Request) -> Choic
         "discriminator": tables.discriminator(computer, size),
         "condition": tables.condition(folder),
         "denoiser": tables.denoiser(folder, computer, latents),
-        "guidance": tables.guidance(),
+        "guidance": tables.guidance(bool(tune.table)),
+        "sampler": tables.sampler(),
         "noise_scheduler": tables.noise_scheduler(),
         "timestep_weighting": tables.timestep_weighting(),
         "stages.first": tables.first(computer, size, dataset.table),
         "stages.second": tables.second(folder, computer),
+        "stages.tune": tune,
         "stages.samples": tables.samples(),
         "stages.scores": tables.scores(folder, computer, size, dataset.table, autoencoder.table),
     }

@@ -56,6 +56,7 @@ def head(
     what = {
         "first": f"the autoencoder: {steps.first:,} steps of {_batch(choice, 'first')} images",
         "second": f"the denoiser: {steps.second:,} steps of {_batch(choice, 'second')} latents",
+        "tune": f"{choice.tuned} weights of the guidance are tried, with {steps.tuned} images each",
         "samples": f"{steps.samples:,} images are drawn",
         "scores": "they are compared with images that were not trained on",
     }

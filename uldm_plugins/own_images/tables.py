@@ -25,6 +25,9 @@ METRIC_BACKBONES = {True: ("inception", "vgg16", "squeezenet", "alexnet"), False
 """Networks of published weights for the perceptual loss and for metrics, the best first: of a GPU, and of a
 processor, on which VGG16 takes several times as long as the rest of a step."""
 BACKBONES = tuple(dict.fromkeys((*LOSS_BACKBONES[True], *METRIC_BACKBONES[True])))
+RANDOM_BACKBONE = {"use": "squeezenet", "weights": "random"}
+WEIGHTS = [1.25, 1.5, 1.75, 2.0, 2.5]
+"""Of the guidance, that are tried: the longer a training, the less of it is best."""
 LOST = 0.05
 """A share of the usual image that is worth a word when it is cut off."""
 
@@ -150,12 +153,12 @@ def denoiser(folder: FolderSummary, computer: Computer, latents: tuple[int, int,
     )
 
 
-def guidance() -> Part:
-    """Return how samples are led."""
+def guidance(tuned: bool) -> Part:
+    """Return how samples are led; ``tuned`` is whether its weight is chosen later."""
     why = (
         "Samples are led away from an early state of the denoiser, whose mistakes are the same, only larger."
     )
-    return Part({"use": "auto", "weight": 2.0}, why)
+    return Part({"use": "auto", "weight": 2.0}, why + " `tune` finds a better weight." * tuned)
 
 
 def noise_scheduler() -> Part:
@@ -212,10 +215,30 @@ def second(folder: FolderSummary, computer: Computer) -> Part:
     return Part(table, why, instead)
 
 
+def sampler() -> Part:
+    """Return how noise becomes latents."""
+    return Part({"use": "heun", "steps": 10, "shift": 0.7})
+
+
+def tune(size: Size, data: Table) -> Part:
+    """Return what chooses the guidance's weight; nothing where no metric of samples can be had."""
+    if not _has_features(size, data):
+        return Part({})
+    metric = {"use": "frechet", "backbone": RANDOM_BACKBONE}
+    return Part(
+        {"use": "tune", "metric": metric, "weights": WEIGHTS},
+        "Finds how strongly samples are led: some are drawn with each weight, and compared with training "
+        "images in features of a network that was never trained. It notices too much contrast, and too little.",
+    )
+
+
 def samples() -> Part:
-    """Return how samples are drawn."""
-    table = {"use": "sample", "sampler": {"use": "heun", "steps": 10, "shift": 0.7}}
-    return Part(table, "New images; `uldm sample` draws more of them when the run is done.")
+    """Return what draws samples."""
+    return Part({"use": "sample"}, "New images; `uldm sample` draws more of them when the run is done.")
+
+
+def _has_features(size: Size, data: Table) -> bool:
+    return data["channels"] != 4 and min(size) >= LEAST_FOR_FEATURES
 
 
 def scores(folder: FolderSummary, computer: Computer, size: Size, data: Table, networks: Table) -> Part:
@@ -227,7 +250,7 @@ def scores(folder: FolderSummary, computer: Computer, size: Size, data: Table, n
     if 4 * folder.count * data["channels"] * math.prod(size) < computer.memory / 4:
         metrics.append({"use": "nearest_neighbour", "count": 500})
         why.append("copies: above 0.05, samples repeat images that were trained on.")
-    if data["channels"] != 4 and min(size) >= LEAST_FOR_FEATURES:
+    if _has_features(size, data):
         likeness = _likeness(computer, loss_backbone(computer, size, data["channels"]))
         metrics += likeness.table["metrics"]
         why.append(likeness.why)
@@ -238,7 +261,7 @@ def _likeness(computer: Computer, trained_on: str | None) -> Part:
     """Return metrics of samples in the features of a network, not the one that a loss is trained on."""
     names = (name for name in METRIC_BACKBONES[computer.gpu] if name in computer.weights - {trained_on})
     published = next(names, None)
-    backbone = published or {"use": "squeezenet", "weights": "random"}
+    backbone = published or RANDOM_BACKBONE
     metrics: list[Table] = [
         {"use": name, "backbone": backbone, "count": 1000}
         for name in ("density_coverage", "precision_recall")

@@ -49,6 +49,7 @@ def _scheduled(name: str, table: Mapping[str, Any], steps: Schedule | None) -> d
         {
             "stages.first": {"steps": steps.first},
             "stages.second": {"steps": steps.second},
+            "stages.tune": {"count": steps.tuned},
             "stages.samples": {"count": steps.samples},
         }
         if steps
