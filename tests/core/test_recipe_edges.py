@@ -488,8 +488,10 @@ def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
 
 
 def test_every_option_of_the_run_table_is_taken(registry, write):
-    table = '[run]\ndevice = "cpu"\nprecision = "float32"\nthreads = 1\ncompile = false\nout = "x"\n[dataset]'
-    assert resolved(registry, write(("[dataset]", table))).run == RunOptions("cpu", "float32", 1, False, "x")
+    table = '[run]\ndevice = "cpu"\nprecision = "float32"\nthreads = 1\ncompile = false\ndeterministic = true\nout = "x"\n[dataset]'
+    assert resolved(registry, write(("[dataset]", table))).run == RunOptions(
+        "cpu", "float32", 1, False, True, "x"
+    )
 
 
 def test_problems_carry_place_key_and_hint_apart(registry, write):
