@@ -488,7 +488,8 @@ def test_the_resolved_form_names_a_component_as_it_was_written(registry, own):
 
 
 def test_every_option_of_the_run_table_is_taken(registry, write):
-    table = '[run]\ndevice = "cpu"\nprecision = "float32"\nthreads = 1\ncompile = false\ndeterministic = true\nout = "x"\n[dataset]'
+    numbers = "threads = 1\ncompile = false\ndeterministic = true"
+    table = f'[run]\ndevice = "cpu"\nprecision = "float32"\n{numbers}\nout = "x"\n[dataset]'
     assert resolved(registry, write(("[dataset]", table))).run == RunOptions(
         "cpu", "float32", 1, False, True, "x"
     )

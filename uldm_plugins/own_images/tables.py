@@ -228,7 +228,7 @@ def tune(size: Size, data: Table) -> Part:
     return Part(
         {"use": "tune", "metric": metric, "weights": WEIGHTS},
         "Finds how strongly samples are led: some are drawn with each weight, and compared with training "
-        "images in features of a network that was never trained. It notices too much contrast, or too little.",
+        "images in features of a network that was never trained. Too much or little contrast shows.",
     )
 
 
