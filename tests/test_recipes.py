@@ -318,7 +318,13 @@ SHORT = (
 
 @pytest.mark.slow
 def test_a_run_is_continued_on_another_folder(folder, tmp_path):
-    small = ("denoiser.width=8", "denoiser.hidden=8", "stages.first.steps=2", "stages.first.batch_size=4")
+    small = (
+        "stages.tune.count=4",
+        "denoiser.width=8",
+        "denoiser.hidden=8",
+        "stages.first.steps=2",
+        "stages.first.batch_size=4",
+    )
     first = run(loaded(ROOT / "recipes/images_latent.toml", folder, *SHORT, *small), out=tmp_path / "first")
     given = (f"vars.run={first}", *SHORT[1:])
     second = run(loaded(ROOT / "recipes/finetune.toml", folder, *given), out=tmp_path / "second")

@@ -226,7 +226,7 @@ def tune(size: Size, data: Table) -> Part:
         return Part({})
     metric = {"use": "frechet", "backbone": RANDOM_BACKBONE}
     return Part(
-        {"use": "tune", "metric": metric, "weights": WEIGHTS},
+        {"use": "tune", "metric": metric, "weights": WEIGHTS, "compare_with": "all"},
         "Finds how strongly samples are led: some are drawn with each weight, and compared with training "
         "images in features of a network that was never trained. Too much or little contrast shows.",
     )

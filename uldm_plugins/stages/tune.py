@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -76,7 +76,8 @@ class Tune:
     the samples score on them later is not what they were chosen by.
 
     It compares with the images that ``train_diffusion`` did not train the denoiser on, see its option
-    ``held_out``; where there are none, with images that it was trained on, and then copies score well.
+    ``held_out``, or with all training images. Where none were held out it takes images that the denoiser was
+    trained on, and then copies score well.
 
     Makes ``tuned.json``, the choice, and ``candidates.json``, everything that was tried. After an interrupt
     it begins anew.
@@ -96,6 +97,8 @@ class Tune:
         averages: of the denoiser's weights, those that its training kept; by default all of them.
         sampler_steps: fewer steps are chosen if they are nearly as good.
         worse: how much worse than the best, by a factor, fewer steps may be.
+        compare_with: the images that were held out, or ``all`` of the training split: of a few hundred that
+            were held out, distances are so inexact that another weight may seem the best.
         count: how many images are drawn with each candidate.
         minutes: after which no other candidate is tried, and the best so far is chosen; 0 is no limit.
         batch_size: latents at a time, see ``sample``.
@@ -126,6 +129,7 @@ class Tune:
         averages: list[str] | None = None,
         sampler_steps: list[Annotated[int, Ge(1)]] = [],  # noqa: B006 - read only
         worse: Annotated[float, Ge(1)] = 1.05,
+        compare_with: Literal["held_out", "all"] = "held_out",
         count: Annotated[int, Ge(2)] = 1000,
         minutes: Annotated[float, Ge(0)] = 0.0,
         batch_size: Annotated[int, Ge(1)] | None = None,
@@ -148,6 +152,7 @@ class Tune:
         self.averages = averages
         self.sampler_steps = sampler_steps
         self.worse = worse
+        self.compare_with = compare_with
         self.count = count
         self.minutes = minutes
         self.condition = condition
@@ -226,14 +231,16 @@ class Tune:
 
     def _show_real(self, context: Context) -> str:
         """Give the metric the images to compare with; return what they are."""
-        indices = _held_out(context.products, len(self.dataset))
-        what = "that the denoiser was not trained on"
-        if not len(indices):
-            indices, what = torch.arange(len(self.dataset)), "that the denoiser was trained on"
-            context.message(
-                f"[{context.name}] warning: no training images are held out, so copies score well: "
-                "set train_diffusion's held_out = 0.05"
-            )
+        held_out = _held_out(context.products, len(self.dataset))
+        if self.compare_with == "held_out" and len(held_out):
+            indices, what = held_out, "that the denoiser was not trained on"
+        else:
+            indices, what = torch.arange(len(self.dataset)), "of all that there are"
+            if self.compare_with == "held_out":
+                context.message(
+                    f"[{context.name}] warning: no training images are held out, so copies score well: "
+                    "set train_diffusion's held_out = 0.05"
+                )
         chosen = show_some(self.metric, self.dataset, indices, context.generator("real"), context)
         return f"{len(chosen):,} training images {what}"
 
