@@ -344,7 +344,7 @@ def test_a_recipe_is_written_and_runs_as_it_is(images, quick, monkeypatch):
     assert parse_toml(text)["dataset"]["root"] == "images"
     for part in ("# Images like those in images", "--minutes 0.06", "--size 32", "--gpu", "of memory and"):
         assert part in text
-    small = ["stages.tune.count=4", "denoiser.width=16", "denoiser.hidden=16", "stages.samples.count=12"]
+    small = ["denoiser.width=16", "denoiser.hidden=16", "stages.samples.count=12"]
     small += [f"stages.{name}" for name in ("first.batch_size=8", "second.batch_size=8", "first.previews=1")]
     done = uldm("run", "mine.toml", *small, "stages.second.previews=1", "stages.second.watch=1")
     assert done.exit_code == 0, done.output
