@@ -193,7 +193,7 @@ def test_only_images_that_were_held_out_are_compared_with(brightness, tmp_path):
     assert sorted(set(dataset.asked)) == [3, 5, 9]
     assert tried["against"] == "3 training images that the denoiser was not trained on"
     _, tried = run(tune(dataset=dataset, weights=[]), tmp_path)
-    assert tried["against"] == "29 training images of all that there are"
+    assert tried["against"] == "29 training images that the denoiser was trained on"
     every = tune(dataset=dataset, weights=[], compare_with="all")
     _, tried = run(every, tmp_path, **{"held_out.npz": tmp_path / "held_out.npz"})
     assert tried["against"] == "29 training images of all that there are"

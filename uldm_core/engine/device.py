@@ -49,15 +49,16 @@ class Device:
         if self.device.type != "cuda" or not self.deterministic:
             yield
             return
-        cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-        warns, fastest = torch.is_deterministic_algorithms_warn_only_enabled(), not cudnn.deterministic
+        cudnn = torch.backends.cudnn
+        enabled, of_cudnn = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
         torch.use_deterministic_algorithms(True)
         cudnn.deterministic = True
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before, warn_only=warns)
-            cudnn.deterministic = not fastest
+            torch.use_deterministic_algorithms(enabled, warn_only=warns)
+            cudnn.deterministic = of_cudnn
 
     def place(self, component: T) -> T:
         """Move every module that a component is or holds to the device; compile the outermost, if asked to.

@@ -231,16 +231,17 @@ class Tune:
 
     def _show_real(self, context: Context) -> str:
         """Give the metric the images to compare with; return what they are."""
-        held_out = _held_out(context.products, len(self.dataset))
-        if self.compare_with == "held_out" and len(held_out):
+        every = torch.arange(len(self.dataset))
+        if self.compare_with == "all":
+            indices, what = every, "of all that there are"
+        elif len(held_out := _held_out(context.products, len(self.dataset))):
             indices, what = held_out, "that the denoiser was not trained on"
         else:
-            indices, what = torch.arange(len(self.dataset)), "of all that there are"
-            if self.compare_with == "held_out":
-                context.message(
-                    f"[{context.name}] warning: no training images are held out, so copies score well: "
-                    "set train_diffusion's held_out = 0.05"
-                )
+            indices, what = every, "that the denoiser was trained on"
+            context.message(
+                f"[{context.name}] warning: no training images are held out, so copies score well: "
+                "set train_diffusion's held_out = 0.05"
+            )
         chosen = show_some(self.metric, self.dataset, indices, context.generator("real"), context)
         return f"{len(chosen):,} training images {what}"
 
